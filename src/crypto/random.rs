@@ -1,0 +1,48 @@
+//! Where random bytes come from: the operating system, or a generator that the caller gives.
+
+use std::{fmt, sync::Mutex};
+
+use getrandom::SysRng;
+use rand_core::{TryCryptoRng, TryRng};
+
+use crate::error::RandomError;
+
+type Fill = Box<dyn FnMut(&mut [u8]) -> Result<(), RandomError> + Send>;
+
+/// A source of random bytes.
+#[derive(Default)]
+pub(crate) enum Random {
+    /// The operating system's.
+    #[default]
+    System,
+    /// The caller's, such as a seeded one in a test.
+    Given(Mutex<Fill>),
+}
+
+impl Random {
+    pub(crate) fn given<R: TryCryptoRng + Send + 'static>(mut rng: R) -> Self
+    where
+        R::Error: Send + Sync + 'static,
+    {
+        Self::Given(Mutex::new(Box::new(move |out| {
+            rng.try_fill_bytes(out).map_err(|error| RandomError(Box::new(error)))
+        })))
+    }
+
+    pub(crate) fn fill(&self, out: &mut [u8]) -> Result<(), RandomError> {
+        match self {
+            Self::System => SysRng.try_fill_bytes(out).map_err(|error| RandomError(Box::new(error))),
+            // A generator that panicked may be in any state.
+            Self::Given(fill) => fill.lock().map_err(|_| RandomError("it panicked before".into()))?(out),
+        }
+    }
+}
+
+impl fmt::Debug for Random {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::System => "Random::System",
+            Self::Given(_) => "Random::Given",
+        })
+    }
+}

@@ -1,0 +1,369 @@
+//! The front door.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    io::{Read, Write},
+    num::NonZeroU32,
+    sync::Arc,
+};
+
+use rand_core::TryCryptoRng;
+
+use crate::{
+    context::EncryptionContext,
+    crypto::{Backend, Random},
+    error::{ConfigError, FormatError, LimitError, OpenError, SealError},
+    materials::{self, SplitContext},
+    message::{ContentType, EncryptedDataKey, Geometry, Header, Limits, Parsed},
+    provider::KeyProvider,
+    stream::{OpenReader, Opener, SealWriter, Sealer, SealerParts, unsupported_suite},
+    suite::AlgorithmSuite,
+};
+
+/// The plaintext bytes of a frame, unless set: AES at full speed, and 0.05 % more bytes.
+const DEFAULT_FRAME_LEN: u32 = 65_536;
+
+/// Seals data under the keys of a [`KeyProvider`], and opens it again.
+///
+/// Cheap to clone and to share between threads. See the [crate's documentation](crate) for examples.
+#[derive(Clone, Debug)]
+pub struct Envelope(Arc<Settings>);
+
+#[derive(Debug)]
+struct Settings {
+    provider: Box<dyn KeyProvider>,
+    suite: AlgorithmSuite,
+    frame_len: NonZeroU32,
+    limits: Limits,
+    required_context: BTreeSet<String>,
+    backend: Backend,
+    random: Random,
+}
+
+impl Envelope {
+    /// An envelope with the default settings.
+    pub fn new(provider: impl KeyProvider + 'static) -> Self {
+        Self(Arc::new(EnvelopeBuilder::new(provider).settings))
+    }
+
+    /// An envelope whose settings are to be chosen.
+    pub fn builder(provider: impl KeyProvider + 'static) -> EnvelopeBuilder {
+        EnvelopeBuilder::new(provider)
+    }
+
+    /// Seals a whole plaintext. One request to the key provider.
+    ///
+    /// The context is stored in the message in the clear; [`open`](Self::open) can demand it. The work takes the
+    /// processor's time in the calling task: about a second for 5 to 10 GB.
+    ///
+    /// # Errors
+    /// A [`SealError`]: the key provider gave no data key, the context cannot be used, the randomness failed, or the
+    /// plaintext has too many frames.
+    pub async fn seal(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, SealError> {
+        let sealer = self.sealer(context).await?;
+        let geometry = Geometry::of_plaintext(sealer.header_len() as u64, self.0.frame_len, plaintext.len() as u64)?;
+        let too_long = || SealError::TooLong { frame_len: self.0.frame_len.get() };
+        let mut sealed = vec![0; usize::try_from(geometry.sealed_len()).map_err(|_| too_long())?];
+        sealer.seal_whole(plaintext, &mut sealed)?;
+        Ok(sealed)
+    }
+
+    /// Opens a whole message. One request to the key provider.
+    ///
+    /// Every pair of `context` must be in the message with the same value; the message may have others, which
+    /// [`Opened::context`] shows. That is checked before any key is asked for.
+    ///
+    /// # Errors
+    /// An [`OpenError`] that says which check failed. Nothing of the plaintext is given out then.
+    pub async fn open(&self, sealed: &[u8], context: &EncryptionContext) -> Result<Opened, OpenError> {
+        let header = match Header::parse(sealed, &self.0.limits)? {
+            Parsed::Complete(header) => header,
+            Parsed::Incomplete { .. } => return Err(truncated_header()),
+        };
+        let mut opener = self.opener(&header, context).await?;
+        let body = &sealed[header.len()..];
+        let mut plaintext = vec![0; opener.update_len(body.len())];
+        let len = opener.update(body, &mut plaintext)?;
+        opener.finish()?;
+        plaintext.truncate(len);
+        let info = opener.into_info();
+        Ok(Opened { plaintext, context: info.context, suite: info.suite, encrypted_data_key: info.encrypted_data_key })
+    }
+
+    /// A writer that seals what is written to it into `writer`. One request to the key provider, now; after that,
+    /// nothing but `std::io`.
+    ///
+    /// ```
+    /// use std::io::{self, Write};
+    /// use kms_envelope::{Envelope, EncryptionContext, LocalKey};
+    ///
+    /// # pollster::block_on(async {
+    /// # let envelope = Envelope::new(LocalKey::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// # let (mut input, output) = (&b"attack at dawn"[..], Vec::new());
+    /// let mut writer = envelope.seal_writer(output, &context).await?;
+    /// io::copy(&mut input, &mut writer)?;
+    /// let output = writer.finish()?; // Without this, the message has no end and does not open.
+    /// # assert_eq!(envelope.open(&output, &context).await?.plaintext, b"attack at dawn");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub async fn seal_writer<W: Write>(
+        &self,
+        writer: W,
+        context: &EncryptionContext,
+    ) -> Result<SealWriter<W>, SealError> {
+        Ok(SealWriter::new(writer, self.sealer(context).await?))
+    }
+
+    /// A reader of the plaintext of the message that `reader` gives. Reads the header, now, in small pieces; then
+    /// makes one request to the key provider; after that, nothing but `std::io`.
+    ///
+    /// ```
+    /// use std::io::{self, Read};
+    /// use kms_envelope::{Envelope, EncryptionContext, LocalKey};
+    ///
+    /// # pollster::block_on(async {
+    /// # let envelope = Envelope::new(LocalKey::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// # let sealed = envelope.seal(b"attack at dawn", &context).await?;
+    /// # let (file, mut output) = (&sealed[..], Vec::new());
+    /// let mut reader = envelope.open_reader(file, &context).await?;
+    /// io::copy(&mut reader, &mut output)?; // An error: what came before it is not all.
+    /// # assert_eq!(output, b"attack at dawn");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), as far as the header goes, and [`OpenError::Io`] where it cannot be read.
+    pub async fn open_reader<R: Read>(
+        &self,
+        mut reader: R,
+        context: &EncryptionContext,
+    ) -> Result<OpenReader<R>, OpenError> {
+        let mut bytes = Vec::new();
+        let header = loop {
+            match Header::parse(&bytes, &self.0.limits)? {
+                Parsed::Complete(header) => break header,
+                Parsed::Incomplete { needed } => {
+                    let missing = (needed - bytes.len()) as u64;
+                    if reader.by_ref().take(missing).read_to_end(&mut bytes)? == 0 {
+                        return Err(truncated_header());
+                    }
+                }
+            }
+        };
+        Ok(OpenReader::new(reader, self.opener(&header, context).await?))
+    }
+
+    /// As [`seal_writer`](Self::seal_writer), for tokio.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    #[cfg(feature = "tokio")]
+    pub async fn seal_async_writer<W: tokio::io::AsyncWrite + Unpin>(
+        &self,
+        writer: W,
+        context: &EncryptionContext,
+    ) -> Result<crate::stream::AsyncSealWriter<W>, SealError> {
+        Ok(crate::stream::AsyncSealWriter::new(writer, self.sealer(context).await?))
+    }
+
+    /// As [`open_reader`](Self::open_reader), for tokio.
+    ///
+    /// # Errors
+    /// As [`open_reader`](Self::open_reader).
+    #[cfg(feature = "tokio")]
+    pub async fn open_async_reader<R: tokio::io::AsyncRead + Unpin>(
+        &self,
+        mut reader: R,
+        context: &EncryptionContext,
+    ) -> Result<crate::stream::AsyncOpenReader<R>, OpenError> {
+        use tokio::io::AsyncReadExt;
+
+        let mut bytes = Vec::new();
+        let header = loop {
+            match Header::parse(&bytes, &self.0.limits)? {
+                Parsed::Complete(header) => break header,
+                Parsed::Incomplete { needed } => {
+                    let missing = (needed - bytes.len()) as u64;
+                    if (&mut reader).take(missing).read_to_end(&mut bytes).await? == 0 {
+                        return Err(truncated_header());
+                    }
+                }
+            }
+        };
+        Ok(crate::stream::AsyncOpenReader::new(reader, self.opener(&header, context).await?))
+    }
+
+    /// The bare [`Sealer`], for a transport of one's own. One request to the key provider.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal).
+    pub async fn sealer(&self, context: &EncryptionContext) -> Result<Sealer, SealError> {
+        let settings = &*self.0;
+        let split = SplitContext::new(context, &settings.required_context)?;
+        let data_key = materials::for_sealing(&*settings.provider, settings.suite, context).await?;
+        Sealer::new(&SealerParts {
+            backend: settings.backend,
+            random: &settings.random,
+            suite: settings.suite,
+            frame_len: settings.frame_len,
+            limits: &settings.limits,
+            context: &split,
+            data_key: &data_key,
+        })
+    }
+
+    /// The bare [`Opener`] for the message with this header, for a transport of one's own. One request to the key
+    /// provider.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), as far as the header goes.
+    pub async fn opener(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
+        let settings = &*self.0;
+        if !header.suite().is_supported() {
+            return Err(unsupported_suite(header.suite()));
+        }
+        if let ContentType::Framed { frame_len } = header.content_type()
+            && frame_len.get() > settings.limits.frame_len
+        {
+            let limit = settings.limits.frame_len;
+            return Err(LimitError::FrameLen { len: frame_len.get(), limit }.into());
+        }
+        let (whole, not_stored) = materials::check_expected(header.context(), context, &settings.required_context)?;
+        let data_key = materials::for_opening(&*settings.provider, header, &whole).await?;
+        Opener::new(settings.backend, header, data_key, whole, &not_stored)
+    }
+}
+
+fn truncated_header() -> OpenError {
+    FormatError::Truncated("its header".into()).into()
+}
+
+/// Chooses an [`Envelope`]'s settings. Each has a default.
+///
+/// ```
+/// use kms_envelope::{Envelope, LocalKey, Limits};
+///
+/// let envelope = Envelope::builder(LocalKey::generate("example", "key")?)
+///     .frame_len(4096)
+///     .limits(Limits { encrypted_data_keys: 3, ..Limits::default() })
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct EnvelopeBuilder {
+    settings: Settings,
+    /// As given: it may be zero.
+    frame_len: u32,
+}
+
+impl EnvelopeBuilder {
+    fn new(provider: impl KeyProvider + 'static) -> Self {
+        let settings = Settings {
+            provider: Box::new(provider),
+            suite: AlgorithmSuite::default(),
+            frame_len: NonZeroU32::MIN.saturating_add(DEFAULT_FRAME_LEN - 1),
+            limits: Limits::default(),
+            required_context: BTreeSet::new(),
+            backend: Backend::default(),
+            random: Random::default(),
+        };
+        Self { settings, frame_len: DEFAULT_FRAME_LEN }
+    }
+
+    /// The algorithm suite for sealing. Default: [`AlgorithmSuite::Aes256GcmHkdfSha512Commit`].
+    pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
+        self.settings.suite = suite;
+        self
+    }
+
+    /// The plaintext bytes of a frame, for sealing. Default: 65,536. Each frame is 32 bytes longer than its
+    /// plaintext; it is the unit in which readers authenticate, and the memory that they need.
+    pub fn frame_len(mut self, bytes: u32) -> Self {
+        self.frame_len = bytes;
+        self
+    }
+
+    /// What a message may ask for on opening. Nothing that exceeds it is sealed, either.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
+    /// Names that every context must have, whose pairs are authenticated but **not stored** in the message: to open
+    /// it, they must be given again. For what a message should not reveal, and what its reader knows anyway.
+    ///
+    /// AWS's SDKs call them required encryption context keys, and need them as well to open such a message.
+    pub fn required_context<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
+        self.settings.required_context = names.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// What does the cryptography. Default: the fastest that is compiled in.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.settings.backend = backend;
+        self
+    }
+
+    /// Takes message ids from this generator instead of the operating system's.
+    ///
+    /// For tests that need the same bytes twice. A generator that repeats itself in production gives the data away.
+    pub fn rng<R: TryCryptoRng + Send + 'static>(mut self, rng: R) -> Self
+    where
+        R::Error: Send + Sync + 'static,
+    {
+        self.settings.random = Random::given(rng);
+        self
+    }
+
+    /// The envelope.
+    ///
+    /// # Errors
+    /// [`ConfigError::Suite`] for a suite that this version of the crate does not implement, and
+    /// [`ConfigError::FrameLen`] for a frame length of zero or beyond the limit on opening.
+    pub fn build(mut self) -> Result<Envelope, ConfigError> {
+        let settings = &mut self.settings;
+        if !settings.suite.is_supported() {
+            return Err(ConfigError::Suite(settings.suite));
+        }
+        let max = settings.limits.frame_len;
+        settings.frame_len = NonZeroU32::new(self.frame_len)
+            .filter(|len| len.get() <= max)
+            .ok_or(ConfigError::FrameLen { len: self.frame_len, max })?;
+        Ok(Envelope(Arc::new(self.settings)))
+    }
+}
+
+/// A message that was opened: all of it is authentic.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Opened {
+    /// The plaintext.
+    pub plaintext: Vec<u8>,
+    /// The whole encryption context: what the message stores, and the required pairs that were given.
+    pub context: EncryptionContext,
+    /// The algorithm suite.
+    pub suite: AlgorithmSuite,
+    /// The encrypted data key that opened it; [`key_name`](EncryptedDataKey::key_name) is the KMS key's ARN.
+    pub encrypted_data_key: EncryptedDataKey,
+}
+
+/// Without the plaintext.
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("plaintext_len", &self.plaintext.len())
+            .field("context", &self.context)
+            .field("suite", &self.suite)
+            .field("encrypted_data_key", &self.encrypted_data_key)
+            .finish()
+    }
+}

@@ -1,0 +1,161 @@
+//! Frames: their heads, and what is authenticated with them. Specification: `data-format/message-body.md`.
+
+use super::header::{IV_LEN, TAG_LEN};
+use crate::error::FormatError;
+
+/// Where a final frame has its marker, any other has its sequence number.
+const FINAL_MARKER: u32 = u32::MAX;
+
+const REGULAR_HEAD_LEN: usize = 4 + IV_LEN;
+const FINAL_HEAD_LEN: usize = 4 + 4 + IV_LEN + 4;
+
+/// How much longer a regular frame is than its plaintext, in bytes.
+pub const FRAME_OVERHEAD: usize = REGULAR_HEAD_LEN + TAG_LEN;
+
+/// How much longer a final frame is than its plaintext, in bytes.
+pub const FINAL_FRAME_OVERHEAD: usize = FINAL_HEAD_LEN + TAG_LEN;
+
+/// What comes before a frame's ciphertext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameHead {
+    pub(crate) sequence: u32,
+    pub(crate) is_final: bool,
+    /// The bytes of ciphertext, and so of plaintext.
+    pub(crate) content_len: u32,
+    pub(crate) iv: [u8; IV_LEN],
+}
+
+impl FrameHead {
+    /// The head that a writer gives this frame: its IV is its sequence number.
+    pub(crate) fn new(sequence: u32, is_final: bool, content_len: u32) -> Self {
+        let mut iv = [0; IV_LEN];
+        iv[IV_LEN - 4..].copy_from_slice(&sequence.to_be_bytes());
+        Self { sequence, is_final, content_len, iv }
+    }
+
+    /// The length of the head itself, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        if self.is_final { FINAL_HEAD_LEN } else { REGULAR_HEAD_LEN }
+    }
+
+    /// The length of the whole frame: head, ciphertext and tag.
+    pub(crate) fn sealed_len(&self) -> usize {
+        self.len() + self.content_len as usize + TAG_LEN
+    }
+
+    /// Writes the head to the start of `out`.
+    pub(crate) fn write(&self, out: &mut [u8]) {
+        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
+        if self.is_final {
+            put(0, &FINAL_MARKER.to_be_bytes());
+            put(4, &self.sequence.to_be_bytes());
+            put(8, &self.iv);
+            put(8 + IV_LEN, &self.content_len.to_be_bytes());
+        } else {
+            put(0, &self.sequence.to_be_bytes());
+            put(4, &self.iv);
+        }
+    }
+
+    /// Reads the head of the frame that is due, or says how many bytes must be there to go on.
+    ///
+    /// The IV is taken as it stands: some SDKs have written others than the sequence number.
+    pub(crate) fn parse(bytes: &[u8], due: u32, frame_len: u32) -> Result<Result<Self, usize>, FormatError> {
+        let Some(first) = u32_at(bytes, 0) else { return Ok(Err(4)) };
+        let is_final = first == FINAL_MARKER;
+        let sequence = if is_final {
+            let Some(sequence) = u32_at(bytes, 4) else { return Ok(Err(8)) };
+            sequence
+        } else {
+            first
+        };
+        if sequence != due {
+            return Err(FormatError::Sequence { expected: due, found: sequence });
+        }
+        let (iv_at, head_len) = if is_final { (8, FINAL_HEAD_LEN) } else { (4, REGULAR_HEAD_LEN) };
+        let Some(head) = bytes.get(..head_len) else { return Ok(Err(head_len)) };
+        let content_len = if is_final { u32_at(head, 8 + IV_LEN).unwrap_or(u32::MAX) } else { frame_len };
+        if content_len > frame_len {
+            return Err(FormatError::FinalFrameLen { len: content_len, frame_len });
+        }
+        let mut iv = [0; IV_LEN];
+        iv.copy_from_slice(&head[iv_at..iv_at + IV_LEN]);
+        Ok(Ok(Self { sequence, is_final, content_len, iv }))
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
+}
+
+/// The bytes that are authenticated with a frame: `message id || content string || sequence number || length`.
+/// Specification: `data-format/message-body-aad.md`.
+pub(crate) fn body_aad(message_id: &[u8], head: &FrameHead) -> impl AsRef<[u8]> + use<> {
+    let content = if head.is_final { "AWSKMSEncryptionClient Final Frame" } else { "AWSKMSEncryptionClient Frame" };
+    let mut aad = Aad { bytes: [0; _], len: 0 };
+    aad.put(message_id);
+    aad.put(content.as_bytes());
+    aad.put(&head.sequence.to_be_bytes());
+    aad.put(&u64::from(head.content_len).to_be_bytes());
+    aad
+}
+
+/// On the stack, since every frame has one: at most 32 + 34 + 4 + 8 bytes.
+struct Aad {
+    bytes: [u8; 80],
+    len: usize,
+}
+
+impl Aad {
+    fn put(&mut self, part: &[u8]) {
+        self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+        self.len += part.len();
+    }
+}
+
+impl AsRef<[u8]> for Aad {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_is_read_back_as_written_and_asks_for_more_until_then() {
+        for head in [FrameHead::new(7, false, 100), FrameHead::new(8, true, 99), FrameHead::new(1, true, 0)] {
+            let mut bytes = vec![0; head.len()];
+            head.write(&mut bytes);
+            assert_eq!(FrameHead::parse(&bytes, head.sequence, 100), Ok(Ok(head)));
+            for len in 0..bytes.len() {
+                let needed = FrameHead::parse(&bytes[..len], head.sequence, 100).unwrap().unwrap_err();
+                assert!(len < needed && needed <= bytes.len(), "{len} {needed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_final_frame_longer_than_a_frame_is_refused() {
+        let mut bytes = [0; FINAL_HEAD_LEN];
+        FrameHead::new(1, true, 101).write(&mut bytes);
+        let refused = FrameHead::parse(&bytes, 1, 100);
+        assert_eq!(refused, Err(FormatError::FinalFrameLen { len: 101, frame_len: 100 }));
+    }
+
+    #[test]
+    fn a_frame_out_of_order_is_refused_as_soon_as_its_number_is_there() {
+        let refused = FrameHead::parse(&[0, 0, 0, 3], 2, 100);
+        assert_eq!(refused, Err(FormatError::Sequence { expected: 2, found: 3 }));
+        assert!(FrameHead::parse(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 3], 2, 100).is_err());
+    }
+
+    #[test]
+    fn the_authenticated_data_is_that_of_the_specification() {
+        let aad = body_aad(b"id", &FrameHead::new(2, false, 10));
+        assert_eq!(aad.as_ref(), b"idAWSKMSEncryptionClient Frame\0\0\0\x02\0\0\0\0\0\0\0\x0a");
+        let aad = body_aad(&[7; 32], &FrameHead::new(2, true, 10));
+        assert_eq!(aad.as_ref()[32..], *b"AWSKMSEncryptionClient Final Frame\0\0\0\x02\0\0\0\0\0\0\0\x0a");
+    }
+}

@@ -1,0 +1,240 @@
+//! Where everything is in a message, by arithmetic alone.
+
+use std::{num::NonZeroU32, ops::Range};
+
+use super::frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD};
+use crate::error::{FormatError, SealError};
+
+/// The places and lengths of a framed, unsigned message's parts, in bytes.
+///
+/// Made from the length of the plaintext before sealing, or from the length of the message before opening. What it
+/// says of a message is only as true as the lengths that it was made from: the final frame's tag proves them.
+///
+/// ```
+/// use std::num::NonZeroU32;
+/// use kms_envelope::message::Geometry;
+///
+/// let frame_len = NonZeroU32::new(4096).unwrap();
+/// let geometry = Geometry::of_plaintext(200, frame_len, 10_000)?;
+/// assert_eq!(geometry.frame_count(), 3);
+/// assert_eq!(geometry.sealed_len(), 200 + 2 * (4096 + 32) + (10_000 - 2 * 4096 + 40));
+/// assert_eq!(Geometry::of_sealed(200, frame_len, geometry.sealed_len())?.plaintext_len(), 10_000);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    header_len: u64,
+    frame_len: NonZeroU32,
+    /// All frames but the final one.
+    regular_frames: u32,
+    /// The plaintext bytes of the final frame: 0 to the frame length.
+    final_len: u32,
+}
+
+/// One frame of a message.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FrameLocation {
+    /// The frame's number, from 1.
+    pub sequence: u32,
+    /// Whether it is the final one.
+    pub is_final: bool,
+    /// Where it is in the message, in bytes.
+    pub sealed: Range<u64>,
+    /// Where its plaintext is in the whole plaintext, in bytes.
+    pub plaintext: Range<u64>,
+}
+
+impl Geometry {
+    /// The geometry of the message that this crate writes for a plaintext of this length: the final frame is empty
+    /// only if the plaintext is.
+    ///
+    /// # Errors
+    /// [`SealError::TooLong`] where it would need more than 2³² − 1 frames.
+    pub fn of_plaintext(header_len: u64, frame_len: NonZeroU32, plaintext_len: u64) -> Result<Self, SealError> {
+        let len = u64::from(frame_len.get());
+        let regular_frames = plaintext_len.saturating_sub(1) / len;
+        let too_long = SealError::TooLong { frame_len: frame_len.get() };
+        let final_len = u32::try_from(plaintext_len - regular_frames * len).expect("at most the frame length");
+        match u32::try_from(regular_frames) {
+            Ok(regular_frames) if regular_frames < u32::MAX => {
+                let this = Self { header_len, frame_len, regular_frames, final_len };
+                // Near 2^64 bytes the frames' own overhead no longer fits.
+                if this.checked_sealed_len().is_some() { Ok(this) } else { Err(too_long) }
+            }
+            _ => Err(too_long),
+        }
+    }
+
+    /// The geometry of a message of this length, header included.
+    ///
+    /// # Errors
+    /// [`FormatError::Length`] where no message can have this length.
+    pub fn of_sealed(header_len: u64, frame_len: NonZeroU32, sealed_len: u64) -> Result<Self, FormatError> {
+        let none = FormatError::Length { sealed_len, header_len, frame_len: frame_len.get() };
+        let Some(beyond_final) =
+            sealed_len.checked_sub(header_len).and_then(|n| n.checked_sub(FINAL_FRAME_OVERHEAD as u64))
+        else {
+            return Err(none);
+        };
+        let stride = u64::from(frame_len.get()) + FRAME_OVERHEAD as u64;
+        let (regular_frames, final_len) = (beyond_final / stride, beyond_final % stride);
+        match (u32::try_from(regular_frames), u32::try_from(final_len)) {
+            (Ok(regular_frames), Ok(final_len)) if regular_frames < u32::MAX && final_len <= frame_len.get() => {
+                Ok(Self { header_len, frame_len, regular_frames, final_len })
+            }
+            _ => Err(none),
+        }
+    }
+
+    fn checked_sealed_len(&self) -> Option<u64> {
+        let frames = u64::from(self.regular_frames).checked_mul(self.stride())?;
+        self.header_len.checked_add(frames)?.checked_add(FINAL_FRAME_OVERHEAD as u64 + u64::from(self.final_len))
+    }
+
+    /// The bytes from one regular frame's start to the next one's.
+    fn stride(&self) -> u64 {
+        u64::from(self.frame_len.get()) + FRAME_OVERHEAD as u64
+    }
+
+    /// The length of the whole message.
+    pub fn sealed_len(&self) -> u64 {
+        self.checked_sealed_len().expect("checked by both constructors")
+    }
+
+    /// The length of the plaintext.
+    pub fn plaintext_len(&self) -> u64 {
+        u64::from(self.regular_frames) * u64::from(self.frame_len.get()) + u64::from(self.final_len)
+    }
+
+    /// The number of frames, the final one included: at least 1.
+    pub fn frame_count(&self) -> u32 {
+        self.regular_frames + 1
+    }
+
+    /// The frame with this number, from 1, if the message has it.
+    pub fn frame(&self, sequence: u32) -> Option<FrameLocation> {
+        let index = sequence.checked_sub(1).filter(|index| *index <= self.regular_frames)?;
+        let is_final = index == self.regular_frames;
+        let (sealed_len, plaintext_len) = if is_final {
+            (FINAL_FRAME_OVERHEAD as u64 + u64::from(self.final_len), u64::from(self.final_len))
+        } else {
+            (self.stride(), u64::from(self.frame_len.get()))
+        };
+        let sealed_start = self.header_len + u64::from(index) * self.stride();
+        let plaintext_start = u64::from(index) * u64::from(self.frame_len.get());
+        Some(FrameLocation {
+            sequence,
+            is_final,
+            sealed: sealed_start..sealed_start + sealed_len,
+            plaintext: plaintext_start..plaintext_start + plaintext_len,
+        })
+    }
+
+    /// The frame that holds the plaintext byte at this offset, if the plaintext reaches so far.
+    pub fn frame_of_offset(&self, offset: u64) -> Option<FrameLocation> {
+        if offset >= self.plaintext_len() {
+            return None;
+        }
+        let index = u32::try_from(offset / u64::from(self.frame_len.get())).ok()?;
+        self.frame(index + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn frame_len(len: u32) -> NonZeroU32 {
+        NonZeroU32::new(len).unwrap()
+    }
+
+    #[test]
+    fn an_empty_plaintext_is_one_empty_final_frame() {
+        let geometry = Geometry::of_plaintext(7, frame_len(10), 0).unwrap();
+        assert_eq!((geometry.frame_count(), geometry.sealed_len()), (1, 47));
+        assert_eq!(geometry.frame_of_offset(0), None);
+    }
+
+    #[test]
+    fn an_exact_multiple_ends_with_a_full_final_frame() {
+        let geometry = Geometry::of_plaintext(0, frame_len(10), 20).unwrap();
+        assert_eq!((geometry.frame_count(), geometry.sealed_len()), (2, 42 + 50));
+    }
+
+    #[test]
+    fn an_empty_final_frame_after_full_ones_is_understood() {
+        let geometry = Geometry::of_sealed(0, frame_len(10), 42 + 42 + 40).unwrap();
+        assert_eq!((geometry.frame_count(), geometry.plaintext_len()), (3, 20));
+    }
+
+    #[test]
+    fn lengths_that_no_message_has_are_refused() {
+        // Too short for a final frame; then, a final frame longer than a frame.
+        for sealed_len in [0, 106, 107 + 40 - 1 - 107, 100 + 40 + 11, 100 + 40 + 41] {
+            assert!(Geometry::of_sealed(100, frame_len(10), sealed_len).is_err(), "{sealed_len}");
+        }
+    }
+
+    #[test]
+    fn a_message_has_at_most_2_to_the_32_less_1_frames() {
+        let most = u64::from(u32::MAX);
+        assert_eq!(Geometry::of_plaintext(0, frame_len(1), most).unwrap().frame_count(), u32::MAX);
+        assert!(Geometry::of_plaintext(0, frame_len(1), most + 1).is_err());
+        assert!(Geometry::of_sealed(0, frame_len(1), 33 * (most - 1) + 41).is_ok());
+        assert!(Geometry::of_sealed(0, frame_len(1), 33 * most + 41).is_err());
+    }
+
+    #[test]
+    fn lengths_near_2_to_the_64_neither_panic_nor_wrap() {
+        assert!(Geometry::of_plaintext(0, frame_len(u32::MAX), u64::MAX).is_err());
+        assert!(Geometry::of_plaintext(u64::MAX, frame_len(10), 10).is_err());
+        let _ = Geometry::of_sealed(0, frame_len(u32::MAX), u64::MAX);
+        assert!(Geometry::of_sealed(u64::MAX, frame_len(1), 0).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn the_plaintext_length_comes_back_from_the_sealed_length(
+            header_len in 0u64..100_000, len in 1u32.., plaintext_len in 0u64..1 << 50,
+        ) {
+            if let Ok(geometry) = Geometry::of_plaintext(header_len, frame_len(len), plaintext_len) {
+                prop_assert_eq!(geometry.plaintext_len(), plaintext_len);
+                prop_assert_eq!(Geometry::of_sealed(header_len, frame_len(len), geometry.sealed_len()).unwrap(), geometry);
+            } else {
+                prop_assert!(plaintext_len > u64::from(len) * u64::from(u32::MAX));
+            }
+        }
+
+        #[test]
+        fn frames_follow_each_other_without_gap_and_cover_the_whole(
+            header_len in 0u64..1000, len in 1u32..50, plaintext_len in 0u64..1000,
+        ) {
+            let geometry = Geometry::of_plaintext(header_len, frame_len(len), plaintext_len).unwrap();
+            let (mut sealed, mut plaintext) = (header_len, 0);
+            for sequence in 1..=geometry.frame_count() {
+                let frame = geometry.frame(sequence).unwrap();
+                prop_assert_eq!((frame.sealed.start, frame.plaintext.start), (sealed, plaintext));
+                prop_assert_eq!(frame.is_final, sequence == geometry.frame_count());
+                for offset in frame.plaintext.clone() {
+                    prop_assert_eq!(geometry.frame_of_offset(offset).unwrap(), frame.clone());
+                }
+                (sealed, plaintext) = (frame.sealed.end, frame.plaintext.end);
+            }
+            prop_assert_eq!((sealed, plaintext), (geometry.sealed_len(), plaintext_len));
+            prop_assert_eq!(geometry.frame(0), None);
+            prop_assert_eq!(geometry.frame(geometry.frame_count() + 1), None);
+            prop_assert_eq!(geometry.frame_of_offset(plaintext_len), None);
+        }
+
+        #[test]
+        fn any_sealed_length_is_a_geometry_of_that_length_or_refused(
+            header_len: u64, len in 1u32.., sealed_len: u64,
+        ) {
+            if let Ok(geometry) = Geometry::of_sealed(header_len, frame_len(len), sealed_len) {
+                prop_assert_eq!(geometry.sealed_len(), sealed_len);
+            }
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! What a stranger's message may ask for.
+
+/// Limits on what a message may ask for before anything in it is authenticated.
+///
+/// Until a tag verifies, every length in a message is whatever an attacker wrote. Memory grows with the bytes that
+/// arrive and never beyond these limits.
+///
+/// ```
+/// use kms_envelope::Limits;
+///
+/// let limits = Limits { frame_len: 1 << 20, ..Limits::default() };
+/// assert_eq!(limits.encrypted_data_keys, 16);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most encrypted data keys in a header. Each may cost a call to a key service. Default: 16.
+    pub encrypted_data_keys: u16,
+    /// The longest header, in bytes. Default: 262,144.
+    pub header_len: usize,
+    /// The longest frame on opening, in plaintext bytes: a frame is held in memory. Default: 16,777,216.
+    pub frame_len: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { encrypted_data_keys: 16, header_len: 256 << 10, frame_len: 16 << 20 }
+    }
+}

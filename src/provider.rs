@@ -1,0 +1,173 @@
+//! Key providers: what makes data keys, encrypts them and decrypts them again.
+
+#[cfg(feature = "aws-kms")]
+mod aws_kms;
+mod local;
+#[cfg(feature = "mock")]
+mod mock;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+#[cfg(feature = "aws-kms")]
+pub use aws_kms::AwsKms;
+pub use local::LocalKey;
+#[cfg(feature = "mock")]
+pub use mock::{MemoryKey, MockKeyProvider};
+
+use crate::{
+    context::EncryptionContext, crypto::SecretKey, error::ProviderError, message::EncryptedDataKey,
+    suite::AlgorithmSuite,
+};
+
+/// Makes data keys and decrypts them again: AWS KMS, a local key, a mock in a test, or your own.
+///
+/// [`AwsKms`] stands in front of AWS KMS, [`LocalKey`] needs no service, `MockKeyProvider` and `MemoryKey` (feature
+/// `mock`) are for unit tests.
+///
+/// # Implementing
+/// Annotate the implementation with [`async_trait`](https://docs.rs/async-trait). A provider must bind each
+/// encrypted data key to the encryption context, so that decrypting fails with any other, and must only name an
+/// encrypted data key as decrypted that it has decrypted.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use kms_envelope::{
+///     DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, Envelope, GenerateDataKeyRequest,
+///     KeyProvider, LocalKey, PlaintextDataKey, ProviderError,
+/// };
+///
+/// /// Says on stderr what the provider inside is asked for.
+/// #[derive(Debug)]
+/// struct Logged<P>(P);
+///
+/// #[async_trait]
+/// impl<P: KeyProvider> KeyProvider for Logged<P> {
+///     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+///         eprintln!("a new data key for {:?}", request.context);
+///         self.0.generate_data_key(request).await
+///     }
+///
+///     async fn encrypt_data_key(
+///         &self,
+///         request: &EncryptDataKeyRequest<'_>,
+///     ) -> Result<EncryptedDataKey, ProviderError> {
+///         eprintln!("another encrypted form of a data key for {:?}", request.context);
+///         self.0.encrypt_data_key(request).await
+///     }
+///
+///     async fn decrypt_data_key(
+///         &self,
+///         request: &DecryptDataKeyRequest<'_>,
+///     ) -> Result<PlaintextDataKey, ProviderError> {
+///         eprintln!("one of {:?}", request.encrypted_data_keys);
+///         self.0.decrypt_data_key(request).await
+///     }
+/// }
+///
+/// let envelope = Envelope::new(Logged(LocalKey::generate("example", "2026")?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[async_trait]
+pub trait KeyProvider: fmt::Debug + Send + Sync {
+    /// A fresh random data key of the suite's [length](AlgorithmSuite::data_key_len), and its encrypted form: one
+    /// or more. KMS: GenerateDataKey.
+    ///
+    /// # Errors
+    /// A [`ProviderError`] that says why there is none.
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError>;
+
+    /// An encrypted form of a data key that exists already. KMS: Encrypt.
+    ///
+    /// # Errors
+    /// A [`ProviderError`] that says why there is none.
+    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError>;
+
+    /// The data key behind the first of the encrypted data keys that this provider can decrypt. KMS: Decrypt.
+    ///
+    /// # Errors
+    /// [`ProviderError::NoMatchingKey`] where none is this provider's, [`ProviderError::NoneDecrypted`] where those
+    /// that are do not decrypt.
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError>;
+}
+
+/// A provider behind an `Arc`, such as an `Arc<dyn KeyProvider>`, is one.
+#[async_trait]
+impl<P: KeyProvider + ?Sized> KeyProvider for Arc<P> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        P::generate_data_key(self, request).await
+    }
+
+    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+        P::encrypt_data_key(self, request).await
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        P::decrypt_data_key(self, request).await
+    }
+}
+
+/// What [`KeyProvider::generate_data_key`] is given.
+#[derive(Clone, Copy, Debug)]
+pub struct GenerateDataKeyRequest<'a> {
+    /// The suite that the key is for: it gives the key's length.
+    pub suite: AlgorithmSuite,
+    /// The whole encryption context, to be bound to the key.
+    pub context: &'a EncryptionContext,
+}
+
+/// What [`KeyProvider::encrypt_data_key`] is given.
+#[derive(Clone, Copy, Debug)]
+pub struct EncryptDataKeyRequest<'a> {
+    /// The suite that the key is for.
+    pub suite: AlgorithmSuite,
+    /// The whole encryption context, to be bound to the key.
+    pub context: &'a EncryptionContext,
+    /// The data key.
+    pub data_key: &'a SecretKey,
+}
+
+/// What [`KeyProvider::decrypt_data_key`] is given.
+#[derive(Clone, Copy, Debug)]
+pub struct DecryptDataKeyRequest<'a> {
+    /// The suite that the key is for: it gives the key's length.
+    pub suite: AlgorithmSuite,
+    /// The whole encryption context that was bound to the key.
+    pub context: &'a EncryptionContext,
+    /// The message's encrypted data keys, in order. Some may be other providers'.
+    pub encrypted_data_keys: &'a [EncryptedDataKey],
+}
+
+impl DecryptDataKeyRequest<'_> {
+    /// The error of `provider`, which has tried those of the encrypted data keys that are its own, and failed with
+    /// `attempts`: [`ProviderError::NoMatchingKey`] where there was none to try.
+    pub fn none_decrypted(&self, provider: impl fmt::Display, attempts: Vec<ProviderError>) -> ProviderError {
+        if attempts.is_empty() {
+            ProviderError::NoMatchingKey {
+                provider: provider.to_string(),
+                found: self.encrypted_data_keys.iter().map(ToString::to_string).collect(),
+            }
+        } else {
+            ProviderError::NoneDecrypted { attempts }
+        }
+    }
+}
+
+/// A fresh data key: what [`KeyProvider::generate_data_key`] gives.
+#[derive(Debug)]
+pub struct DataKey {
+    /// The key in the clear.
+    pub plaintext: SecretKey,
+    /// Its encrypted forms, to be stored in the message: one or more.
+    pub encrypted: Vec<EncryptedDataKey>,
+}
+
+/// A decrypted data key: what [`KeyProvider::decrypt_data_key`] gives.
+#[derive(Debug)]
+pub struct PlaintextDataKey {
+    /// The key in the clear.
+    pub key: SecretKey,
+    /// Which of the request's encrypted data keys it was, from 0.
+    pub index: usize,
+}

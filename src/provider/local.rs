@@ -1,0 +1,187 @@
+//! A key that this process holds: AWS's raw AES keyring. Specification: `framework/raw-aes-keyring.md`.
+
+#[cfg(feature = "key-file")]
+mod key_file;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use rand_core::TryCryptoRng;
+
+use super::{
+    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
+};
+use crate::{
+    context::EncryptionContext,
+    crypto::{AesGcm, Backend, Random, SecretKey},
+    error::{BoxError, ConfigError, ProviderError},
+    message::EncryptedDataKey,
+};
+
+const IV_LEN: usize = 12;
+const TAG_LEN: usize = 16;
+/// What precedes the IV in the provider info: the tag's length in bits, the IV's in bytes.
+const INFO_LENGTHS: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
+
+/// An AES key of this process as key provider, instead of a key service.
+///
+/// It is the raw AES keyring of the AWS SDKs: given the same namespace, name and key, they open what it sealed and
+/// the other way round. The key encrypts data keys under random IVs, so it should encrypt at most 2³² of them
+/// (NIST SP 800-38D, section 8.3).
+///
+/// ```
+/// use kms_envelope::{Envelope, EncryptionContext, LocalKey};
+///
+/// # pollster::block_on(async {
+/// let envelope = Envelope::new(LocalKey::generate("my-service", "2026-11")?);
+/// let context = EncryptionContext::from([("tenant", "acme")]);
+/// let sealed = envelope.seal(b"attack at dawn", &context).await?;
+/// assert_eq!(envelope.open(&sealed, &context).await?.plaintext, b"attack at dawn");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+pub struct LocalKey {
+    namespace: String,
+    name: String,
+    key: SecretKey,
+    cipher: AesGcm,
+    random: Random,
+}
+
+impl LocalKey {
+    /// A local key of 16, 24 or 32 bytes. Namespace and name say which key a message needs; they are stored in it.
+    ///
+    /// # Errors
+    /// [`ConfigError::KeyName`] where the namespace begins with `aws-kms`, which is AWS KMS's, or where either is
+    /// longer than the format has room for.
+    pub fn new(
+        namespace: impl Into<String>,
+        name: impl Into<String>,
+        key: impl Into<SecretKey>,
+    ) -> Result<Self, ConfigError> {
+        let (namespace, name, key) = (namespace.into(), name.into(), key.into());
+        let refused = |field, why| Err(ConfigError::KeyName { field, why });
+        if namespace.starts_with("aws-kms") {
+            return refused("namespace", "names that begin with \"aws-kms\" are for AWS KMS");
+        }
+        if namespace.len() > usize::from(u16::MAX) {
+            return refused("namespace", "the format has room for 65535 bytes");
+        }
+        if name.len() > usize::from(u16::MAX) - INFO_LENGTHS.len() - IV_LEN {
+            return refused("name", "the format has room for 65515 bytes");
+        }
+        let cipher = AesGcm::new(Backend::default(), &key);
+        Ok(Self { namespace, name, key, cipher, random: Random::default() })
+    }
+
+    /// A local key with 32 fresh random bytes.
+    ///
+    /// # Errors
+    /// As [`LocalKey::new`], and [`ConfigError::Random`] where the system has no randomness to give.
+    pub fn generate(namespace: impl Into<String>, name: impl Into<String>) -> Result<Self, ConfigError> {
+        let key = SecretKey::filled(32, |out| Random::System.fill(out))?;
+        Self::new(namespace, name, key)
+    }
+
+    /// Takes data keys and IVs from this generator instead of the operating system's.
+    ///
+    /// For tests that need the same bytes twice. A generator that repeats itself in production gives the data away.
+    #[must_use]
+    pub fn with_rng<R: TryCryptoRng + Send + 'static>(mut self, rng: R) -> Self
+    where
+        R::Error: Send + Sync + 'static,
+    {
+        self.random = Random::given(rng);
+        self
+    }
+
+    /// The namespace: what a message stores as the provider of its encrypted data key.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The name of the key.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The key itself.
+    pub fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
+    fn failed(&self, operation: &'static str, source: impl Into<BoxError>) -> ProviderError {
+        ProviderError::Other { operation, key_id: self.to_string(), source: source.into() }
+    }
+
+    fn wrap(&self, data_key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
+        let aad = context.serialize().map_err(|error| self.failed("Encrypt", error))?;
+        let mut iv = [0; IV_LEN];
+        self.random.fill(&mut iv)?;
+        let mut ciphertext = vec![0; data_key.len() + TAG_LEN];
+        self.cipher.seal(&iv, &aad, data_key.expose(), &mut ciphertext);
+        let info = [self.name.as_bytes(), &INFO_LENGTHS, &iv].concat();
+        Ok(EncryptedDataKey::new(&self.namespace, info, ciphertext))
+    }
+
+    /// The IV, if the encrypted data key was encrypted under a key of this name.
+    fn iv_of<'a>(&self, encrypted: &'a EncryptedDataKey) -> Option<&'a [u8; IV_LEN]> {
+        let lengths_and_iv = encrypted.provider_info.strip_prefix(self.name.as_bytes())?;
+        let iv = lengths_and_iv.strip_prefix(&INFO_LENGTHS)?;
+        (encrypted.provider_id == self.namespace).then(|| iv.try_into().ok())?
+    }
+
+    fn unwrap(
+        &self,
+        encrypted: &EncryptedDataKey,
+        iv: &[u8; IV_LEN],
+        request: &DecryptDataKeyRequest<'_>,
+    ) -> Result<SecretKey, ProviderError> {
+        let invalid =
+            || ProviderError::InvalidCiphertext { operation: "Decrypt", key_id: self.to_string(), source: None };
+        let aad = request.context.serialize().map_err(|error| self.failed("Decrypt", error))?;
+        let len = request.suite.data_key_len();
+        if encrypted.ciphertext.len() != len + TAG_LEN {
+            return Err(invalid());
+        }
+        SecretKey::filled(len, |out| self.cipher.open(iv, &aad, &encrypted.ciphertext, out)).map_err(|_| invalid())
+    }
+}
+
+#[async_trait]
+impl KeyProvider for LocalKey {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        let plaintext = SecretKey::filled(request.suite.data_key_len(), |out| self.random.fill(out))?;
+        let encrypted = vec![self.wrap(&plaintext, request.context)?];
+        Ok(DataKey { plaintext, encrypted })
+    }
+
+    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+        self.wrap(request.data_key, request.context)
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        let mut attempts = Vec::new();
+        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
+            let Some(iv) = self.iv_of(encrypted) else { continue };
+            match self.unwrap(encrypted, iv, request) {
+                Ok(key) => return Ok(PlaintextDataKey { key, index }),
+                Err(error) => attempts.push(error),
+            }
+        }
+        Err(request.none_decrypted(self, attempts))
+    }
+}
+
+/// `namespace/name`.
+impl fmt::Display for LocalKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl fmt::Debug for LocalKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LocalKey({self})")
+    }
+}

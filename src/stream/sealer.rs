@@ -1,0 +1,214 @@
+//! Plaintext in, message out.
+
+use std::{fmt, num::NonZeroU32};
+
+use super::frame_cipher::FrameCipher;
+use crate::{
+    crypto::{Backend, MessageKeys, Random},
+    error::{LimitError, SealError},
+    materials::SplitContext,
+    message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, HeaderFields, Limits, MessageId, TAG_LEN},
+    provider::DataKey,
+    suite::AlgorithmSuite,
+};
+
+/// Seals one message, piece by piece, with no I/O of its own.
+///
+/// Made by [`Envelope::sealer`](crate::Envelope::sealer). Plaintext goes in by [`update`](Self::update), and the
+/// message comes out; [`finish`](Self::finish) writes its end. Without that, what came out is no message: every
+/// reader refuses it as truncated.
+///
+/// ```
+/// use kms_envelope::{Envelope, EncryptionContext, LocalKey};
+///
+/// # pollster::block_on(async {
+/// let envelope = Envelope::new(LocalKey::generate("example", "key")?);
+/// let context = EncryptionContext::new();
+///
+/// let mut sealer = envelope.sealer(&context).await?;
+/// let mut message = Vec::new();
+/// for piece in [&b"attack "[..], b"at dawn"] {
+///     let start = message.len();
+///     message.resize(start + sealer.update_len(piece.len()), 0);
+///     sealer.update(piece, &mut message[start..])?;
+/// }
+/// let start = message.len();
+/// message.resize(start + sealer.finish_len(), 0);
+/// sealer.finish(&mut message[start..])?;
+///
+/// assert_eq!(envelope.open(&message, &context).await?.plaintext, b"attack at dawn");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+pub struct Sealer {
+    cipher: FrameCipher,
+    frame_len: usize,
+    /// The number of the next frame, from 1.
+    sequence: u32,
+    /// The header, until it is written.
+    header: Vec<u8>,
+    header_len: usize,
+    /// Plaintext of the next frame: it stays here until more follows, since the final frame is written differently.
+    held: Vec<u8>,
+}
+
+/// What a sealer is made from.
+#[derive(Debug)]
+pub(crate) struct SealerParts<'a> {
+    pub(crate) backend: Backend,
+    pub(crate) random: &'a Random,
+    pub(crate) suite: AlgorithmSuite,
+    pub(crate) frame_len: NonZeroU32,
+    pub(crate) limits: &'a Limits,
+    pub(crate) context: &'a SplitContext,
+    pub(crate) data_key: &'a DataKey,
+}
+
+impl Sealer {
+    pub(crate) fn new(parts: &SealerParts<'_>) -> Result<Self, SealError> {
+        let SealerParts { backend, random, suite, frame_len, limits, context, data_key } = parts;
+        let message_id = MessageId::generate(suite.message_version(), |out| random.fill(out))?;
+        let keys = MessageKeys::derive(*backend, *suite, &data_key.plaintext, &message_id);
+        let mut header = HeaderFields {
+            suite: *suite,
+            message_id: &message_id,
+            context: &context.stored,
+            encrypted_data_keys: &data_key.encrypted,
+            frame_len: frame_len.get(),
+            commitment: keys.commitment,
+        }
+        .write()?;
+        let aad = [&header[..], &context.required.serialize()?].concat();
+        let mut tag = [0; TAG_LEN];
+        keys.encryption.seal(&[0; _], &aad, &[], &mut tag);
+        header.extend(tag);
+        // What this envelope could not open again, it does not seal.
+        let key_count = u16::try_from(data_key.encrypted.len()).unwrap_or(u16::MAX);
+        if key_count > limits.encrypted_data_keys {
+            let limit = limits.encrypted_data_keys;
+            return Err(LimitError::EncryptedDataKeys { count: key_count, limit }.into());
+        }
+        if header.len() > limits.header_len {
+            return Err(LimitError::HeaderLen { len: header.len(), limit: limits.header_len }.into());
+        }
+        Ok(Self {
+            cipher: FrameCipher::new(keys.encryption, message_id),
+            frame_len: frame_len.get() as usize,
+            sequence: 1,
+            header_len: header.len(),
+            header,
+            held: Vec::new(),
+        })
+    }
+
+    /// The length of the message's header, in bytes.
+    pub fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    /// The plaintext bytes of a frame.
+    pub fn frame_len(&self) -> usize {
+        self.frame_len
+    }
+
+    /// How many regular frames go out when this much plaintext comes in: all but the last byte's.
+    fn frames_for(&self, plaintext_len: usize) -> usize {
+        (self.held.len() + plaintext_len).saturating_sub(1) / self.frame_len
+    }
+
+    /// How many bytes exactly [`update`](Self::update) will write for `plaintext_len` bytes. Zero where the
+    /// plaintext is only held until there is more.
+    pub fn update_len(&self, plaintext_len: usize) -> usize {
+        self.header.len() + self.frames_for(plaintext_len) * (self.frame_len + FRAME_OVERHEAD)
+    }
+
+    /// Takes the next piece of plaintext, and writes as much of the message as it completes to the start of `out`.
+    /// Gives the number of bytes written.
+    ///
+    /// # Errors
+    /// [`SealError::OutputTooShort`] where `out` is shorter than [`update_len`](Self::update_len) says, and
+    /// [`SealError::TooLong`] where the message would have too many frames. Nothing is taken or written then.
+    pub fn update(&mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
+        let frames = self.frames_for(plaintext.len());
+        self.check_frames_left(frames)?;
+        check_room(out.len(), self.update_len(plaintext.len()))?;
+        let mut written = self.write_header(out);
+        for _ in 0..frames {
+            let out = &mut out[written..];
+            // From the caller's memory, where the whole frame is there.
+            let (frame, rest) = plaintext.split_at(self.frame_len - self.held.len());
+            plaintext = rest;
+            written += if self.held.is_empty() {
+                self.cipher.seal(self.sequence, false, frame, out)
+            } else {
+                self.held.extend_from_slice(frame);
+                let len = self.cipher.seal(self.sequence, false, &self.held, out);
+                self.held.clear();
+                len
+            };
+            self.sequence += 1;
+        }
+        self.held.extend_from_slice(plaintext);
+        Ok(written)
+    }
+
+    /// How many bytes exactly [`finish`](Self::finish) will write.
+    pub fn finish_len(&self) -> usize {
+        self.header.len() + self.held.len() + FINAL_FRAME_OVERHEAD
+    }
+
+    /// Ends the message: writes its final frame to the start of `out`. Gives the number of bytes written.
+    ///
+    /// # Errors
+    /// [`SealError::OutputTooShort`] where `out` is shorter than [`finish_len`](Self::finish_len) says. The message
+    /// cannot be finished any more then.
+    pub fn finish(mut self, out: &mut [u8]) -> Result<usize, SealError> {
+        check_room(out.len(), self.finish_len())?;
+        let written = self.write_header(out);
+        Ok(written + self.cipher.seal(self.sequence, true, &self.held, &mut out[written..]))
+    }
+
+    /// Seals a whole plaintext at once, from the caller's memory alone, to `out`, which has the message's length.
+    pub(crate) fn seal_whole(mut self, plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
+        let frames = self.frames_for(plaintext.len());
+        self.check_frames_left(frames)?;
+        let mut written = self.write_header(out);
+        let (regular, last) = plaintext.split_at(frames * self.frame_len);
+        for frame in regular.chunks_exact(self.frame_len) {
+            written += self.cipher.seal(self.sequence, false, frame, &mut out[written..]);
+            self.sequence += 1;
+        }
+        self.cipher.seal(self.sequence, true, last, &mut out[written..]);
+        Ok(())
+    }
+
+    /// Whether the message has numbers for so many regular frames more, and the final one.
+    fn check_frames_left(&self, frames: usize) -> Result<(), SealError> {
+        if u64::from(self.sequence) + frames as u64 > u64::from(u32::MAX) {
+            return Err(SealError::TooLong { frame_len: u32::try_from(self.frame_len).unwrap_or(u32::MAX) });
+        }
+        Ok(())
+    }
+
+    /// Writes the header, unless that was done before.
+    fn write_header(&mut self, out: &mut [u8]) -> usize {
+        let header = std::mem::take(&mut self.header);
+        out[..header.len()].copy_from_slice(&header);
+        header.len()
+    }
+}
+
+/// Without the plaintext that is held.
+impl fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sealer")
+            .field("frame_len", &self.frame_len)
+            .field("sequence", &self.sequence)
+            .field("held_len", &self.held.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_room(len: usize, needed: usize) -> Result<(), SealError> {
+    if len < needed { Err(SealError::OutputTooShort { len, needed }) } else { Ok(()) }
+}

@@ -1,0 +1,833 @@
+//! Sealing and opening through the public API, with local keys.
+
+use std::{
+    io::{self, Read, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use kms_envelope::{
+    AlgorithmSuite, Backend, ConfigError, ContextError, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest,
+    EncryptedDataKey, EncryptionContext, Envelope, EnvelopeBuilder, FormatError, GenerateDataKeyRequest, KeyProvider,
+    LimitError, Limits, LocalKey, OpenError, PlaintextDataKey, ProviderError, SealError, SecretKey,
+    message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, Geometry, Header, Parsed},
+};
+use pollster::block_on;
+use proptest::prelude::*;
+
+const FRAME_LEN: u32 = 16;
+
+const BACKENDS: &[Backend] = &[
+    #[cfg(feature = "aws-lc")]
+    Backend::AwsLc,
+    Backend::RustCrypto,
+];
+
+fn local_key() -> LocalKey {
+    LocalKey::new("tests", "key", [7; 32]).unwrap()
+}
+
+fn builder() -> EnvelopeBuilder {
+    Envelope::builder(local_key()).frame_len(FRAME_LEN)
+}
+
+fn envelope() -> Envelope {
+    builder().build().unwrap()
+}
+
+fn context() -> EncryptionContext {
+    EncryptionContext::from([("tenant", "acme"), ("purpose", "test")])
+}
+
+fn plaintext(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8).collect()
+}
+
+fn seal(plaintext: &[u8]) -> Vec<u8> {
+    block_on(envelope().seal(plaintext, &context())).unwrap()
+}
+
+fn open(sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+    block_on(envelope().open(sealed, &context())).map(|opened| opened.plaintext)
+}
+
+/// Opens with the streaming reader, in reads of `read_len` bytes.
+fn open_streamed(sealed: &[u8], read_len: usize) -> Result<Vec<u8>, OpenError> {
+    let mut reader = block_on(envelope().open_reader(Pieces(sealed, read_len), &context()))?;
+    let mut plaintext = Vec::new();
+    match reader.read_to_end(&mut plaintext) {
+        Ok(_) => Ok(plaintext),
+        Err(error) => Err(error.downcast().unwrap()),
+    }
+}
+
+/// Opens with the bare opener, fed in pieces of `piece_len` bytes.
+fn open_fed(sealed: &[u8], piece_len: usize) -> Result<Vec<u8>, OpenError> {
+    let header = header(sealed)?;
+    let mut opener = block_on(envelope().opener(&header, &context()))?;
+    let mut plaintext = Vec::new();
+    for piece in sealed[header.len()..].chunks(piece_len) {
+        let mut out = vec![0; opener.update_len(piece.len())];
+        let len = opener.update(piece, &mut out)?;
+        plaintext.extend(&out[..len]);
+    }
+    opener.finish()?;
+    Ok(plaintext)
+}
+
+fn header(sealed: &[u8]) -> Result<Header, OpenError> {
+    match Header::parse(sealed, &Limits::default())? {
+        Parsed::Complete(header) => Ok(*header),
+        Parsed::Incomplete { .. } => Err(FormatError::Truncated("its header".into()).into()),
+    }
+}
+
+/// Gives and takes at most so many bytes at a time, interrupted before each.
+#[derive(Debug)]
+struct Pieces<T>(T, usize);
+
+impl<T: Read> Read for Pieces<T> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let len = out.len().min(self.1);
+        self.0.read(&mut out[..len])
+    }
+}
+
+impl Write for Pieces<&mut Vec<u8>> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(&bytes[..bytes.len().min(self.1)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Around the ends of frames: nothing, one byte, one frame less or more one byte, several.
+const LENGTHS: [usize; 12] = [0, 1, 15, 16, 17, 31, 32, 33, 48, 63, 64, 1000];
+
+#[test]
+fn what_is_sealed_opens_again_at_every_frame_boundary() {
+    for len in LENGTHS {
+        let plaintext = plaintext(len);
+        let sealed = seal(&plaintext);
+        let opened = block_on(envelope().open(&sealed, &context())).unwrap();
+        assert_eq!(opened.plaintext, plaintext);
+        assert_eq!(opened.context, context());
+        assert_eq!(opened.suite, AlgorithmSuite::Aes256GcmHkdfSha512Commit);
+        assert_eq!(opened.encrypted_data_key.provider_id, "tests");
+        assert_eq!(opened.encrypted_data_key.key_name(), "key");
+
+        let header = header(&sealed).unwrap();
+        let geometry = Geometry::of_plaintext(header.len() as u64, FRAME_LEN.try_into().unwrap(), len as u64).unwrap();
+        assert_eq!(geometry.sealed_len(), sealed.len() as u64);
+        assert_eq!(header.geometry(sealed.len() as u64).unwrap(), geometry);
+    }
+}
+
+#[test]
+fn messages_of_one_plaintext_differ_in_everything() {
+    let (one, two) = (seal(b"data"), seal(b"data"));
+    assert_ne!(header(&one).unwrap().message_id(), header(&two).unwrap().message_id());
+    assert_ne!(one[one.len() - 20..], two[two.len() - 20..]);
+}
+
+#[test]
+fn every_frame_length_works_up_to_the_limit() {
+    for frame_len in [1, 2, 15, 100, 65_536, 1 << 20] {
+        let envelope = Envelope::builder(local_key()).frame_len(frame_len).build().unwrap();
+        for len in [0, 1, 99, 100, 101, 70_000] {
+            let sealed = block_on(envelope.seal(&plaintext(len), &context())).unwrap();
+            assert_eq!(block_on(envelope.open(&sealed, &context())).unwrap().plaintext, plaintext(len));
+        }
+    }
+}
+
+#[test]
+fn a_message_of_16_mib_in_frames_of_8_bytes_is_no_trouble() {
+    let envelope = Envelope::builder(local_key()).frame_len(8).build().unwrap();
+    let plaintext = plaintext(16 << 20);
+    let sealed = block_on(envelope.seal(&plaintext, &context())).unwrap();
+    assert!(block_on(envelope.open(&sealed, &context())).unwrap().plaintext == plaintext);
+}
+
+#[test]
+fn both_backends_write_the_same_message_and_open_each_others() {
+    let sealed: Vec<_> = BACKENDS
+        .iter()
+        .map(|backend| {
+            let key = local_key().with_rng(Counting::default());
+            let envelope = Envelope::builder(key).backend(*backend).frame_len(FRAME_LEN).rng(Counting::default());
+            block_on(envelope.build().unwrap().seal(&plaintext(100), &context())).unwrap()
+        })
+        .collect();
+    for message in &sealed {
+        assert_eq!(message, &sealed[0]);
+        for backend in BACKENDS {
+            let envelope = builder().backend(*backend).build().unwrap();
+            assert_eq!(block_on(envelope.open(message, &context())).unwrap().plaintext, plaintext(100));
+        }
+    }
+}
+
+/// Not random at all.
+#[derive(Debug, Default)]
+struct Counting(u8);
+
+impl rand_core::TryRng for Counting {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        for byte in out {
+            self.0 = self.0.wrapping_add(1);
+            *byte = self.0;
+        }
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Counting {}
+
+/// A generator that has no randomness to give.
+#[derive(Debug)]
+struct Broken;
+
+impl rand_core::TryRng for Broken {
+    type Error = io::Error;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Err(io::Error::other("no entropy"))
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Err(io::Error::other("no entropy"))
+    }
+
+    fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Self::Error> {
+        Err(io::Error::other("no entropy"))
+    }
+}
+
+impl rand_core::TryCryptoRng for Broken {}
+
+#[test]
+fn without_randomness_nothing_is_sealed() {
+    let envelope = builder().rng(Broken).build().unwrap();
+    assert!(matches!(block_on(envelope.seal(b"data", &context())), Err(SealError::Random(_))));
+    let envelope = Envelope::new(local_key().with_rng(Broken));
+    let refused = block_on(envelope.seal(b"data", &context()));
+    assert!(matches!(refused, Err(SealError::Provider(ProviderError::Random(_)))));
+}
+
+// Tampering.
+
+#[test]
+fn a_message_with_any_bit_changed_is_refused() {
+    let sealed = seal(&plaintext(40));
+    for at in 0..sealed.len() {
+        for bit in 0..8 {
+            let mut changed = sealed.clone();
+            changed[at] ^= 1 << bit;
+            let refused = open(&changed).unwrap_err();
+            // A longer wait for more bytes is as good as a refusal at once, so kinds may differ; success may not.
+            assert!(open_streamed(&changed, 7).is_err(), "byte {at}, bit {bit}: {refused}");
+        }
+    }
+}
+
+#[test]
+fn a_changed_message_is_refused_for_what_was_changed() {
+    let sealed = seal(&plaintext(40));
+    let header = header(&sealed).unwrap();
+    let frame = FRAME_LEN as usize + FRAME_OVERHEAD;
+    let (body, final_frame) = (header.len(), header.len() + 2 * frame);
+    let changed = |at: usize| {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1;
+        open(&changed).unwrap_err().to_string()
+    };
+    for (at, expected) in [
+        (0, "version"),
+        (2, "suite"),
+        (3, "key commitment"), // The message id, which the keys are derived from.
+        (body - 16, "header does not authenticate"),
+        (body - 17, "key commitment"),
+        (body + 3, "frame 1 should come next, but this one says it is frame 0"),
+        (body + 4, "frame 1 does not authenticate"),
+        (body + 16, "frame 1 does not authenticate"),
+        (body + frame - 1, "frame 1 does not authenticate"),
+        (body + frame + 30, "frame 2 does not authenticate"),
+        (final_frame, "frame 3 should come next"),
+        (final_frame + 7, "frame 3 should come next"),
+        (final_frame + 8, "frame 3 does not authenticate"),
+        (final_frame + 23, "truncated"),
+        (sealed.len() - 1, "frame 3 does not authenticate"),
+    ] {
+        let error = changed(at);
+        assert!(error.contains(expected), "byte {at}: {expected:?} is not in {error:?}");
+    }
+}
+
+#[test]
+fn a_message_cut_anywhere_is_truncated() {
+    let sealed = seal(&plaintext(40));
+    for len in 0..sealed.len() {
+        for opened in [open(&sealed[..len]), open_streamed(&sealed[..len], 7), open_fed(&sealed[..len], 3)] {
+            assert!(matches!(opened, Err(OpenError::Format(FormatError::Truncated(_)))), "{len}: {opened:?}");
+        }
+    }
+}
+
+#[test]
+fn a_message_cut_at_a_frame_boundary_says_which_frame_is_missing() {
+    let sealed = seal(&plaintext(40));
+    let cut = header(&sealed).unwrap().len() + FRAME_LEN as usize + FRAME_OVERHEAD;
+    let error = open(&sealed[..cut]).unwrap_err();
+    assert_eq!(error.to_string(), "the message is truncated: it ends in front of frame 2: its final frame is missing");
+}
+
+#[test]
+fn anything_after_the_end_is_refused() {
+    let sealed = [&seal(&plaintext(40))[..], b"!"].concat();
+    for opened in [open(&sealed), open_streamed(&sealed, 7), open_streamed(&sealed, sealed.len()), open_fed(&sealed, 1)]
+    {
+        assert!(matches!(opened, Err(OpenError::Format(FormatError::TrailingBytes))), "{opened:?}");
+    }
+}
+
+#[test]
+fn frames_left_out_doubled_or_exchanged_are_refused() {
+    let sealed = seal(&plaintext(64));
+    let (header, body) = sealed.split_at(header(&sealed).unwrap().len());
+    let frames: Vec<_> = body.chunks(FRAME_LEN as usize + FRAME_OVERHEAD).collect();
+    for order in [&[1, 2, 3][..], &[0, 2, 3], &[0, 0, 1, 2, 3], &[1, 0, 2, 3], &[0, 2, 1, 3], &[0, 1, 3]] {
+        let body = order.iter().map(|index| frames[*index]).collect::<Vec<_>>().concat();
+        let refused = open(&[header, &body].concat());
+        assert!(matches!(refused, Err(OpenError::Format(FormatError::Sequence { .. }))), "{order:?} {refused:?}");
+    }
+}
+
+#[test]
+fn frames_of_another_message_are_refused() {
+    let (one, two) = (seal(&plaintext(64)), seal(&plaintext(64)));
+    let header_len = header(&one).unwrap().len();
+    let mixed = [&one[..header_len], &two[header_len..]].concat();
+    assert!(matches!(open(&mixed), Err(OpenError::FrameTag { sequence: 1 })));
+}
+
+// Context.
+
+#[test]
+fn the_context_expected_must_be_in_the_message_before_any_key_is_asked_for() {
+    let provider = Arc::new(Counted::default());
+    let envelope = Envelope::new(Arc::clone(&provider));
+    let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
+    let open = |pairs: &[(&str, &str)]| {
+        let expected: EncryptionContext = pairs.iter().copied().collect();
+        let opened = block_on(envelope.open(&sealed, &expected));
+        (opened, provider.decrypted.load(Ordering::Relaxed))
+    };
+    assert!(matches!(
+        open(&[("tenant", "other")]),
+        (Err(OpenError::Context(ContextError::ValueDiffers { name })), 0) if name == "tenant"
+    ));
+    assert!(matches!(
+        open(&[("tenant", "acme"), ("user", "alice")]),
+        (Err(OpenError::Context(ContextError::PairMissing { name })), 0) if name == "user"
+    ));
+    let (opened, calls) = open(&[("tenant", "acme")]);
+    assert_eq!((opened.unwrap().context, calls), (context(), 1));
+    assert!(matches!(open(&[]), (Ok(_), 2)));
+}
+
+/// A local key that counts how often it is asked to decrypt.
+#[derive(Debug)]
+struct Counted {
+    key: LocalKey,
+    decrypted: AtomicUsize,
+}
+
+impl Default for Counted {
+    fn default() -> Self {
+        Self { key: local_key(), decrypted: AtomicUsize::new(0) }
+    }
+}
+
+#[async_trait]
+impl KeyProvider for Counted {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        self.key.generate_data_key(request).await
+    }
+
+    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+        self.key.encrypt_data_key(request).await
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        self.decrypted.fetch_add(1, Ordering::Relaxed);
+        self.key.decrypt_data_key(request).await
+    }
+}
+
+#[test]
+fn required_pairs_are_authenticated_but_not_stored() {
+    let envelope = builder().required_context(["user"]).build().unwrap();
+    let mut context = context();
+    assert!(matches!(
+        block_on(envelope.seal(b"data", &context)),
+        Err(SealError::Context(ContextError::RequiredNameMissing { name })) if name == "user"
+    ));
+    context.insert("user", "alice");
+    let sealed = block_on(envelope.seal(b"data", &context)).unwrap();
+    assert_eq!(header(&sealed).unwrap().context().get("user"), None);
+    assert_eq!(header(&sealed).unwrap().context().len(), 2);
+
+    let opened = block_on(envelope.open(&sealed, &context)).unwrap();
+    assert_eq!((opened.context, &opened.plaintext[..]), (context.clone(), &b"data"[..]));
+    let without = block_on(envelope.open(&sealed, &EncryptionContext::new()));
+    assert!(matches!(without, Err(OpenError::Context(ContextError::RequiredNameMissing { .. }))));
+    context.insert("user", "bob");
+    assert!(matches!(block_on(envelope.open(&sealed, &context)), Err(OpenError::Provider(_))));
+}
+
+#[test]
+fn names_that_the_format_keeps_for_itself_are_refused() {
+    for name in ["aws-crypto-public-key", "aws-crypto-", "aws-crypto-x"] {
+        let refused = block_on(envelope().seal(b"", &EncryptionContext::from([(name, "")])));
+        assert!(matches!(refused, Err(SealError::Context(ContextError::ReservedName { .. }))), "{name}");
+    }
+}
+
+#[test]
+fn a_context_of_any_shape_comes_back() {
+    for context in [
+        EncryptionContext::new(),
+        EncryptionContext::from([("", "")]),
+        EncryptionContext::from([("ключ", "значение"), ("🔑", "\0\n\u{10ffff}"), ("k", "")]),
+        (0..300).map(|i| (format!("name-{i}"), "v".repeat(i % 200))).collect(),
+    ] {
+        let sealed = block_on(envelope().seal(b"data", &context)).unwrap();
+        assert_eq!(block_on(envelope().open(&sealed, &context)).unwrap().context, context);
+    }
+}
+
+#[test]
+fn a_context_too_long_for_the_format_is_refused() {
+    let context = EncryptionContext::from([("k", "v".repeat(65_535))]);
+    let refused = block_on(envelope().seal(b"data", &context)).unwrap_err();
+    assert!(refused.to_string().contains("more than the 65535"), "{refused}");
+}
+
+// Keys.
+
+#[test]
+fn another_key_does_not_open_the_message() {
+    let sealed = seal(b"data");
+    for (namespace, name) in [("tests", "other"), ("other", "key"), ("tests", "ke"), ("tests", "keyy"), ("tests", "")] {
+        let other = Envelope::new(LocalKey::new(namespace, name, [7; 32]).unwrap());
+        let error = block_on(other.open(&sealed, &context())).unwrap_err();
+        assert!(matches!(&error, OpenError::Provider(ProviderError::NoMatchingKey { .. })), "{error}");
+        assert!(error.to_string().ends_with("they are for: tests/key"), "{error}");
+    }
+    let same_name = Envelope::new(LocalKey::new("tests", "key", [8; 32]).unwrap());
+    let error = block_on(same_name.open(&sealed, &context())).unwrap_err();
+    assert!(matches!(&error, OpenError::Provider(ProviderError::NoneDecrypted { attempts }) if attempts.len() == 1));
+}
+
+#[test]
+fn local_keys_of_16_24_and_32_bytes_work() {
+    for len in [16, 24, 32] {
+        let key = SecretKey::try_from(vec![9; len]).unwrap();
+        let envelope = Envelope::new(LocalKey::new("tests", "key", key).unwrap());
+        let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
+        assert_eq!(block_on(envelope.open(&sealed, &context())).unwrap().plaintext, b"data");
+    }
+}
+
+#[test]
+fn a_local_key_cannot_pass_for_aws_kms() {
+    for namespace in ["aws-kms", "aws-kms-mine"] {
+        assert!(matches!(LocalKey::new(namespace, "key", [0; 32]), Err(ConfigError::KeyName { .. })));
+    }
+    assert!(LocalKey::new("n".repeat(65_536), "key", [0; 32]).is_err());
+    assert!(LocalKey::new("tests", "n".repeat(65_516), [0; 32]).is_err());
+}
+
+/// A provider that answers what a good one never answers.
+#[derive(Debug)]
+enum Misbehaving {
+    ShortKey,
+    NoEncryptedForm,
+    WrongIndex,
+    OtherKey,
+}
+
+#[async_trait]
+impl KeyProvider for Misbehaving {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        let mut data_key = local_key().generate_data_key(request).await?;
+        match self {
+            Self::ShortKey => data_key.plaintext = SecretKey::try_from(vec![0; 16]).unwrap(),
+            _ => data_key.encrypted.clear(),
+        }
+        Ok(data_key)
+    }
+
+    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+        local_key().encrypt_data_key(request).await
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        let mut data_key = local_key().decrypt_data_key(request).await?;
+        match self {
+            Self::ShortKey => data_key.key = SecretKey::try_from(vec![0; 24]).unwrap(),
+            Self::WrongIndex => data_key.index = 1,
+            _ => data_key.key = SecretKey::from([0; 32]),
+        }
+        Ok(data_key)
+    }
+}
+
+#[test]
+fn a_provider_that_misbehaves_is_found_out() {
+    for (provider, expected) in [
+        (Misbehaving::ShortKey, "a data key of 16 bytes, but suite 0478 takes 32"),
+        (Misbehaving::NoEncryptedForm, "a data key without an encrypted form"),
+    ] {
+        let error = block_on(Envelope::new(provider).seal(b"", &context())).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    let sealed = seal(b"data");
+    for (provider, expected) in [
+        (Misbehaving::ShortKey, "a data key of 24 bytes, but suite 0478 takes 32"),
+        (Misbehaving::WrongIndex, "the data key at 1 of 1"),
+        (Misbehaving::OtherKey, "the key commitment does not match"),
+    ] {
+        let error = block_on(Envelope::new(provider).open(&sealed, &context())).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+// Settings.
+
+#[test]
+fn settings_that_cannot_work_are_refused() {
+    for len in [0, (16 << 20) + 1] {
+        let refused = Envelope::builder(local_key()).frame_len(len).build();
+        assert!(matches!(refused, Err(ConfigError::FrameLen { .. })), "{refused:?}");
+    }
+    let refused = Envelope::builder(local_key()).suite(AlgorithmSuite::Aes128Gcm).build();
+    assert!(matches!(refused, Err(ConfigError::Suite(AlgorithmSuite::Aes128Gcm))));
+}
+
+#[test]
+fn frames_longer_than_the_limit_are_not_opened() {
+    let sealed = seal(b"data");
+    let limits = Limits { frame_len: FRAME_LEN - 1, ..Limits::default() };
+    let envelope = builder().frame_len(1).limits(limits).build().unwrap();
+    let refused = block_on(envelope.open(&sealed, &context()));
+    assert!(matches!(refused, Err(OpenError::Limit(LimitError::FrameLen { len: FRAME_LEN, limit: 15 }))));
+}
+
+#[test]
+fn what_the_limits_would_not_open_is_not_sealed() {
+    let limits = Limits { header_len: 200, ..Limits::default() };
+    let refused = block_on(builder().limits(limits).build().unwrap().seal(b"data", &context()));
+    assert!(matches!(refused, Err(SealError::Limit(LimitError::HeaderLen { limit: 200, .. }))));
+    let limits = Limits { encrypted_data_keys: 0, ..Limits::default() };
+    let refused = block_on(builder().limits(limits).build().unwrap().seal(b"data", &context()));
+    assert!(matches!(refused, Err(SealError::Limit(LimitError::EncryptedDataKeys { count: 1, limit: 0 }))));
+}
+
+#[test]
+fn suites_of_later_versions_are_named_in_the_error() {
+    let message = std::fs::read("tests/fixtures/0578/framed-len-0.msg").unwrap();
+    let error = block_on(envelope().open(&message, &EncryptionContext::new())).unwrap_err();
+    assert!(error.to_string().contains("the algorithm suite 0578"), "{error}");
+    let message = std::fs::read("tests/fixtures/0478/non-framed-len-129.msg").unwrap();
+    let key = LocalKey::new("fixtures", "aes-256", SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap()).unwrap();
+    let error = block_on(Envelope::new(key).open(&message, &EncryptionContext::new())).unwrap_err();
+    assert!(error.to_string().contains("without frames"), "{error}");
+}
+
+// Streams.
+
+#[test]
+fn the_seal_writer_writes_what_seal_gives_whatever_the_pieces() {
+    for len in LENGTHS {
+        for (write_len, sink_len) in [(1, 1), (7, 3), (16, 1000), (1000, 50)] {
+            let plaintext = plaintext(len);
+            let mut sealed = Vec::new();
+            let mut writer = block_on(envelope().seal_writer(Pieces(&mut sealed, sink_len), &context())).unwrap();
+            for piece in plaintext.chunks(write_len) {
+                writer.write_all(piece).unwrap();
+            }
+            writer.finish().unwrap();
+            assert_eq!(sealed.len(), seal(&plaintext).len());
+            assert_eq!(open(&sealed).unwrap(), plaintext);
+        }
+    }
+}
+
+#[test]
+fn the_open_reader_reads_what_open_gives_whatever_the_pieces() {
+    for len in LENGTHS {
+        let sealed = seal(&plaintext(len));
+        for read_len in [1, 2, 7, 48, 10_000] {
+            assert_eq!(open_streamed(&sealed, read_len).unwrap(), plaintext(len));
+            assert_eq!(open_fed(&sealed, read_len).unwrap(), plaintext(len));
+        }
+    }
+}
+
+#[test]
+fn streams_longer_than_their_buffers_come_through() {
+    for frame_len in [4096, 65_536, 3 << 20] {
+        let envelope = Envelope::builder(local_key()).frame_len(frame_len).build().unwrap();
+        let plaintext = plaintext(7_000_001);
+        let mut writer = block_on(envelope.seal_writer(Vec::new(), &context())).unwrap();
+        io::copy(&mut &plaintext[..], &mut writer).unwrap();
+        let sealed = writer.finish().unwrap();
+        let mut reader = block_on(envelope.open_reader(&sealed[..], &context())).unwrap();
+        let mut opened = Vec::new();
+        reader.read_to_end(&mut opened).unwrap();
+        assert!(opened == plaintext);
+        assert_eq!(reader.info().context, context());
+    }
+}
+
+#[test]
+fn a_writer_dropped_without_finish_leaves_no_message() {
+    for len in LENGTHS {
+        let mut sealed = Vec::new();
+        let mut writer = block_on(envelope().seal_writer(&mut sealed, &context())).unwrap();
+        writer.write_all(&plaintext(len)).unwrap();
+        writer.flush().unwrap();
+        drop(writer);
+        assert!(matches!(open(&sealed), Err(OpenError::Format(FormatError::Truncated(_)))));
+    }
+}
+
+#[test]
+fn a_reader_that_failed_stays_failed() {
+    let mut sealed = seal(&plaintext(1000));
+    let len = sealed.len();
+    sealed[len - 1] ^= 1;
+    let mut reader = block_on(envelope().open_reader(Pieces(&sealed[..], 100), &context())).unwrap();
+    let mut read = Vec::new();
+    let error = reader.read_to_end(&mut read).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(read.len() < 1000 && read[..] == plaintext(1000)[..read.len()]);
+    for _ in 0..2 {
+        let error = reader.read(&mut [0; 10]).unwrap_err().downcast::<OpenError>().unwrap();
+        assert!(matches!(error, OpenError::FailedBefore));
+    }
+}
+
+#[test]
+fn an_opener_that_failed_gives_nothing_more_and_wipes_its_output() {
+    let mut sealed = seal(&plaintext(40));
+    let header = header(&sealed).unwrap();
+    let last = sealed.len() - 1;
+    sealed[last] ^= 1;
+    let mut opener = block_on(envelope().opener(&header, &context())).unwrap();
+    let mut out = [0xaa; 100];
+    assert!(matches!(opener.update(&sealed[header.len()..], &mut out), Err(OpenError::FrameTag { sequence: 3 })));
+    assert_eq!(out, [0; 100]);
+    assert!(matches!(opener.update(&[], &mut out), Err(OpenError::FailedBefore)));
+    assert!(matches!(opener.finish(), Err(OpenError::FailedBefore)));
+}
+
+#[test]
+fn buffers_too_short_for_the_output_take_nothing() {
+    let mut sealer = block_on(envelope().sealer(&context())).unwrap();
+    let needed = sealer.update_len(100);
+    assert!(matches!(sealer.update(&plaintext(100), &mut vec![0; needed - 1]), Err(SealError::OutputTooShort { .. })));
+    let mut sealed = vec![0; needed + 200];
+    let mut len = sealer.update(&plaintext(100), &mut sealed).unwrap();
+    assert_eq!(len, needed);
+    len += sealer.finish(&mut sealed[len..]).unwrap();
+    sealed.truncate(len);
+
+    let header = header(&sealed).unwrap();
+    let mut opener = block_on(envelope().opener(&header, &context())).unwrap();
+    let body = &sealed[header.len()..];
+    let needed = opener.update_len(body.len());
+    assert_eq!(needed, 100);
+    assert!(matches!(opener.update(body, &mut [0; 99]), Err(OpenError::OutputTooShort { len: 99, needed: 100 })));
+    let mut opened = [0; 100];
+    assert_eq!(opener.update(body, &mut opened).unwrap(), 100);
+    assert_eq!(opened[..], plaintext(100));
+}
+
+/// Fails with an error of its own after so many bytes.
+#[derive(Debug)]
+struct FailingAfter(usize);
+
+impl Read for FailingAfter {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match out.len().min(self.0) {
+            0 => Err(io::ErrorKind::ConnectionReset.into()),
+            len => {
+                self.0 -= len;
+                out[..len].fill(0);
+                Ok(len)
+            }
+        }
+    }
+}
+
+impl Write for FailingAfter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match bytes.len().min(self.0) {
+            0 => Err(io::ErrorKind::StorageFull.into()),
+            len => {
+                self.0 -= len;
+                Ok(len)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn errors_of_the_reader_and_writer_inside_come_through() {
+    let sealed = seal(&plaintext(1000));
+    for len in 0..sealed.len() {
+        let source = (&sealed[..len]).chain(FailingAfter(0));
+        let error = match block_on(envelope().open_reader(source, &context())) {
+            Ok(mut reader) => reader.read_to_end(&mut Vec::new()).unwrap_err(),
+            Err(error) => error.into(),
+        };
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{len}");
+
+        let mut writer = block_on(envelope().seal_writer(FailingAfter(len), &context())).unwrap();
+        let written = writer.write_all(&plaintext(1000));
+        let error = written.and_then(|()| writer.finish().map(drop)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{len}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_road_gives_the_same_plaintext(
+        len in 0usize..2000, frame_len in 1u32..300, piece_len in 1usize..500, read_len in 1usize..500,
+        backend in prop::sample::select(BACKENDS),
+    ) {
+        let plaintext = plaintext(len);
+        let envelope = Envelope::builder(local_key()).frame_len(frame_len).backend(backend).build().unwrap();
+        let whole = block_on(envelope.seal(&plaintext, &context())).unwrap();
+        let mut writer = block_on(envelope.seal_writer(Vec::new(), &context())).unwrap();
+        for piece in plaintext.chunks(piece_len) {
+            writer.write_all(piece).unwrap();
+        }
+        let written = writer.finish().unwrap();
+        prop_assert_eq!(whole.len(), written.len());
+        for sealed in [whole, written] {
+            prop_assert_eq!(open(&sealed).unwrap(), plaintext.clone());
+            prop_assert_eq!(open_streamed(&sealed, read_len).unwrap(), plaintext.clone());
+            prop_assert_eq!(open_fed(&sealed, read_len).unwrap(), plaintext.clone());
+        }
+    }
+
+    #[test]
+    fn every_road_refuses_the_same_messages(
+        len in 0usize..100, at: prop::sample::Index, value: u8, cut: prop::sample::Index, piece_len in 1usize..100,
+    ) {
+        let mut sealed = seal(&plaintext(len));
+        let at = at.index(sealed.len());
+        sealed[at] = value;
+        sealed.truncate(cut.index(2 * sealed.len()) + 1);
+        let whole = open(&sealed);
+        for other in [open_streamed(&sealed, piece_len), open_fed(&sealed, piece_len)] {
+            match (&whole, other) {
+                (Ok(one), Ok(two)) => prop_assert_eq!(one, &two),
+                (Err(one), Err(two)) => prop_assert_eq!(one.to_string(), two.to_string()),
+                (one, two) => prop_assert!(false, "{one:?} {two:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_interrupted_read_or_write_is_tried_again() {
+    let sealed = seal(&plaintext(1000));
+    let mut reader = block_on(envelope().open_reader(Interrupted(&sealed[..], false), &context())).unwrap();
+    let mut opened = Vec::new();
+    reader.read_to_end(&mut opened).unwrap();
+    assert_eq!(opened, plaintext(1000));
+
+    let mut writer = block_on(envelope().seal_writer(Interrupted(Vec::new(), false), &context())).unwrap();
+    writer.write_all(&plaintext(1000)).unwrap();
+    assert_eq!(open(&writer.finish().unwrap().0).unwrap(), plaintext(1000));
+}
+
+/// Interrupted every other time.
+#[derive(Debug)]
+struct Interrupted<T>(T, bool);
+
+impl<T> Interrupted<T> {
+    fn turn(&mut self) -> io::Result<()> {
+        self.1 = !self.1;
+        if self.1 { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
+}
+
+impl<T: Read> Read for Interrupted<T> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.turn()?;
+        self.0.read(out)
+    }
+}
+
+impl<T: Write> Write for Interrupted<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.turn()?;
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn nothing_secret_is_printed() {
+    let envelope = builder().build().unwrap();
+    let sealed = block_on(envelope.seal(b"attack at dawn", &context())).unwrap();
+    let opened = block_on(envelope.open(&sealed, &context())).unwrap();
+    let opener = block_on(envelope.opener(&header(&sealed).unwrap(), &context())).unwrap();
+    let mut sealer = block_on(envelope.sealer(&context())).unwrap();
+    sealer.update(b"attack at dawn", &mut vec![0; 1000]).unwrap();
+    let mut writer = block_on(envelope.seal_writer(io::sink(), &context())).unwrap();
+    writer.write_all(b"attack at dawn").unwrap();
+    let mut reader = block_on(envelope.open_reader(Pieces(io::Cursor::new(sealed), 99), &context())).unwrap();
+    reader.read_exact(&mut [0; 1]).unwrap();
+    let printed = format!("{envelope:?} {opened:?} {opener:?} {sealer:?} {writer:?} {reader:?} {:?}", local_key());
+    assert!(printed.len() < 10_000, "{printed}");
+    let secret = format!("{:?}", b"attack at dawn");
+    let key = format!("{:?}", [7; 32]);
+    for secret in ["attack", secret.trim_matches(['[', ']']), key.trim_matches(['[', ']'])] {
+        assert!(!printed.contains(secret), "{printed}");
+    }
+}
+
+#[test]
+fn final_frames_are_as_long_as_documented() {
+    let sealed = seal(b"");
+    assert_eq!(sealed.len() - header(&sealed).unwrap().len(), FINAL_FRAME_OVERHEAD);
+}

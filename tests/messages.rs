@@ -1,0 +1,182 @@
+//! Messages that others wrote: the fixtures, by AWS's SDK for Python, and AWS's published test vectors.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use base64ct::{Base64, Encoding};
+use kms_envelope::{
+    AlgorithmSuite, Backend, EncryptionContext, Envelope, Limits, LocalKey, SecretKey,
+    message::{ContentType, Header, Parsed},
+};
+use pollster::block_on;
+use serde_json::Value;
+
+const BACKENDS: &[Backend] = &[
+    #[cfg(feature = "aws-lc")]
+    Backend::AwsLc,
+    Backend::RustCrypto,
+];
+
+fn json(path: &Path) -> Value {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_str(&text).unwrap()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+fn pairs(value: &Value) -> EncryptionContext {
+    value.as_object().unwrap().iter().map(|(name, value)| (name.clone(), text(value))).collect()
+}
+
+fn local_key(namespace: &str, name: &str, base64: &str) -> LocalKey {
+    let key = SecretKey::try_from(Base64::decode_vec(base64).unwrap()).unwrap();
+    LocalKey::new(namespace, name, key).unwrap()
+}
+
+fn header(message: &[u8]) -> Header {
+    match Header::parse(message, &Limits::default()).unwrap() {
+        Parsed::Complete(header) => *header,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn suite(hex: &str) -> AlgorithmSuite {
+    AlgorithmSuite::from_id(u16::from_str_radix(hex, 16).unwrap()).unwrap()
+}
+
+/// Opens with each backend, whole and streamed, and compares.
+fn assert_opens(
+    message: &[u8],
+    key: impl Fn() -> LocalKey,
+    context: &EncryptionContext,
+    required: &[String],
+    plaintext: &[u8],
+) {
+    for backend in BACKENDS {
+        let envelope = Envelope::builder(key()).backend(*backend).required_context(required).build().unwrap();
+        let opened = block_on(envelope.open(message, context)).unwrap();
+        assert!(opened.plaintext == plaintext);
+        for (name, value) in context {
+            assert_eq!(opened.context.get(name), Some(value));
+        }
+        let mut streamed = Vec::new();
+        block_on(envelope.open_reader(message, context)).unwrap().read_to_end(&mut streamed).unwrap();
+        assert!(streamed == plaintext);
+    }
+}
+
+#[test]
+fn messages_of_the_python_sdk_open_and_say_what_they_are() {
+    let folder = Path::new("tests/fixtures");
+    let manifest = json(&folder.join("manifest.json"));
+    let mut opened = 0;
+    for entry in manifest["messages"].as_array().unwrap() {
+        let message = fs::read(folder.join(text(&entry["file"]))).unwrap();
+        let (stored, required) = (pairs(&entry["context"]), pairs(&entry["required_context"]));
+        let header = header(&message);
+        assert_eq!(header.suite(), suite(text(&entry["suite"])));
+        for (name, value) in &stored {
+            assert_eq!(header.context().get(name), Some(value));
+        }
+        let plaintext_len = entry["plaintext_len"].as_u64().unwrap();
+        match header.content_type() {
+            ContentType::Framed { frame_len } => {
+                assert_eq!(u64::from(frame_len.get()), entry["frame_len"].as_u64().unwrap());
+                if header.suite().signature().is_none() {
+                    assert_eq!(header.geometry(message.len() as u64).unwrap().plaintext_len(), plaintext_len);
+                }
+            }
+            other => assert_eq!((other, text(&entry["content_type"])), (ContentType::NonFramed, "non-framed")),
+        }
+        if !header.suite().is_supported() || header.content_type() == ContentType::NonFramed {
+            continue;
+        }
+        let plaintext: Vec<_> = (0..plaintext_len).map(|i| (7 * i % 256) as u8).collect();
+        let mut context = stored.clone();
+        context.extend(&required);
+        let names: Vec<_> = required.iter().map(|(name, _)| name.to_owned()).collect();
+        for key in entry["keys"].as_array().unwrap() {
+            let file = json(&folder.join(text(key)));
+            let key = || local_key(text(&file["namespace"]), text(&file["name"]), text(&file["key"]));
+            assert_opens(&message, key, &context, &names, &plaintext);
+        }
+        opened += 1;
+    }
+    assert_eq!(opened, 58);
+}
+
+/// AWS's own messages, or any other folder with an `awses-decrypt` manifest.
+#[test]
+#[ignore = "needs AWS's published test vectors; run with KMS_ENVELOPE_VECTORS=FOLDER cargo test --test messages -- --ignored"]
+fn published_messages_open() {
+    let folder = PathBuf::from(env::var("KMS_ENVELOPE_VECTORS").expect("KMS_ENVELOPE_VECTORS: the vectors' folder"));
+    let manifest = json(&folder.join("decrypt-manifest.json"));
+    assert_eq!(manifest["manifest"]["type"], "awses-decrypt");
+    let file = |uri: &Value| fs::read(folder.join(text(uri).strip_prefix("file://").unwrap())).unwrap();
+    let keys = serde_json::from_slice::<Value>(&file(&manifest["keys"])).unwrap();
+
+    let (mut headers, mut opened) = (0, 0);
+    let mut left = BTreeMap::<String, usize>::new();
+    let tests = manifest["tests"].as_object().unwrap();
+    for (name, test) in tests {
+        let scenario = &test["decryption-scenario"];
+        let message = file(&scenario["ciphertext"]);
+        let header = header(&message);
+        assert_eq!(header.suite(), suite(text(&scenario["algorithmSuiteId"])), "{name}");
+        let plaintext = file(&scenario["result"]);
+        if header.suite().signature().is_none() && header.content_type() != ContentType::NonFramed {
+            let geometry = header.geometry(message.len() as u64).unwrap();
+            assert_eq!(geometry.plaintext_len(), plaintext.len() as u64, "{name}");
+        }
+        headers += 1;
+
+        let description = &scenario["decryptKeyDescription"];
+        let Some(raw_aes) = raw_aes_keys(description) else {
+            *left.entry(format!("key: {}", text(&description["type"]))).or_default() += 1;
+            continue;
+        };
+        if !header.suite().is_supported() {
+            *left.entry(format!("suite: {}", header.suite())).or_default() += 1;
+            continue;
+        }
+        let required: Vec<_> = description["requiredEncryptionContextKeys"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice)
+            .iter()
+            .map(|name| text(name).to_owned())
+            .collect();
+        for (namespace, key_id) in raw_aes {
+            let entry = &keys["keys"][key_id];
+            let key = || local_key(namespace, text(&entry["key-id"]), text(&entry["material"]));
+            assert_opens(&message, key, &pairs(&scenario["reproduced-encryption-context"]), &required, &plaintext);
+        }
+        opened += 1;
+    }
+    println!("published messages: opened {opened} of {}, read the headers of {headers}", tests.len());
+    for (why, count) in left {
+        println!("  not opened: {count:3} ({why})");
+    }
+    assert!(opened > 0);
+}
+
+/// The namespaces and key ids, where all keys are raw AES keys.
+fn raw_aes_keys(description: &Value) -> Option<Vec<(&str, &str)>> {
+    match text(&description["type"]) {
+        "raw" if description["encryption-algorithm"] == "aes" => {
+            Some(vec![(text(&description["provider-id"]), text(&description["key"]))])
+        }
+        "required-encryption-context-cmm" => raw_aes_keys(&description["underlying"]),
+        "multi-keyring" => {
+            let children = description["childKeyrings"].as_array()?;
+            let keys = children.iter().chain(Some(&description["generator"])).map(raw_aes_keys);
+            keys.collect::<Option<Vec<_>>>().map(|keys| keys.concat())
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,194 @@
+"""Seals and opens messages with AWS's own Encryption SDK for Python.
+
+The interop tests run this program as an independent peer of kms-envelope:
+
+    esdk.py seal --key KEY [-c NAME=VALUE]... [--frame-len N] [--suite HEX] IN OUT
+    esdk.py open --key KEY [-c NAME=VALUE]... IN OUT
+    esdk.py serve
+
+KEY is the ARN of a KMS key, or the path of a key file, which is JSON:
+{"namespace": "...", "name": "...", "key": "<base64 of 16, 24 or 32 bytes>"}.
+A KMS key's region is the one in its ARN; the endpoint and the credentials come
+from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
+
+The frame length must be a multiple of 128; 0 writes a non-framed message.
+The context given to `open` is the one expected: a pair that the message stores
+must be equal there, and any other counts as authenticated but not stored.
+
+`seal` and `open` print {"context": {...}, "suite": "0478"}: what the message's
+header stores. An error is one line on stderr and exit code 1 (2 for wrong usage).
+
+`serve` answers requests until the end of stdin, one JSON object a line, because
+importing the SDK is slow. "context", "frame_len" and "suite" are optional:
+
+    {"op": "seal", "key": KEY, "context": {}, "frame_len": 4096, "suite": "0478", "in": IN, "out": OUT}
+    {"op": "open", "key": KEY, "context": {}, "in": IN, "out": OUT}
+
+An answer is {"ok": true, "context": {...}, "suite": "0478"} or
+{"ok": false, "error": "..."}.
+"""
+
+import argparse
+import base64
+import functools
+import io
+import json
+import logging
+import sys
+from pathlib import Path
+
+import boto3
+from aws_cryptographic_material_providers.mpl import AwsCryptographicMaterialProviders
+from aws_cryptographic_material_providers.mpl.config import MaterialProvidersConfig
+from aws_cryptographic_material_providers.mpl.models import (
+    AesWrappingAlg,
+    CreateAwsKmsKeyringInput,
+    CreateRawAesKeyringInput,
+)
+from aws_encryption_sdk import CommitmentPolicy, EncryptionSDKClient
+from aws_encryption_sdk.identifiers import AlgorithmSuite
+
+DEFAULT_FRAME_LEN = 4096
+DEFAULT_SUITE = "0478"
+WRAPPING_ALGS = {
+    16: AesWrappingAlg.ALG_AES128_GCM_IV12_TAG16,
+    24: AesWrappingAlg.ALG_AES192_GCM_IV12_TAG16,
+    32: AesWrappingAlg.ALG_AES256_GCM_IV12_TAG16,
+}
+
+# The SDK logs a traceback of its own for each message that it refuses.
+logging.disable()
+
+providers = AwsCryptographicMaterialProviders(MaterialProvidersConfig())
+
+
+def keyring(key):
+    """The keyring for a KMS key's ARN or for a key file."""
+    if key.startswith("arn:"):
+        return providers.create_aws_kms_keyring(
+            CreateAwsKmsKeyringInput(kms_key_id=key, kms_client=kms_client(region=key.split(":")[3]))
+        )
+    entry = json.loads(Path(key).read_text("utf-8"))
+    wrapping_key = base64.b64decode(entry["key"], validate=True)
+    if len(wrapping_key) not in WRAPPING_ALGS:
+        raise ValueError(f"an AES key has 16, 24 or 32 bytes, not {len(wrapping_key)}")
+    return providers.create_raw_aes_keyring(
+        CreateRawAesKeyringInput(
+            key_namespace=entry["namespace"],
+            key_name=entry["name"],
+            wrapping_key=wrapping_key,
+            wrapping_alg=WRAPPING_ALGS[len(wrapping_key)],
+        )
+    )
+
+
+@functools.cache
+def kms_client(region):
+    return boto3.client("kms", region_name=region)
+
+
+def client(suite):
+    """A client with the strictest commitment policy under which `suite` is allowed."""
+    if suite in (0x0478, 0x0578):
+        return EncryptionSDKClient(commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT)
+    return EncryptionSDKClient(commitment_policy=CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
+
+
+def suite_in(message):
+    """The suite id in a message's first bytes; 0 if they are too few."""
+    start = 1 if message[:1] == b"\x02" else 2
+    return int.from_bytes(message[start : start + 2], "big")
+
+
+def seal(plaintext, context, frame_len=DEFAULT_FRAME_LEN, suite=DEFAULT_SUITE, **materials):
+    """Seals with `materials`: a `keyring` or a `materials_manager`. Gives the message and its header."""
+    suite = int(suite, 16)
+    if suite not in {known.algorithm_id for known in AlgorithmSuite}:
+        raise ValueError(f"unknown suite {suite:04x}")
+    return client(suite).encrypt(
+        source=plaintext,
+        encryption_context=context,
+        frame_length=frame_len,
+        algorithm=AlgorithmSuite.get_by_id(suite),
+        **materials,
+    )
+
+
+def unseal(message, context, **materials):
+    """Opens with `materials`, as in `seal`. Gives the plaintext and the message's header."""
+    source = io.BytesIO(message)
+    plaintext, header = client(suite_in(message)).decrypt(source=source, encryption_context=context, **materials)
+    if source.read(1):
+        raise ValueError("bytes follow the message")  # which the SDK would let pass
+    return plaintext, header
+
+
+def answer(request):
+    """Carries one request out."""
+    context = request.get("context", {})
+    source = Path(request["in"]).read_bytes()
+    if request["op"] == "seal":
+        options = {name: request[name] for name in ("frame_len", "suite") if name in request}
+        output, header = seal(source, context, keyring=keyring(request["key"]), **options)
+    elif request["op"] == "open":
+        output, header = unseal(source, context, keyring=keyring(request["key"]))
+    else:
+        raise ValueError(f"unknown op {request['op']!r}")
+    Path(request["out"]).write_bytes(output)
+    return {"context": header.encryption_context, "suite": f"{header.algorithm.algorithm_id:04x}"}
+
+
+def one_line(error):
+    """The error's text and, where a keyring tried several encrypted data keys, the errors of each."""
+    cause = error.args[0] if error.args else None
+    return " ".join(f"{type(error).__name__}: {error} {getattr(cause, 'list', '')}".split())
+
+
+def serve():
+    for line in sys.stdin.buffer:
+        try:
+            reply = {"ok": True, **answer(json.loads(line))}
+        except Exception as error:
+            reply = {"ok": False, "error": one_line(error)}
+        print(json.dumps(reply), flush=True)
+
+
+def context_pair(argument):
+    name, equals, value = argument.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"not NAME=VALUE: {argument}")
+    return name, value
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ops = parser.add_subparsers(dest="op", required=True)
+    ops.add_parser("serve", help="answer JSON requests, one a line on stdin")
+    for op, text in (("seal", "write a message"), ("open", "read a message")):
+        command = ops.add_parser(op, help=text)
+        command.add_argument("--key", required=True, help="a key file, or the ARN of a KMS key")
+        command.add_argument(
+            "-c", dest="context", metavar="NAME=VALUE", type=context_pair, action="append", default=[],
+            help="a pair of the encryption context",
+        )
+        if op == "seal":
+            command.add_argument("--frame-len", type=int, default=DEFAULT_FRAME_LEN, help="0 for non-framed")
+            command.add_argument("--suite", default=DEFAULT_SUITE, help="a suite id in hex")
+        command.add_argument("in", metavar="IN")
+        command.add_argument("out", metavar="OUT")
+    return vars(parser.parse_args())
+
+
+def main():
+    request = arguments()
+    if request["op"] == "serve":
+        return serve()
+    request["context"] = dict(request["context"])
+    try:
+        print(json.dumps(answer(request)))
+    except Exception as error:
+        sys.exit(one_line(error))
+
+
+if __name__ == "__main__":
+    main()
