@@ -15,7 +15,7 @@ use super::{
 use crate::{
     context::EncryptionContext,
     crypto::SecretKey,
-    error::{BoxError, ConfigError, ProviderError},
+    error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
 };
 
@@ -272,17 +272,19 @@ fn unexpected(operation: &'static str, key_id: &str, what: impl Into<String>) ->
     ProviderError::UnexpectedResponse { operation, key_id: key_id.into(), what: what.into() }
 }
 
-/// The SDK's error as ours, by the codes in KMS's API reference; it stays as the source.
+/// The SDK's error as ours, by the codes in KMS's API reference.
+///
+/// It stays as the source, but not the raw response beside it: what could not be read of an answer may hold a data
+/// key in the clear, and the SDK prints it.
 fn provider_error<E>(operation: &'static str, key_id: &str, error: SdkError<E>) -> ProviderError
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
     let key_id = key_id.to_owned();
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code).map(str::to_owned);
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    let answered = matches!(error, SdkError::ServiceError(_));
+    let failed_inside = error.raw_response().is_some_and(|response| response.status().is_server_error());
     let never_sent = matches!(error, SdkError::ConstructionFailure(_));
-    let source = BoxError::from(error);
+    let source = error.into_source().unwrap_or_else(|error| error.to_string().into());
     match code.as_deref() {
         Some("AccessDeniedException") => ProviderError::AccessDenied { operation, key_id, source },
         Some("NotFoundException") => ProviderError::NotFound { operation, key_id, source },
@@ -298,10 +300,9 @@ where
         Some("KMSInternalException" | "DependencyTimeoutException" | "KeyUnavailableException") => {
             ProviderError::Unavailable { operation, key_id, source }
         }
-        // No answer that could be understood: the network, a proxy, or a time-out.
-        _ if !answered && !never_sent || status.is_some_and(|status| status >= 500) => {
-            ProviderError::Unavailable { operation, key_id, source }
-        }
+        Some(_) if failed_inside => ProviderError::Unavailable { operation, key_id, source },
+        // No answer, or none that can be understood: the network, a proxy, or a time-out.
+        None if !never_sent => ProviderError::Unavailable { operation, key_id, source },
         _ => ProviderError::Other { operation, key_id, source },
     }
 }
