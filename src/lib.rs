@@ -1,5 +1,54 @@
-#![doc = include_str!("../README.md")]
+//! Envelope encryption with AWS KMS, in the message format of the AWS Encryption SDK.
+//!
+//! An [`Envelope`] stands in front of a [`KeyProvider`]: AWS KMS ([`AwsKms`]), a key of this process ([`LocalKey`]),
+//! or your own. [`Envelope::seal`] asks the provider for a fresh data key, encrypts the data with AES-256-GCM under a
+//! key derived from it, wipes the data key, and packs its encrypted form with the data into one message.
+//! [`Envelope::open`] has the provider decrypt it again.
+//!
+//! ```
+//! use kms_envelope::{EncryptionContext, Envelope, LocalKey};
+//!
+//! # pollster::block_on(async {
+//! let envelope = Envelope::new(LocalKey::generate("my-service", "2026-11")?); // or AwsKms, see there
+//! let context = EncryptionContext::from([("tenant", "acme")]);
+//!
+//! let sealed: Vec<u8> = envelope.seal(b"attack at dawn", &context).await?;
+//! let opened = envelope.open(&sealed, &context).await?;
+//!
+//! assert_eq!(opened.plaintext, b"attack at dawn");
+//! assert_eq!(opened.context.get("tenant"), Some("acme"));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # }).unwrap();
+//! ```
+//!
+//! # Streams
+//! What does not fit into memory goes through [`Envelope::seal_writer`] and [`Envelope::open_reader`], or with tokio
+//! through `Envelope::seal_async_writer` and `Envelope::open_async_reader` (feature `tokio`): one request to the key
+//! provider, then plain I/O in about a megabyte of memory. [`stream::Sealer`] and [`stream::Opener`] do the same
+//! without any I/O.
+//!
+//! # What is protected
+//! Nobody without the provider's key reads the plaintext or changes a byte of the message unnoticed; a message that
+//! is cut short, goes on after its end, or is opened under another key or context is refused. The length of the
+//! data, the encryption context and the names of the keys are in the clear.
+//!
+//! # Features
+//! `aws-kms` and `aws-lc` are on by default; `tokio`, `key-file`, `mock` and `cli` are not. Without default features
+//! the crate is pure Rust. A feature adds; none changes what another does.
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(test),
+    warn(
+        clippy::cast_lossless,
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        clippy::cast_sign_loss,
+        clippy::missing_errors_doc,
+        clippy::missing_panics_doc,
+        clippy::unwrap_used
+    )
+)]
 
 mod context;
 mod crypto;
@@ -28,3 +77,8 @@ pub use provider::{
 #[cfg(feature = "mock")]
 pub use provider::{MemoryKey, MockKeyProvider};
 pub use suite::{AlgorithmSuite, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm};
+
+/// Compiles the README's examples, which need what the command needs.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

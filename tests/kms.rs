@@ -192,9 +192,12 @@ async fn an_alias_that_does_not_exist_is_an_error_at_construction() {
     );
 }
 
+/// An answer, and what the error that refuses it says.
+type Case<A> = (fn() -> A, &'static str);
+
 #[tokio::test]
 async fn answers_to_generate_data_key_that_cannot_be_right_are_refused() {
-    let cases: [(fn() -> GenerateDataKeyOutput, &str); 6] = [
+    let cases: [Case<GenerateDataKeyOutput>; 6] = [
         (|| GenerateDataKeyOutput::builder().build(), "16, 24 or 32"),
         (
             || {
@@ -233,7 +236,7 @@ async fn answers_to_generate_data_key_that_cannot_be_right_are_refused() {
 
 #[tokio::test]
 async fn answers_to_decrypt_that_cannot_be_right_are_refused() {
-    let cases: [(fn() -> DecryptOutput, &str); 4] = [
+    let cases: [Case<DecryptOutput>; 4] = [
         (|| DecryptOutput::builder().plaintext(Blob::new(KEY)).build(), "it used the key (none)"),
         (|| DecryptOutput::builder().key_id(OTHER_ARN).plaintext(Blob::new(KEY)).build(), OTHER_ARN),
         (|| DecryptOutput::builder().key_id(ARN).plaintext(Blob::new([7; 24])).build(), "24 bytes, not 32"),

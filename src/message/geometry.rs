@@ -29,6 +29,7 @@ pub struct Geometry {
     regular_frames: u32,
     /// The plaintext bytes of the final frame: 0 to the frame length.
     final_len: u32,
+    sealed_len: u64,
 }
 
 /// One frame of a message.
@@ -51,17 +52,20 @@ impl Geometry {
     /// # Errors
     /// [`SealError::TooLong`] where it would need more than 2³² − 1 frames.
     pub fn of_plaintext(header_len: u64, frame_len: NonZeroU32, plaintext_len: u64) -> Result<Self, SealError> {
+        let too_long = || SealError::TooLong { frame_len: frame_len.get() };
         let len = u64::from(frame_len.get());
         let regular_frames = plaintext_len.saturating_sub(1) / len;
-        let too_long = SealError::TooLong { frame_len: frame_len.get() };
-        let final_len = u32::try_from(plaintext_len - regular_frames * len).expect("at most the frame length");
-        match u32::try_from(regular_frames) {
-            Ok(regular_frames) if regular_frames < u32::MAX => {
-                let this = Self { header_len, frame_len, regular_frames, final_len };
-                // Near 2^64 bytes the frames' own overhead no longer fits.
-                if this.checked_sealed_len().is_some() { Ok(this) } else { Err(too_long) }
+        let final_len = plaintext_len - regular_frames * len;
+        let frames_len = regular_frames.checked_mul(len + FRAME_OVERHEAD as u64).ok_or_else(too_long)?;
+        let sealed_len = [header_len, FINAL_FRAME_OVERHEAD as u64, final_len]
+            .into_iter()
+            .try_fold(frames_len, u64::checked_add)
+            .ok_or_else(too_long)?;
+        match (u32::try_from(regular_frames), u32::try_from(final_len)) {
+            (Ok(regular_frames), Ok(final_len)) if regular_frames < u32::MAX => {
+                Ok(Self { header_len, frame_len, regular_frames, final_len, sealed_len })
             }
-            _ => Err(too_long),
+            _ => Err(too_long()),
         }
     }
 
@@ -80,15 +84,10 @@ impl Geometry {
         let (regular_frames, final_len) = (beyond_final / stride, beyond_final % stride);
         match (u32::try_from(regular_frames), u32::try_from(final_len)) {
             (Ok(regular_frames), Ok(final_len)) if regular_frames < u32::MAX && final_len <= frame_len.get() => {
-                Ok(Self { header_len, frame_len, regular_frames, final_len })
+                Ok(Self { header_len, frame_len, regular_frames, final_len, sealed_len })
             }
             _ => Err(none),
         }
-    }
-
-    fn checked_sealed_len(&self) -> Option<u64> {
-        let frames = u64::from(self.regular_frames).checked_mul(self.stride())?;
-        self.header_len.checked_add(frames)?.checked_add(FINAL_FRAME_OVERHEAD as u64 + u64::from(self.final_len))
     }
 
     /// The bytes from one regular frame's start to the next one's.
@@ -98,7 +97,7 @@ impl Geometry {
 
     /// The length of the whole message.
     pub fn sealed_len(&self) -> u64 {
-        self.checked_sealed_len().expect("checked by both constructors")
+        self.sealed_len
     }
 
     /// The length of the plaintext.

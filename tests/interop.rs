@@ -1,0 +1,354 @@
+//! Both ways with AWS's Encryption SDK for Python, and through a KMS endpoint over HTTP (moto). Run with
+//!
+//! ```text
+//! python3 -m venv .venv && .venv/bin/pip install -r tests/python/requirements.txt
+//! cargo test --all-features --test interop -- --ignored
+//! ```
+//!
+//! or name another Python, which has the same packages, in `KMS_ENVELOPE_PYTHON`.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_kms::{
+    Client,
+    config::{Credentials, Region},
+};
+use kms_envelope::{
+    AwsKms, Backend, EncryptionContext, Envelope, LocalKey, OpenError, ProviderError,
+    message::{Header, Parsed},
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const REGION: &str = "eu-central-1";
+
+fn python() -> PathBuf {
+    env::var_os("KMS_ENVELOPE_PYTHON").map_or_else(|| ".venv/bin/python".into(), PathBuf::from)
+}
+
+/// The Python SDK, in a process of its own.
+struct Peer {
+    process: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    folder: TempDir,
+}
+
+impl Peer {
+    fn start(endpoint: Option<&str>) -> Self {
+        let mut command = Command::new(python());
+        command.args(["tests/python/esdk.py", "serve"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(endpoint) = endpoint {
+            command.envs(aws_environment(endpoint));
+        }
+        let mut process = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", python().display()));
+        let requests = process.stdin.take().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        Self { process, requests, answers, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn ask(&mut self, request: &Value) -> Result<Value, String> {
+        writeln!(self.requests, "{request}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        if answer["ok"] == true { Ok(answer) } else { Err(answer["error"].to_string()) }
+    }
+
+    fn seal(&mut self, key: &str, context: &EncryptionContext, frame_len: u32, plaintext: &[u8]) -> Vec<u8> {
+        let (input, output) = (self.folder.path().join("in"), self.folder.path().join("out"));
+        fs::write(&input, plaintext).unwrap();
+        let request = json!({
+            "op": "seal", "key": key, "context": object(context), "frame_len": frame_len, "in": input, "out": output,
+        });
+        self.ask(&request).unwrap();
+        fs::read(&output).unwrap()
+    }
+
+    fn open(&mut self, key: &str, context: &EncryptionContext, sealed: &[u8]) -> Result<Vec<u8>, String> {
+        let (input, output) = (self.folder.path().join("in"), self.folder.path().join("out"));
+        fs::write(&input, sealed).unwrap();
+        let request = json!({ "op": "open", "key": key, "context": object(context), "in": input, "out": output });
+        let answer = self.ask(&request)?;
+        assert_eq!(answer["suite"], "0478");
+        for (name, value) in context {
+            assert_eq!(answer["context"][name], value);
+        }
+        Ok(fs::read(&output).unwrap())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn object(context: &EncryptionContext) -> Value {
+    context.iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
+}
+
+/// A KMS endpoint, as long as the value lives.
+struct Moto {
+    process: Child,
+    endpoint: String,
+}
+
+impl Moto {
+    fn start() -> Self {
+        // The port is free when it is given back, and for long enough after.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new(python().with_file_name("moto_server"))
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("moto_server beside Python");
+        let this = Self { process, endpoint: format!("http://127.0.0.1:{port}") };
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "moto does not answer");
+            thread::sleep(Duration::from_millis(50));
+        }
+        this
+    }
+
+    fn client(&self) -> Client {
+        let config = aws_sdk_kms::Config::builder()
+            .behavior_version_latest()
+            .region(Region::new(REGION))
+            .credentials_provider(Credentials::for_tests())
+            .endpoint_url(&self.endpoint)
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .build();
+        Client::from_conf(config)
+    }
+
+    async fn create_key(&self) -> String {
+        let created = self.client().create_key().send().await.unwrap();
+        created.key_metadata.unwrap().arn.unwrap()
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn aws_environment(endpoint: &str) -> [(&'static str, &str); 5] {
+    [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", REGION),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]
+}
+
+fn plaintext(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8).collect()
+}
+
+fn contexts() -> [EncryptionContext; 3] {
+    [
+        EncryptionContext::new(),
+        EncryptionContext::from([("tenant", "acme"), ("ключ", "значение"), ("\u{ff5e}", "🔑"), ("\u{1f511}", "")]),
+        (0..300).map(|i| (format!("name-{i}"), "v".repeat(100))).collect(),
+    ]
+}
+
+/// The plaintext lengths around the ends of frames, an exact multiple among them.
+fn lengths(frame_len: u32) -> [usize; 6] {
+    let len = frame_len as usize;
+    [0, 1, len - 1, len, len + 1, 3 * len]
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
+async fn messages_go_both_ways_between_this_crate_and_python_under_raw_aes_keys() {
+    let mut peer = Peer::start(None);
+    let mut cells = 0;
+    for key_len in [16, 24, 32] {
+        let key_file = peer.folder.path().join(format!("{key_len}.key"));
+        let key = || {
+            let key = kms_envelope::SecretKey::try_from((0..key_len).collect::<Vec<_>>()).unwrap();
+            LocalKey::new("interop ✓", "ключ", key).unwrap()
+        };
+        key().write_key_file(&key_file).unwrap();
+        let key_file = key_file.to_str().unwrap();
+        for context in contexts() {
+            for frame_len in [1, 7, 128, 4096, 65_536] {
+                for backend in [Backend::AwsLc, Backend::RustCrypto] {
+                    let envelope = Envelope::builder(key()).frame_len(frame_len).backend(backend).build().unwrap();
+                    for len in lengths(frame_len) {
+                        let plaintext = plaintext(len);
+                        let sealed = envelope.seal(&plaintext, &context).await.unwrap();
+                        assert_eq!(peer.open(key_file, &context, &sealed).unwrap(), plaintext, "{frame_len} {len}");
+                        cells += 1;
+                        if frame_len % 128 == 0 {
+                            let sealed = peer.seal(key_file, &context, frame_len, &plaintext);
+                            let opened = envelope.open(&sealed, &context).await.unwrap();
+                            assert_eq!((opened.plaintext, opened.context), (plaintext, context.clone()));
+                            cells += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    println!("raw AES, this crate and Python: {cells} messages opened by the other side");
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of tests/interop.rs"]
+async fn messages_go_both_ways_between_this_crate_and_python_under_a_kms_key() {
+    let moto = Moto::start();
+    let arn = moto.create_key().await;
+    let mut peer = Peer::start(Some(&moto.endpoint));
+    let mut cells = 0;
+    for context in contexts() {
+        // KMS itself takes no context this large; nor does moto.
+        if context.len() > 100 {
+            continue;
+        }
+        for frame_len in [1, 128, 65_536] {
+            let kms = AwsKms::new(moto.client(), &arn).unwrap();
+            let envelope = Envelope::builder(kms).frame_len(frame_len).build().unwrap();
+            for len in lengths(frame_len) {
+                let plaintext = plaintext(len);
+                let sealed = envelope.seal(&plaintext, &context).await.unwrap();
+                assert_eq!(peer.open(&arn, &context, &sealed).unwrap(), plaintext);
+                cells += 1;
+                if frame_len % 128 == 0 {
+                    let sealed = peer.seal(&arn, &context, frame_len, &plaintext);
+                    let opened = envelope.open(&sealed, &context).await.unwrap();
+                    assert_eq!(opened.encrypted_data_key.key_name(), arn);
+                    assert_eq!((opened.plaintext, opened.context), (plaintext, context.clone()));
+                    cells += 1;
+                }
+            }
+        }
+    }
+    println!("KMS, this crate and Python: {cells} messages opened by the other side");
+}
+
+#[tokio::test]
+#[ignore = "needs Python with moto: see the top of tests/interop.rs"]
+async fn the_real_kms_client_seals_opens_resolves_and_refuses() {
+    let moto = Moto::start();
+    let (arn, other_arn) = (moto.create_key().await, moto.create_key().await);
+    moto.client().create_alias().alias_name("alias/invoices").target_key_id(&arn).send().await.unwrap();
+    let context = EncryptionContext::from([("tenant", "acme")]);
+
+    let kms = AwsKms::resolve(moto.client(), "alias/invoices").await.unwrap();
+    assert_eq!(kms.key_arn(), arn);
+    let bare = AwsKms::resolve(moto.client(), arn.rsplit_once('/').unwrap().1).await.unwrap();
+    assert_eq!(bare.key_arn(), arn);
+    let envelope = Envelope::new(kms);
+    let sealed = envelope.seal(b"data", &context).await.unwrap();
+    assert_eq!(Envelope::new(bare).open(&sealed, &context).await.unwrap().plaintext, b"data");
+
+    let other = Envelope::new(AwsKms::new(moto.client(), other_arn).unwrap());
+    let refused = other.open(&sealed, &context).await;
+    assert!(matches!(refused, Err(OpenError::Provider(ProviderError::NoMatchingKey { .. }))));
+
+    // A message whose stored context was changed: KMS itself refuses it.
+    let at = sealed.windows(4).position(|window| window == b"acme").unwrap();
+    let mut changed = sealed.clone();
+    changed[at] = b'A';
+    let Err(OpenError::Provider(ProviderError::NoneDecrypted { attempts })) =
+        envelope.open(&changed, &EncryptionContext::new()).await
+    else {
+        panic!("opened")
+    };
+    assert!(matches!(attempts[..], [ProviderError::InvalidCiphertext { .. }]), "{attempts:?}");
+
+    let missing = AwsKms::resolve(moto.client(), "alias/none").await;
+    assert!(matches!(missing, Err(ProviderError::NotFound { .. })), "{missing:?}");
+    let gone = format!("arn:aws:kms:{REGION}:123456789012:key/00000000-0000-0000-0000-000000000000");
+    let refused = Envelope::new(AwsKms::new(moto.client(), gone).unwrap()).seal(b"data", &context).await;
+    assert!(refused.unwrap_err().to_string().contains("the key does not exist"));
+}
+
+/// Runs the command and gives its error output where it fails.
+fn command(endpoint: &str, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_kms-envelope"))
+        .args(args)
+        .env_remove("KMS_ENVELOPE_KEY")
+        .envs(aws_environment(endpoint))
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    if output.status.success() { Ok(()) } else { Err(stderr) }
+}
+
+fn path(folder: &Path, name: &str) -> String {
+    folder.join(name).to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of tests/interop.rs"]
+async fn files_go_both_ways_between_the_command_and_python() {
+    let moto = Moto::start();
+    let arn = moto.create_key().await;
+    let alias = format!("{}:alias/files", arn.rsplit_once(':').unwrap().0);
+    moto.client().create_alias().alias_name("alias/files").target_key_id(&arn).send().await.unwrap();
+    let mut peer = Peer::start(Some(&moto.endpoint));
+    let folder = tempfile::tempdir().unwrap();
+    let [plain, sealed, opened, key_file] = ["plain", "sealed", "opened", "local.key"].map(|n| path(folder.path(), n));
+    let run = |args: &[&str]| command(&moto.endpoint, args);
+    let data = plaintext(1_000_000);
+    fs::write(&plain, &data).unwrap();
+    run(&["keygen", &key_file]).unwrap();
+
+    let context = EncryptionContext::from([("purpose", "demo"), ("user", "алиса")]);
+    let pairs = ["-c", "purpose=demo", "-c", "user=алиса"];
+    for (key, peers_key) in [(&key_file, &key_file), (&arn, &arn), (&alias, &arn)] {
+        run(&[&["seal", "--key", key, "-o", &sealed, &plain][..], &pairs].concat()).unwrap();
+        assert!(peer.open(peers_key, &context, &fs::read(&sealed).unwrap()).unwrap() == data);
+
+        fs::write(&sealed, peer.seal(peers_key, &context, 4096, &data)).unwrap();
+        run(&[&["open", "--key", key, "-o", &opened, &sealed][..], &pairs].concat()).unwrap();
+        assert!(fs::read(&opened).unwrap() == data);
+        fs::remove_file(&opened).unwrap();
+    }
+
+    let wrong = run(&["open", "--key", &arn, "-c", "purpose=other", "-o", &opened, &sealed]).unwrap_err();
+    assert!(wrong.contains("purpose"), "{wrong}");
+    let other = run(&["open", "--key", &key_file, "-o", &opened, &sealed]).unwrap_err();
+    assert!(other.contains(&arn), "{other}");
+    assert!(!Path::new(&opened).exists());
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
+async fn python_refuses_what_this_crate_would_refuse() {
+    let mut peer = Peer::start(None);
+    let key_file = path(peer.folder.path(), "local.key");
+    let key = LocalKey::generate("interop", "key").unwrap();
+    key.write_key_file(Path::new(&key_file)).unwrap();
+    let context = EncryptionContext::from([("tenant", "acme")]);
+    let envelope = Envelope::builder(key).frame_len(128).build().unwrap();
+    let sealed = envelope.seal(&plaintext(300), &context).await.unwrap();
+    let Parsed::Complete(header) = Header::parse(&sealed, &kms_envelope::Limits::default()).unwrap() else { panic!() };
+    for at in [10, 60, header.len() - 1, header.len() + 5, header.len() + 50, sealed.len() - 1] {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1;
+        assert!(peer.open(&key_file, &context, &changed).is_err(), "byte {at}");
+        assert!(envelope.open(&changed, &context).await.is_err(), "byte {at}");
+    }
+    let other = EncryptionContext::from([("tenant", "other")]);
+    assert!(peer.open(&key_file, &other, &sealed).is_err());
+    assert!(envelope.open(&sealed, &other).await.is_err());
+}
