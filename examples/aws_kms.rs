@@ -9,7 +9,7 @@ use kms_envelope::{AwsKms, EncryptionContext, Envelope};
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let key_id = env::args().nth(1).ok_or("usage: aws_kms KEY_ARN_OR_ALIAS")?;
-    let client = aws_sdk_kms::Client::new(&aws_config::load_from_env().await);
+    let client = aws_sdk_kms::Client::new(&aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await);
     let envelope = Envelope::new(AwsKms::resolve(client, key_id).await?);
 
     let context = EncryptionContext::from([("tenant", "acme")]);

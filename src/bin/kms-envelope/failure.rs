@@ -1,0 +1,254 @@
+//! What is said when something fails: what, and what to do about it.
+
+use std::{
+    error::Error,
+    fmt::Display,
+    io::{self, Write},
+    iter,
+    path::Path,
+};
+
+use aws_sdk_kms::{
+    error::ProvideErrorMetadata,
+    operation::{decrypt::DecryptError, describe_key::DescribeKeyError, generate_data_key::GenerateDataKeyError},
+};
+use kms_envelope::{
+    ConfigError, ContextError, FormatError, HeaderError, LimitError, OpenError, ProviderError, SealError,
+};
+
+/// Why the command did not do its work.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    what: String,
+    advice: Option<&'static str>,
+}
+
+impl Failure {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), advice: None }
+    }
+
+    pub(crate) fn advise(mut self, advice: &'static str) -> Self {
+        self.advice = Some(advice);
+        self
+    }
+
+    /// Puts the name of what failed in front.
+    pub(crate) fn of(mut self, name: impl Display) -> Self {
+        self.what = format!("{name}: {}", self.what);
+        self
+    }
+
+    pub(crate) fn reading(name: impl Display, error: &io::Error) -> Self {
+        Self::new(format!("{name}: cannot be read: {error}"))
+    }
+
+    pub(crate) fn writing(name: impl Display, error: &io::Error) -> Self {
+        Self::new(format!("{name}: cannot be written: {error}"))
+    }
+
+    pub(crate) fn of_key_file(path: &Path, error: &ConfigError) -> Self {
+        let name = path.display();
+        match error {
+            ConfigError::KeyFileIo { source, action, .. } => {
+                let this = Self::new(format!("{name}: the key file cannot be {action}: {source}"));
+                match (source.kind(), *action) {
+                    (io::ErrorKind::AlreadyExists, _) => this.advise("a key is never overwritten: choose another name"),
+                    (io::ErrorKind::NotFound, "read") => {
+                        this.advise("`kms-envelope keygen KEYFILE` makes one, and so does `seal --new-key`")
+                    }
+                    _ => this,
+                }
+            }
+            ConfigError::KeyFile(_) => {
+                Self::new(error.to_string()).of(name).advise("`kms-envelope keygen KEYFILE` makes a new one")
+            }
+            _ => Self::new(error.to_string()),
+        }
+    }
+
+    /// Prints it. Standard error may be closed: nobody reads it then.
+    pub(crate) fn report(&self) {
+        note(&self.what);
+        if let Some(advice) = self.advice {
+            let _ = writeln!(io::stderr(), "  hint: {advice}");
+        }
+    }
+}
+
+/// Prints a line to standard error.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "kms-envelope: {}", one_line(text));
+}
+
+/// Control characters as escapes: a file's name or a service's answer must not drive the terminal.
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+impl From<ProviderError> for Failure {
+    fn from(error: ProviderError) -> Self {
+        let this = Self::new(provider(&error));
+        match advice_on_provider(&error, &this.what) {
+            Some(advice) => this.advise(advice),
+            None => this,
+        }
+    }
+}
+
+impl From<SealError> for Failure {
+    fn from(error: SealError) -> Self {
+        match error {
+            SealError::Provider(error) => error.into(),
+            SealError::TooLong { .. } => Self::new(error.to_string()).advise("`--frame-len` makes frames longer"),
+            error => Self::new(chain(&error)),
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Provider(error) => error.into(),
+            OpenError::Format(error) => error.into(),
+            OpenError::Limit(error) => error.into(),
+            OpenError::Io(error) => Self::new(format!("cannot be read: {error}")),
+            OpenError::Context(ContextError::PairMissing { .. } | ContextError::ValueDiffers { .. }) => {
+                Self::new(error.to_string()).advise("`kms-envelope inspect` shows the message's encryption context")
+            }
+            OpenError::Commitment | OpenError::HeaderTag | OpenError::FrameTag { .. } => {
+                Self::new(error.to_string()).advise(ANOTHER_COPY)
+            }
+            error => Self::new(chain(&error)),
+        }
+    }
+}
+
+const ANOTHER_COPY: &str = "nothing can mend it: use another copy of the message";
+
+impl From<FormatError> for Failure {
+    fn from(error: FormatError) -> Self {
+        let this = Self::new(error.to_string());
+        match error {
+            // Of a stream, only the first byte has been looked at.
+            FormatError::Base64 | FormatError::Version(b'A') => {
+                this.advise("if this is base64, decode it first: `base64 -d FILE | kms-envelope open ...`")
+            }
+            FormatError::Truncated(_) => this.advise("a copy or a download that stopped early: get the whole of it"),
+            FormatError::Version(_) | FormatError::Type(_) => {
+                this.advise("give what `kms-envelope seal` or an AWS Encryption SDK wrote")
+            }
+            FormatError::TrailingBytes => this.advise("something was appended to it: use another copy of the message"),
+            FormatError::Length { .. } => this.advise("it was cut off, or something follows its end"),
+            _ => this.advise(ANOTHER_COPY),
+        }
+    }
+}
+
+impl From<LimitError> for Failure {
+    fn from(error: LimitError) -> Self {
+        Self::new(error.to_string()).advise("the library can be told to accept it: kms_envelope::Limits")
+    }
+}
+
+impl From<HeaderError> for Failure {
+    fn from(error: HeaderError) -> Self {
+        match error {
+            HeaderError::Format(error) => error.into(),
+            HeaderError::Limit(error) => error.into(),
+            error => Self::new(error.to_string()),
+        }
+    }
+}
+
+/// What errors say where the credentials are missing or not accepted: words of the SDK, and codes of AWS.
+const CREDENTIALS: [&str; 6] = [
+    "credential",
+    "ExpiredTokenException",
+    "IncompleteSignature",
+    "InvalidClientTokenId",
+    "MissingAuthenticationToken",
+    "UnrecognizedClientException",
+];
+
+fn advice_on_provider(error: &ProviderError, described: &str) -> Option<&'static str> {
+    match error {
+        ProviderError::NoMatchingKey { .. } => Some("give the key that the message names with --key"),
+        ProviderError::NoneDecrypted { attempts } => {
+            attempts.iter().find_map(|attempt| advice_on_provider(attempt, described))
+        }
+        ProviderError::InvalidCiphertext { .. } => {
+            Some("check the key; if it is the right one, the message was changed: use another copy")
+        }
+        ProviderError::Unavailable { .. } | ProviderError::Other { .. }
+            if CREDENTIALS.iter().any(|about| described.contains(about)) =>
+        {
+            Some("set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with `aws sso login`")
+        }
+        _ => None,
+    }
+}
+
+/// The error with its causes, on one line.
+fn provider(error: &ProviderError) -> String {
+    match error {
+        // Each attempt has causes of its own, which its Display leaves away.
+        ProviderError::NoneDecrypted { attempts } => {
+            let attempts: Vec<_> = attempts.iter().map(provider).collect();
+            format!("no encrypted data key could be decrypted: {}", attempts.join("; "))
+        }
+        ProviderError::Other { source, .. } if source.is::<ConfigError>() => source.to_string(),
+        ProviderError::Unavailable { operation, key_id, source } if is_about_credentials(&**source) => {
+            let cause = causes(&**source).last().map(ToString::to_string).unwrap_or_default();
+            // A list of all the places that have been looked at follows.
+            let why = cause.lines().next().unwrap_or_default().trim_end_matches(" Attempted:");
+            format!("{operation} with key {key_id}: no usable AWS credentials: {why}")
+        }
+        error => chain(error),
+    }
+}
+
+/// Whether the SDK found no credentials to sign the request with. It has no public type for that error.
+fn is_about_credentials(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|error| error.to_string().contains("credential"))
+}
+
+/// The error itself, its source, that one's source, and so on.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&error| error.source())
+}
+
+/// The error and those of its causes that say something new: their first lines, and of an answer of KMS its code and
+/// its words.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.source().into_iter().flat_map(causes) {
+        let answer = answer::<GenerateDataKeyError>(cause)
+            .or_else(|| answer::<DecryptError>(cause))
+            .or_else(|| answer::<DescribeKeyError>(cause));
+        if let Some(answer) = answer {
+            // What is behind it says the same again.
+            return format!("{text}: {answer}");
+        }
+        let cause = cause.to_string();
+        let said = cause.lines().next().unwrap_or_default();
+        if !text.contains(said) {
+            text.push_str(": ");
+            text.push_str(said);
+        }
+    }
+    text
+}
+
+/// What KMS answered, if it did and this is the operation.
+fn answer<E: ProvideErrorMetadata + Error + 'static>(error: &(dyn Error + 'static)) -> Option<String> {
+    let metadata = error.downcast_ref::<E>()?.meta();
+    match (metadata.code(), metadata.message()) {
+        (Some(code), Some(message)) => Some(format!("{code}: {message}")),
+        (code, message) => code.or(message).map(str::to_owned),
+    }
+}

@@ -1,0 +1,186 @@
+//! `kms-envelope inspect`: what a message says of itself.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    io::{self, Write as _},
+};
+
+use base64ct::{Base64, Encoding};
+use kms_envelope::{
+    AlgorithmSuite, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm,
+    message::{ContentType, Geometry, Header},
+};
+use serde::Serialize;
+
+use crate::{args::InspectArguments, failure::Failure, files::Input};
+
+/// `kms-envelope inspect`.
+pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
+    let mut input = Input::open(arguments.input.path())?;
+    let header = input.read_header()?;
+    let sealed_len = match input.len() {
+        Some(len) => len,
+        None => {
+            input.show_progress(None);
+            header.len() as u64 + input.count()?
+        }
+    };
+    let geometry = match (header.content_type(), header.suite().signature()) {
+        (ContentType::Framed { .. }, None) => Some(header.geometry(sealed_len)),
+        // A signature's length is not fixed, nor is that of a body without frames known before it is read.
+        _ => None,
+    };
+    let known = geometry.as_ref().and_then(|geometry| geometry.as_ref().ok());
+    let text = if arguments.json { json(&header, sealed_len, known)? } else { text(&header, sealed_len, known) };
+    let name = input.name().to_owned();
+    drop(input);
+    io::stdout()
+        .write_all(text.as_bytes())
+        .and_then(|()| io::stdout().flush())
+        .map_err(|error| Failure::writing("standard output", &error))?;
+    match geometry {
+        Some(Err(error)) => Err(Failure::from(error).of(name)),
+        _ => Ok(()),
+    }
+}
+
+/// What people read. The strings are whatever the message's author wrote: they are escaped.
+fn text(header: &Header, sealed_len: u64, geometry: Option<&Geometry>) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: &dyn fmt::Display| {
+        // Writing to a String does not fail.
+        let _ = writeln!(out, "{name:<20} {value}");
+    };
+    line("format", &format_args!("AWS Encryption SDK message, version {}", version(header.suite())));
+    line("algorithm suite", &format_args!("{} ({})", header.suite(), suite_name(header.suite())));
+    line("message id", header.message_id());
+    line("header", &format_args!("{} bytes", header.len()));
+    line("message", &format_args!("{sealed_len} bytes"));
+    match header.content_type() {
+        ContentType::Framed { frame_len } => line("frame length", &format_args!("{frame_len} bytes")),
+        ContentType::NonFramed => line("frame length", &"none: the body is one piece"),
+    }
+    match geometry {
+        Some(geometry) => {
+            line("frames", &geometry.frame_count());
+            line("plaintext", &format_args!("{} bytes", geometry.plaintext_len()));
+        }
+        None => {
+            line("frames", &"not known");
+            line("plaintext", &"not known");
+        }
+    }
+    for key in header.encrypted_data_keys() {
+        line("encrypted data key", &format_args!("{key} ({} bytes)", key.ciphertext.len()));
+    }
+    for (name, value) in header.context() {
+        line("encryption context", &format_args!("{name:?} = {value:?}"));
+    }
+    if header.context().is_empty() {
+        line("encryption context", &"empty");
+    }
+    out.push_str("\nNothing of this is authenticated: only `kms-envelope open` checks a message.\n");
+    out
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    /// Never, as there is no key; for the programs that would forget it.
+    authenticated: bool,
+    version: u8,
+    suite: String,
+    suite_name: String,
+    message_id: String,
+    context: BTreeMap<&'a str, &'a str>,
+    encrypted_data_keys: Vec<KeyReport<'a>>,
+    content_type: &'static str,
+    frame_len: Option<u32>,
+    header_len: usize,
+    sealed_len: u64,
+    frames: Option<u32>,
+    plaintext_len: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct KeyReport<'a> {
+    provider_id: &'a str,
+    key_name: String,
+    provider_info: String,
+    ciphertext_len: usize,
+}
+
+fn json(header: &Header, sealed_len: u64, geometry: Option<&Geometry>) -> Result<String, Failure> {
+    let (content_type, frame_len) = match header.content_type() {
+        ContentType::Framed { frame_len } => ("framed", Some(frame_len.get())),
+        ContentType::NonFramed => ("non-framed", None),
+    };
+    let report = Report {
+        authenticated: false,
+        version: version(header.suite()),
+        suite: header.suite().to_string(),
+        suite_name: suite_name(header.suite()),
+        message_id: header.message_id().to_string(),
+        context: header.context().iter().collect(),
+        encrypted_data_keys: header
+            .encrypted_data_keys()
+            .iter()
+            .map(|key| KeyReport {
+                provider_id: &key.provider_id,
+                key_name: key.key_name(),
+                provider_info: Base64::encode_string(&key.provider_info),
+                ciphertext_len: key.ciphertext.len(),
+            })
+            .collect(),
+        content_type,
+        frame_len,
+        header_len: header.len(),
+        sealed_len,
+        frames: geometry.map(Geometry::frame_count),
+        plaintext_len: geometry.map(Geometry::plaintext_len),
+    };
+    let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
+    Ok(ascii(&json) + "\n")
+}
+
+/// The same JSON in printable ASCII, as it may go to a terminal. Other characters are in its strings only.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || c == ' ' || c.is_ascii_graphic() {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    out
+}
+
+fn version(suite: AlgorithmSuite) -> u8 {
+    match suite.message_version() {
+        MessageVersion::V1 => 1,
+        MessageVersion::V2 => 2,
+    }
+}
+
+/// Such as `AES-256-GCM, HKDF-SHA512, key commitment`.
+fn suite_name(suite: AlgorithmSuite) -> String {
+    let mut name = format!("AES-{}-GCM", suite.data_key_len() * 8);
+    name.push_str(match suite.key_derivation() {
+        KeyDerivation::Identity => ", no key derivation",
+        KeyDerivation::Hkdf(HashAlgorithm::Sha256) => ", HKDF-SHA256",
+        KeyDerivation::Hkdf(HashAlgorithm::Sha384) => ", HKDF-SHA384",
+        KeyDerivation::Hkdf(HashAlgorithm::Sha512) => ", HKDF-SHA512",
+    });
+    if suite.is_committing() {
+        name.push_str(", key commitment");
+    }
+    name.push_str(match suite.signature() {
+        None => "",
+        Some(SignatureAlgorithm::EcdsaP256Sha256) => ", ECDSA P-256",
+        Some(SignatureAlgorithm::EcdsaP384Sha384) => ", ECDSA P-384",
+    });
+    name
+}

@@ -1,0 +1,65 @@
+//! Ctrl-C and SIGTERM leave no half-written file behind.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// The file that is being written and does not have its name yet.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+
+fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a file that is removed when the process is interrupted.
+pub(crate) fn create<F>(create: impl FnOnce() -> io::Result<F>, path: impl FnOnce(&F) -> &Path) -> io::Result<F> {
+    watch();
+    let mut unfinished = unfinished();
+    let file = create()?;
+    *unfinished = Some(path(&file).to_owned());
+    Ok(file)
+}
+
+/// Gives the file its name, by `rename`: until then it is removed when the process is interrupted, afterwards not.
+pub(crate) fn complete<T>(rename: impl FnOnce() -> T) -> T {
+    let mut unfinished = unfinished();
+    let renamed = rename();
+    *unfinished = None;
+    renamed
+}
+
+/// From now on, the signals remove the unfinished file. Where that is not possible, they act as they always do.
+#[cfg(unix)]
+fn watch() {
+    use std::{future::poll_fn, process, task::Poll, thread};
+
+    use tokio::{
+        runtime::Builder,
+        signal::unix::{SignalKind, signal},
+    };
+
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
+    let Ok(runtime) = Builder::new_current_thread().enable_io().build() else { return };
+    let entered = runtime.enter();
+    let Ok(mut signals) = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>() else { return };
+    drop(entered);
+    // Without the thread, a signal would be caught and nothing would happen: but then nothing else works either.
+    let _ = thread::Builder::new().name("signals".into()).spawn(move || {
+        let came = runtime.block_on(poll_fn(|context| {
+            let came = signals.iter_mut().position(|signal| signal.poll_recv(context).is_ready());
+            came.map_or(Poll::Pending, Poll::Ready)
+        }));
+        // Held until the end, so that nothing is made or renamed meanwhile.
+        let unfinished = unfinished();
+        if let Some(path) = &*unfinished {
+            let _ = fs::remove_file(path);
+        }
+        // As shells report a process that a signal ended.
+        process::exit(128 + kinds[came].as_raw_value());
+    });
+}
+
+#[cfg(not(unix))]
+fn watch() {}

@@ -1,0 +1,102 @@
+//! What `--key` names: a local key file, or a key of AWS KMS.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use aws_config::{BehaviorVersion, Region};
+use kms_envelope::{AwsKms, ConfigError, KeyProvider, LocalKey};
+
+use crate::{
+    args::{KeygenArguments, usage},
+    failure::{Failure, note},
+};
+
+#[derive(Clone, Debug)]
+pub(crate) enum KeySource {
+    /// A local key file.
+    File(PathBuf),
+    /// A KMS key or alias.
+    Kms { arn: String, region: String },
+}
+
+impl KeySource {
+    /// Whatever begins with `arn:` is KMS's, everything else is a path.
+    pub(crate) fn parse(text: OsString) -> Result<Self, &'static str> {
+        if text.is_empty() {
+            return Err("it is empty");
+        }
+        let Some(arn) = text.to_str().filter(|text| text.starts_with("arn:")) else {
+            return Ok(Self::File(text.into()));
+        };
+        let parts: Vec<_> = arn.split(':').collect();
+        match parts[..] {
+            [_, _, "kms", region, _, resource] if !region.is_empty() && !resource.is_empty() => {
+                Ok(Self::Kms { arn: arn.to_owned(), region: region.to_owned() })
+            }
+            _ => Err("a KMS key is arn:aws:kms:REGION:ACCOUNT:key/ID, an alias arn:aws:kms:REGION:ACCOUNT:alias/NAME"),
+        }
+    }
+
+    /// The key, made now if it may be and is not there.
+    pub(crate) async fn provider(&self, new_key: bool) -> Result<Arc<dyn KeyProvider>, Failure> {
+        match self {
+            Self::Kms { .. } if new_key => usage("--new-key makes local key files, but KEY is a KMS key".into()),
+            Self::Kms { arn, region } => {
+                // No other region's KMS could serve it, whatever the environment says.
+                let config = aws_config::defaults(BehaviorVersion::latest()).region(Region::new(region.clone()));
+                let client = aws_sdk_kms::Client::new(&config.load().await);
+                Ok(Arc::new(AwsKms::resolve(client, arn).await?))
+            }
+            Self::File(path) => Ok(Arc::new(local_key(path, new_key)?)),
+        }
+    }
+}
+
+/// `kms-envelope keygen`.
+pub(crate) fn keygen(arguments: &KeygenArguments) -> Result<(), Failure> {
+    new_local_key(&arguments.path, &arguments.namespace, arguments.name.as_deref()).map(drop)
+}
+
+fn local_key(path: &Path, new_key: bool) -> Result<LocalKey, Failure> {
+    match LocalKey::read_key_file(path) {
+        Ok(key) => {
+            warn_if_exposed(path);
+            Ok(key)
+        }
+        Err(ConfigError::KeyFileIo { source, .. }) if new_key && source.kind() == io::ErrorKind::NotFound => {
+            new_local_key(path, "kms-envelope", None)
+        }
+        Err(error) => Err(Failure::of_key_file(path, &error)),
+    }
+}
+
+fn new_local_key(path: &Path, namespace: &str, name: Option<&str>) -> Result<LocalKey, Failure> {
+    let name = match name {
+        Some(name) => name.to_owned(),
+        // Not from the path: keys that were made under the same one must not pass for each other.
+        None => {
+            let id = getrandom::u64().map_err(|error| Failure::new(format!("no randomness: {error}")))?;
+            format!("{id:016x}")
+        }
+    };
+    let made = LocalKey::generate(namespace, name).and_then(|key| key.write_key_file(path).map(|()| key));
+    let key = made.map_err(|error| Failure::of_key_file(path, &error))?;
+    note(&format!("{}: new key {key}; nothing that it seals opens without this file", path.display()));
+    Ok(key)
+}
+
+fn warn_if_exposed(path: &Path) {
+    #[cfg(unix)]
+    if let Ok(metadata) = fs::metadata(path)
+        && std::os::unix::fs::PermissionsExt::mode(&metadata.permissions()) & 0o044 != 0
+        && metadata.is_file()
+    {
+        note(&format!("warning: {0}: others can read this key: chmod 600 {0}", path.display()));
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}

@@ -1,0 +1,318 @@
+//! Local keys in files: what a raw AES keyring of any AWS SDK is configured with, as JSON.
+//!
+//! `serde_json` never holds the key: it copies strings that have escapes into memory that nobody wipes, and its
+//! errors can quote what they are about. It is given the key's JSON text to pass through, and its errors are
+//! reported by their place only.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::Path,
+};
+
+use base64ct::{Base64, Encoding};
+use serde::{Deserialize, Serialize};
+use serde_json::{error::Category, value::RawValue};
+use zeroize::Zeroizing;
+
+use super::LocalKey;
+use crate::{crypto::SecretKey, error::ConfigError};
+
+/// The longest file that is read. One with the longest names and all their characters escaped takes less.
+const MAX_LEN: usize = 1 << 20;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields<'a> {
+    namespace: String,
+    name: String,
+    /// The string as it is in the file: with its quotes and escapes.
+    #[serde(borrow)]
+    key: &'a RawValue,
+}
+
+#[derive(Serialize)]
+struct FieldsOut<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    key: &'a str,
+}
+
+/// Key files (feature `key-file`).
+impl LocalKey {
+    /// Reads a key file: see [`from_json`](Self::from_json) for what is in it.
+    ///
+    /// ```
+    /// use kms_envelope::LocalKey;
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("backup.key");
+    /// LocalKey::generate("my-service", "backup-2026")?.write_key_file(&path)?;
+    /// assert_eq!(LocalKey::read_key_file(&path)?.name(), "backup-2026");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConfigError::KeyFileIo`] where the file cannot be read, and those of [`from_json`](Self::from_json).
+    pub fn read_key_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = path.as_ref();
+        let mut json = Zeroizing::new(vec![0; MAX_LEN + 1]);
+        let len = File::open(path)
+            .and_then(|file| read_to_fill(file, &mut json))
+            .map_err(|source| io_error(path, "read", source))?;
+        if len > MAX_LEN {
+            return Err(no_key(format!("it has more than {MAX_LEN} bytes")));
+        }
+        Self::from_json(&json[..len])
+    }
+
+    /// The key in the JSON of a key file: an object of `namespace`, `name` and `key`, which is 16, 24 or 32 bytes in
+    /// base64. Nothing else may be in it. The JSON is the caller's to wipe.
+    ///
+    /// ```
+    /// use kms_envelope::LocalKey;
+    ///
+    /// let json = r#"{"namespace": "my-service", "name": "2026", "key": "AAECAwQFBgcICQoLDA0ODw=="}"#;
+    /// let key = LocalKey::from_json(json)?;
+    /// assert_eq!((key.namespace(), key.name(), key.key().len()), ("my-service", "2026", 16));
+    /// # Ok::<(), kms_envelope::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConfigError::KeyFile`], which says what is wrong and never quotes anything of the JSON.
+    pub fn from_json(json: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        let json = json.as_ref();
+        // serde would take an array of the three as well.
+        if !json.trim_ascii_start().starts_with(b"{") {
+            return Err(no_key("it is not a JSON object"));
+        }
+        let fields: Fields<'_> = serde_json::from_slice(json).map_err(|error| {
+            let what = match error.classify() {
+                Category::Data => "not an object of \"namespace\", \"name\" and \"key\", each once, and nothing else",
+                Category::Eof => "the JSON ends too early",
+                Category::Syntax | Category::Io => "not JSON",
+            };
+            no_key(format!("line {}, column {}: {what}", error.line(), error.column()))
+        })?;
+        Self::new(fields.namespace, fields.name, decode_key(fields.key.get())?)
+            .map_err(|error| no_key(error.to_string()))
+    }
+
+    /// Writes a key file that [`read_key_file`](Self::read_key_file) reads. It is on the disk when this returns, and
+    /// on Unix only its owner may read it. An existing file is never overwritten.
+    ///
+    /// # Errors
+    /// [`ConfigError::KeyFileIo`]; nothing is left of a file that could not be written whole.
+    pub fn write_key_file(&self, path: impl AsRef<Path>) -> Result<(), ConfigError> {
+        let path = path.as_ref();
+        self.write_new(path).map_err(|source| io_error(path, "written", source))
+    }
+
+    fn write_new(&self, path: &Path) -> io::Result<()> {
+        let json = self.to_json()?;
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(path)?;
+        let written = file.write_all(&json).and_then(|()| file.sync_all());
+        if written.is_err() {
+            // The first error is the one to report.
+            let _ = fs::remove_file(path);
+        } else {
+            sync_parent(path);
+        }
+        written
+    }
+
+    fn to_json(&self) -> io::Result<Zeroizing<Vec<u8>>> {
+        let key = self.key().expose();
+        let mut base64 = Zeroizing::new(vec![0; Base64::encoded_len(key)]);
+        let key = Base64::encode(key, &mut base64).map_err(io::Error::other)?;
+        let fields = FieldsOut { namespace: self.namespace(), name: self.name(), key };
+        // Room for every character of the names as \u0000: a buffer that grew would leave a copy behind.
+        let capacity = 128 + 6 * (fields.namespace.len() + fields.name.len()) + key.len();
+        let mut json = Zeroizing::new(Vec::with_capacity(capacity));
+        serde_json::to_writer_pretty(&mut *json, &fields)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+}
+
+fn io_error(path: &Path, action: &'static str, source: io::Error) -> ConfigError {
+    ConfigError::KeyFileIo { path: path.to_owned(), action, source }
+}
+
+fn no_key(why: impl Into<String>) -> ConfigError {
+    ConfigError::KeyFile(why.into())
+}
+
+/// Reads until the end or until `out` is full, without a buffer that grows and leaves copies behind.
+fn read_to_fill(mut file: File, out: &mut [u8]) -> io::Result<usize> {
+    let mut len = 0;
+    while len < out.len() {
+        match file.read(&mut out[len..]) {
+            Ok(0) => break,
+            Ok(more) => len += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(len)
+}
+
+/// The key in a JSON string, quotes included.
+fn decode_key(json: &str) -> Result<SecretKey, ConfigError> {
+    let not_base64 = || no_key("\"key\" is not a string of base64, in the standard alphabet with padding");
+    let quoted = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(not_base64)?;
+    let base64 = unescape(quoted).ok_or_else(not_base64)?;
+    let mut bytes = Zeroizing::new(vec![0; base64.len()]);
+    let key = Base64::decode(&*base64, &mut bytes).map_err(|_| not_base64())?;
+    SecretKey::try_from(key).map_err(|error| no_key(error.to_string()))
+}
+
+/// Undoes the escapes that base64 may have: some writers of JSON escape `/`, some `+` and `=`.
+fn unescape(escaped: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let mut rest = escaped.as_bytes();
+    let mut text = Zeroizing::new(Vec::with_capacity(rest.len()));
+    while let Some((&first, after)) = rest.split_first() {
+        rest = after;
+        match (first, rest) {
+            (b'\\', [b'/', after @ ..]) => {
+                text.push(b'/');
+                rest = after;
+            }
+            (b'\\', [b'u', b'0', b'0', high, low, after @ ..]) => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                text.push(u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?);
+                rest = after;
+            }
+            (b'\\', _) => return None,
+            (byte, _) => text.push(byte),
+        }
+    }
+    Some(text)
+}
+
+/// Puts the file's name on the disk as well, where the system does that at all: a lost key is lost data.
+fn sync_parent(path: &Path) {
+    #[cfg(unix)]
+    {
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let _ = File::open(parent).and_then(|parent| parent.sync_all());
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
+
+    fn message(json: &str) -> String {
+        LocalKey::from_json(json).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_key_comes_back_from_its_file_whatever_its_names_and_length() {
+        let folder = tempfile::tempdir().unwrap();
+        for (index, len) in [16, 24, 32].into_iter().enumerate() {
+            let path = folder.path().join(index.to_string());
+            let bytes: Vec<u8> = (0..len).map(|n| 255 - n).collect();
+            let key = LocalKey::new("näme \"space\"", "\u{1}/\n", SecretKey::try_from(bytes).unwrap()).unwrap();
+            key.write_key_file(&path).unwrap();
+            let read = LocalKey::read_key_file(&path).unwrap();
+            assert_eq!((read.namespace(), read.name()), (key.namespace(), key.name()));
+            assert_eq!(read.key().expose(), key.key().expose());
+        }
+    }
+
+    #[test]
+    fn the_longest_names_of_escaped_characters_fit_the_buffer() {
+        let key = LocalKey::generate("\u{1}".repeat(65_535), "\u{1}".repeat(65_515)).unwrap();
+        let json = key.to_json().unwrap();
+        assert!(json.capacity() >= 6 * (65_535 + 65_515) && json.capacity() < 6 * (65_535 + 65_515) + 200);
+        assert_eq!(LocalKey::from_json(&*json).unwrap().name(), key.name());
+    }
+
+    #[test]
+    fn an_existing_file_is_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        fs::write(&path, "mine").unwrap();
+        let error = LocalKey::generate("a", "b").unwrap().write_key_file(&path).unwrap_err();
+        assert!(matches!(error, ConfigError::KeyFileIo { action: "written", .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_the_owner_may_read_a_new_key_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        LocalKey::generate("a", "b").unwrap().write_key_file(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn base64_may_be_escaped_as_json_allows() {
+        let json = r#"{"namespace": "n", "name": "k", "key": "\/\u002F\u002b+AAAAAAAAAAAAAAAAAA\u003d="}"#;
+        let key = LocalKey::from_json(json).unwrap();
+        assert_eq!(key.key().expose()[..4], [0xff, 0xff, 0xbe, 0]);
+    }
+
+    #[test]
+    fn what_holds_no_key_is_refused() {
+        let long = "A".repeat(44);
+        for json in [
+            "".to_owned(),
+            "[]".to_owned(),
+            format!(r#"["n", "k", "{KEY}"]"#),
+            format!(r#"{{"namespace": "n", "name": "k", "key": "{KEY}""#),
+            format!(r#"{{"namespace": "n", "name": "k", "key": "{KEY}"}} x"#),
+            format!(r#"{{"namespace": "n", "name": "k", "key": "{KEY}", "more": 1}}"#),
+            format!(r#"{{"namespace": "n", "name": "k", "name": "k", "key": "{KEY}"}}"#),
+            format!(r#"{{"namespace": "n", "key": "{KEY}"}}"#),
+            format!(r#"{{"namespace": "n", "name": 1, "key": "{KEY}"}}"#),
+            format!(r#"{{"namespace": "aws-kms", "name": "k", "key": "{KEY}"}}"#),
+            r#"{"namespace": "n", "name": "k"}"#.to_owned(),
+            r#"{"namespace": "n", "name": "k", "key": 1}"#.to_owned(),
+            r#"{"namespace": "n", "name": "k", "key": ["AAECAwQFBgcICQoLDA0ODw=="]}"#.to_owned(),
+            r#"{"namespace": "n", "name": "k", "key": ""}"#.to_owned(),
+            r#"{"namespace": "n", "name": "k", "key": "AAECAwQFBgcICQoLDA0ODw"}"#.to_owned(),
+            r#"{"namespace": "n", "name": "k", "key": "AAECAwQFBgcICQoLDA0OD_=="}"#.to_owned(),
+            r#"{"namespace": "n", "name": "k", "key": "AAECAwQFBgcICQoLDA0ODw==\n"}"#.to_owned(),
+            format!(r#"{{"namespace": "n", "name": "k", "key": "{long}"}}"#),
+        ] {
+            assert!(matches!(LocalKey::from_json(&json), Err(ConfigError::KeyFile(_))), "{json}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_where_and_never_quotes_the_key() {
+        let secret = "U0VDUkVUU0VDUkVUU0VDUg";
+        for json in [
+            format!(r#"{{"namespace": "n", "name": "k", "{secret}": "x"}}"#),
+            format!(r#"{{"namespace": "n", "name": "k", "key": "{secret}"}}"#),
+            format!(r#"{{"namespace": "n", "name": "k", "key": {secret}}}"#),
+            secret.to_owned(),
+        ] {
+            assert!(!message(&json).contains("U0VD"), "{}", message(&json));
+        }
+        let text = message("{\"namespace\": \"n\",\n \"key\": x}");
+        assert_eq!(text, "the key file does not hold a key: line 2, column 9: not JSON");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_or_too_long_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        assert!(matches!(LocalKey::read_key_file(&path), Err(ConfigError::KeyFileIo { action: "read", .. })));
+        fs::write(&path, " ".repeat(MAX_LEN + 1)).unwrap();
+        assert!(LocalKey::read_key_file(&path).unwrap_err().to_string().contains("more than"));
+        assert!(matches!(LocalKey::read_key_file(folder.path()), Err(ConfigError::KeyFileIo { .. })));
+    }
+}

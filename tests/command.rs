@@ -1,0 +1,747 @@
+//! The command `kms-envelope`, run as its users run it.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use base64ct::{Base64, Encoding};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const KEY_ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+const ALIAS_ARN: &str = "arn:aws:kms:eu-west-1:111122223333:alias/backup";
+
+/// How a run ended.
+#[derive(Debug)]
+struct Ended {
+    status: i32,
+    stdout: Vec<u8>,
+    stderr: String,
+}
+
+impl Ended {
+    /// The output of a run that did its work.
+    #[track_caller]
+    fn done(self) -> Vec<u8> {
+        assert_eq!(self.status, 0, "{}", self.stderr);
+        self.stdout
+    }
+
+    /// What a failed run said: one or two lines, which begin with the command's name.
+    #[track_caller]
+    fn failed(self) -> String {
+        assert_eq!(self.status, 1, "{}", self.stderr);
+        assert!(self.stderr.starts_with("kms-envelope: "), "{}", self.stderr);
+        assert!(self.stderr.lines().count() <= 2, "{}", self.stderr);
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self.stderr
+    }
+
+    /// What a run with wrong arguments said.
+    #[track_caller]
+    fn usage(self) -> String {
+        assert_eq!(self.status, 2, "{}", self.stderr);
+        assert!(self.stdout.is_empty());
+        self.stderr
+    }
+}
+
+/// An empty folder to run the command in, with nothing of this process's environment that it would read.
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// A folder with a key.
+    fn with_key() -> Self {
+        let this = Self::new();
+        this.run(&["keygen", "key"]).done();
+        this
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    /// The files that are there, sorted, without the key.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "key")
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn command<A: AsRef<OsStr>>(&self, args: &[A]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kms-envelope"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("AWS_") || name == "KMS_ENVELOPE_KEY") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .args(args)
+            .current_dir(self.0.path())
+            .env("HOME", self.0.path())
+            .env("AWS_EC2_METADATA_DISABLED", "true");
+        command
+    }
+
+    fn run<A: AsRef<OsStr>>(&self, args: &[A]) -> Ended {
+        end(&mut self.command(args), b"")
+    }
+
+    fn run_with_input(&self, args: &[&str], input: &[u8]) -> Ended {
+        end(&mut self.command(args), input)
+    }
+
+    /// Seals, with the key and the context of [`PAIR`].
+    fn seal(&self, plaintext: &[u8]) -> Vec<u8> {
+        self.run_with_input(&["seal", "--key", "key", "-c", PAIR, "--frame-len", "100"], plaintext).done()
+    }
+}
+
+const PAIR: &str = "tenant=acme";
+
+fn end(command: &mut Command, input: &[u8]) -> Ended {
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = process.stdin.take().unwrap();
+    let output = thread::scope(|scope| {
+        // It may end without having read everything.
+        scope.spawn(move || drop(stdin.write_all(input)));
+        process.wait_with_output().unwrap()
+    });
+    Ended {
+        status: output.status.code().unwrap_or(-1),
+        stdout: output.stdout,
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Bytes that do not repeat soon.
+fn data(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n.wrapping_mul(n) >> 7).to_le_bytes()[0]).collect()
+}
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+#[test]
+fn a_file_comes_back_whatever_its_length() {
+    let folder = Folder::with_key();
+    for len in [0, 1, 65_536, 65_537, 3_000_000] {
+        folder.write("in", &data(len));
+        folder.run(&["seal", "--key", "key", "-c", PAIR, "-o", "sealed", "in"]).done();
+        folder.run(&["open", "--key", "key", "-c", PAIR, "-o", "out", "sealed"]).done();
+        assert!(folder.read("out") == data(len), "{len}");
+    }
+    assert_eq!(folder.names(), ["in", "out", "sealed"]);
+}
+
+#[test]
+fn standard_input_and_output_are_the_default_and_a_dash_says_so() {
+    let folder = Folder::with_key();
+    let plaintext = data(100_000);
+    for dashes in [&[][..], &["-"], &["-o", "-"], &["-o", "-", "-"]] {
+        let sealed = folder.run_with_input(&[&["seal", "--key", "key"], dashes].concat(), &plaintext).done();
+        let opened = folder.run_with_input(&[&["open", "--key", "key"], dashes].concat(), &sealed).done();
+        assert!(opened == plaintext, "{dashes:?}");
+    }
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn a_pipe_from_seal_to_open_carries_more_than_any_buffer_holds() {
+    let folder = Folder::with_key();
+    let plaintext = data(20_000_000);
+    let mut sealing =
+        folder.command(&["seal", "--key", "key"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut opening = folder
+        .command(&["open", "--key", "key"])
+        .stdin(sealing.stdout.take().unwrap())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = sealing.stdin.take().unwrap();
+    let mut opened = Vec::new();
+    thread::scope(|scope| {
+        let plaintext = &plaintext;
+        scope.spawn(move || input.write_all(plaintext).unwrap());
+        opening.stdout.take().unwrap().read_to_end(&mut opened).unwrap();
+    });
+    assert!(sealing.wait().unwrap().success() && opening.wait().unwrap().success());
+    assert!(opened == plaintext);
+}
+
+#[test]
+fn keygen_makes_a_key_that_differs_each_time_and_says_its_name() {
+    let folder = Folder::new();
+    let mut keys = Vec::new();
+    for name in ["a", "b"] {
+        let ended = folder.run(&["keygen", name]);
+        let key: Value = serde_json::from_slice(&folder.read(name)).unwrap();
+        assert_eq!(key["namespace"], "kms-envelope");
+        assert!(ended.stderr.contains(key["name"].as_str().unwrap()), "{}", ended.stderr);
+        assert!(ended.done().is_empty());
+        keys.push(key);
+    }
+    assert!(keys[0]["name"] != keys[1]["name"] && keys[0]["key"] != keys[1]["key"]);
+
+    folder.run(&["keygen", "c", "--namespace", "mine", "--name", "2026"]).done();
+    let key: Value = serde_json::from_slice(&folder.read("c")).unwrap();
+    assert_eq!((&key["namespace"], &key["name"]), (&"mine".into(), &"2026".into()));
+}
+
+#[test]
+fn keygen_never_overwrites() {
+    let folder = Folder::with_key();
+    let key = folder.read("key");
+    assert!(folder.run(&["keygen", "key"]).failed().contains("never overwritten"));
+    assert_eq!(folder.read("key"), key);
+}
+
+#[test]
+fn keygen_refuses_what_no_key_can_be() {
+    let folder = Folder::new();
+    folder.run(&["keygen"]).usage();
+    folder.run(&["keygen", "-"]).usage();
+    folder.run(&["keygen", KEY_ARN]).usage();
+    assert!(folder.run(&["keygen", "k", "--namespace", "aws-kms"]).failed().contains("AWS KMS"));
+    folder.run(&["keygen", "none/k"]).failed();
+    assert!(folder.names().is_empty());
+}
+
+#[cfg(unix)]
+#[test]
+fn only_the_owner_may_read_a_new_key_and_others_being_able_to_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::with_key();
+    assert_eq!(fs::metadata(folder.path("key")).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(folder.run(&["seal", "--key", "key"]).stderr, "");
+    fs::set_permissions(folder.path("key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let ended = folder.run(&["seal", "--key", "key"]);
+    assert!(ended.stderr.contains("chmod 600 key"), "{}", ended.stderr);
+    ended.done();
+}
+
+#[test]
+fn new_key_makes_the_key_file_once() {
+    let folder = Folder::new();
+    let seal = ["seal", "--key", "key", "--new-key"];
+    let first = folder.run_with_input(&seal, b"one");
+    assert!(first.stderr.contains("new key"), "{}", first.stderr);
+    let key = folder.read("key");
+    let second = folder.run_with_input(&seal, b"two");
+    assert_eq!((second.stderr.as_str(), folder.read("key")), ("", key));
+    for (sealed, plaintext) in [(first, b"one"), (second, b"two")] {
+        assert_eq!(folder.run_with_input(&["open", "--key", "key"], &sealed.done()).done(), plaintext);
+    }
+}
+
+#[test]
+fn the_key_may_stand_in_the_environment() {
+    let folder = Folder::with_key();
+    let sealed = end(folder.command(&["seal"]).env("KMS_ENVELOPE_KEY", "key"), b"data").done();
+    assert_eq!(end(folder.command(&["open"]).env("KMS_ENVELOPE_KEY", "key"), &sealed).done(), b"data");
+    assert!(end(folder.command(&["seal"]).env("KMS_ENVELOPE_KEY", ""), b"").usage().contains("empty"));
+}
+
+#[test]
+fn a_missing_key_file_comes_with_advice() {
+    let folder = Folder::new();
+    for command in ["seal", "open"] {
+        let said = folder.run(&[command, "--key", "nowhere.key"]).failed();
+        assert!(said.contains("nowhere.key") && said.contains("keygen") && said.contains("--new-key"), "{said}");
+    }
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn a_file_without_a_key_is_refused_and_not_quoted() {
+    let folder = Folder::new();
+    for content in ["", "SECRET", r#"{"namespace": "n", "name": "k", "key": "SECRET"}"#] {
+        folder.write("bad", content.as_bytes());
+        let said = folder.run(&["seal", "--key", "bad"]).failed();
+        assert!(said.contains("bad: the key file does not hold a key") && !said.contains("SECRET"), "{said}");
+    }
+    folder.run(&["seal", "--key", "."]).failed();
+}
+
+#[test]
+fn another_key_does_not_open_and_the_message_says_whose_it_is() {
+    let folder = Folder::with_key();
+    let sealed = folder.seal(b"data");
+    folder.run(&["keygen", "other"]).done();
+    let key: Value = serde_json::from_slice(&folder.read("key")).unwrap();
+    let said = folder.run_with_input(&["open", "--key", "other"], &sealed).failed();
+    assert!(said.contains(key["name"].as_str().unwrap()) && said.contains("--key"), "{said}");
+
+    // The same name, but other bytes.
+    let mut same_name: Value = serde_json::from_slice(&folder.read("other")).unwrap();
+    same_name["name"] = key["name"].clone();
+    folder.write("other", same_name.to_string().as_bytes());
+    let said = folder.run_with_input(&["open", "--key", "other"], &sealed).failed();
+    assert!(said.contains("another key"), "{said}");
+}
+
+#[test]
+fn what_open_demands_of_the_context_must_be_in_the_message() {
+    let folder = Folder::with_key();
+    folder.write("in", b"data");
+    folder.run(&["seal", "--key", "key", "-c", "tenant=acme", "-c", "formula=a=b", "-o", "sealed", "in"]).done();
+    for pairs in [&[][..], &["-c", "tenant=acme"], &["-c", "formula=a=b", "--context", "tenant=acme"]] {
+        assert_eq!(folder.run(&[&["open", "--key", "key", "sealed"], pairs].concat()).done(), b"data");
+    }
+    for (pair, words) in [("tenant=other", "another value"), ("tenant=", "another value"), ("user=a", "no \"user\"")] {
+        let said = folder.run(&["open", "--key", "key", "-c", pair, "-o", "out", "sealed"]).failed();
+        assert!(said.contains(words) && said.contains("inspect"), "{said}");
+    }
+    assert!(!folder.path("out").exists());
+    let said = folder.run(&["seal", "--key", "key", "-c", "aws-crypto-x=y", "-o", "out", "in"]).failed();
+    assert!(said.contains("reserved"), "{said}");
+    let long = format!("a={}", "x".repeat(65_535));
+    assert!(folder.run(&["seal", "--key", "key", "-c", &long, "-o", "out", "in"]).failed().contains("65535"));
+    assert_eq!(folder.names(), ["in", "sealed"]);
+}
+
+/// Opens `message` to a file that is not there and to one that is: neither may change.
+#[track_caller]
+fn assert_refused(folder: &Folder, message: &[u8], what: &str) -> String {
+    folder.write("message", message);
+    folder.write("existing", b"as it was");
+    let said = folder.run(&["open", "--key", "key", "-o", "out", "message"]).failed();
+    assert_eq!(folder.run(&["open", "--key", "key", "-o", "existing", "message"]).failed(), said, "{what}");
+    assert_eq!(folder.names(), ["existing", "message"], "{what}");
+    assert_eq!(folder.read("existing"), b"as it was", "{what}");
+    said
+}
+
+#[test]
+fn a_changed_byte_anywhere_is_refused_and_leaves_nothing() {
+    let folder = Folder::with_key();
+    let sealed = folder.seal(&data(250));
+    let header_len = sealed.len() - 2 * 132 - (50 + 40);
+    // Every field of the header has bytes among these, and so do both kinds of frames.
+    for at in (0..header_len).step_by(5).chain((header_len..sealed.len()).step_by(17)).chain([sealed.len() - 1]) {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1;
+        assert_refused(&folder, &changed, &format!("byte {at}"));
+    }
+    let mut changed = sealed;
+    changed[header_len + 60] ^= 1;
+    assert!(assert_refused(&folder, &changed, "frame").contains("frame 1 does not authenticate"));
+}
+
+#[test]
+fn a_message_that_is_cut_off_is_refused_and_leaves_nothing() {
+    let folder = Folder::with_key();
+    let sealed = folder.seal(&data(250));
+    let header_len = sealed.len() - 2 * 132 - (50 + 40);
+    let frames = [header_len, header_len + 132, header_len + 2 * 132];
+    for len in (0..sealed.len()).step_by(41).chain(frames).chain([sealed.len() - 1]) {
+        let said = assert_refused(&folder, &sealed[..len], &format!("length {len}"));
+        assert!(said.contains("truncated"), "{len}: {said}");
+    }
+}
+
+#[test]
+fn one_byte_more_is_refused_and_leaves_nothing() {
+    let folder = Folder::with_key();
+    let sealed = folder.seal(&data(250));
+    let said = assert_refused(&folder, &[&sealed[..], b"\n"].concat(), "one more");
+    assert!(said.contains("follows the end"), "{said}");
+    assert_refused(&folder, &[&sealed[..], &sealed].concat(), "two messages");
+}
+
+#[test]
+fn what_is_no_message_is_called_so() {
+    let folder = Folder::with_key();
+    let base64 = Base64::encode_string(&folder.seal(b"data"));
+    for (bytes, words) in [
+        (&b"plain text\n"[..], "not a message"),
+        (b"\x02\x04\x79 and more", "algorithm suite"),
+        (b"", "truncated"),
+        (base64.as_bytes(), "base64"),
+    ] {
+        let said = assert_refused(&folder, bytes, words);
+        assert!(said.contains(words), "{said}");
+        let said = folder.run_with_input(&["inspect"], bytes).failed();
+        assert!(said.contains(words) && said.contains("standard input"), "{said}");
+    }
+}
+
+#[test]
+fn an_input_that_cannot_be_read_is_named() {
+    let folder = Folder::with_key();
+    for command in [&["seal", "--key", "key", "-o", "out"][..], &["open", "--key", "key", "-o", "out"], &["inspect"]] {
+        let said = folder.run(&[command, &["nowhere"]].concat()).failed();
+        assert!(said.contains("nowhere: cannot be read"), "{said}");
+        let said = folder.run(&[command, &["."]].concat()).failed();
+        assert!(said.contains("directory"), "{said}");
+    }
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_named() {
+    let folder = Folder::with_key();
+    for (out, words) in [("none/out", "none"), (".", "directory"), ("none/", "directory")] {
+        let said = folder.run(&["seal", "--key", "key", "-o", out]).failed();
+        assert!(said.contains(&format!("{out}: cannot be written")) && said.contains(words), "{said}");
+    }
+    assert!(folder.names().is_empty());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_a_failure() {
+    let folder = Folder::with_key();
+    folder.write("in", &data(1_000_000));
+    folder.run(&["seal", "--key", "key", "-o", "sealed", "in"]).done();
+    for args in [["seal", "--key", "key", "in"], ["open", "--key", "key", "sealed"]] {
+        let said = folder.run(&[&args[..], &["-o", "/dev/full"]].concat()).failed();
+        assert!(said.contains("/dev/full: cannot be written") && said.contains("No space left"), "{said}");
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let output = folder.command(&args).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("standard output: cannot be written"));
+    }
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    assert_eq!(folder.command(&["inspect", "sealed"]).stdout(full).output().unwrap().status.code(), Some(1));
+    assert_eq!(folder.names(), ["in", "sealed"]);
+}
+
+#[test]
+fn a_reader_that_goes_away_is_a_failure_without_a_panic() {
+    let folder = Folder::with_key();
+    folder.write("in", &data(3_000_000));
+    folder.run(&["seal", "--key", "key", "-o", "sealed", "in"]).done();
+    for args in [&["seal", "--key", "key", "in"][..], &["open", "--key", "key", "sealed"], &["inspect", "sealed"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = folder.command(args).stdout(writer).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.starts_with("kms-envelope: standard output: cannot be written"), "{said}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_told_apart_from_failures() {
+    let folder = Folder::with_key();
+    for args in [
+        &[][..],
+        &["sea"],
+        &["seal"],
+        &["seal", "--key"],
+        &["seal", "--key", "key", "-c", "no-value"],
+        &["seal", "--key", "key", "-c", "=value"],
+        &["seal", "--key", "key", "a", "b"],
+        &["seal", "--key", "key", "--frame-len", "0"],
+        &["seal", "--key", "key", "--frame-len", "16777217"],
+        &["seal", "--key", "key", "--frame-len", "many"],
+        &["seal", "--key", KEY_ARN, "--new-key"],
+        &["seal", "--key", "arn:aws:kms:eu-west-1"],
+        &["seal", "--key", "arn:aws:s3:::bucket"],
+        &["open", "--key", "key", "--new-key"],
+        &["inspect", "--key", "key"],
+    ] {
+        folder.run(args).usage();
+    }
+    for command in ["seal", "open"] {
+        let said = folder.run(&[command, "--key", "key", "-c", "a=1", "-c", "b=2", "-c", "a=1"]).usage();
+        assert!(said.contains("\"a\" twice"), "{said}");
+    }
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn help_and_version_are_no_failures() {
+    let folder = Folder::new();
+    for args in [&["--help"][..], &["seal", "--help"], &["open", "-h"], &["inspect", "-h"], &["keygen", "-h"]] {
+        assert!(String::from_utf8(folder.run(args).done()).unwrap().contains("Usage: kms-envelope"));
+    }
+    assert!(folder.run(&["--version"]).done().starts_with(b"kms-envelope "));
+}
+
+#[test]
+fn frames_may_have_one_byte_or_sixteen_mebibytes() {
+    let folder = Folder::with_key();
+    let plaintext = data(100_000);
+    for (frame_len, frames) in [("1", 100_000), ("99999", 2), ("100000", 1), ("16777216", 1)] {
+        let sealed = folder.run_with_input(&["seal", "--key", "key", "--frame-len", frame_len], &plaintext).done();
+        assert!(folder.run_with_input(&["open", "--key", "key"], &sealed).done() == plaintext, "{frame_len}");
+        let shown = inspect_json(&folder, &sealed);
+        assert_eq!((&shown["frames"], &shown["plaintext_len"]), (&frames.into(), &100_000.into()));
+    }
+}
+
+fn inspect_json(folder: &Folder, message: &[u8]) -> Value {
+    serde_json::from_slice(&folder.run_with_input(&["inspect", "--json"], message).done()).unwrap()
+}
+
+#[test]
+fn inspect_shows_what_a_message_says_of_itself_and_that_it_proves_nothing() {
+    let folder = Folder::with_key();
+    let sealed = folder.seal(&data(250));
+    let key: Value = serde_json::from_slice(&folder.read("key")).unwrap();
+    let name = key["name"].as_str().unwrap();
+
+    let text = String::from_utf8(folder.run_with_input(&["inspect"], &sealed).done()).unwrap();
+    for part in
+        ["0478 (AES-256-GCM", &format!("kms-envelope/{name}"), "\"tenant\" = \"acme\"", "250 bytes", "100 bytes"]
+    {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.contains("Nothing of this is authenticated"), "{text}");
+
+    let shown = inspect_json(&folder, &sealed);
+    let header_len = sealed.len() - 2 * 132 - (50 + 40);
+    let info = Base64::encode_string(&sealed[header_len - 16 - 32 - 5 - 50 - 20 - name.len()..][..name.len() + 20]);
+    let id: String = sealed[3..35].iter().map(|byte| format!("{byte:02x}")).collect();
+    let expected = serde_json::json!({
+        "authenticated": false,
+        "version": 2,
+        "suite": "0478",
+        "suite_name": "AES-256-GCM, HKDF-SHA512, key commitment",
+        "message_id": id,
+        "context": {"tenant": "acme"},
+        "encrypted_data_keys": [
+            {"provider_id": "kms-envelope", "key_name": name, "provider_info": info, "ciphertext_len": 48}
+        ],
+        "content_type": "framed",
+        "frame_len": 100,
+        "header_len": header_len,
+        "sealed_len": sealed.len(),
+        "frames": 3,
+        "plaintext_len": 250,
+    });
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn inspect_says_the_same_of_a_file_and_of_a_pipe() {
+    let folder = Folder::with_key();
+    let sealed = folder.run_with_input(&["seal", "--key", "key"], &data(3_000_000)).done();
+    folder.write("sealed", &sealed);
+    let from_pipe = folder.run_with_input(&["inspect"], &sealed).done();
+    assert_eq!(folder.run(&["inspect", "sealed"]).done(), from_pipe);
+    let file = fs::File::open(folder.path("sealed")).unwrap();
+    assert_eq!(folder.command(&["inspect", "-"]).stdin(file).output().unwrap().stdout, from_pipe);
+}
+
+#[test]
+fn inspect_fails_where_no_message_has_this_length_but_shows_the_header() {
+    let folder = Folder::with_key();
+    let sealed = folder.seal(&data(250));
+    let header_len = sealed.len() - 2 * 132 - (50 + 40);
+    // Too short for a final frame; then, a final frame that would be longer than a frame.
+    for len in [header_len + 39, header_len + 132 + 40 + 101] {
+        let ended = folder.run_with_input(&["inspect", "--json"], &sealed[..len]);
+        let shown: Value = serde_json::from_slice(&ended.stdout).unwrap();
+        assert_eq!((&shown["sealed_len"], &shown["frames"]), (&len.into(), &Value::Null));
+        assert!(ended.failed().contains("no message has"));
+    }
+}
+
+#[test]
+fn inspect_leaves_out_what_a_header_does_not_say() {
+    let folder = Folder::new();
+    for (name, suite, content_type, frames) in [
+        ("0378/framed-len-129.msg", "0378", "framed", Value::Null),
+        ("0578/framed-len-129.msg", "0578", "framed", Value::Null),
+        ("0014/non-framed-len-129.msg", "0014", "non-framed", Value::Null),
+        ("0014/framed-len-129.msg", "0014", "framed", 2.into()),
+    ] {
+        let json = folder.run(&["inspect".as_ref(), "--json".as_ref(), fixture(name).as_os_str()]).done();
+        let shown: Value = serde_json::from_slice(&json).unwrap();
+        let fields = ["suite", "content_type", "frames"].map(|field| shown[field].clone());
+        assert_eq!(fields, [suite.into(), content_type.into(), frames.clone()], "{name}");
+        let text = folder.run(&["inspect".as_ref(), fixture(name).as_os_str()]).done();
+        assert_eq!(String::from_utf8(text).unwrap().contains("not known"), frames.is_null(), "{name}");
+    }
+}
+
+#[test]
+fn what_a_stranger_wrote_into_a_message_does_not_drive_the_terminal() {
+    let folder = Folder::with_key();
+    let evil = "\u{1b}[31m\r\u{7f}\u{9b}2J\u{202e}\u{1f600}\"\\";
+    let sealed = folder.run(&["seal", "--key", "key", "-c", &format!("{evil}={evil}")]).done();
+    let text = String::from_utf8(folder.run_with_input(&["inspect"], &sealed).done()).unwrap();
+    assert!(!text.replace('\n', "").contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+    let json = String::from_utf8(folder.run_with_input(&["inspect", "--json"], &sealed).done()).unwrap();
+    assert!(!json.replace('\n', "").contains(|c: char| c.is_control() || !c.is_ascii()), "{json:?}");
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["context"][evil], evil);
+
+    let said = folder.run(&["open", "--key", "key", "no\u{1b}[31m\nfile"]).failed();
+    assert!(!said.replace('\n', "").contains(char::is_control), "{said:?}");
+}
+
+/// What the command needs to believe that it may talk to AWS, which it then does not reach.
+fn with_credentials(command: &mut Command) -> &mut Command {
+    command
+        .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
+        .env("AWS_SECRET_ACCESS_KEY", "example")
+        .env("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        .env("AWS_MAX_ATTEMPTS", "1")
+}
+
+#[test]
+fn a_kms_that_does_not_answer_is_a_failure_that_says_so_soon() {
+    let folder = Folder::with_key();
+    let start = Instant::now();
+    for key in [KEY_ARN, ALIAS_ARN] {
+        let said = end(with_credentials(&mut folder.command(&["seal", "--key", key, "-o", "out"])), b"data").failed();
+        for part in [key, "did not answer", "Connection refused"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn missing_credentials_are_a_failure_that_says_what_to_set() {
+    let folder = Folder::new();
+    let said = folder.run(&["seal", "--key", KEY_ARN, "-o", "out"]).failed();
+    assert!(said.contains("no usable AWS credentials") && said.contains("AWS_PROFILE"), "{said}");
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn a_message_for_a_local_key_is_not_asked_of_kms() {
+    let folder = Folder::with_key();
+    let sealed = folder.seal(b"data");
+    let said = end(with_credentials(&mut folder.command(&["open", "--key", KEY_ARN])), &sealed).failed();
+    assert!(said.contains("they are for: kms-envelope/"), "{said}");
+}
+
+#[test]
+fn a_file_may_be_replaced_by_its_sealed_form() {
+    let folder = Folder::with_key();
+    let plaintext = data(3_000_000);
+    folder.write("file", &plaintext);
+    folder.run(&["seal", "--key", "key", "-o", "file", "file"]).done();
+    assert!(folder.read("file") != plaintext);
+    folder.run(&["open", "--key", "key", "-o", "file", "file"]).done();
+    assert!(folder.read("file") == plaintext);
+    assert_eq!(folder.names(), ["file"]);
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_new_file_gets_the_usual_permissions_and_a_replaced_one_keeps_its_own() {
+        let folder = Folder::with_key();
+        folder.write("in", b"data");
+        folder.run(&["seal", "--key", "key", "-o", "out", "in"]).done();
+        assert_eq!(mode(&folder.path("out")), mode(&folder.path("in")));
+        for permissions in [0o600, 0o664] {
+            fs::set_permissions(folder.path("out"), fs::Permissions::from_mode(permissions)).unwrap();
+            folder.run(&["seal", "--key", "key", "-o", "out", "in"]).done();
+            assert_eq!(mode(&folder.path("out")), permissions);
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_stays_one_and_its_file_is_replaced() {
+        let folder = Folder::with_key();
+        fs::create_dir(folder.path("elsewhere")).unwrap();
+        folder.write("elsewhere/file", b"old");
+        symlink("elsewhere/file", folder.path("link")).unwrap();
+        folder.run_with_input(&["seal", "--key", "key", "-o", "link"], b"data").done();
+        assert!(fs::symlink_metadata(folder.path("link")).unwrap().is_symlink());
+        assert_eq!(folder.run(&["open", "--key", "key", "elsewhere/file"]).done(), b"data");
+
+        symlink("nowhere", folder.path("dangling")).unwrap();
+        let said = folder.run(&["seal", "--key", "key", "-o", "dangling"]).failed();
+        assert!(said.contains("symbolic link"), "{said}");
+        assert_eq!(folder.names(), ["dangling", "elsewhere", "link"]);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_written_to() {
+        let folder = Folder::with_key();
+        folder.run_with_input(&["seal", "--key", "key", "-o", "/dev/null"], b"data").done();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        let sealed = folder.run_with_input(&["seal", "--key", "key", "-o", "/dev/stdout"], b"data").done();
+        assert_eq!(folder.run_with_input(&["open", "--key", "key", "-o", "/dev/stdout"], &sealed).done(), b"data");
+
+        // Standard output may be a file that others write to as well.
+        let mut file = fs::File::create(folder.path("log")).unwrap();
+        file.write_all(b"before ").unwrap();
+        let mut child = folder.command(&["open", "--key", "key", "-o", "/dev/stdout"]);
+        let mut child = child.stdin(Stdio::piped()).stdout(file.try_clone().unwrap()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(&sealed).unwrap();
+        assert!(child.wait().unwrap().success());
+        file.write_all(b" after").unwrap();
+        assert_eq!(folder.read("log"), b"before data after");
+    }
+
+    #[test]
+    fn a_named_pipe_is_written_to_and_stays() {
+        let folder = Folder::with_key();
+        assert!(Command::new("mkfifo").arg(folder.path("pipe")).status().unwrap().success());
+        let pipe = folder.path("pipe");
+        let reader = thread::spawn(move || fs::read(pipe).unwrap());
+        folder.run_with_input(&["seal", "--key", "key", "-o", "pipe"], b"data").done();
+        assert_eq!(folder.run_with_input(&["open", "--key", "key"], &reader.join().unwrap()).done(), b"data");
+        assert_eq!(folder.names(), ["pipe"]);
+    }
+
+    #[test]
+    fn an_input_that_would_be_written_over_while_it_is_read_is_refused() {
+        let folder = Folder::with_key();
+        folder.write("file", b"data");
+        let file = fs::OpenOptions::new().append(true).open(folder.path("file")).unwrap();
+        let output = folder.command(&["seal", "--key", "key", "file"]).stdout(file).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("the input as well"));
+        assert_eq!(folder.read("file"), b"data");
+    }
+
+    #[test]
+    fn an_interrupted_run_leaves_nothing() {
+        let folder = Folder::with_key();
+        folder.write("out", b"as it was");
+        for (signal, number) in [("INT", 2), ("TERM", 15)] {
+            let mut command = folder.command(&["seal", "--key", "key", "-o", "out"]);
+            let mut process = command.stdin(Stdio::piped()).spawn().unwrap();
+            // More than the pipe holds: when it is written, the command is reading, and its file is there.
+            process.stdin.as_mut().unwrap().write_all(&data(2_000_000)).unwrap();
+            assert_eq!(folder.names().len(), 2);
+            let pid = process.id().to_string();
+            assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
+            assert_eq!(process.wait().unwrap().code(), Some(128 + number));
+            assert_eq!(folder.names(), ["out"]);
+            assert_eq!(folder.read("out"), b"as it was");
+        }
+    }
+}
