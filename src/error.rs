@@ -66,6 +66,12 @@ pub enum FormatError {
         /// The message's frame length, in bytes.
         frame_len: u32,
     },
+    /// A frame is not at the place where the message's length puts it.
+    #[error("frame {sequence} is not where the message's length puts it: that length is not the message's")]
+    NotThere {
+        /// The frame's sequence number, from 1.
+        sequence: u32,
+    },
     /// There is something behind the end of the message.
     #[error("something follows the end of the message")]
     TrailingBytes,
@@ -415,6 +421,14 @@ pub enum OpenError {
     FrameTag {
         /// The frame's sequence number, from 1.
         sequence: u32,
+    },
+    /// The plaintext does not have the range that was asked for.
+    #[error("the plaintext has {plaintext_len} bytes, and not the range {} to {}", range.start, range.end)]
+    OutOfRange {
+        /// The range, in bytes.
+        range: std::ops::Range<u64>,
+        /// The length of the plaintext, in bytes.
+        plaintext_len: u64,
     },
     /// The message failed to open before; what was given out until then must not be taken for the whole.
     #[error("the message has failed to open before")]

@@ -25,7 +25,7 @@
 //! What does not fit into memory goes through [`Envelope::seal_writer`] and [`Envelope::open_reader`], or with tokio
 //! through `Envelope::seal_async_writer` and `Envelope::open_async_reader` (feature `tokio`): one request to the key
 //! provider, then plain I/O in about a megabyte of memory. [`stream::Sealer`] and [`stream::Opener`] do the same
-//! without any I/O.
+//! without any I/O. [`Envelope::range_reader`] reads any part of the plaintext without the rest.
 //!
 //! # What is protected
 //! Nobody without the provider's key reads the plaintext or changes a byte of the message unnoticed; a message that
@@ -33,7 +33,8 @@
 //! data, the encryption context and the names of the keys are in the clear.
 //!
 //! # Features
-//! `aws-kms` and `aws-lc` are on by default; `tokio`, `key-file`, `mock` and `cli` are not. Without default features
+//! `aws-kms` and `aws-lc` are on by default; `tokio`, `stream`, `parallel`, `key-file`, `mock` and `cli`
+//! are not. Without default features
 //! the crate is pure Rust. A feature adds; none changes what another does.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]

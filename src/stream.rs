@@ -4,17 +4,26 @@
 //! thin shells over them. Under them sits a stateless cipher for single frames.
 
 mod buffer;
+#[cfg(feature = "stream")]
+mod bytes_stream;
 mod frame_cipher;
 mod opener;
+mod range;
 mod sealer;
 mod std_io;
+mod threads;
 #[cfg(feature = "tokio")]
 mod tokio_io;
 
+#[cfg(feature = "stream")]
+pub use bytes_stream::{OpenStream, SealStream, StreamError};
 pub(crate) use opener::unsupported_suite;
 pub use opener::{MessageInfo, Opener};
+pub use range::{AsyncReadAt, RangeOpener, RangeReader, ReadAt};
+pub(crate) use range::{read_header, read_header_async};
 pub use sealer::Sealer;
 pub(crate) use sealer::SealerParts;
-pub use std_io::{OpenReader, SealWriter};
+pub use std_io::{OpenReader, SealReader, SealWriter};
+pub use threads::Threads;
 #[cfg(feature = "tokio")]
-pub use tokio_io::{AsyncOpenReader, AsyncSealWriter};
+pub use tokio_io::{AsyncOpenReader, AsyncSealReader, AsyncSealWriter};

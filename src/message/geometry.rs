@@ -113,6 +113,15 @@ impl Geometry {
     /// The frame with this number, from 1, if the message has it.
     pub fn frame(&self, sequence: u32) -> Option<FrameLocation> {
         let index = sequence.checked_sub(1).filter(|index| *index <= self.regular_frames)?;
+        Some(self.frame_at(index))
+    }
+
+    /// The last frame.
+    pub fn final_frame(&self) -> FrameLocation {
+        self.frame_at(self.regular_frames)
+    }
+
+    fn frame_at(&self, index: u32) -> FrameLocation {
         let is_final = index == self.regular_frames;
         let (sealed_len, plaintext_len) = if is_final {
             (FINAL_FRAME_OVERHEAD as u64 + u64::from(self.final_len), u64::from(self.final_len))
@@ -121,12 +130,12 @@ impl Geometry {
         };
         let sealed_start = self.header_len + u64::from(index) * self.stride();
         let plaintext_start = u64::from(index) * u64::from(self.frame_len.get());
-        Some(FrameLocation {
-            sequence,
+        FrameLocation {
+            sequence: index + 1,
             is_final,
             sealed: sealed_start..sealed_start + sealed_len,
             plaintext: plaintext_start..plaintext_start + plaintext_len,
-        })
+        }
     }
 
     /// The frame that holds the plaintext byte at this offset, if the plaintext reaches so far.
@@ -222,6 +231,7 @@ mod tests {
                 (sealed, plaintext) = (frame.sealed.end, frame.plaintext.end);
             }
             prop_assert_eq!((sealed, plaintext), (geometry.sealed_len(), plaintext_len));
+            prop_assert_eq!(Some(geometry.final_frame()), geometry.frame(geometry.frame_count()));
             prop_assert_eq!(geometry.frame(0), None);
             prop_assert_eq!(geometry.frame(geometry.frame_count() + 1), None);
             prop_assert_eq!(geometry.frame_of_offset(plaintext_len), None);

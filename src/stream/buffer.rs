@@ -3,7 +3,7 @@
 
 use std::{fmt, ops::Range};
 
-use super::{Opener, Sealer};
+use super::{Opener, Sealer, Threads};
 use crate::{
     error::{OpenError, SealError},
     message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD},
@@ -12,9 +12,9 @@ use crate::{
 /// How many bytes the buffers have, where a frame is not longer.
 const BATCH: usize = 1 << 20;
 
-/// The bytes of as many whole frames as a batch has, at least one.
-fn frames_in_batch(sealed_frame_len: usize) -> usize {
-    (BATCH / sealed_frame_len).max(1)
+/// How many whole frames a batch has, at least one, and a batch for each thread.
+fn frames_in_batch(sealed_frame_len: usize, threads: &Threads) -> usize {
+    (BATCH / sealed_frame_len).max(1) * threads.count()
 }
 
 /// A sealer, and what it has written but nobody has taken yet.
@@ -25,15 +25,18 @@ pub(super) struct SealBuffer {
     untaken: Range<usize>,
     /// The most plaintext that is taken at once.
     batch_len: usize,
+    /// Plaintext to be sealed, for those who pull.
+    space: Vec<u8>,
 }
 
 impl SealBuffer {
     pub(super) fn new(sealer: Sealer) -> Self {
         let sealed_frame_len = sealer.frame_len() + FRAME_OVERHEAD;
-        let frames = frames_in_batch(sealed_frame_len);
+        let frames = frames_in_batch(sealed_frame_len, sealer.threads());
         // With the plaintext held, a batch completes as many frames as it has; and the final frame is one more.
         let len = sealer.header_len() + frames * sealed_frame_len + FINAL_FRAME_OVERHEAD;
-        Self { batch_len: frames * sealer.frame_len(), sealer: Some(sealer), sealed: vec![0; len], untaken: 0..0 }
+        let batch_len = frames * sealer.frame_len();
+        Self { sealer: Some(sealer), sealed: vec![0; len], untaken: 0..0, batch_len, space: Vec::new() }
     }
 
     /// The part of the message that is to be taken before more plaintext can be sealed.
@@ -55,6 +58,33 @@ impl SealBuffer {
         Ok(len)
     }
 
+    /// Where plaintext can be read to, for [`seal_space`](Self::seal_space).
+    pub(super) fn space(&mut self) -> &mut [u8] {
+        self.space.resize(self.batch_len, 0);
+        &mut self.space
+    }
+
+    /// Seals what was read to the [space](Self::space). Nothing read means that there is no more.
+    pub(super) fn seal_space(&mut self, len: usize) -> Result<(), SealError> {
+        if len == 0 {
+            return self.finish();
+        }
+        let space = std::mem::take(&mut self.space);
+        let sealed = self.seal(&space[..len]).map(drop);
+        self.space = space;
+        sealed
+    }
+
+    /// Whether the end of the message has been sealed.
+    pub(super) fn is_finished(&self) -> bool {
+        self.sealer.is_none()
+    }
+
+    /// See [`Sealer::sealed_len`]. Of a message that is finished, nothing more is known.
+    pub(super) fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
+        self.sealer.as_ref().map_or(Ok(0), |sealer| sealer.sealed_len(plaintext_len))
+    }
+
     /// Seals the end of the message. Everything sealed must have been taken before. Has no effect the second time.
     pub(super) fn finish(&mut self) -> Result<(), SealError> {
         debug_assert!(self.untaken.is_empty());
@@ -71,14 +101,18 @@ pub(super) struct OpenBuffer {
     sealed: Vec<u8>,
     plaintext: Vec<u8>,
     unread: Range<usize>,
+    /// How far into the whole plaintext the opener has come.
+    opened_to: u64,
+    /// How many bytes after that are not wanted.
+    skip: u64,
 }
 
 impl OpenBuffer {
     pub(super) fn new(opener: Opener) -> Self {
-        let frames = frames_in_batch(opener.frame_len() + FRAME_OVERHEAD);
+        let frames = frames_in_batch(opener.frame_len() + FRAME_OVERHEAD, opener.threads());
         let sealed = vec![0; frames * (opener.frame_len() + FRAME_OVERHEAD)];
         let plaintext = vec![0; frames * opener.frame_len()];
-        Self { opener, sealed, plaintext, unread: 0..0 }
+        Self { opener, sealed, plaintext, unread: 0..0, opened_to: 0, skip: 0 }
     }
 
     pub(super) fn opener(&self) -> &Opener {
@@ -108,7 +142,23 @@ impl OpenBuffer {
         if len == 0 {
             return self.opener.finish();
         }
-        self.unread = 0..self.opener.update(&self.sealed[..len], &mut self.plaintext)?;
+        let opened = self.opener.update(&self.sealed[..len], &mut self.plaintext)?;
+        self.opened_to += opened as u64;
+        let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(opened);
+        self.skip -= skipped as u64;
+        self.unread = skipped..opened;
+        Ok(())
+    }
+
+    /// The place in the plaintext that is read next.
+    pub(super) fn position(&self) -> u64 {
+        self.opened_to + self.skip - self.unread.len() as u64
+    }
+
+    /// Goes on with the frame of this number, whose plaintext begins at `start`, and in it with `target`.
+    pub(super) fn restart(&mut self, sequence: u32, start: u64, target: u64) -> Result<(), OpenError> {
+        self.opener.restart(sequence)?;
+        (self.unread, self.opened_to, self.skip) = (0..0, start, target - start);
         Ok(())
     }
 }

@@ -1,9 +1,12 @@
-//! Single frames, each by its position alone: no state, so frames can be sealed and opened in any order.
+//! Frames, each by its position alone: no state, so they can be sealed and opened in any order, on any thread.
 
+use std::num::NonZeroU32;
+
+use super::Threads;
 use crate::{
     crypto::AesGcm,
-    error::OpenError,
-    message::{FrameHead, MessageId, body_aad},
+    error::{FormatError, OpenError},
+    message::{FRAME_OVERHEAD, FrameHead, FrameLocation, MessageId, body_aad},
 };
 
 /// Seals and opens the frames of one message.
@@ -11,11 +14,66 @@ use crate::{
 pub(crate) struct FrameCipher {
     key: AesGcm,
     message_id: MessageId,
+    frame_len: NonZeroU32,
+    threads: Threads,
 }
 
 impl FrameCipher {
-    pub(crate) fn new(key: AesGcm, message_id: MessageId) -> Self {
-        Self { key, message_id }
+    pub(crate) fn new(key: AesGcm, message_id: MessageId, frame_len: NonZeroU32, threads: Threads) -> Self {
+        Self { key, message_id, frame_len, threads }
+    }
+
+    /// The plaintext bytes of a frame.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.frame_len.get() as usize
+    }
+
+    pub(crate) fn frame_len_nonzero(&self) -> NonZeroU32 {
+        self.frame_len
+    }
+
+    /// The bytes of a regular frame.
+    pub(crate) fn sealed_frame_len(&self) -> usize {
+        self.frame_len() + FRAME_OVERHEAD
+    }
+
+    pub(crate) fn threads(&self) -> &Threads {
+        &self.threads
+    }
+
+    /// The head of the frame that is due, at the start of `bytes`: see [`FrameHead::parse`].
+    pub(crate) fn head(&self, bytes: &[u8], due: u32) -> Result<Result<FrameHead, usize>, FormatError> {
+        FrameHead::parse(bytes, due, self.frame_len.get())
+    }
+
+    /// Seals whole regular frames, the first of which has the number `first`, to the start of `out`. Gives the
+    /// number of bytes written.
+    pub(crate) fn seal_all(&self, first: u32, plaintext: &[u8], out: &mut [u8]) -> usize {
+        let len = plaintext.len() / self.frame_len() * self.sealed_frame_len();
+        let input = (plaintext, self.frame_len());
+        let Ok(()) = self.threads.each(input, (&mut out[..len], self.sealed_frame_len()), |index, plaintext, out| {
+            self.seal(number(first, index), false, plaintext, out);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        len
+    }
+
+    /// Opens the regular frames at the start of `sealed` that follow each other from the number `first` on, to the
+    /// start of `out`, which has room for the plaintext of as many as `sealed` could hold. Gives their number. Stops,
+    /// without an error, in front of anything else.
+    pub(crate) fn open_all(&self, first: u32, sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+        let follows = |(index, frame): &(usize, &[u8])| {
+            let head = self.head(frame, number(first, *index));
+            matches!(head, Ok(Ok(head)) if !head.is_final)
+        };
+        let frames = sealed.chunks_exact(self.sealed_frame_len()).enumerate().take_while(follows).count();
+        let input = (&sealed[..frames * self.sealed_frame_len()], self.sealed_frame_len());
+        let out = (&mut out[..frames * self.frame_len()], self.frame_len());
+        self.threads.each(input, out, |index, frame, out| match self.head(frame, number(first, index))? {
+            Ok(head) => self.open(&head, frame, out).map(drop),
+            Err(_) => Err(OpenError::FrameTag { sequence: number(first, index) }),
+        })?;
+        Ok(frames)
     }
 
     /// Writes the frame to the start of `out`, which has room for it, and gives its length in bytes.
@@ -39,4 +97,26 @@ impl FrameCipher {
             .map_err(|_| OpenError::FrameTag { sequence: head.sequence })?;
         Ok(out.len())
     }
+
+    /// Opens the frame that must be at this place to `out`, which has room for its plaintext exactly.
+    pub(crate) fn open_at(&self, place: &FrameLocation, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
+        let truncated = || FormatError::Truncated(format!("frame {}", place.sequence).into());
+        let Ok(head) = self.head(sealed, place.sequence)? else { return Err(truncated().into()) };
+        if head.is_final != place.is_final || head.content_len as usize != out.len() {
+            return Err(FormatError::NotThere { sequence: place.sequence }.into());
+        }
+        let frame = sealed.get(..head.sealed_len()).ok_or_else(truncated)?;
+        self.open(&head, frame, out).map(drop)
+    }
+
+    /// Verifies that the frame is the one that must be at this place.
+    pub(crate) fn prove(&self, place: &FrameLocation, sealed: &[u8]) -> Result<(), OpenError> {
+        let len = usize::try_from(place.plaintext.end - place.plaintext.start).unwrap_or(usize::MAX);
+        self.open_at(place, sealed, &mut vec![0; len])
+    }
+}
+
+/// The number of the frame that is `index` after `first`. Those that a message can have do not wrap.
+fn number(first: u32, index: usize) -> u32 {
+    first.saturating_add(u32::try_from(index).unwrap_or(u32::MAX))
 }

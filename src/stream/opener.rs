@@ -4,12 +4,12 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
-use super::frame_cipher::FrameCipher;
+use super::{Threads, frame_cipher::FrameCipher};
 use crate::{
     context::EncryptionContext,
     crypto::{Backend, MessageKeys},
     error::{FormatError, OpenError},
-    message::{ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, FrameHead, Header, MessageId},
+    message::{ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FrameHead, Header, MessageId},
     provider::PlaintextDataKey,
     suite::AlgorithmSuite,
 };
@@ -62,7 +62,6 @@ pub struct MessageInfo {
 pub struct Opener {
     info: MessageInfo,
     cipher: FrameCipher,
-    frame_len: u32,
     /// The number of the next frame, from 1.
     sequence: u32,
     /// The start of the next frame, until all of it is there.
@@ -82,6 +81,7 @@ impl Opener {
     /// `required` the part of it that the message does not store.
     pub(crate) fn new(
         backend: Backend,
+        threads: Threads,
         header: &Header,
         data_key: PlaintextDataKey,
         context: EncryptionContext,
@@ -107,8 +107,7 @@ impl Opener {
         };
         Ok(Self {
             info,
-            cipher: FrameCipher::new(keys.encryption, *header.message_id()),
-            frame_len: frame_len.get(),
+            cipher: FrameCipher::new(keys.encryption, *header.message_id(), frame_len, threads),
             sequence: 1,
             held: Vec::new(),
             state: State::Frames,
@@ -124,9 +123,32 @@ impl Opener {
         self.info
     }
 
+    pub(super) fn cipher(&self) -> &FrameCipher {
+        &self.cipher
+    }
+
+    /// Goes on with the frame of this number, whatever came before.
+    pub(super) fn restart(&mut self, sequence: u32) -> Result<(), OpenError> {
+        if self.state == State::Failed {
+            return Err(OpenError::FailedBefore);
+        }
+        self.held.clear();
+        self.sequence = sequence;
+        self.state = State::Frames;
+        Ok(())
+    }
+
+    pub(super) fn into_parts(self) -> (MessageInfo, FrameCipher) {
+        (self.info, self.cipher)
+    }
+
     /// The plaintext bytes of a frame.
     pub fn frame_len(&self) -> usize {
-        self.frame_len as usize
+        self.cipher.frame_len()
+    }
+
+    pub(crate) fn threads(&self) -> &Threads {
+        self.cipher.threads()
     }
 
     /// How many bytes of the next frame are there already.
@@ -142,8 +164,8 @@ impl Opener {
     /// How many bytes [`update`](Self::update) may write, at most, for `sealed_len` bytes.
     pub fn update_len(&self, sealed_len: usize) -> usize {
         let len = self.held.len() + sealed_len;
-        let frames = len / (self.frame_len() + FRAME_OVERHEAD);
-        let rest = (len % (self.frame_len() + FRAME_OVERHEAD)).saturating_sub(FINAL_FRAME_OVERHEAD);
+        let frames = len / self.cipher.sealed_frame_len();
+        let rest = (len % self.cipher.sealed_frame_len()).saturating_sub(FINAL_FRAME_OVERHEAD);
         frames * self.frame_len() + rest.min(self.frame_len())
     }
 
@@ -179,10 +201,20 @@ impl Opener {
             if self.state == State::Ended {
                 return Err(FormatError::TrailingBytes.into());
             }
+            if self.held.is_empty() && self.threads().count() > 1 {
+                let frames = self.cipher.open_all(self.sequence, sealed, &mut out[written..])?;
+                sealed = &sealed[frames * self.cipher.sealed_frame_len()..];
+                written += frames * self.frame_len();
+                // There are no more than the sequence numbers that they have.
+                self.sequence += u32::try_from(frames).unwrap_or(0);
+                if sealed.is_empty() {
+                    return Ok(written);
+                }
+            }
             // From the caller's memory, where the whole frame is there.
             let from_held = !self.held.is_empty();
             let bytes = if from_held { &self.held } else { sealed };
-            let head = FrameHead::parse(bytes, self.sequence, self.frame_len)?;
+            let head = self.cipher.head(bytes, self.sequence)?;
             let needed = head.as_ref().map_or_else(|needed| *needed, FrameHead::sealed_len);
             match (head, bytes.get(..needed)) {
                 (Ok(head), Some(frame)) => {
@@ -230,7 +262,7 @@ impl fmt::Debug for Opener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Opener")
             .field("info", &self.info)
-            .field("frame_len", &self.frame_len)
+            .field("frame_len", &self.frame_len())
             .field("sequence", &self.sequence)
             .field("state", &self.state)
             .finish_non_exhaustive()

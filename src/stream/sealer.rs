@@ -2,12 +2,12 @@
 
 use std::{fmt, num::NonZeroU32};
 
-use super::frame_cipher::FrameCipher;
+use super::{Threads, frame_cipher::FrameCipher};
 use crate::{
     crypto::{Backend, MessageKeys, Random},
     error::{LimitError, SealError},
     materials::SplitContext,
-    message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, HeaderFields, Limits, MessageId, TAG_LEN},
+    message::{FINAL_FRAME_OVERHEAD, Geometry, HeaderFields, Limits, MessageId, TAG_LEN},
     provider::DataKey,
     suite::AlgorithmSuite,
 };
@@ -42,7 +42,6 @@ use crate::{
 /// ```
 pub struct Sealer {
     cipher: FrameCipher,
-    frame_len: usize,
     /// The number of the next frame, from 1.
     sequence: u32,
     /// The header, until it is written.
@@ -60,13 +59,14 @@ pub(crate) struct SealerParts<'a> {
     pub(crate) suite: AlgorithmSuite,
     pub(crate) frame_len: NonZeroU32,
     pub(crate) limits: &'a Limits,
+    pub(crate) threads: &'a Threads,
     pub(crate) context: &'a SplitContext,
     pub(crate) data_key: &'a DataKey,
 }
 
 impl Sealer {
     pub(crate) fn new(parts: &SealerParts<'_>) -> Result<Self, SealError> {
-        let SealerParts { backend, random, suite, frame_len, limits, context, data_key } = parts;
+        let SealerParts { backend, random, suite, frame_len, limits, threads, context, data_key } = parts;
         let message_id = MessageId::generate(suite.message_version(), |out| random.fill(out))?;
         let keys = MessageKeys::derive(*backend, *suite, &data_key.plaintext, &message_id);
         let mut header = HeaderFields {
@@ -92,8 +92,7 @@ impl Sealer {
             return Err(LimitError::HeaderLen { len: header.len(), limit: limits.header_len }.into());
         }
         Ok(Self {
-            cipher: FrameCipher::new(keys.encryption, message_id),
-            frame_len: frame_len.get() as usize,
+            cipher: FrameCipher::new(keys.encryption, message_id, *frame_len, (*threads).clone()),
             sequence: 1,
             header_len: header.len(),
             header,
@@ -108,18 +107,31 @@ impl Sealer {
 
     /// The plaintext bytes of a frame.
     pub fn frame_len(&self) -> usize {
-        self.frame_len
+        self.cipher.frame_len()
+    }
+
+    /// The length of the whole message for a plaintext of this length, in bytes.
+    ///
+    /// # Errors
+    /// [`SealError::TooLong`] where a message cannot have so many frames.
+    pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
+        let frame_len = self.cipher.frame_len_nonzero();
+        Ok(Geometry::of_plaintext(self.header_len as u64, frame_len, plaintext_len)?.sealed_len())
+    }
+
+    pub(crate) fn threads(&self) -> &Threads {
+        self.cipher.threads()
     }
 
     /// How many regular frames go out when this much plaintext comes in: all but the last byte's.
     fn frames_for(&self, plaintext_len: usize) -> usize {
-        (self.held.len() + plaintext_len).saturating_sub(1) / self.frame_len
+        (self.held.len() + plaintext_len).saturating_sub(1) / self.frame_len()
     }
 
     /// How many bytes exactly [`update`](Self::update) will write for `plaintext_len` bytes. Zero where the
     /// plaintext is only held until there is more.
     pub fn update_len(&self, plaintext_len: usize) -> usize {
-        self.header.len() + self.frames_for(plaintext_len) * (self.frame_len + FRAME_OVERHEAD)
+        self.header.len() + self.frames_for(plaintext_len) * self.cipher.sealed_frame_len()
     }
 
     /// Takes the next piece of plaintext, and writes as much of the message as it completes to the start of `out`.
@@ -133,23 +145,30 @@ impl Sealer {
         self.check_frames_left(frames)?;
         check_room(out.len(), self.update_len(plaintext.len()))?;
         let mut written = self.write_header(out);
-        for _ in 0..frames {
-            let out = &mut out[written..];
-            // From the caller's memory, where the whole frame is there.
-            let (frame, rest) = plaintext.split_at(self.frame_len - self.held.len());
+        let mut frames_left = frames;
+        if frames_left > 0 && !self.held.is_empty() {
+            let (rest_of_frame, rest) = plaintext.split_at(self.frame_len() - self.held.len());
             plaintext = rest;
-            written += if self.held.is_empty() {
-                self.cipher.seal(self.sequence, false, frame, out)
-            } else {
-                self.held.extend_from_slice(frame);
-                let len = self.cipher.seal(self.sequence, false, &self.held, out);
-                self.held.clear();
-                len
-            };
+            self.held.extend_from_slice(rest_of_frame);
+            written += self.cipher.seal_all(self.sequence, &self.held, &mut out[written..]);
+            self.held.clear();
             self.sequence += 1;
+            frames_left -= 1;
         }
+        // From the caller's memory, where whole frames are there.
+        written += self.seal_frames(frames_left, &mut plaintext, &mut out[written..]);
         self.held.extend_from_slice(plaintext);
         Ok(written)
+    }
+
+    /// Seals so many frames from the start of `plaintext`.
+    fn seal_frames(&mut self, frames: usize, plaintext: &mut &[u8], out: &mut [u8]) -> usize {
+        let (regular, rest) = plaintext.split_at(frames * self.frame_len());
+        *plaintext = rest;
+        let written = self.cipher.seal_all(self.sequence, regular, out);
+        // Checked to fit before.
+        self.sequence += u32::try_from(frames).unwrap_or(0);
+        written
     }
 
     /// How many bytes exactly [`finish`](Self::finish) will write.
@@ -169,23 +188,19 @@ impl Sealer {
     }
 
     /// Seals a whole plaintext at once, from the caller's memory alone, to `out`, which has the message's length.
-    pub(crate) fn seal_whole(mut self, plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
+    pub(crate) fn seal_whole(mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
         let frames = self.frames_for(plaintext.len());
         self.check_frames_left(frames)?;
         let mut written = self.write_header(out);
-        let (regular, last) = plaintext.split_at(frames * self.frame_len);
-        for frame in regular.chunks_exact(self.frame_len) {
-            written += self.cipher.seal(self.sequence, false, frame, &mut out[written..]);
-            self.sequence += 1;
-        }
-        self.cipher.seal(self.sequence, true, last, &mut out[written..]);
+        written += self.seal_frames(frames, &mut plaintext, &mut out[written..]);
+        self.cipher.seal(self.sequence, true, plaintext, &mut out[written..]);
         Ok(())
     }
 
     /// Whether the message has numbers for so many regular frames more, and the final one.
     fn check_frames_left(&self, frames: usize) -> Result<(), SealError> {
         if u64::from(self.sequence) + frames as u64 > u64::from(u32::MAX) {
-            return Err(SealError::TooLong { frame_len: u32::try_from(self.frame_len).unwrap_or(u32::MAX) });
+            return Err(SealError::TooLong { frame_len: self.cipher.frame_len_nonzero().get() });
         }
         Ok(())
     }
@@ -202,7 +217,7 @@ impl Sealer {
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sealer")
-            .field("frame_len", &self.frame_len)
+            .field("frame_len", &self.frame_len())
             .field("sequence", &self.sequence)
             .field("held_len", &self.held.len())
             .finish_non_exhaustive()

@@ -12,6 +12,7 @@ use super::{
     MessageInfo, Opener, Sealer,
     buffer::{OpenBuffer, SealBuffer},
 };
+use crate::error::SealError;
 
 /// Seals everything that is written to it, into an asynchronous writer.
 ///
@@ -72,6 +73,53 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for AsyncSealWriter<W> {
     }
 }
 
+/// Reads the message that the plaintext of an asynchronous reader becomes: sealing for those who pull.
+///
+/// Made by [`Envelope::seal_async_reader`](crate::Envelope::seal_async_reader). The message is complete when it
+/// reports the end. A read that is cancelled has lost nothing. Each poll seals at most about a megabyte.
+#[derive(Debug)]
+pub struct AsyncSealReader<R> {
+    inner: R,
+    buffer: SealBuffer,
+}
+
+impl<R: AsyncRead + Unpin> AsyncSealReader<R> {
+    pub(crate) fn new(inner: R, sealer: Sealer) -> Self {
+        Self { inner, buffer: SealBuffer::new(sealer) }
+    }
+
+    /// The length of the whole message for a plaintext of this length, in bytes.
+    ///
+    /// # Errors
+    /// [`SealError::TooLong`] where a message cannot have so many frames.
+    pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
+        self.buffer.sealed_len(plaintext_len)
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for AsyncSealReader<R> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        poll_read_buffered(self, cx, out)
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncSealReader<R> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        while this.buffer.untaken().is_empty() && !this.buffer.is_finished() {
+            let mut space = ReadBuf::new(this.buffer.space());
+            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space))?;
+            let len = space.filled().len();
+            this.buffer.seal_space(len)?;
+        }
+        Poll::Ready(Ok(this.buffer.untaken()))
+    }
+
+    fn consume(self: Pin<&mut Self>, len: usize) {
+        self.get_mut().buffer.take(len);
+    }
+}
+
 /// Reads the plaintext of a message from an asynchronous reader.
 ///
 /// Made by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). As with [`OpenReader`](super::OpenReader),
@@ -95,16 +143,25 @@ impl<R: AsyncRead + Unpin> AsyncOpenReader<R> {
 }
 
 impl<R: AsyncRead + Unpin> AsyncRead for AsyncOpenReader<R> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if out.remaining() == 0 {
-            return Poll::Ready(Ok(()));
-        }
-        let unread = ready!(self.as_mut().poll_fill_buf(cx))?;
-        let len = unread.len().min(out.remaining());
-        out.put_slice(&unread[..len]);
-        self.consume(len);
-        Poll::Ready(Ok(()))
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        poll_read_buffered(self, cx, out)
     }
+}
+
+/// Reads from what is buffered.
+fn poll_read_buffered(
+    mut reader: Pin<&mut impl AsyncBufRead>,
+    cx: &mut Context<'_>,
+    out: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    if out.remaining() == 0 {
+        return Poll::Ready(Ok(()));
+    }
+    let unread = ready!(reader.as_mut().poll_fill_buf(cx))?;
+    let len = unread.len().min(out.remaining());
+    out.put_slice(&unread[..len]);
+    reader.consume(len);
+    Poll::Ready(Ok(()))
 }
 
 impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncOpenReader<R> {

@@ -1,0 +1,72 @@
+//! Many frames at once, on one thread or on several.
+
+/// How many threads work on the frames of a message.
+///
+/// The bytes are the same whatever the number. With several, streams work in larger batches: about a megabyte for
+/// each thread.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub enum Threads {
+    /// The calling thread alone. The default.
+    #[default]
+    One,
+    /// Those of [rayon](https://docs.rs/rayon)'s global pool, or of the pool that the calling thread belongs to.
+    #[cfg(feature = "parallel")]
+    Global,
+    /// Those of this pool.
+    #[cfg(feature = "parallel")]
+    Pool(std::sync::Arc<rayon::ThreadPool>),
+}
+
+/// How many bytes of frames are worth a task of their own.
+#[cfg(feature = "parallel")]
+const TASK: usize = 128 << 10;
+
+impl Threads {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::One => 1,
+            #[cfg(feature = "parallel")]
+            Self::Global => rayon::current_num_threads(),
+            #[cfg(feature = "parallel")]
+            Self::Pool(pool) => pool.current_num_threads(),
+        }
+    }
+
+    /// Does `work` on each pair of pieces of `input` and `out`, of these lengths, with its index. Of the errors, it
+    /// gives the first in order, whatever the order of the work.
+    pub(crate) fn each<E: Send>(
+        &self,
+        (input, input_len): (&[u8], usize),
+        (out, out_len): (&mut [u8], usize),
+        work: impl Fn(usize, &[u8], &mut [u8]) -> Result<(), E> + Send + Sync,
+    ) -> Result<(), E> {
+        match self {
+            #[cfg(feature = "parallel")]
+            Self::Global if input.len() > TASK => each_parallel((input, input_len), (out, out_len), work),
+            #[cfg(feature = "parallel")]
+            Self::Pool(pool) if input.len() > TASK => {
+                pool.install(|| each_parallel((input, input_len), (out, out_len), work))
+            }
+            _ => {
+                let pairs = input.chunks_exact(input_len).zip(out.chunks_exact_mut(out_len));
+                pairs.enumerate().try_for_each(|(index, (input, out))| work(index, input, out))
+            }
+        }
+    }
+}
+
+#[cfg(feature = "parallel")]
+fn each_parallel<E: Send>(
+    (input, input_len): (&[u8], usize),
+    (out, out_len): (&mut [u8], usize),
+    work: impl Fn(usize, &[u8], &mut [u8]) -> Result<(), E> + Send + Sync,
+) -> Result<(), E> {
+    use rayon::prelude::*;
+
+    let pairs = input.par_chunks_exact(input_len).zip(out.par_chunks_exact_mut(out_len));
+    let results = pairs.with_min_len(TASK.div_ceil(input_len)).enumerate();
+    let first_error = results.map(|(index, (input, out))| work(index, input, out)).find_first(Result::is_err);
+    first_error.unwrap_or(Ok(()))
+}

@@ -1,0 +1,472 @@
+//! Every road in and out gives the same bytes: whole buffers, readers, writers, streams, ranges, one thread or several,
+//! either backend.
+
+use std::{
+    convert::Infallible,
+    io::{self, BufRead, Cursor, Read, Seek, SeekFrom, Write},
+    ops::Range,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use kms_envelope::{
+    Backend, EncryptionContext, Envelope, EnvelopeBuilder, FormatError, LocalKey, OpenError,
+    message::FRAME_OVERHEAD,
+    stream::{AsyncReadAt, ReadAt, StreamError, Threads},
+};
+use pollster::block_on;
+use proptest::prelude::*;
+
+const BACKENDS: &[Backend] = &[
+    #[cfg(feature = "aws-lc")]
+    Backend::AwsLc,
+    Backend::RustCrypto,
+];
+
+fn threads() -> [Threads; 3] {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    [Threads::One, Threads::Global, Threads::Pool(Arc::new(pool))]
+}
+
+/// Not random: the same message every time.
+struct Counting(u8);
+
+impl rand_core::TryRng for Counting {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
+        for byte in out {
+            self.0 = self.0.wrapping_add(1);
+            *byte = self.0;
+        }
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Counting {}
+
+/// An envelope whose first message is always the same.
+fn fixed(frame_len: u32) -> EnvelopeBuilder {
+    let key = LocalKey::new("tests", "key", [7; 32]).unwrap().with_rng(Counting(0));
+    Envelope::builder(key).rng(Counting(0)).frame_len(frame_len)
+}
+
+fn envelope(frame_len: u32) -> Envelope {
+    fixed(frame_len).build().unwrap()
+}
+
+fn context() -> EncryptionContext {
+    EncryptionContext::from([("tenant", "acme")])
+}
+
+fn plaintext(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i % 251) as u8).collect()
+}
+
+fn seal(frame_len: u32, plaintext: &[u8]) -> Vec<u8> {
+    block_on(envelope(frame_len).seal(plaintext, &context())).unwrap()
+}
+
+/// Gives at most so many bytes at a time.
+struct Pieces<R>(R, usize);
+
+impl<R: Read> Read for Pieces<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let len = out.len().min(self.1);
+        self.0.read(&mut out[..len])
+    }
+}
+
+/// The message, by every road, in pieces of this length.
+fn sealed_by_every_road(
+    make: &dyn Fn() -> Envelope,
+    plaintext: &[u8],
+    piece_len: usize,
+) -> Vec<(&'static str, Vec<u8>)> {
+    let context = context();
+    let mut roads = vec![("seal", block_on(make().seal(plaintext, &context)).unwrap())];
+
+    let mut reused = vec![0xaa; 100_000];
+    block_on(make().seal_into(plaintext, &context, &mut reused)).unwrap();
+    roads.push(("seal_into", reused));
+
+    let mut writer = block_on(make().seal_writer(Vec::new(), &context)).unwrap();
+    plaintext.chunks(piece_len).for_each(|piece| writer.write_all(piece).unwrap());
+    roads.push(("seal_writer", writer.finish().unwrap()));
+
+    let mut reader = block_on(make().seal_reader(Pieces(plaintext, piece_len), &context)).unwrap();
+    assert_eq!(reader.sealed_len(plaintext.len() as u64).unwrap(), roads[0].1.len() as u64);
+    let mut sealed = Vec::new();
+    reader.read_to_end(&mut sealed).unwrap();
+    assert_eq!(reader.read(&mut [0; 10]).unwrap(), 0);
+    roads.push(("seal_reader", sealed));
+
+    let pieces = plaintext.chunks(piece_len).map(Bytes::copy_from_slice).map(Ok::<_, Infallible>);
+    let stream = block_on(make().seal_stream(stream::iter(pieces), &context)).unwrap();
+    assert_eq!(stream.sealed_len(plaintext.len() as u64).unwrap(), roads[0].1.len() as u64);
+    roads.push(("seal_stream", block_on(stream.try_collect::<Vec<_>>()).unwrap().concat()));
+
+    block_on(async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut writer = make().seal_async_writer(Vec::new(), &context).await.unwrap();
+        for piece in plaintext.chunks(piece_len) {
+            writer.write_all(piece).await.unwrap();
+        }
+        writer.shutdown().await.unwrap();
+        roads.push(("seal_async_writer", writer.into_inner()));
+
+        let mut reader = make().seal_async_reader(plaintext, &context).await.unwrap();
+        let mut sealed = Vec::new();
+        reader.read_to_end(&mut sealed).await.unwrap();
+        roads.push(("seal_async_reader", sealed));
+    });
+    roads
+}
+
+/// The plaintext, or the error's text, by every road, in pieces of this length.
+fn opened_by_every_road(
+    envelope: &Envelope,
+    sealed: &[u8],
+    piece_len: usize,
+) -> Vec<(&'static str, Result<Vec<u8>, String>)> {
+    let context = context();
+    let text = |error: &dyn std::error::Error| error.to_string();
+    let io_text = |error: io::Error| error.downcast::<OpenError>().unwrap().to_string();
+    let whole = block_on(envelope.open(sealed, &context)).map(|opened| opened.plaintext).map_err(|e| text(&e));
+    let mut roads = vec![("open", whole)];
+
+    let mut reused = vec![0xaa; 100_000];
+    let opened = block_on(envelope.open_into(sealed, &context, &mut reused));
+    roads.push(("open_into", opened.map(|_| reused).map_err(|e| text(&e))));
+
+    let read = block_on(envelope.open_reader(Pieces(sealed, piece_len), &context)).map_err(|e| text(&e));
+    let read = read.and_then(|mut reader| {
+        let mut plaintext = Vec::new();
+        reader.read_to_end(&mut plaintext).map(|_| plaintext).map_err(io_text)
+    });
+    roads.push(("open_reader", read));
+
+    let pieces = sealed.chunks(piece_len).map(Bytes::copy_from_slice).map(Ok::<_, Infallible>);
+    let opened = block_on(async {
+        let stream = envelope.open_stream(stream::iter(pieces), &context).await?;
+        Ok(stream.try_collect::<Vec<_>>().await?.concat())
+    });
+    roads.push(("open_stream", opened.map_err(|e: StreamError<Infallible>| text(&e))));
+
+    let opened = block_on(async {
+        use tokio::io::AsyncReadExt;
+        let mut reader = envelope.open_async_reader(sealed, &context).await.map_err(|e| text(&e))?;
+        let mut plaintext = Vec::new();
+        reader.read_to_end(&mut plaintext).await.map(|_| plaintext).map_err(io_text)
+    });
+    roads.push(("open_async_reader", opened));
+    roads
+}
+
+#[test]
+fn every_road_every_backend_and_any_threads_give_the_same_bytes() {
+    for (frame_len, len, piece_len) in [(16, 1000, 7), (4096, 1_000_000, 10_000), (65_536, 5_000_001, 1_500_000)] {
+        let plaintext = plaintext(len);
+        let expected = seal(frame_len, &plaintext);
+        for backend in BACKENDS {
+            for threads in threads() {
+                let make = || fixed(frame_len).backend(*backend).threads(threads.clone()).build().unwrap();
+                for (road, sealed) in sealed_by_every_road(&make, &plaintext, piece_len) {
+                    assert!(sealed == expected, "{road} {backend:?} {threads:?} {frame_len}");
+                }
+                for (road, opened) in opened_by_every_road(&make(), &expected, piece_len) {
+                    assert!(opened.as_ref() == Ok(&plaintext), "{road} {backend:?} {threads:?} {frame_len}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn of_several_changed_frames_the_first_is_named_whatever_the_threads() {
+    let mut sealed = seal(4096, &plaintext(2_000_000));
+    let body = sealed.len() - 2_000_000 / 4096 * (4096 + FRAME_OVERHEAD);
+    for frame in [400, 150, 300] {
+        sealed[body + frame * (4096 + FRAME_OVERHEAD)] ^= 1;
+    }
+    let errors: Vec<_> = threads()
+        .into_iter()
+        .map(|threads| {
+            let envelope = fixed(4096).threads(threads).build().unwrap();
+            block_on(envelope.open(&sealed, &context())).unwrap_err().to_string()
+        })
+        .collect();
+    assert!(errors[0].contains("frame 15"), "{errors:?}");
+    assert!(errors.iter().all(|error| *error == errors[0]), "{errors:?}");
+}
+
+proptest! {
+    #[test]
+    fn any_message_opens_or_fails_alike_by_every_road(
+        len in 0usize..300, frame_len in 1u32..50, piece_len in 1usize..100,
+        change in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
+        cut in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let plaintext = plaintext(len);
+        let mut sealed = seal(frame_len, &plaintext);
+        if let Some((at, value)) = change {
+            let at = at.index(sealed.len());
+            sealed[at] = value;
+        }
+        if let Some(cut) = cut {
+            sealed.truncate(cut.index(sealed.len()) + 1);
+        }
+        let roads = opened_by_every_road(&envelope(frame_len), &sealed, piece_len);
+        for (road, opened) in &roads {
+            prop_assert_eq!(opened, &roads[0].1, "{}", road);
+        }
+    }
+
+    #[test]
+    fn seeking_reads_what_a_cursor_over_the_plaintext_reads(
+        len in 0usize..300, frame_len in 1u32..50, in_front in 0usize..20,
+        steps in proptest::collection::vec((0u8..4, -400i64..400, 0usize..100), 1..20),
+    ) {
+        let plaintext = plaintext(len);
+        let file = [vec![0; in_front], seal(frame_len, &plaintext)].concat();
+        let mut source = Cursor::new(file);
+        source.set_position(in_front as u64);
+        let mut reader = block_on(envelope(frame_len).open_reader(source, &context())).unwrap();
+        let mut cursor = Cursor::new(&plaintext);
+        for (kind, offset, read_len) in steps {
+            let position = match kind {
+                0 => SeekFrom::Start(offset.unsigned_abs()),
+                1 => SeekFrom::Current(offset),
+                2 => SeekFrom::End(offset),
+                _ => SeekFrom::Current(0),
+            };
+            match (reader.seek(position), cursor.seek(position)) {
+                (Ok(one), Ok(two)) => prop_assert_eq!(one, two),
+                (Err(_), Err(_)) => {}
+                (one, two) => prop_assert!(false, "{one:?} {two:?}"),
+            }
+            prop_assert_eq!(reader.stream_position().unwrap(), cursor.position());
+            let (mut one, mut two) = (Vec::new(), Vec::new());
+            reader.by_ref().take(read_len as u64).read_to_end(&mut one).unwrap();
+            cursor.by_ref().take(read_len as u64).read_to_end(&mut two).unwrap();
+            prop_assert_eq!(one, two);
+        }
+    }
+
+    #[test]
+    fn a_range_is_that_part_of_the_plaintext(
+        len in 0u64..300, frame_len in 1u32..50, start in 0u64..320, range_len in 0u64..320,
+    ) {
+        let plaintext = plaintext(len as usize);
+        let sealed = seal(frame_len, &plaintext);
+        let reader = block_on(envelope(frame_len).range_reader(&sealed[..], sealed.len() as u64, &context())).unwrap();
+        prop_assert_eq!(reader.len(), len);
+        let range = start..start + range_len;
+        let sealed_len = sealed.len() as u64;
+        let later = block_on(async {
+            let reader = envelope(frame_len).async_range_reader(Counted::new(sealed.clone()), sealed_len, &context()).await;
+            reader.unwrap().read_async(range.clone()).await
+        });
+        if range.end <= len {
+            let expected = &plaintext[start as usize..range.end as usize];
+            prop_assert_eq!(&reader.read(range).unwrap()[..], expected);
+            prop_assert_eq!(&later.unwrap()[..], expected);
+        } else {
+            for refused in [reader.read(range.clone()), later] {
+                let named = matches!(refused, Err(OpenError::OutOfRange { plaintext_len, .. }) if plaintext_len == len);
+                prop_assert!(named);
+            }
+        }
+    }
+}
+
+/// Counts what is read.
+#[derive(Debug)]
+struct Counted {
+    message: Vec<u8>,
+    reads: Mutex<Vec<Range<u64>>>,
+}
+
+impl Counted {
+    fn new(message: Vec<u8>) -> Self {
+        Self { message, reads: Mutex::default() }
+    }
+
+    fn taken(&self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.reads.lock().unwrap())
+    }
+}
+
+impl ReadAt for Counted {
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        let len = self.message.read_at(out, offset)?;
+        self.reads.lock().unwrap().push(offset..offset + len as u64);
+        Ok(len)
+    }
+}
+
+impl AsyncReadAt for Counted {
+    async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
+        self.reads.lock().unwrap().push(range.clone());
+        let end = self.message.len().min(range.end as usize);
+        Ok(Bytes::copy_from_slice(&self.message[end.min(range.start as usize)..end]))
+    }
+}
+
+#[test]
+fn a_range_reads_the_header_once_the_end_once_and_the_frames_it_needs() {
+    let sealed = seal(65_536, &plaintext(10_000_000));
+    let len = sealed.len() as u64;
+    let source = Counted::new(sealed);
+    let reader = block_on(envelope(65_536).range_reader(&source, len, &context())).unwrap();
+    let reads = source.taken();
+    assert_eq!(reads.len(), 2, "{reads:?}");
+    assert_eq!((reads[0].clone(), reads[1].end), (0..4096, len));
+
+    assert_eq!(reader.read(1_000_000..1_065_536).unwrap(), plaintext(1_065_536)[1_000_000..]);
+    let read: u64 = source.taken().iter().map(|range| range.end - range.start).sum();
+    assert_eq!(read, 2 * (65_536 + FRAME_OVERHEAD as u64));
+    assert!(reader.read(5..5).unwrap().is_empty() && source.taken().is_empty());
+}
+
+#[test]
+fn a_long_range_is_read_in_parts_and_concurrently() {
+    let plaintext = plaintext(10_000_000);
+    let sealed = seal(4096, &plaintext);
+    let reader = block_on(envelope(4096).range_reader(&sealed[..], sealed.len() as u64, &context())).unwrap();
+    std::thread::scope(|scope| {
+        for start in [0, 1, 4095, 4096, 3_000_000] {
+            let (reader, plaintext) = (&reader, &plaintext);
+            scope.spawn(move || {
+                assert!(reader.read(start..9_999_999).unwrap() == plaintext[start as usize..9_999_999]);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_length_that_is_not_the_messages_is_refused_before_a_size_is_told() {
+    let sealed = seal(16, &plaintext(100));
+    let open = |bytes: &[u8], len: u64| {
+        block_on(envelope(16).range_reader(bytes, len, &context())).map(|reader| reader.len()).unwrap_err()
+    };
+    for wrong in (0..sealed.len() as u64 + 100).filter(|len| *len != sealed.len() as u64) {
+        // Whether the source is as long as it is said to be, or not.
+        let mut bytes = sealed.clone();
+        bytes.resize(wrong as usize, 0);
+        open(&bytes, wrong);
+        open(&sealed, wrong);
+    }
+    let whole_frames_less = sealed.len() as u64 - (16 + FRAME_OVERHEAD as u64);
+    let error = open(&sealed[..whole_frames_less as usize], whole_frames_less);
+    assert!(error.to_string().contains("frame 6"), "{error}");
+    assert!(matches!(open(&sealed, 100), OpenError::Format(FormatError::Truncated(_))));
+}
+
+#[test]
+fn a_change_is_noticed_by_the_ranges_that_touch_it_and_by_no_other() {
+    let mut sealed = seal(16, &plaintext(100));
+    let at = sealed.len() - 40 - 4 - 3 * (16 + FRAME_OVERHEAD) + 20;
+    sealed[at] ^= 1;
+    let reader = block_on(envelope(16).range_reader(&sealed[..], sealed.len() as u64, &context())).unwrap();
+    assert_eq!(reader.read(0..48).unwrap(), plaintext(48));
+    assert_eq!(reader.read(64..100).unwrap(), plaintext(100)[64..]);
+    for range in [48..64, 47..49, 63..64, 0..100] {
+        assert!(matches!(reader.read(range), Err(OpenError::FrameTag { sequence: 4 })));
+    }
+    let mut out = [0xaa; 100];
+    assert!(reader.read_into(0, &mut out).is_err());
+    assert_eq!(out, [0; 100]);
+}
+
+#[test]
+fn a_seek_on_a_message_that_is_cut_or_goes_on_is_refused() {
+    let sealed = seal(16, &plaintext(100));
+    for changed in [&sealed[..sealed.len() - 1], &sealed[..sealed.len() - 48], &[&sealed[..], b"!"].concat()] {
+        let mut reader = block_on(envelope(16).open_reader(Cursor::new(changed), &context())).unwrap();
+        let error = reader.seek(SeekFrom::Start(20)).unwrap_err();
+        assert!(error.downcast::<OpenError>().is_ok());
+    }
+}
+
+#[test]
+fn a_reader_that_failed_does_not_seek_out_of_it() {
+    let mut sealed = seal(16, &plaintext(100));
+    let at = sealed.len() - 100;
+    sealed[at] ^= 1;
+    let mut reader = block_on(envelope(16).open_reader(Cursor::new(sealed), &context())).unwrap();
+    reader.read_to_end(&mut Vec::new()).unwrap_err();
+    assert!(matches!(reader.seek(SeekFrom::Start(0)).unwrap_err().downcast(), Ok(OpenError::FailedBefore)));
+}
+
+#[test]
+fn signed_and_non_framed_messages_have_no_ranges() {
+    for (file, expected) in [("0578/framed-len-129", "a signature"), ("0478/non-framed-len-129", "no message has")] {
+        let message = std::fs::read(format!("tests/fixtures/{file}.msg")).unwrap();
+        let refused =
+            block_on(envelope(16).range_reader(&message[..], message.len() as u64, &EncryptionContext::new()));
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn a_stream_inside_that_fails_ends_the_stream_outside() {
+    let failing = |pieces: Vec<Vec<u8>>| stream::iter(pieces.into_iter().map(Ok).chain([Err("gone")]));
+    let context = context();
+    block_on(async {
+        let mut sealing = envelope(16).seal_stream(failing(vec![plaintext(100)]), &context).await.unwrap();
+        assert!(sealing.next().await.unwrap().is_ok());
+        assert!(matches!(sealing.next().await, Some(Err(StreamError::Source("gone")))));
+        assert!(sealing.next().await.is_none());
+
+        let sealed = seal(16, &plaintext(100));
+        let half = sealed[..sealed.len() - 50].to_vec();
+        let mut opening = envelope(16).open_stream(failing(vec![half]), &context).await.unwrap();
+        assert_eq!(opening.info().context, context);
+        assert!(opening.next().await.unwrap().is_ok());
+        assert!(matches!(opening.next().await, Some(Err(StreamError::Source("gone")))));
+        assert!(opening.next().await.is_none());
+
+        let refused = envelope(16).open_stream(failing(vec![sealed[..50].to_vec()]), &context).await;
+        assert!(matches!(refused, Err(StreamError::Source("gone"))));
+    });
+}
+
+#[test]
+fn a_seal_reader_is_buffered_and_passes_errors_on_without_losing_anything() {
+    struct FailsOnce<'a>(&'a [u8], bool);
+    impl Read for FailsOnce<'_> {
+        fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+            if !self.1 && self.0.len() < 50 {
+                self.1 = true;
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let len = out.len().min(10);
+            self.0.read(&mut out[..len])
+        }
+    }
+    let plaintext = plaintext(100);
+    let mut reader = block_on(envelope(16).seal_reader(FailsOnce(&plaintext, false), &context())).unwrap();
+    let mut sealed = Vec::new();
+    assert_eq!(reader.read_to_end(&mut sealed).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    loop {
+        let piece = reader.fill_buf().unwrap();
+        if piece.is_empty() {
+            break;
+        }
+        sealed.extend_from_slice(piece);
+        let len = piece.len();
+        reader.consume(len);
+    }
+    assert_eq!(sealed, seal(16, &plaintext));
+}
