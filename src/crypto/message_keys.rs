@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::{AesGcm, Backend, SecretKey, hkdf};
+use super::{AesGcm, Backend, SecretKey, key_derivation::hkdf};
 use crate::{
     message::MessageId,
     suite::{AlgorithmSuite, HashAlgorithm},
@@ -23,7 +23,6 @@ impl MessageKeys {
         let mut encryption = Zeroizing::new(vec![0; suite.data_key_len()]);
         let mut commitment = [0; 32];
         hkdf(
-            backend,
             HashAlgorithm::Sha512,
             id.as_bytes(),
             data_key.expose(),

@@ -1,4 +1,4 @@
-//! AES-GCM and HKDF by the RustCrypto crates.
+//! AES-GCM by the RustCrypto crates.
 
 use std::fmt;
 
@@ -7,12 +7,8 @@ use aes_gcm::{
     aead::{consts::U12, inout::InOutBuf},
     aes::Aes192,
 };
-use hkdf::Hkdf;
-use sha2::{Sha256, Sha384, Sha512};
-use zeroize::Zeroize;
 
 use super::{IV_LEN, TAG_LEN, TagMismatch};
-use crate::suite::HashAlgorithm;
 
 /// Boxed, since the expanded keys are about a kilobyte and would be copied with every move.
 pub(crate) enum AesGcm {
@@ -67,23 +63,5 @@ impl AesGcm {
 impl fmt::Debug for AesGcm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AesGcm(RustCrypto)")
-    }
-}
-
-pub(super) fn hkdf(hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut [(&[&[u8]], &mut [u8])]) {
-    /// A macro, since the trait bounds of a function generic over the hash would be longer than its body.
-    macro_rules! with {
-        ($hash:ty) => {{
-            let (mut pseudorandom_key, hkdf) = Hkdf::<$hash>::extract(Some(salt), input);
-            pseudorandom_key.zeroize();
-            for (info, output) in outputs {
-                hkdf.expand_multi_info(info, output).expect("no output is longer than 255 hashes");
-            }
-        }};
-    }
-    match hash {
-        HashAlgorithm::Sha256 => with!(Sha256),
-        HashAlgorithm::Sha384 => with!(Sha384),
-        HashAlgorithm::Sha512 => with!(Sha512),
     }
 }

@@ -15,7 +15,7 @@ fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
 
 /// Makes a file that is removed when the process is interrupted.
 pub(crate) fn create<F>(create: impl FnOnce() -> io::Result<F>, path: impl FnOnce(&F) -> &Path) -> io::Result<F> {
-    watch();
+    watch()?;
     let mut unfinished = unfinished();
     let file = create()?;
     *unfinished = Some(path(&file).to_owned());
@@ -30,9 +30,9 @@ pub(crate) fn complete<T>(rename: impl FnOnce() -> T) -> T {
     renamed
 }
 
-/// From now on, the signals remove the unfinished file. Where that is not possible, they act as they always do.
+/// From now on, the signals remove the unfinished file.
 #[cfg(unix)]
-fn watch() {
+fn watch() -> io::Result<()> {
     use std::{future::poll_fn, process, task::Poll, thread};
 
     use tokio::{
@@ -41,12 +41,11 @@ fn watch() {
     };
 
     let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
-    let Ok(runtime) = Builder::new_current_thread().enable_io().build() else { return };
+    let runtime = Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();
-    let Ok(mut signals) = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>() else { return };
+    let mut signals = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
     drop(entered);
-    // Without the thread, a signal would be caught and nothing would happen: but then nothing else works either.
-    let _ = thread::Builder::new().name("signals".into()).spawn(move || {
+    thread::Builder::new().name("signals".into()).spawn(move || {
         let came = runtime.block_on(poll_fn(|context| {
             let came = signals.iter_mut().position(|signal| signal.poll_recv(context).is_ready());
             came.map_or(Poll::Pending, Poll::Ready)
@@ -58,8 +57,11 @@ fn watch() {
         }
         // As shells report a process that a signal ended.
         process::exit(128 + kinds[came].as_raw_value());
-    });
+    })?;
+    Ok(())
 }
 
 #[cfg(not(unix))]
-fn watch() {}
+fn watch() -> io::Result<()> {
+    Ok(())
+}

@@ -123,18 +123,20 @@ fn transfer(mut input: Input, mut output: Output, stage: impl Stage) -> Result<(
     }
     let (fed, written) = thread::scope(|scope| {
         let output = &mut output;
-        let writer = scope.spawn(move || {
+        let write_all = move || {
             for (buffer, len) in filled {
                 output.write_all(&buffer[..len])?;
                 // Nobody takes it after the end of the input.
                 let _ = give_back.send(buffer);
             }
             Ok(())
-        });
+        };
+        let writer = thread::Builder::new().name("writer".into()).spawn_scoped(scope, write_all)?;
         let fed = feed(&mut input, stage, &buffers, to_writer);
         let written: io::Result<()> = writer.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked));
-        (fed, written)
-    });
+        Ok((fed, written))
+    })
+    .map_err(|error: io::Error| Failure::new(format!("no thread can be started: {error}")))?;
     written.map_err(|error| Failure::writing(output.name(), &error))?;
     fed?;
     output.finish()

@@ -1,0 +1,114 @@
+//! File to file: the command, and the shells of the library, beside a plain loop of reading and writing.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use criterion::{Criterion, SamplingMode, Throughput};
+use pollster::block_on;
+use tokio::io::AsyncWriteExt;
+
+use crate::{MIB, buffer, builder, context};
+
+const LEN: usize = 512 * MIB;
+
+/// In memory where the system has a place for that.
+fn folder() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
+fn command(arguments: &[&str], input: &Path, output: &Path) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kms-envelope"));
+    command.args(arguments).arg("-o").args([output, input]).stderr(Stdio::null());
+    assert!(command.status().unwrap().success());
+}
+
+fn copy(mut input: impl Read, mut output: impl Write, batch: &mut [u8]) -> io::Result<()> {
+    loop {
+        match input.read(batch)? {
+            0 => return Ok(()),
+            len => output.write_all(&batch[..len])?,
+        }
+    }
+}
+
+pub(crate) fn benches(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("files");
+    group.throughput(Throughput::Bytes(LEN as u64)).sample_size(10).sampling_mode(SamplingMode::Flat);
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let (plain, sealed, out, key_file) = (path("plain"), path("sealed"), path("out"), path("key"));
+    fs::write(&plain, buffer(LEN)).unwrap();
+    let key = key_file.to_str().unwrap();
+    let made = Command::new(env!("CARGO_BIN_EXE_kms-envelope")).args(["keygen", key]).stderr(Stdio::null()).status();
+    assert!(made.unwrap().success());
+    command(&["seal", "--key", key], &plain, &sealed);
+    let (envelope, context, mut batch) = (builder(65_536).build().unwrap(), context(), buffer(MIB));
+    let library_sealed = path("library-sealed");
+    // The file that is written is there already, so that all write to memory that was used before.
+    fs::write(&out, buffer(LEN + MIB)).unwrap();
+    let rewrite = || File::options().write(true).open(&out).unwrap();
+
+    group.bench_function("plain loop", |bencher| {
+        bencher.iter(|| copy(File::open(&plain).unwrap(), rewrite(), &mut batch).unwrap());
+    });
+    group.bench_function("std seal", |bencher| {
+        bencher.iter(|| {
+            let mut writer = block_on(envelope.seal_writer(rewrite(), &context)).unwrap();
+            copy(File::open(&plain).unwrap(), &mut writer, &mut batch).unwrap();
+            writer.finish().unwrap()
+        });
+    });
+    let mut writer = block_on(envelope.seal_writer(File::create(&library_sealed).unwrap(), &context)).unwrap();
+    copy(File::open(&plain).unwrap(), &mut writer, &mut batch).unwrap();
+    writer.finish().unwrap();
+    group.bench_function("std open", |bencher| {
+        bencher.iter(|| {
+            let reader = block_on(envelope.open_reader(File::open(&library_sealed).unwrap(), &context)).unwrap();
+            copy(reader, rewrite(), &mut batch).unwrap();
+        });
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    group.bench_function("tokio copy", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(async {
+                let mut input = tokio::fs::File::open(&plain).await.unwrap();
+                input.set_max_buf_size(MIB);
+                let mut input = tokio::io::BufReader::with_capacity(MIB, input);
+                let mut output = tokio::fs::File::from_std(rewrite());
+                tokio::io::copy_buf(&mut input, &mut output).await.unwrap();
+                output.flush().await.unwrap();
+            });
+        });
+    });
+    group.bench_function("tokio seal", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(async {
+                let mut input = tokio::io::BufReader::with_capacity(MIB, tokio::fs::File::open(&plain).await.unwrap());
+                let output = tokio::fs::File::from_std(rewrite());
+                let mut writer = envelope.seal_async_writer(output, &context).await.unwrap();
+                tokio::io::copy_buf(&mut input, &mut writer).await.unwrap();
+                writer.shutdown().await.unwrap();
+            });
+        });
+    });
+    drop(fs::remove_file(&out));
+    // The command makes a new file each time, and so does what it is compared with.
+    group.bench_function("plain loop new file", |bencher| {
+        bencher.iter(|| {
+            copy(File::open(&plain).unwrap(), File::create(path("new")).unwrap(), &mut batch).unwrap();
+            fs::rename(path("new"), &out).unwrap();
+        });
+    });
+    group.bench_function("command seal", |bencher| {
+        bencher.iter(|| command(&["seal", "--key", key], &plain, &out));
+    });
+    group.bench_function("command open", |bencher| {
+        bencher.iter(|| command(&["open", "--key", key], &sealed, &out));
+    });
+    group.finish();
+}

@@ -1,0 +1,45 @@
+//! What sealing and opening cost, each beside its ceiling in the same run: the bare AEAD on the same frames, a copy in
+//! memory, a plain loop over files.
+//!
+//! `cargo bench --all-features`, then `python3 benches/report.py` for the tables and the chart of docs/performance.md.
+
+mod bare;
+mod files;
+mod ranges;
+mod small;
+mod streams;
+mod whole;
+
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use kms_envelope::{Backend, EncryptionContext, Envelope, EnvelopeBuilder, LocalKey};
+
+const MIB: usize = 1 << 20;
+
+const BACKENDS: &[Backend] = &[
+    #[cfg(feature = "aws-lc")]
+    Backend::AwsLc,
+    Backend::RustCrypto,
+];
+
+fn builder(frame_len: usize) -> EnvelopeBuilder {
+    let key = LocalKey::generate("bench", "key").unwrap();
+    Envelope::builder(key).frame_len(u32::try_from(frame_len).unwrap())
+}
+
+fn context() -> EncryptionContext {
+    EncryptionContext::from([("tenant", "acme")])
+}
+
+/// Memory that has been written to, so that no page of it is fresh.
+fn buffer(len: usize) -> Vec<u8> {
+    vec![1; len]
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
+    targets = whole::benches, small::benches, streams::benches, ranges::benches, files::benches
+}
+criterion_main!(benches);
