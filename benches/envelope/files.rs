@@ -76,9 +76,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
     group.bench_function("tokio copy", |bencher| {
         bencher.iter(|| {
             runtime.block_on(async {
-                let mut input = tokio::fs::File::open(&plain).await.unwrap();
-                input.set_max_buf_size(MIB);
-                let mut input = tokio::io::BufReader::with_capacity(MIB, input);
+                let mut input = tokio::io::BufReader::with_capacity(MIB, tokio::fs::File::open(&plain).await.unwrap());
                 let mut output = tokio::fs::File::from_std(rewrite());
                 tokio::io::copy_buf(&mut input, &mut output).await.unwrap();
                 output.flush().await.unwrap();
