@@ -71,7 +71,8 @@ impl Envelope {
     }
 
     /// As [`seal`](Self::seal), into a buffer that is there already: its contents are replaced, and its memory is
-    /// used again. With memory that has been used before, sealing a long plaintext takes about half the time.
+    /// used again. With memory that has been used before, sealing a long plaintext takes about half the time. Do not
+    /// clear the buffer in between: what it grows by is filled with zeros first.
     ///
     /// # Errors
     /// As [`seal`](Self::seal). What is in the buffer is of no use then.

@@ -60,7 +60,7 @@ fn rows() -> Vec<Row> {
 }
 
 impl Row {
-    fn round(&mut self, data: &[u8], sealed: &mut Vec<u8>, opened: &mut Vec<u8>) -> Result<()> {
+    fn round(&mut self, data: &[u8], [sealed, opened]: &mut [Vec<u8>; 2]) -> Result<()> {
         let peer = self.peer.as_ref().map_err(|error| error.to_string())?;
         let timed = |times: &mut Vec<f64>, repeat: u32, work: &mut dyn FnMut() -> Result<()>| {
             let start = Instant::now();
@@ -76,9 +76,9 @@ impl Row {
         if opened != data {
             return Err("it opened to something else".into());
         }
-        let small = &data[..SMALL];
-        timed(seal_small, SMALL_BATCH, &mut || peer.seal(small, sealed))?;
-        timed(open_small, SMALL_BATCH, &mut || peer.open(sealed, opened))?;
+        let (small, mut sealed, mut opened) = (&data[..SMALL], Vec::new(), Vec::new());
+        timed(seal_small, SMALL_BATCH, &mut || peer.seal(small, &mut sealed))?;
+        timed(open_small, SMALL_BATCH, &mut || peer.open(&sealed, &mut opened))?;
         if opened != small {
             return Err("it opened to something else".into());
         }
@@ -114,21 +114,18 @@ fn measure(args: &Args) {
     let len = args.mib << 20;
     let mut data = vec![0; len];
     rand::Rng::fill_bytes(&mut rand::rng(), &mut data);
-    // As long as any of them needs, and touched, so that no peer pays for fresh memory that it would use again.
-    let (mut sealed, mut opened) = (vec![1; len + len / 64 + 4096], vec![1; len]);
+    // Touched, and not shortened in between, so that no peer pays for fresh memory that it would use again.
+    let fresh = || [vec![1; len + len / 64 + 4096], vec![1; len]];
+    let mut buffers = fresh();
     let mut rows = rows();
     for round in 1..=args.rounds {
         for row in &mut rows {
             eprint!("\rround {round} of {}: {:50}", args.rounds, row.name);
             if row.failed.is_none() {
-                row.failed = row.round(&data, &mut sealed, &mut opened).err().map(|error| error.to_string());
+                row.failed = row.round(&data, &mut buffers).err().map(|error| error.to_string());
             }
-            // Those that give a buffer of their own have thrown this one away.
-            for (buffer, len) in [(&mut sealed, len + len / 64 + 4096), (&mut opened, len)] {
-                if buffer.capacity() < len {
-                    *buffer = vec![1; len];
-                }
-            }
+            // Some have put buffers of their own in their place.
+            buffers = fresh();
         }
     }
     eprintln!();
