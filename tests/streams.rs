@@ -5,7 +5,9 @@ use std::{
     convert::Infallible,
     io::{self, BufRead, Cursor, Read, Seek, SeekFrom, Write},
     ops::Range,
+    pin::Pin,
     sync::{Arc, Mutex},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -17,6 +19,7 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
+use tokio::io::ReadBuf;
 
 const BACKENDS: &[Backend] = &[
     #[cfg(feature = "aws-lc")]
@@ -469,4 +472,187 @@ fn a_seal_reader_is_buffered_and_passes_errors_on_without_losing_anything() {
         reader.consume(len);
     }
     assert_eq!(sealed, seal(16, &plaintext));
+}
+
+/// Gives and takes at most so many bytes at a time, is interrupted in front of each, and fails once at one place.
+struct Flaky<T> {
+    inner: T,
+    piece_len: usize,
+    at: usize,
+    fail_at: Option<usize>,
+    interrupted: bool,
+}
+
+impl<T> Flaky<T> {
+    fn new(inner: T, piece_len: usize, fail_at: usize) -> Self {
+        Self { inner, piece_len, at: 0, fail_at: Some(fail_at), interrupted: false }
+    }
+
+    /// How many of so many bytes may come or go now.
+    fn allowed(&mut self, len: usize) -> io::Result<usize> {
+        if self.fail_at == Some(self.at) {
+            self.fail_at = None;
+            return Err(io::Error::other("flaky"));
+        }
+        let until_failure = self.fail_at.map_or(usize::MAX, |fail_at| fail_at - self.at);
+        Ok(len.min(self.piece_len).min(until_failure))
+    }
+
+    fn interrupt(&mut self) -> io::Result<()> {
+        self.interrupted = !self.interrupted;
+        if self.interrupted { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
+    }
+}
+
+impl<T: Read> Read for Flaky<T> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.interrupt()?;
+        let len = self.allowed(out.len())?;
+        let read = self.inner.read(&mut out[..len])?;
+        self.at += read;
+        Ok(read)
+    }
+}
+
+impl<T: Write> Write for Flaky<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.interrupt()?;
+        let len = self.allowed(bytes.len())?;
+        self.at += len;
+        self.inner.write(&bytes[..len])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<T: Read + Unpin> tokio::io::AsyncRead for Flaky<T> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let len = self.allowed(out.remaining())?;
+        let mut piece = vec![0; len];
+        let len = self.inner.read(&mut piece)?;
+        self.at += len;
+        out.put_slice(&piece[..len]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl tokio::io::AsyncWrite for Flaky<Vec<u8>> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let len = self.allowed(bytes.len())?;
+        self.at += len;
+        self.inner.extend_from_slice(&bytes[..len]);
+        Poll::Ready(Ok(len))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Does what `step` does until it says that this was the end, and once more where it failed. Gives whether it failed.
+fn persist(mut step: impl FnMut() -> io::Result<bool>) -> bool {
+    let mut failed = false;
+    loop {
+        match step() {
+            Ok(true) => return failed,
+            Ok(false) => {}
+            Err(error) => {
+                assert_eq!(error.to_string(), "flaky");
+                assert!(!failed);
+                failed = true;
+            }
+        }
+    }
+}
+
+/// All that `read` gives, after an error too.
+fn read_all(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> (Vec<u8>, bool) {
+    let (mut all, mut piece) = (Vec::new(), [0; 11]);
+    let failed = persist(|| {
+        let len = read(&mut piece)?;
+        all.extend_from_slice(&piece[..len]);
+        Ok(len == 0)
+    });
+    (all, failed)
+}
+
+const FLAKY_FRAME_LEN: u32 = 16;
+
+#[test]
+fn a_source_that_fails_anywhere_is_read_on_and_nothing_is_lost() {
+    use tokio::io::AsyncReadExt;
+    let (plaintext, context) = (plaintext(40), context());
+    let sealed = seal(FLAKY_FRAME_LEN, &plaintext);
+    let make = || envelope(FLAKY_FRAME_LEN);
+    for piece_len in [1, 7, 1000] {
+        for fail_at in 0..=plaintext.len() {
+            let source = || Flaky::new(&plaintext[..], piece_len, fail_at);
+            let mut reader = block_on(make().seal_reader(source(), &context)).unwrap();
+            assert_eq!(read_all(|out| reader.read(out)), (sealed.clone(), true), "{piece_len} {fail_at}");
+            let mut reader = block_on(make().seal_async_reader(source(), &context)).unwrap();
+            assert_eq!(read_all(|out| block_on(reader.read(out))), (sealed.clone(), true), "{piece_len} {fail_at}");
+        }
+        for fail_at in 0..=sealed.len() {
+            let source = || Flaky::new(&sealed[..], piece_len, fail_at);
+            match block_on(make().open_reader(source(), &context)) {
+                Ok(mut reader) => {
+                    assert_eq!(read_all(|out| reader.read(out)), (plaintext.clone(), true), "{piece_len} {fail_at}");
+                }
+                // In front of the header's end.
+                Err(error) => {
+                    assert!(matches!(&error, OpenError::Io(error) if error.to_string() == "flaky"), "{error}")
+                }
+            }
+            match block_on(make().open_async_reader(source(), &context)) {
+                Ok(mut reader) => {
+                    let read = read_all(|out| block_on(reader.read(out)));
+                    assert_eq!(read, (plaintext.clone(), true), "{piece_len} {fail_at}");
+                }
+                Err(error) => {
+                    assert!(matches!(&error, OpenError::Io(error) if error.to_string() == "flaky"), "{error}")
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_target_that_fails_anywhere_is_written_on_and_nothing_is_lost() {
+    use tokio::io::AsyncWriteExt;
+    let (plaintext, context) = (plaintext(40), context());
+    let sealed = seal(FLAKY_FRAME_LEN, &plaintext);
+    for piece_len in [1, 7, 1000] {
+        for fail_at in 0..sealed.len() {
+            let target = || Flaky::new(Vec::new(), piece_len, fail_at);
+            let mut writer = block_on(envelope(FLAKY_FRAME_LEN).seal_writer(target(), &context)).unwrap();
+            let mut left = &plaintext[..];
+            persist(|| {
+                let len = writer.write(&left[..left.len().min(11)])?;
+                left = &left[len..];
+                Ok(left.is_empty())
+            });
+            // `finish` takes the writer: what it fails at is lost, as its documentation says.
+            match writer.finish() {
+                Ok(target) => assert_eq!(target.inner, sealed, "{piece_len} {fail_at}"),
+                Err(error) => assert_eq!(error.to_string(), "flaky"),
+            }
+
+            let mut writer = block_on(envelope(FLAKY_FRAME_LEN).seal_async_writer(target(), &context)).unwrap();
+            let mut left = &plaintext[..];
+            let failed_writing = persist(|| {
+                let len = block_on(writer.write(&left[..left.len().min(11)]))?;
+                left = &left[len..];
+                Ok(left.is_empty())
+            });
+            let failed_ending = persist(|| block_on(writer.shutdown()).map(|()| true));
+            assert!(failed_writing != failed_ending);
+            assert_eq!(writer.into_inner().inner, sealed, "{piece_len} {fail_at}");
+        }
+    }
 }
