@@ -9,6 +9,9 @@ use crate::error::{ContextError, FormatError};
 /// Keys that begin so belong to the format (specification, `structures.md`, "Encryption Context").
 const RESERVED_PREFIX: &str = "aws-crypto-";
 
+/// The name under which a signed message stores its public key.
+pub(crate) const PUBLIC_KEY_NAME: &str = "aws-crypto-public-key";
+
 /// The most bytes that a context may take when serialised: its length is a 16-bit field.
 const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
 

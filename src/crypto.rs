@@ -10,10 +10,12 @@ mod message_keys;
 mod random;
 mod rust_crypto;
 mod secret;
+mod signature;
 
-pub(crate) use message_keys::MessageKeys;
+pub(crate) use message_keys::{Dialect, MessageKeys};
 pub(crate) use random::Random;
 pub use secret::SecretKey;
+pub(crate) use signature::{BadSignature, MessageDigest, SigningKey, VerifyingKey};
 
 const IV_LEN: usize = 12;
 const TAG_LEN: usize = 16;

@@ -14,14 +14,14 @@ use crate::{
     context::EncryptionContext,
     crypto::{Backend, Random},
     error::{ConfigError, FormatError, LimitError, OpenError, SealError},
-    materials::{self, SplitContext},
+    materials,
     message::{ContentType, EncryptedDataKey, Header, Limits, Parsed},
     provider::KeyProvider,
     stream::{
-        self, AsyncReadAt, MessageInfo, OpenReader, Opener, RangeOpener, RangeReader, ReadAt, SealReader, SealWriter,
-        Sealer, SealerParts, Threads, unsupported_suite,
+        self, AsyncReadAt, MessageInfo, OpenReader, Opener, OpenerParts, RangeOpener, RangeReader, ReadAt, SealReader,
+        SealWriter, Sealer, SealerParts, Threads,
     },
-    suite::AlgorithmSuite,
+    suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
 /// The plaintext bytes of a frame, unless set: AES at full speed, and 0.05 % more bytes.
@@ -36,13 +36,16 @@ pub struct Envelope(Arc<Settings>);
 #[derive(Debug)]
 struct Settings {
     provider: Box<dyn KeyProvider>,
+    policy: CommitmentPolicy,
     suite: AlgorithmSuite,
     frame_len: NonZeroU32,
     limits: Limits,
     required_context: BTreeSet<String>,
+    streams_signed: bool,
+    accepts_net_4_0_0: bool,
     backend: Backend,
     threads: Threads,
-    random: Random,
+    random: Arc<Random>,
 }
 
 impl Envelope {
@@ -130,7 +133,7 @@ impl Envelope {
             Parsed::Complete(header) => header,
             Parsed::Incomplete { .. } => return Err(truncated_header()),
         };
-        let mut opener = self.opener(&header, context).await?;
+        let mut opener = self.opener_of_whole(&header, context).await?;
         let body = &sealed[header.len()..];
         resize(plaintext, opener.update_len(body.len()));
         let len = opener.update(body, plaintext)?;
@@ -343,7 +346,7 @@ impl Envelope {
     ///
     /// # Errors
     /// As [`open`](Self::open), as far as header and final frame go; [`FormatError::Length`] where no message has
-    /// this length, and [`OpenError::Unsupported`] for a message that is signed or has no frames.
+    /// this length, and [`OpenError::NotSeekable`] for a message that is signed or has no frames.
     pub async fn range_reader<S: ReadAt>(
         &self,
         source: S,
@@ -379,10 +382,7 @@ impl Envelope {
         sealed_len: u64,
         context: &EncryptionContext,
     ) -> Result<RangeOpener, OpenError> {
-        if header.suite().signature().is_some() {
-            let what = "a signature, which only reading it whole can verify".into();
-            return Err(OpenError::Unsupported { what });
-        }
+        stream::check_seekable(header.suite(), header.content_type() != ContentType::NonFramed)?;
         let geometry = header.geometry(sealed_len)?;
         Ok(RangeOpener::new(self.opener(header, context).await?, geometry))
     }
@@ -393,17 +393,22 @@ impl Envelope {
     /// As [`seal`](Self::seal).
     pub async fn sealer(&self, context: &EncryptionContext) -> Result<Sealer, SealError> {
         let settings = &*self.0;
-        let split = SplitContext::new(context, &settings.required_context)?;
-        let data_key = materials::for_sealing(&*settings.provider, settings.suite, context).await?;
-        Sealer::new(&SealerParts {
+        let materials = materials::for_sealing(
+            &*settings.provider,
+            settings.suite,
+            context,
+            &settings.required_context,
+            (settings.backend, &settings.random),
+        )
+        .await?;
+        Sealer::new(SealerParts {
             backend: settings.backend,
             random: &settings.random,
             suite: settings.suite,
             frame_len: settings.frame_len,
             limits: &settings.limits,
             threads: &settings.threads,
-            context: &split,
-            data_key: &data_key,
+            materials,
         })
     }
 
@@ -411,11 +416,21 @@ impl Envelope {
     /// provider.
     ///
     /// # Errors
-    /// As [`open`](Self::open), as far as the header goes.
+    /// As [`open`](Self::open), as far as the header goes, and [`OpenError::SignedStream`] where the message is signed
+    /// and those are [refused](EnvelopeBuilder::refuse_signed_streams).
     pub async fn opener(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
+        if header.suite().signature().is_some() && !self.0.streams_signed {
+            return Err(OpenError::SignedStream);
+        }
+        self.opener_of_whole(header, context).await
+    }
+
+    /// The opener of a message whose plaintext is given out whole or not at all.
+    async fn opener_of_whole(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
         let settings = &*self.0;
-        if !header.suite().is_supported() {
-            return Err(unsupported_suite(header.suite()));
+        let (suite, policy) = (header.suite(), settings.policy);
+        if !policy.allows_opening(suite) {
+            return Err(OpenError::CommitmentPolicy { suite, policy });
         }
         if let ContentType::Framed { frame_len } = header.content_type()
             && frame_len.get() > settings.limits.frame_len
@@ -423,9 +438,20 @@ impl Envelope {
             let limit = settings.limits.frame_len;
             return Err(LimitError::FrameLen { len: frame_len.get(), limit }.into());
         }
+        let verifying_key = materials::verifying_key(header, settings.backend)?;
         let (whole, not_stored) = materials::check_expected(header.context(), context, &settings.required_context)?;
         let data_key = materials::for_opening(&*settings.provider, header, &whole).await?;
-        Opener::new(settings.backend, settings.threads.clone(), header, data_key, whole, &not_stored)
+        Opener::new(OpenerParts {
+            backend: settings.backend,
+            threads: settings.threads.clone(),
+            header,
+            data_key,
+            context: whole,
+            required: not_stored,
+            verifying_key,
+            non_framed_len: settings.limits.non_framed_len,
+            accepts_net_4_0_0: settings.accepts_net_4_0_0,
+        })
     }
 }
 
@@ -460,26 +486,53 @@ pub struct EnvelopeBuilder {
     settings: Settings,
     /// As given: it may be zero.
     frame_len: u32,
+    /// As given: the policy may not allow it.
+    suite: Option<AlgorithmSuite>,
 }
 
 impl EnvelopeBuilder {
     fn new(provider: impl KeyProvider + 'static) -> Self {
         let settings = Settings {
             provider: Box::new(provider),
+            policy: CommitmentPolicy::default(),
             suite: AlgorithmSuite::default(),
             frame_len: NonZeroU32::MIN.saturating_add(DEFAULT_FRAME_LEN - 1),
             limits: Limits::default(),
             required_context: BTreeSet::new(),
+            streams_signed: true,
+            accepts_net_4_0_0: false,
             backend: Backend::default(),
             threads: Threads::default(),
-            random: Random::default(),
+            random: Arc::default(),
         };
-        Self { settings, frame_len: DEFAULT_FRAME_LEN }
+        Self { settings, frame_len: DEFAULT_FRAME_LEN, suite: None }
     }
 
-    /// The algorithm suite for sealing. Default: [`AlgorithmSuite::Aes256GcmHkdfSha512Commit`].
+    /// The algorithm suite for sealing. Default: [the policy's](CommitmentPolicy::default_suite), which is
+    /// [`AlgorithmSuite::Aes256GcmHkdfSha512Commit`] unless another policy is chosen.
     pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
-        self.settings.suite = suite;
+        self.suite = Some(suite);
+        self
+    }
+
+    /// Which suites may be sealed and opened. Default: [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
+    pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
+        self.settings.policy = policy;
+        self
+    }
+
+    /// Opens signed messages as whole buffers only, where nothing comes out before the signature has verified. Their
+    /// streams fail with [`OpenError::SignedStream`] as soon as their header has been read, before any key is asked
+    /// for. For readers that cannot take back what they did with the first frames.
+    pub fn refuse_signed_streams(mut self) -> Self {
+        self.settings.streams_signed = false;
+        self
+    }
+
+    /// Opens also what AWS's SDK for .NET 4.0.0 sealed, and other versions did not: it computed the header's tag, and
+    /// the key of suites without commitment, in ways of its own. All else that is checked stays as it is.
+    pub fn accept_net_4_0_0(mut self) -> Self {
+        self.settings.accepts_net_4_0_0 = true;
         self
     }
 
@@ -524,19 +577,20 @@ impl EnvelopeBuilder {
     where
         R::Error: Send + Sync + 'static,
     {
-        self.settings.random = Random::given(rng);
+        self.settings.random = Arc::new(Random::given(rng));
         self
     }
 
     /// The envelope.
     ///
     /// # Errors
-    /// [`ConfigError::Suite`] for a suite that this version of the crate does not implement, and
-    /// [`ConfigError::FrameLen`] for a frame length of zero or beyond the limit on opening.
+    /// [`ConfigError::CommitmentPolicy`] for a suite that the policy does not allow, and [`ConfigError::FrameLen`] for a frame length of zero or beyond the limit on opening.
     pub fn build(mut self) -> Result<Envelope, ConfigError> {
         let settings = &mut self.settings;
-        if !settings.suite.is_supported() {
-            return Err(ConfigError::Suite(settings.suite));
+        let policy = settings.policy;
+        settings.suite = self.suite.unwrap_or(policy.default_suite());
+        if !policy.allows_sealing(settings.suite) {
+            return Err(ConfigError::CommitmentPolicy { suite: settings.suite, policy });
         }
         let max = settings.limits.frame_len;
         settings.frame_len = NonZeroU32::new(self.frame_len)

@@ -7,7 +7,7 @@ use std::{borrow::Cow, io};
 
 use thiserror::Error;
 
-use crate::suite::AlgorithmSuite;
+use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 
 /// The cause of an error, of whatever type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
@@ -39,6 +39,9 @@ pub enum FormatError {
     /// The encryption context is malformed.
     #[error("the header's encryption context is malformed: {0}")]
     Context(&'static str),
+    /// The public key of a signed message is missing or malformed, or an unsigned message has one.
+    #[error("the header's encryption context is wrong for its suite: {0}")]
+    PublicKey(&'static str),
     /// The encrypted data keys are malformed.
     #[error("the header's encrypted data keys are malformed: {0}")]
     EncryptedDataKeys(&'static str),
@@ -115,6 +118,14 @@ pub enum LimitError {
         /// The bytes allowed.
         limit: u32,
     },
+    /// A body without frames that is too long to be held in memory.
+    #[error("the message has a body of {len} bytes without frames, more than the limit of {limit}")]
+    NonFramedLen {
+        /// The plaintext bytes that the body claims to have.
+        len: u64,
+        /// The bytes allowed.
+        limit: usize,
+    },
 }
 
 /// A header that cannot be read: see [`Header::parse`](crate::message::Header::parse).
@@ -169,9 +180,14 @@ pub enum ContextError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A suite that this version of the crate does not implement.
-    #[error("the algorithm suite {0} is not implemented by this version of kms-envelope")]
-    Suite(AlgorithmSuite),
+    /// The commitment policy does not allow the suite.
+    #[error("the algorithm suite {suite} is not for sealing under the commitment policy {policy}: {}", policy.advice())]
+    CommitmentPolicy {
+        /// The suite.
+        suite: AlgorithmSuite,
+        /// The policy.
+        policy: CommitmentPolicy,
+    },
     /// A frame length of zero, or one that this envelope itself would refuse to open.
     #[error("a frame length of {len} bytes is not possible: give 1 to {max}, the limit for opening")]
     FrameLen {
@@ -392,12 +408,28 @@ pub enum OpenError {
     /// It asks for more than the limits allow.
     #[error("{0}; raise the limit if you trust the message's source")]
     Limit(#[from] LimitError),
-    /// This version of the crate does not implement its suite or its content type.
-    #[error("the message has {what}, which this version of kms-envelope does not open")]
-    Unsupported {
-        /// What is not implemented.
-        what: String,
+    /// The commitment policy does not allow its suite.
+    #[error(
+        "the message's algorithm suite {suite} has no key commitment, which the commitment policy {policy} demands; \
+         to open it all the same, build the envelope with CommitmentPolicy::RequireEncryptAllowDecrypt"
+    )]
+    CommitmentPolicy {
+        /// The suite.
+        suite: AlgorithmSuite,
+        /// The policy.
+        policy: CommitmentPolicy,
     },
+    /// It is signed or has no frames, so that no part of it can be opened without the rest.
+    #[error("the message {what}, so that no part of it can be opened by itself: open it whole, from its start")]
+    NotSeekable {
+        /// `is signed` or `has no frames`.
+        what: &'static str,
+    },
+    /// It is signed, and this envelope [refuses to stream](crate::EnvelopeBuilder::refuse_signed_streams) those.
+    #[error(
+        "the message is signed, and this envelope gives no plaintext of those before all is verified: open it whole"
+    )]
+    SignedStream,
     /// Its encryption context is not what was expected.
     #[error(transparent)]
     Context(#[from] ContextError),
@@ -422,6 +454,9 @@ pub enum OpenError {
         /// The frame's sequence number, from 1.
         sequence: u32,
     },
+    /// The signature does not match.
+    #[error("the signature does not match: the message was changed, or signed with another key")]
+    Signature,
     /// The plaintext does not have the range that was asked for.
     #[error("the plaintext has {plaintext_len} bytes, and not the range {} to {}", range.start, range.end)]
     OutOfRange {

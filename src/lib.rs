@@ -77,7 +77,7 @@ pub use provider::{
 };
 #[cfg(feature = "mock")]
 pub use provider::{MemoryKey, MockKeyProvider};
-pub use suite::{AlgorithmSuite, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm};
+pub use suite::{AlgorithmSuite, CommitmentPolicy, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm};
 
 /// Compiles the README's examples, which need what the command needs.
 #[cfg(all(doctest, feature = "cli"))]

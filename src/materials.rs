@@ -1,29 +1,71 @@
 //! The keys for one message: what a key provider is asked for, and whether its answer fits.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+
+use base64ct::{Base64, Encoding};
 
 use crate::{
-    context::EncryptionContext,
-    error::{ContextError, OpenError, SealError},
+    context::{EncryptionContext, PUBLIC_KEY_NAME},
+    crypto::{Backend, Random, SigningKey, VerifyingKey},
+    error::{ContextError, FormatError, OpenError, SealError},
     message::Header,
     provider::{DataKey, DecryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey},
     suite::AlgorithmSuite,
 };
 
-/// A fresh data key for a message with this context.
+/// What one message is sealed with.
+#[derive(Debug)]
+pub(crate) struct SealingMaterials {
+    pub(crate) data_key: DataKey,
+    /// Of suites that sign.
+    pub(crate) signing_key: Option<Arc<SigningKey>>,
+    /// The pairs that the message stores.
+    pub(crate) stored_context: EncryptionContext,
+    /// The pairs that it only authenticates.
+    pub(crate) required_context: EncryptionContext,
+}
+
+/// Fresh keys for a message with this context, in which every required name must be.
 pub(crate) async fn for_sealing(
     provider: &dyn KeyProvider,
     suite: AlgorithmSuite,
     context: &EncryptionContext,
-) -> Result<DataKey, SealError> {
-    let data_key = provider.generate_data_key(&GenerateDataKeyRequest { suite, context }).await?;
+    required: &BTreeSet<String>,
+    (backend, random): (Backend, &Random),
+) -> Result<SealingMaterials, SealError> {
+    context.check_no_reserved_names()?;
+    check_required_names(context, required)?;
+    let mut whole = Cow::Borrowed(context);
+    let mut signing_key = None;
+    if let Some(algorithm) = suite.signature() {
+        let key = SigningKey::generate(backend, algorithm, random)?;
+        whole.to_mut().insert(PUBLIC_KEY_NAME, Base64::encode_string(&key.public_key()));
+        signing_key = Some(Arc::new(key));
+    }
+    whole.serialized_len()?;
+    let data_key = provider.generate_data_key(&GenerateDataKeyRequest { suite, context: &whole }).await?;
     if let Some(what) = wrong_len(suite, data_key.plaintext.len()) {
         return Err(SealError::DataKey { what });
     }
     if data_key.encrypted.is_empty() {
         return Err(SealError::DataKey { what: "a data key without an encrypted form".into() });
     }
-    Ok(data_key)
+    let (required_context, stored_context) = whole.iter().partition(|(name, _)| required.contains(*name));
+    Ok(SealingMaterials { data_key, signing_key, stored_context, required_context })
+}
+
+/// The key that a message says it was signed with: of suites that sign, and of no others.
+pub(crate) fn verifying_key(header: &Header, backend: Backend) -> Result<Option<VerifyingKey>, FormatError> {
+    match (header.suite().signature(), header.context().get(PUBLIC_KEY_NAME)) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(FormatError::PublicKey("it has a public key, but the suite does not sign")),
+        (Some(_), None) => Err(FormatError::PublicKey("it has no public key, but the suite signs")),
+        (Some(algorithm), Some(encoded)) => Base64::decode_vec(encoded)
+            .ok()
+            .and_then(|key| VerifyingKey::parse(backend, algorithm, &key).ok())
+            .map(Some)
+            .ok_or(FormatError::PublicKey("its public key is not a point of the suite's curve in base64")),
+    }
 }
 
 /// The data key of a message, whose whole context is `context`.
@@ -48,24 +90,6 @@ pub(crate) async fn for_opening(
 fn wrong_len(suite: AlgorithmSuite, len: usize) -> Option<String> {
     let needed = suite.data_key_len();
     (len != needed).then(|| format!("a data key of {len} bytes, but suite {suite} takes {needed}"))
-}
-
-/// A message's context in two: the pairs that it stores, and those that it only authenticates.
-#[derive(Debug)]
-pub(crate) struct SplitContext {
-    pub(crate) stored: EncryptionContext,
-    pub(crate) required: EncryptionContext,
-}
-
-impl SplitContext {
-    /// For sealing: the context must fit the format, and have every required name.
-    pub(crate) fn new(context: &EncryptionContext, required: &BTreeSet<String>) -> Result<Self, ContextError> {
-        context.check_no_reserved_names()?;
-        context.serialized_len()?;
-        check_required_names(context, required)?;
-        let (required, stored) = context.iter().partition(|(name, _)| required.contains(*name));
-        Ok(Self { stored, required })
-    }
 }
 
 /// For opening: the whole context of a message, and the part of it that the message does not store. Each pair that

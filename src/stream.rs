@@ -10,6 +10,7 @@ mod frame_cipher;
 mod opener;
 mod range;
 mod sealer;
+mod signature;
 mod std_io;
 mod threads;
 #[cfg(feature = "tokio")]
@@ -17,8 +18,8 @@ mod tokio_io;
 
 #[cfg(feature = "stream")]
 pub use bytes_stream::{OpenStream, SealStream, StreamError};
-pub(crate) use opener::unsupported_suite;
 pub use opener::{MessageInfo, Opener};
+pub(crate) use opener::{OpenerParts, check_seekable};
 pub use range::{AsyncReadAt, RangeOpener, RangeReader, ReadAt};
 pub(crate) use range::{read_header, read_header_async};
 pub use sealer::Sealer;

@@ -8,8 +8,7 @@ use std::fmt;
 /// What a message is encrypted with: the key length, how the message's keys come from the data key, whether the
 /// header commits to the data key, and whether the message is signed.
 ///
-/// This version of the crate seals and opens [`Aes256GcmHkdfSha512Commit`](Self::Aes256GcmHkdfSha512Commit), the
-/// default. The headers of all suites can be [read](crate::message::Header::parse).
+/// All can be sealed and opened, as far as the [commitment policy](CommitmentPolicy) allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum AlgorithmSuite {
@@ -83,6 +82,17 @@ pub enum SignatureAlgorithm {
     EcdsaP256Sha256,
     /// ECDSA over P-384 with SHA-384.
     EcdsaP384Sha384,
+}
+
+impl SignatureAlgorithm {
+    /// The length of a signature as all AWS SDKs and this crate write it, in bytes of DER: 71 or 103. They make
+    /// signatures until one has it, so that a message's length is known beforehand. Readers accept any.
+    pub const fn signature_len(self) -> usize {
+        match self {
+            Self::EcdsaP256Sha256 => 71,
+            Self::EcdsaP384Sha384 => 103,
+        }
+    }
 }
 
 struct Row {
@@ -163,10 +173,63 @@ impl AlgorithmSuite {
     pub fn message_version(self) -> MessageVersion {
         if self.is_committing() { MessageVersion::V2 } else { MessageVersion::V1 }
     }
+}
 
-    /// Whether this version of the crate can seal and open messages of the suite.
-    pub fn is_supported(self) -> bool {
-        self == Self::Aes256GcmHkdfSha512Commit
+/// Whether messages must commit to their data key. Specification: `client-apis/client.md`, "Commitment Policy".
+///
+/// Without key commitment, somebody who knows two data keys can make a message that opens under each, to different
+/// plaintexts. The names are AWS's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CommitmentPolicy {
+    /// Seals without key commitment only, for readers that do not know it; opens either. The default suite is
+    /// [`Aes256GcmHkdfSha256`](AlgorithmSuite::Aes256GcmHkdfSha256).
+    ForbidEncryptAllowDecrypt,
+    /// Seals with key commitment only; opens either: for as long as there are old messages.
+    RequireEncryptAllowDecrypt,
+    /// Seals and opens with key commitment only. The default.
+    #[default]
+    RequireEncryptRequireDecrypt,
+}
+
+impl CommitmentPolicy {
+    /// Whether messages of the suite may be sealed.
+    pub fn allows_sealing(self, suite: AlgorithmSuite) -> bool {
+        suite.is_committing() != (self == Self::ForbidEncryptAllowDecrypt)
+    }
+
+    /// Whether messages of the suite may be opened.
+    pub fn allows_opening(self, suite: AlgorithmSuite) -> bool {
+        suite.is_committing() || self != Self::RequireEncryptRequireDecrypt
+    }
+
+    /// The suite that is sealed with unless another is chosen: AES-256-GCM, without a signature.
+    pub fn default_suite(self) -> AlgorithmSuite {
+        match self {
+            Self::ForbidEncryptAllowDecrypt => AlgorithmSuite::Aes256GcmHkdfSha256,
+            _ => AlgorithmSuite::Aes256GcmHkdfSha512Commit,
+        }
+    }
+
+    /// What to do where a suite is refused for sealing.
+    pub(crate) fn advice(self) -> &'static str {
+        match self {
+            Self::ForbidEncryptAllowDecrypt => "choose a suite without key commitment, or another policy",
+            _ => {
+                "choose a suite with key commitment (0478 or 0578), or, for readers that do not know it, \
+                 CommitmentPolicy::ForbidEncryptAllowDecrypt"
+            }
+        }
+    }
+}
+
+/// As AWS writes it, such as `REQUIRE_ENCRYPT_REQUIRE_DECRYPT`.
+impl fmt::Display for CommitmentPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ForbidEncryptAllowDecrypt => "FORBID_ENCRYPT_ALLOW_DECRYPT",
+            Self::RequireEncryptAllowDecrypt => "REQUIRE_ENCRYPT_ALLOW_DECRYPT",
+            Self::RequireEncryptRequireDecrypt => "REQUIRE_ENCRYPT_REQUIRE_DECRYPT",
+        })
     }
 }
 

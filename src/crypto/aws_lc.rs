@@ -1,5 +1,6 @@
 //! AES-GCM by AWS-LC.
 
+pub(super) mod ecdsa;
 mod faster_way;
 
 use std::fmt;

@@ -38,6 +38,27 @@ impl Random {
     }
 }
 
+/// A source of random bytes as a generator, for crates that take one.
+pub(super) struct Rng<'a>(pub(super) &'a Random);
+
+impl TryRng for Rng<'_> {
+    type Error = RandomError;
+
+    fn try_next_u32(&mut self) -> Result<u32, RandomError> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, RandomError> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), RandomError> {
+        self.0.fill(out)
+    }
+}
+
+impl TryCryptoRng for Rng<'_> {}
+
 impl fmt::Debug for Random {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,5 +1,7 @@
 //! AES-GCM by the RustCrypto crates.
 
+pub(super) mod ecdsa;
+
 use std::fmt;
 
 use aes_gcm::{

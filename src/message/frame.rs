@@ -1,13 +1,15 @@
-//! Frames: their heads, and what is authenticated with them. Specification: `data-format/message-body.md`.
+//! Frames, and the single block of a body without frames: their heads, and what is authenticated with them.
+//! Specification: `data-format/message-body.md`.
 
 use super::header::{IV_LEN, TAG_LEN};
-use crate::error::FormatError;
+use crate::error::{FormatError, LimitError};
 
 /// Where a final frame has its marker, any other has its sequence number.
 const FINAL_MARKER: u32 = u32::MAX;
 
 const REGULAR_HEAD_LEN: usize = 4 + IV_LEN;
 const FINAL_HEAD_LEN: usize = 4 + 4 + IV_LEN + 4;
+const BLOCK_HEAD_LEN: usize = IV_LEN + 8;
 
 /// How much longer a regular frame is than its plaintext, in bytes.
 pub const FRAME_OVERHEAD: usize = REGULAR_HEAD_LEN + TAG_LEN;
@@ -15,45 +17,77 @@ pub const FRAME_OVERHEAD: usize = REGULAR_HEAD_LEN + TAG_LEN;
 /// How much longer a final frame is than its plaintext, in bytes.
 pub const FINAL_FRAME_OVERHEAD: usize = FINAL_HEAD_LEN + TAG_LEN;
 
+/// How much longer the body of a message without frames is than its plaintext, in bytes.
+pub(crate) const BLOCK_OVERHEAD: usize = BLOCK_HEAD_LEN + TAG_LEN;
+
+/// What a piece of a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameKind {
+    /// Any frame but the last.
+    Regular,
+    /// The last frame.
+    Final,
+    /// The whole body of a message without frames. Read, but never written.
+    Block,
+}
+
 /// What comes before a frame's ciphertext.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHead {
+    pub(crate) kind: FrameKind,
     pub(crate) sequence: u32,
-    pub(crate) is_final: bool,
     /// The bytes of ciphertext, and so of plaintext.
-    pub(crate) content_len: u32,
+    pub(crate) content_len: usize,
     pub(crate) iv: [u8; IV_LEN],
 }
 
 impl FrameHead {
     /// The head that a writer gives this frame: its IV is its sequence number.
-    pub(crate) fn new(sequence: u32, is_final: bool, content_len: u32) -> Self {
+    pub(crate) fn new(sequence: u32, is_final: bool, content_len: usize) -> Self {
         let mut iv = [0; IV_LEN];
         iv[IV_LEN - 4..].copy_from_slice(&sequence.to_be_bytes());
-        Self { sequence, is_final, content_len, iv }
+        let kind = if is_final { FrameKind::Final } else { FrameKind::Regular };
+        Self { kind, sequence, content_len, iv }
+    }
+
+    /// Whether nothing of the body follows.
+    pub(crate) fn is_last(&self) -> bool {
+        self.kind != FrameKind::Regular
     }
 
     /// The length of the head itself, in bytes.
     pub(crate) fn len(&self) -> usize {
-        if self.is_final { FINAL_HEAD_LEN } else { REGULAR_HEAD_LEN }
+        match self.kind {
+            FrameKind::Regular => REGULAR_HEAD_LEN,
+            FrameKind::Final => FINAL_HEAD_LEN,
+            FrameKind::Block => BLOCK_HEAD_LEN,
+        }
     }
 
     /// The length of the whole frame: head, ciphertext and tag.
     pub(crate) fn sealed_len(&self) -> usize {
-        self.len() + self.content_len as usize + TAG_LEN
+        self.len() + self.content_len + TAG_LEN
     }
 
-    /// Writes the head to the start of `out`.
+    /// Writes the head to the start of `out`. The length of a final frame fits its field.
     pub(crate) fn write(&self, out: &mut [u8]) {
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
-        if self.is_final {
-            put(0, &FINAL_MARKER.to_be_bytes());
-            put(4, &self.sequence.to_be_bytes());
-            put(8, &self.iv);
-            put(8 + IV_LEN, &self.content_len.to_be_bytes());
-        } else {
-            put(0, &self.sequence.to_be_bytes());
-            put(4, &self.iv);
+        match self.kind {
+            FrameKind::Regular => {
+                put(0, &self.sequence.to_be_bytes());
+                put(4, &self.iv);
+            }
+            FrameKind::Final => {
+                put(0, &FINAL_MARKER.to_be_bytes());
+                put(4, &self.sequence.to_be_bytes());
+                put(8, &self.iv);
+                let len = u32::try_from(self.content_len).expect("no longer than a frame");
+                put(8 + IV_LEN, &len.to_be_bytes());
+            }
+            FrameKind::Block => {
+                put(0, &self.iv);
+                put(IV_LEN, &(self.content_len as u64).to_be_bytes());
+            }
         }
     }
 
@@ -72,16 +106,35 @@ impl FrameHead {
         if sequence != due {
             return Err(FormatError::Sequence { expected: due, found: sequence });
         }
-        let (iv_at, head_len) = if is_final { (8, FINAL_HEAD_LEN) } else { (4, REGULAR_HEAD_LEN) };
+        let (iv_place, head_len) = if is_final { (8, FINAL_HEAD_LEN) } else { (4, REGULAR_HEAD_LEN) };
         let Some(head) = bytes.get(..head_len) else { return Ok(Err(head_len)) };
         let content_len = if is_final { u32_at(head, 8 + IV_LEN).unwrap_or(u32::MAX) } else { frame_len };
         if content_len > frame_len {
             return Err(FormatError::FinalFrameLen { len: content_len, frame_len });
         }
-        let mut iv = [0; IV_LEN];
-        iv.copy_from_slice(&head[iv_at..iv_at + IV_LEN]);
-        Ok(Ok(Self { sequence, is_final, content_len, iv }))
+        let kind = if is_final { FrameKind::Final } else { FrameKind::Regular };
+        Ok(Ok(Self { kind, sequence, content_len: content_len as usize, iv: iv_at(head, iv_place) }))
     }
+
+    /// Reads the head of a body without frames, or says how many bytes must be there to go on.
+    pub(crate) fn parse_block(bytes: &[u8], limit: usize) -> Result<Result<Self, usize>, LimitError> {
+        let Some(head) = bytes.first_chunk::<BLOCK_HEAD_LEN>() else { return Ok(Err(BLOCK_HEAD_LEN)) };
+        let mut len = [0; 8];
+        len.copy_from_slice(&head[IV_LEN..]);
+        let len = u64::from_be_bytes(len);
+        match usize::try_from(len) {
+            Ok(content_len) if content_len <= limit => {
+                Ok(Ok(Self { kind: FrameKind::Block, sequence: 1, content_len, iv: iv_at(head, 0) }))
+            }
+            _ => Err(LimitError::NonFramedLen { len, limit }),
+        }
+    }
+}
+
+fn iv_at(head: &[u8], at: usize) -> [u8; IV_LEN] {
+    let mut iv = [0; IV_LEN];
+    iv.copy_from_slice(&head[at..at + IV_LEN]);
+    iv
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -91,16 +144,20 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 /// The bytes that are authenticated with a frame: `message id || content string || sequence number || length`.
 /// Specification: `data-format/message-body-aad.md`.
 pub(crate) fn body_aad(message_id: &[u8], head: &FrameHead) -> impl AsRef<[u8]> + use<> {
-    let content = if head.is_final { "AWSKMSEncryptionClient Final Frame" } else { "AWSKMSEncryptionClient Frame" };
+    let content = match head.kind {
+        FrameKind::Regular => "AWSKMSEncryptionClient Frame",
+        FrameKind::Final => "AWSKMSEncryptionClient Final Frame",
+        FrameKind::Block => "AWSKMSEncryptionClient Single Block",
+    };
     let mut aad = Aad { bytes: [0; _], len: 0 };
     aad.put(message_id);
     aad.put(content.as_bytes());
     aad.put(&head.sequence.to_be_bytes());
-    aad.put(&u64::from(head.content_len).to_be_bytes());
+    aad.put(&(head.content_len as u64).to_be_bytes());
     aad
 }
 
-/// On the stack, since every frame has one: at most 32 + 34 + 4 + 8 bytes.
+/// On the stack, since every frame has one: at most 32 + 35 + 4 + 8 bytes.
 struct Aad {
     bytes: [u8; 80],
     len: usize,
@@ -134,6 +191,17 @@ mod tests {
                 assert!(len < needed && needed <= bytes.len(), "{len} {needed}");
             }
         }
+    }
+
+    #[test]
+    fn a_block_is_read_with_the_length_that_it_claims_up_to_the_limit() {
+        let head = FrameHead { kind: FrameKind::Block, ..FrameHead::new(1, true, 100) };
+        let mut bytes = [0; BLOCK_HEAD_LEN];
+        head.write(&mut bytes);
+        assert_eq!(FrameHead::parse_block(&bytes, 100), Ok(Ok(head)));
+        assert_eq!(FrameHead::parse_block(&bytes, 99), Err(LimitError::NonFramedLen { len: 100, limit: 99 }));
+        assert_eq!(FrameHead::parse_block(&bytes[..19], 99), Ok(Err(20)));
+        assert_eq!(body_aad(&[], &head).as_ref(), b"AWSKMSEncryptionClient Single Block\0\0\0\x01\0\0\0\0\0\0\0\x64");
     }
 
     #[test]

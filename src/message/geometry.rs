@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, ops::Range};
 use super::frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD};
 use crate::error::{FormatError, SealError};
 
-/// The places and lengths of a framed, unsigned message's parts, in bytes.
+/// The places and lengths of a framed message's parts, in bytes.
 ///
 /// Made from the length of the plaintext before sealing, or from the length of the message before opening. What it
 /// says of a message is only as true as the lengths that it was made from: the final frame's tag proves them.
@@ -15,10 +15,10 @@ use crate::error::{FormatError, SealError};
 /// use kms_envelope::message::Geometry;
 ///
 /// let frame_len = NonZeroU32::new(4096).unwrap();
-/// let geometry = Geometry::of_plaintext(200, frame_len, 10_000)?;
+/// let geometry = Geometry::of_plaintext(200, frame_len, 0, 10_000)?;
 /// assert_eq!(geometry.frame_count(), 3);
 /// assert_eq!(geometry.sealed_len(), 200 + 2 * (4096 + 32) + (10_000 - 2 * 4096 + 40));
-/// assert_eq!(Geometry::of_sealed(200, frame_len, geometry.sealed_len())?.plaintext_len(), 10_000);
+/// assert_eq!(Geometry::of_sealed(200, frame_len, 0, geometry.sealed_len())?.plaintext_len(), 10_000);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,13 +51,18 @@ impl Geometry {
     ///
     /// # Errors
     /// [`SealError::TooLong`] where it would need more than 2³² − 1 frames.
-    pub fn of_plaintext(header_len: u64, frame_len: NonZeroU32, plaintext_len: u64) -> Result<Self, SealError> {
+    pub fn of_plaintext(
+        header_len: u64,
+        frame_len: NonZeroU32,
+        footer_len: u64,
+        plaintext_len: u64,
+    ) -> Result<Self, SealError> {
         let too_long = || SealError::TooLong { frame_len: frame_len.get() };
         let len = u64::from(frame_len.get());
         let regular_frames = plaintext_len.saturating_sub(1) / len;
         let final_len = plaintext_len - regular_frames * len;
         let frames_len = regular_frames.checked_mul(len + FRAME_OVERHEAD as u64).ok_or_else(too_long)?;
-        let sealed_len = [header_len, FINAL_FRAME_OVERHEAD as u64, final_len]
+        let sealed_len = [header_len, FINAL_FRAME_OVERHEAD as u64, final_len, footer_len]
             .into_iter()
             .try_fold(frames_len, u64::checked_add)
             .ok_or_else(too_long)?;
@@ -73,11 +78,15 @@ impl Geometry {
     ///
     /// # Errors
     /// [`FormatError::Length`] where no message can have this length.
-    pub fn of_sealed(header_len: u64, frame_len: NonZeroU32, sealed_len: u64) -> Result<Self, FormatError> {
+    pub fn of_sealed(
+        header_len: u64,
+        frame_len: NonZeroU32,
+        footer_len: u64,
+        sealed_len: u64,
+    ) -> Result<Self, FormatError> {
         let none = FormatError::Length { sealed_len, header_len, frame_len: frame_len.get() };
-        let Some(beyond_final) =
-            sealed_len.checked_sub(header_len).and_then(|n| n.checked_sub(FINAL_FRAME_OVERHEAD as u64))
-        else {
+        let others = [header_len, footer_len, FINAL_FRAME_OVERHEAD as u64];
+        let Some(beyond_final) = others.into_iter().try_fold(sealed_len, u64::checked_sub) else {
             return Err(none);
         };
         let stride = u64::from(frame_len.get()) + FRAME_OVERHEAD as u64;
@@ -160,20 +169,22 @@ mod tests {
 
     #[test]
     fn an_empty_plaintext_is_one_empty_final_frame() {
-        let geometry = Geometry::of_plaintext(7, frame_len(10), 0).unwrap();
+        let geometry = Geometry::of_plaintext(7, frame_len(10), 0, 0).unwrap();
         assert_eq!((geometry.frame_count(), geometry.sealed_len()), (1, 47));
         assert_eq!(geometry.frame_of_offset(0), None);
     }
 
     #[test]
     fn an_exact_multiple_ends_with_a_full_final_frame() {
-        let geometry = Geometry::of_plaintext(0, frame_len(10), 20).unwrap();
+        let geometry = Geometry::of_plaintext(0, frame_len(10), 0, 20).unwrap();
         assert_eq!((geometry.frame_count(), geometry.sealed_len()), (2, 42 + 50));
+        let signed = Geometry::of_plaintext(0, frame_len(10), 105, 20).unwrap();
+        assert_eq!((signed.final_frame(), signed.sealed_len()), (geometry.final_frame(), 42 + 50 + 105));
     }
 
     #[test]
     fn an_empty_final_frame_after_full_ones_is_understood() {
-        let geometry = Geometry::of_sealed(0, frame_len(10), 42 + 42 + 40).unwrap();
+        let geometry = Geometry::of_sealed(0, frame_len(10), 0, 42 + 42 + 40).unwrap();
         assert_eq!((geometry.frame_count(), geometry.plaintext_len()), (3, 20));
     }
 
@@ -181,35 +192,36 @@ mod tests {
     fn lengths_that_no_message_has_are_refused() {
         // Too short for a final frame; then, a final frame longer than a frame.
         for sealed_len in [0, 106, 107 + 40 - 1 - 107, 100 + 40 + 11, 100 + 40 + 41] {
-            assert!(Geometry::of_sealed(100, frame_len(10), sealed_len).is_err(), "{sealed_len}");
+            assert!(Geometry::of_sealed(100, frame_len(10), 0, sealed_len).is_err(), "{sealed_len}");
         }
     }
 
     #[test]
     fn a_message_has_at_most_2_to_the_32_less_1_frames() {
         let most = u64::from(u32::MAX);
-        assert_eq!(Geometry::of_plaintext(0, frame_len(1), most).unwrap().frame_count(), u32::MAX);
-        assert!(Geometry::of_plaintext(0, frame_len(1), most + 1).is_err());
-        assert!(Geometry::of_sealed(0, frame_len(1), 33 * (most - 1) + 41).is_ok());
-        assert!(Geometry::of_sealed(0, frame_len(1), 33 * most + 41).is_err());
+        assert_eq!(Geometry::of_plaintext(0, frame_len(1), 0, most).unwrap().frame_count(), u32::MAX);
+        assert!(Geometry::of_plaintext(0, frame_len(1), 0, most + 1).is_err());
+        assert!(Geometry::of_sealed(0, frame_len(1), 0, 33 * (most - 1) + 41).is_ok());
+        assert!(Geometry::of_sealed(0, frame_len(1), 0, 33 * most + 41).is_err());
     }
 
     #[test]
     fn lengths_near_2_to_the_64_neither_panic_nor_wrap() {
-        assert!(Geometry::of_plaintext(0, frame_len(u32::MAX), u64::MAX).is_err());
-        assert!(Geometry::of_plaintext(u64::MAX, frame_len(10), 10).is_err());
-        let _ = Geometry::of_sealed(0, frame_len(u32::MAX), u64::MAX);
-        assert!(Geometry::of_sealed(u64::MAX, frame_len(1), 0).is_err());
+        assert!(Geometry::of_plaintext(0, frame_len(u32::MAX), 0, u64::MAX).is_err());
+        assert!(Geometry::of_plaintext(u64::MAX, frame_len(10), 0, 10).is_err());
+        let _ = Geometry::of_sealed(0, frame_len(u32::MAX), 0, u64::MAX);
+        assert!(Geometry::of_sealed(u64::MAX, frame_len(1), 0, 0).is_err());
     }
 
     proptest! {
         #[test]
         fn the_plaintext_length_comes_back_from_the_sealed_length(
-            header_len in 0u64..100_000, len in 1u32.., plaintext_len in 0u64..1 << 50,
+            header_len in 0u64..100_000, footer_len in 0u64..200, len in 1u32.., plaintext_len in 0u64..1 << 50,
         ) {
-            if let Ok(geometry) = Geometry::of_plaintext(header_len, frame_len(len), plaintext_len) {
+            if let Ok(geometry) = Geometry::of_plaintext(header_len, frame_len(len), footer_len, plaintext_len) {
                 prop_assert_eq!(geometry.plaintext_len(), plaintext_len);
-                prop_assert_eq!(Geometry::of_sealed(header_len, frame_len(len), geometry.sealed_len()).unwrap(), geometry);
+                let back = Geometry::of_sealed(header_len, frame_len(len), footer_len, geometry.sealed_len());
+                prop_assert_eq!(back.unwrap(), geometry);
             } else {
                 prop_assert!(plaintext_len > u64::from(len) * u64::from(u32::MAX));
             }
@@ -219,7 +231,7 @@ mod tests {
         fn frames_follow_each_other_without_gap_and_cover_the_whole(
             header_len in 0u64..1000, len in 1u32..50, plaintext_len in 0u64..1000,
         ) {
-            let geometry = Geometry::of_plaintext(header_len, frame_len(len), plaintext_len).unwrap();
+            let geometry = Geometry::of_plaintext(header_len, frame_len(len), 0, plaintext_len).unwrap();
             let (mut sealed, mut plaintext) = (header_len, 0);
             for sequence in 1..=geometry.frame_count() {
                 let frame = geometry.frame(sequence).unwrap();
@@ -239,9 +251,9 @@ mod tests {
 
         #[test]
         fn any_sealed_length_is_a_geometry_of_that_length_or_refused(
-            header_len: u64, len in 1u32.., sealed_len: u64,
+            header_len: u64, footer_len: u64, len in 1u32.., sealed_len: u64,
         ) {
-            if let Ok(geometry) = Geometry::of_sealed(header_len, frame_len(len), sealed_len) {
+            if let Ok(geometry) = Geometry::of_sealed(header_len, frame_len(len), footer_len, sealed_len) {
                 prop_assert_eq!(geometry.sealed_len(), sealed_len);
             }
         }

@@ -5,7 +5,7 @@ use std::{fmt, ops::Range};
 
 use bytes::{BufMut, Bytes};
 
-use super::{EncryptedDataKey, Geometry, Limits};
+use super::{EncryptedDataKey, FOOTER_OVERHEAD, Geometry, Limits};
 use crate::{
     context::EncryptionContext,
     error::{FormatError, HeaderError, LimitError, SealError},
@@ -162,16 +162,29 @@ impl Header {
         self.bytes.len()
     }
 
-    /// Where everything is in the whole message, given its length in bytes. Of a message without signature only.
+    /// Where everything is in the whole message, given its length in bytes. Of a signed message, the footer is taken
+    /// to have the length that all SDKs give it.
     ///
     /// # Errors
-    /// [`FormatError::Length`] where no message with this header has this length, or where it is non-framed.
+    /// [`FormatError::Length`] where no message with this header has this length, or where it has no frames.
     pub fn geometry(&self, sealed_len: u64) -> Result<Geometry, FormatError> {
         let header_len = self.len() as u64;
         match self.content_type {
-            ContentType::Framed { frame_len } => Geometry::of_sealed(header_len, frame_len, sealed_len),
+            ContentType::Framed { frame_len } => {
+                Geometry::of_sealed(header_len, frame_len, self.footer_len(), sealed_len)
+            }
             ContentType::NonFramed => Err(FormatError::Length { sealed_len, header_len, frame_len: 0 }),
         }
+    }
+
+    /// The usual length of the footer in bytes: 0 where the suite does not sign.
+    fn footer_len(&self) -> u64 {
+        self.suite.signature().map_or(0, |signature| (FOOTER_OVERHEAD + signature.signature_len()) as u64)
+    }
+
+    /// The header as it was received.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     /// What the header says of the data key that it belongs to.
@@ -326,16 +339,21 @@ pub(crate) struct HeaderFields<'a> {
     pub(crate) context: &'a EncryptionContext,
     pub(crate) encrypted_data_keys: &'a [EncryptedDataKey],
     pub(crate) frame_len: u32,
-    pub(crate) commitment: [u8; COMMITMENT_LEN],
+    /// Of suites that have it.
+    pub(crate) commitment: Option<[u8; COMMITMENT_LEN]>,
 }
 
 impl HeaderFields<'_> {
-    /// The header of a framed version-2 message up to its authentication: what its tag authenticates. The tag
-    /// itself is to be appended, for which there is room.
+    /// The header of a framed message up to its authentication: what its tag authenticates. There is room for the
+    /// rest, which [`put_authentication`] appends.
     pub(crate) fn write(&self) -> Result<Vec<u8>, SealError> {
+        let version = self.suite.message_version();
         let context = self.context.serialize()?;
         let mut out = Vec::with_capacity(256 + context.len() + 512 * self.encrypted_data_keys.len());
-        out.put_u8(VERSION_2);
+        match version {
+            MessageVersion::V1 => out.put_slice(&[VERSION_1, TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA]),
+            MessageVersion::V2 => out.put_u8(VERSION_2),
+        }
         out.put_u16(self.suite.id());
         out.put_slice(self.message_id.as_bytes());
         put_u16_prefixed(&mut out, &context)?;
@@ -344,10 +362,22 @@ impl HeaderFields<'_> {
             put_u16_prefixed(&mut out, field)?;
         }
         out.put_u8(FRAMED);
+        if version == MessageVersion::V1 {
+            out.put_u32(0);
+            out.put_u8(12);
+        }
         out.put_u32(self.frame_len);
-        out.put_slice(&self.commitment);
+        out.put_slice(self.commitment.as_ref().map_or(&[], |commitment| &commitment[..]));
         Ok(out)
     }
+}
+
+/// Appends the authentication of a header: in version 1 the IV, which is zero, and in both the tag.
+pub(crate) fn put_authentication(header: &mut Vec<u8>, version: MessageVersion, tag: &[u8; TAG_LEN]) {
+    if version == MessageVersion::V1 {
+        header.put_slice(&[0; IV_LEN]);
+    }
+    header.put_slice(tag);
 }
 
 fn put_u16_prefixed(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), SealError> {
@@ -377,11 +407,11 @@ mod tests {
             context: &EncryptionContext::from([("a", "A")]),
             encrypted_data_keys: &vec![EncryptedDataKey::new("p", &b"info"[..], &b"key"[..]); 2],
             frame_len: 4096,
-            commitment: [5; 32],
+            commitment: Some([5; 32]),
         }
         .write()
         .unwrap();
-        bytes.extend([6; TAG_LEN]);
+        put_authentication(&mut bytes, MessageVersion::V2, &[6; TAG_LEN]);
         bytes
     }
 
@@ -431,6 +461,28 @@ mod tests {
         assert_eq!(header.message_id().as_bytes(), [9; 16]);
         assert_eq!(header.commitment(), None);
         assert_eq!(header.authentication(), (&[7; 12], &bytes[..bytes.len() - 28], &[6; 16]));
+    }
+
+    #[test]
+    fn a_version_1_header_is_written_as_the_specification_has_it() {
+        let by_hand = v1();
+        let header = complete(&by_hand);
+        let mut written = HeaderFields {
+            suite: header.suite(),
+            message_id: header.message_id(),
+            context: header.context(),
+            encrypted_data_keys: header.encrypted_data_keys(),
+            frame_len: 4096,
+            commitment: None,
+        }
+        .write()
+        .unwrap();
+        put_authentication(&mut written, MessageVersion::V1, &[6; TAG_LEN]);
+        // But for the IV, which is zero in what is written.
+        let iv = by_hand.len() - 28..by_hand.len() - 16;
+        assert_eq!(written[iv.clone()], [0; IV_LEN]);
+        written[iv].fill(7);
+        assert_eq!(written, by_hand);
     }
 
     #[test]

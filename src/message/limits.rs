@@ -19,10 +19,13 @@ pub struct Limits {
     pub header_len: usize,
     /// The longest frame on opening, in plaintext bytes: a frame is held in memory. Default: 16,777,216.
     pub frame_len: u32,
+    /// The longest body without frames on opening, in plaintext bytes: it is held in memory whole. Default:
+    /// 67,108,864.
+    pub non_framed_len: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { encrypted_data_keys: 16, header_len: 256 << 10, frame_len: 16 << 20 }
+        Self { encrypted_data_keys: 16, header_len: 256 << 10, frame_len: 16 << 20, non_framed_len: 64 << 20 }
     }
 }

@@ -131,7 +131,8 @@ impl OpenBuffer {
     /// Where the next piece of the message is to be read to. If it is filled, it ends with a frame's end, so that
     /// no frame is ever copied to be put together.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        let len = self.sealed.len() - self.opener.held_len();
+        // A body without frames, and a footer, are held in any length.
+        let len = self.sealed.len() - self.opener.held_len() % self.sealed.len();
         &mut self.sealed[..len]
     }
 
@@ -141,6 +142,11 @@ impl OpenBuffer {
         self.unread = 0..0;
         if len == 0 {
             return self.opener.finish();
+        }
+        // More than a batch where a final frame was kept back, or the message has no frames.
+        let needed = self.opener.update_len(len);
+        if needed > self.plaintext.len() {
+            self.plaintext.resize(needed, 0);
         }
         let opened = self.opener.update(&self.sealed[..len], &mut self.plaintext)?;
         self.opened_to += opened as u64;

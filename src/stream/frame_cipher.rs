@@ -58,28 +58,32 @@ impl FrameCipher {
         len
     }
 
-    /// Opens the regular frames at the start of `sealed` that follow each other from the number `first` on, to the
-    /// start of `out`, which has room for the plaintext of as many as `sealed` could hold. Gives their number. Stops,
-    /// without an error, in front of anything else.
-    pub(crate) fn open_all(&self, first: u32, sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+    /// How many bytes at the start of `sealed` are regular frames that follow each other from the number `first` on.
+    pub(crate) fn regular_len(&self, first: u32, sealed: &[u8]) -> usize {
         let follows = |(index, frame): &(usize, &[u8])| {
             let head = self.head(frame, number(first, *index));
-            matches!(head, Ok(Ok(head)) if !head.is_final)
+            matches!(head, Ok(Ok(head)) if !head.is_last())
         };
         let frames = sealed.chunks_exact(self.sealed_frame_len()).enumerate().take_while(follows).count();
-        let input = (&sealed[..frames * self.sealed_frame_len()], self.sealed_frame_len());
+        frames * self.sealed_frame_len()
+    }
+
+    /// Opens [regular frames](Self::regular_len), and gives their number.
+    pub(crate) fn open_all(&self, first: u32, sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+        let frames = sealed.len() / self.sealed_frame_len();
         let out = (&mut out[..frames * self.frame_len()], self.frame_len());
-        self.threads.each(input, out, |index, frame, out| match self.head(frame, number(first, index))? {
-            Ok(head) => self.open(&head, frame, out).map(drop),
-            Err(_) => Err(OpenError::FrameTag { sequence: number(first, index) }),
+        self.threads.each((sealed, self.sealed_frame_len()), out, |index, frame, out| {
+            match self.head(frame, number(first, index))? {
+                Ok(head) => self.open(&head, frame, out).map(drop),
+                Err(_) => Err(OpenError::FrameTag { sequence: number(first, index) }),
+            }
         })?;
         Ok(frames)
     }
 
     /// Writes the frame to the start of `out`, which has room for it, and gives its length in bytes.
     pub(crate) fn seal(&self, sequence: u32, is_final: bool, plaintext: &[u8], out: &mut [u8]) -> usize {
-        let content_len = u32::try_from(plaintext.len()).expect("a frame length is a u32");
-        let head = FrameHead::new(sequence, is_final, content_len);
+        let head = FrameHead::new(sequence, is_final, plaintext.len());
         let out = &mut out[..head.sealed_len()];
         head.write(out);
         let aad = body_aad(self.message_id.as_bytes(), &head);
@@ -90,7 +94,7 @@ impl FrameCipher {
     /// Writes the plaintext of a whole frame, whose head has been read, to the start of `out`, which has room for
     /// it, and gives its length in bytes. Where the frame does not authenticate, nothing of it is written.
     pub(crate) fn open(&self, head: &FrameHead, frame: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
-        let out = &mut out[..head.content_len as usize];
+        let out = &mut out[..head.content_len];
         let aad = body_aad(self.message_id.as_bytes(), head);
         self.key
             .open(&head.iv, aad.as_ref(), &frame[head.len()..], out)
@@ -102,7 +106,7 @@ impl FrameCipher {
     pub(crate) fn open_at(&self, place: &FrameLocation, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
         let truncated = || FormatError::Truncated(format!("frame {}", place.sequence).into());
         let Ok(head) = self.head(sealed, place.sequence)? else { return Err(truncated().into()) };
-        if head.is_final != place.is_final || head.content_len as usize != out.len() {
+        if head.is_last() != place.is_final || head.content_len != out.len() {
             return Err(FormatError::NotThere { sequence: place.sequence }.into());
         }
         let frame = sealed.get(..head.sealed_len()).ok_or_else(truncated)?;

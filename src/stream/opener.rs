@@ -1,15 +1,16 @@
 //! Message in, plaintext out.
 
-use std::fmt;
+use std::{fmt, num::NonZeroU32};
 
 use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
 
-use super::{Threads, frame_cipher::FrameCipher};
+use super::{Threads, frame_cipher::FrameCipher, signature::SignatureCheck};
 use crate::{
     context::EncryptionContext,
-    crypto::{Backend, MessageKeys},
+    crypto::{AesGcm, Backend, Dialect, MessageKeys, VerifyingKey},
     error::{FormatError, OpenError},
-    message::{ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FrameHead, Header, MessageId},
+    message::{BLOCK_OVERHEAD, ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FrameHead, Header, MessageId},
     provider::PlaintextDataKey,
     suite::AlgorithmSuite,
 };
@@ -22,7 +23,8 @@ pub struct MessageInfo {
     pub suite: AlgorithmSuite,
     /// The random name of the message.
     pub message_id: MessageId,
-    /// The whole encryption context: what the message stores, and the required pairs that were given.
+    /// The whole encryption context: what the message stores, and the required pairs that were given. A signed message
+    /// stores its public key in it, under `aws-crypto-public-key`.
     pub context: EncryptionContext,
     /// The encrypted data key that opened the message.
     pub encrypted_data_key: EncryptedDataKey,
@@ -35,7 +37,10 @@ pub struct MessageInfo {
 /// Made by [`Envelope::opener`](crate::Envelope::opener) from a header. The body goes in by
 /// [`update`](Self::update), and plaintext comes out, frame by frame, each after its tag has verified.
 /// [`finish`](Self::finish) says whether that was the whole message: until then, what came out is authentic but may
-/// not be all.
+/// not be all. Of a signed message, the final frame comes out only when the signature has verified: what came before
+/// it was made by somebody who has the data key, but not necessarily by who signed.
+///
+/// The body of a message without frames comes out whole, at its end.
 ///
 /// ```
 /// use kms_envelope::{Envelope, EncryptionContext, LocalKey, Limits, message::{Header, Parsed}};
@@ -62,42 +67,83 @@ pub struct MessageInfo {
 pub struct Opener {
     info: MessageInfo,
     cipher: FrameCipher,
+    /// The most bytes of a body without frames, where the message has one.
+    block_limit: Option<usize>,
     /// The number of the next frame, from 1.
     sequence: u32,
-    /// The start of the next frame, until all of it is there.
+    /// The start of the next frame, or of the footer, until all of it is there.
     held: Vec<u8>,
+    /// Of suites that sign.
+    signature: Option<SignatureCheck>,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Frames,
+    Body,
+    Footer,
     Ended,
     Failed,
 }
 
-impl Opener {
-    /// Checks the header: its commitment to the data key first, then its tag. `context` is the whole context, and
-    /// `required` the part of it that the message does not store.
-    pub(crate) fn new(
-        backend: Backend,
-        threads: Threads,
-        header: &Header,
-        data_key: PlaintextDataKey,
-        context: EncryptionContext,
-        required: &EncryptionContext,
-    ) -> Result<Self, OpenError> {
-        let ContentType::Framed { frame_len } = header.content_type() else {
-            return Err(OpenError::Unsupported { what: "a body without frames".into() });
-        };
-        let commitment = header.commitment().ok_or_else(|| unsupported_suite(header.suite()))?;
-        let keys = MessageKeys::derive(backend, header.suite(), &data_key.key, header.message_id());
-        if !bool::from(keys.commitment.ct_eq(commitment)) {
+/// What an opener is made from.
+#[derive(Debug)]
+pub(crate) struct OpenerParts<'a> {
+    pub(crate) backend: Backend,
+    pub(crate) threads: Threads,
+    pub(crate) header: &'a Header,
+    pub(crate) data_key: PlaintextDataKey,
+    /// The whole context.
+    pub(crate) context: EncryptionContext,
+    /// The part of it that the message does not store.
+    pub(crate) required: EncryptionContext,
+    /// Of suites that sign.
+    pub(crate) verifying_key: Option<VerifyingKey>,
+    /// The most bytes of a body without frames.
+    pub(crate) non_framed_len: usize,
+    /// Whether the errors of AWS's SDK for .NET 4.0.0 are accepted.
+    pub(crate) accepts_net_4_0_0: bool,
+}
+
+impl OpenerParts<'_> {
+    /// Checks the header, its commitment to the data key first, then its tag. Gives the key of the body.
+    fn authenticate(&self, dialect: Dialect) -> Result<AesGcm, OpenError> {
+        let header = self.header;
+        let keys = MessageKeys::derive(self.backend, header.suite(), &self.data_key.key, header.message_id(), dialect);
+        if let Some((derived, stored)) = keys.commitment.as_ref().zip(header.commitment())
+            && !bool::from(derived.ct_eq(stored))
+        {
             return Err(OpenError::Commitment);
         }
         let (iv, authenticated, tag) = header.authentication();
-        let aad = [authenticated, &required.serialize()?].concat();
+        let mut aad = [authenticated, &self.required.serialize()?].concat();
+        if dialect == Dialect::Net400 && self.required.is_empty() {
+            aad.extend([0, 0]);
+        }
         keys.encryption.open(iv, &aad, tag, &mut []).map_err(|_| OpenError::HeaderTag)?;
+        Ok(keys.encryption)
+    }
+}
+
+/// What is read at once of a body without frames.
+const BLOCK_PIECE: NonZeroU32 = NonZeroU32::new(65_536).expect("it is not zero");
+
+impl Opener {
+    pub(crate) fn new(parts: OpenerParts<'_>) -> Result<Self, OpenError> {
+        let key = match parts.authenticate(Dialect::Specification) {
+            Err(OpenError::HeaderTag) if parts.accepts_net_4_0_0 => parts.authenticate(Dialect::Net400)?,
+            authenticated => authenticated?,
+        };
+        let OpenerParts { threads, header, data_key, context, verifying_key, non_framed_len, .. } = parts;
+        let (frame_len, block_limit) = match header.content_type() {
+            ContentType::Framed { frame_len } => (frame_len, None),
+            ContentType::NonFramed => (BLOCK_PIECE, Some(non_framed_len)),
+        };
+        let mut signature =
+            header.suite().signature().zip(verifying_key).map(|(algorithm, key)| SignatureCheck::new(key, algorithm));
+        if let Some(signature) = &mut signature {
+            signature.update(header.as_bytes());
+        }
         let info = MessageInfo {
             suite: header.suite(),
             message_id: *header.message_id(),
@@ -105,13 +151,8 @@ impl Opener {
             encrypted_data_key: header.encrypted_data_keys()[data_key.index].clone(),
             encrypted_data_key_index: data_key.index,
         };
-        Ok(Self {
-            info,
-            cipher: FrameCipher::new(keys.encryption, *header.message_id(), frame_len, threads),
-            sequence: 1,
-            held: Vec::new(),
-            state: State::Frames,
-        })
+        let cipher = FrameCipher::new(key, *header.message_id(), frame_len, threads);
+        Ok(Self { info, cipher, block_limit, sequence: 1, held: Vec::new(), signature, state: State::Body })
     }
 
     /// What is authenticated of the message besides its plaintext.
@@ -127,6 +168,11 @@ impl Opener {
         &self.cipher
     }
 
+    /// See [`check_seekable`].
+    pub(super) fn check_seekable(&self) -> Result<(), OpenError> {
+        check_seekable(self.info.suite, self.block_limit.is_none())
+    }
+
     /// Goes on with the frame of this number, whatever came before.
     pub(super) fn restart(&mut self, sequence: u32) -> Result<(), OpenError> {
         if self.state == State::Failed {
@@ -134,7 +180,7 @@ impl Opener {
         }
         self.held.clear();
         self.sequence = sequence;
-        self.state = State::Frames;
+        self.state = State::Body;
         Ok(())
     }
 
@@ -142,7 +188,7 @@ impl Opener {
         (self.info, self.cipher)
     }
 
-    /// The plaintext bytes of a frame.
+    /// The plaintext bytes of a frame. Of a message without frames: how many are best given at once.
     pub fn frame_len(&self) -> usize {
         self.cipher.frame_len()
     }
@@ -156,17 +202,29 @@ impl Opener {
         self.held.len()
     }
 
-    /// Whether the final frame has come, and verified. Anything that still follows is an error.
+    /// Whether the end of the message has come, and verified. Anything that still follows is an error.
     pub fn is_ended(&self) -> bool {
         self.state == State::Ended
     }
 
     /// How many bytes [`update`](Self::update) may write, at most, for `sealed_len` bytes.
     pub fn update_len(&self, sealed_len: usize) -> usize {
-        let len = self.held.len() + sealed_len;
-        let frames = len / self.cipher.sealed_frame_len();
-        let rest = (len % self.cipher.sealed_frame_len()).saturating_sub(FINAL_FRAME_OVERHEAD);
-        frames * self.frame_len() + rest.min(self.frame_len())
+        let len = self.held.len().saturating_add(sealed_len);
+        let kept_back = self.signature.as_ref().map_or(0, |signature| signature.kept_back.len());
+        let opened = match self.block_limit {
+            Some(limit) => match FrameHead::parse_block(&self.held, limit) {
+                // All of it or, until its end has come, nothing.
+                Ok(Ok(head)) if len < head.sealed_len() => 0,
+                Ok(Ok(head)) => head.content_len,
+                _ => len.saturating_sub(BLOCK_OVERHEAD),
+            },
+            None => {
+                let frames = len / self.cipher.sealed_frame_len();
+                let rest = (len % self.cipher.sealed_frame_len()).saturating_sub(FINAL_FRAME_OVERHEAD);
+                frames * self.frame_len() + rest.min(self.frame_len())
+            }
+        };
+        kept_back + opened
     }
 
     /// Takes the next piece of the message's body, and writes the plaintext of the frames that it completes to the
@@ -201,38 +259,33 @@ impl Opener {
             if self.state == State::Ended {
                 return Err(FormatError::TrailingBytes.into());
             }
-            if self.held.is_empty() && self.threads().count() > 1 {
-                let frames = self.cipher.open_all(self.sequence, sealed, &mut out[written..])?;
-                sealed = &sealed[frames * self.cipher.sealed_frame_len()..];
-                written += frames * self.frame_len();
-                // There are no more than the sequence numbers that they have.
-                self.sequence += u32::try_from(frames).unwrap_or(0);
+            if self.state == State::Body && self.held.is_empty() && self.threads().count() > 1 {
+                written += self.open_regular(&mut sealed, &mut out[written..])?;
                 if sealed.is_empty() {
                     return Ok(written);
                 }
             }
-            // From the caller's memory, where the whole frame is there.
-            let from_held = !self.held.is_empty();
-            let bytes = if from_held { &self.held } else { sealed };
-            let head = self.cipher.head(bytes, self.sequence)?;
-            let needed = head.as_ref().map_or_else(|needed| *needed, FrameHead::sealed_len);
-            match (head, bytes.get(..needed)) {
-                (Ok(head), Some(frame)) => {
-                    written += self.cipher.open(&head, frame, &mut out[written..])?;
+            // From the caller's memory, where the whole frame or footer is there.
+            let held = std::mem::take(&mut self.held);
+            let bytes = if held.is_empty() { sealed } else { &held };
+            let opened = if self.state == State::Body {
+                self.open_frame(bytes, &mut out[written..])?
+            } else {
+                self.verify_footer(bytes, &mut out[written..])?
+            };
+            let from_held = !held.is_empty();
+            self.held = held;
+            match opened {
+                Ok(Opened { taken, given }) => {
+                    written += given;
                     if from_held {
                         self.held.clear();
                     } else {
-                        sealed = &sealed[needed..];
-                    }
-                    if head.is_final {
-                        self.state = State::Ended;
-                    } else {
-                        // Never wraps: u32::MAX marks a final frame.
-                        self.sequence += 1;
+                        sealed = &sealed[taken..];
                     }
                 }
-                _ if sealed.is_empty() => return Ok(written),
-                _ => {
+                Err(_) if sealed.is_empty() => return Ok(written),
+                Err(needed) => {
                     let (piece, rest) = sealed.split_at(sealed.len().min(needed - self.held.len()));
                     self.held.extend_from_slice(piece);
                     sealed = rest;
@@ -241,21 +294,101 @@ impl Opener {
         }
     }
 
+    /// Opens the regular frames at the start of `sealed` at once, on several threads, and takes them from it. Gives
+    /// the number of bytes written.
+    fn open_regular(&mut self, sealed: &mut &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+        if self.block_limit.is_some() {
+            return Ok(0);
+        }
+        let (regular, rest) = sealed.split_at(self.cipher.regular_len(self.sequence, sealed));
+        let cipher = &self.cipher;
+        let frames = match &mut self.signature {
+            None => cipher.open_all(self.sequence, regular, out)?,
+            Some(signature) => {
+                let open = || cipher.open_all(self.sequence, regular, out);
+                let (frames, ()) = cipher.threads().join(open, || signature.update(regular));
+                frames?
+            }
+        };
+        *sealed = rest;
+        // There are no more than the sequence numbers that they have.
+        self.sequence += u32::try_from(frames).unwrap_or(0);
+        Ok(frames * self.frame_len())
+    }
+
+    /// Opens the frame at the start of `bytes`, or says how many bytes must be there to go on.
+    fn open_frame(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Result<Opened, usize>, OpenError> {
+        let head = match self.block_limit {
+            Some(limit) => FrameHead::parse_block(bytes, limit)?,
+            None => self.cipher.head(bytes, self.sequence)?,
+        };
+        let head = match head {
+            Ok(head) => head,
+            Err(needed) => return Ok(Err(needed)),
+        };
+        let Some(frame) = bytes.get(..head.sealed_len()) else { return Ok(Err(head.sealed_len())) };
+        if let Some(signature) = &mut self.signature {
+            signature.update(frame);
+        }
+        let given = match &mut self.signature {
+            Some(signature) if head.is_last() => {
+                signature.kept_back.0 = Zeroizing::new(vec![0; head.content_len]);
+                self.cipher.open(&head, frame, &mut signature.kept_back.0)?;
+                0
+            }
+            _ => self.cipher.open(&head, frame, out)?,
+        };
+        if !head.is_last() {
+            // Never wraps: u32::MAX marks a final frame.
+            self.sequence += 1;
+        } else if self.signature.is_some() {
+            self.state = State::Footer;
+        } else {
+            self.state = State::Ended;
+        }
+        Ok(Ok(Opened { taken: frame.len(), given }))
+    }
+
+    /// Verifies the footer at the start of `bytes`, or says how many bytes must be there to go on. Then nothing is
+    /// kept back any more.
+    fn verify_footer(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Result<Opened, usize>, OpenError> {
+        let Some(signature) = &mut self.signature else { return Err(FormatError::TrailingBytes.into()) };
+        let taken = match signature.verify(bytes)? {
+            Ok(taken) => taken,
+            Err(needed) => return Ok(Err(needed)),
+        };
+        let given = signature.kept_back.len();
+        out[..given].copy_from_slice(&signature.kept_back.0);
+        signature.kept_back.0.zeroize();
+        self.state = State::Ended;
+        Ok(Ok(Opened { taken, given }))
+    }
+
     /// Whether the message is complete.
     ///
     /// # Errors
     /// [`FormatError::Truncated`] where its end has not come, [`OpenError::FailedBefore`] where it failed to open.
     pub fn finish(&self) -> Result<(), OpenError> {
+        let truncated = |place: String| Err(FormatError::Truncated(place.into()).into());
         match self.state {
             State::Ended => Ok(()),
             State::Failed => Err(OpenError::FailedBefore),
-            State::Frames if self.held.is_empty() => {
-                let place = format!("front of frame {}: its final frame is missing", self.sequence);
-                Err(FormatError::Truncated(place.into()).into())
+            State::Footer => truncated("its signature".into()),
+            State::Body if self.block_limit.is_some() => truncated("its body".into()),
+            State::Body if self.held.is_empty() => {
+                truncated(format!("front of frame {}: its final frame is missing", self.sequence))
             }
-            State::Frames => Err(FormatError::Truncated(format!("frame {}", self.sequence).into()).into()),
+            State::Body => truncated(format!("frame {}", self.sequence)),
         }
     }
+}
+
+/// What was opened.
+struct Opened {
+    /// How many bytes of the message that was.
+    taken: usize,
+    /// How many bytes of plaintext were written.
+    given: usize,
 }
 
 impl fmt::Debug for Opener {
@@ -269,6 +402,11 @@ impl fmt::Debug for Opener {
     }
 }
 
-pub(crate) fn unsupported_suite(suite: AlgorithmSuite) -> OpenError {
-    OpenError::Unsupported { what: format!("the algorithm suite {suite}") }
+/// An error where no part of a message can be opened without the rest.
+pub(crate) fn check_seekable(suite: AlgorithmSuite, has_frames: bool) -> Result<(), OpenError> {
+    match (suite.signature(), has_frames) {
+        (Some(_), _) => Err(OpenError::NotSeekable { what: "is signed" }),
+        (None, false) => Err(OpenError::NotSeekable { what: "has no frames" }),
+        (None, true) => Ok(()),
+    }
 }

@@ -1,14 +1,15 @@
 //! Plaintext in, message out.
 
-use std::{fmt, num::NonZeroU32};
+use std::{fmt, num::NonZeroU32, sync::Arc};
 
-use super::{Threads, frame_cipher::FrameCipher};
+use zeroize::Zeroizing;
+
+use super::{Threads, frame_cipher::FrameCipher, signature::Signer};
 use crate::{
-    crypto::{Backend, MessageKeys, Random},
+    crypto::{Backend, Dialect, MessageKeys, Random},
     error::{LimitError, SealError},
-    materials::SplitContext,
-    message::{FINAL_FRAME_OVERHEAD, Geometry, HeaderFields, Limits, MessageId, TAG_LEN},
-    provider::DataKey,
+    materials::SealingMaterials,
+    message::{FINAL_FRAME_OVERHEAD, Geometry, HeaderFields, Limits, MessageId, TAG_LEN, put_authentication},
     suite::AlgorithmSuite,
 };
 
@@ -48,40 +49,43 @@ pub struct Sealer {
     header: Vec<u8>,
     header_len: usize,
     /// Plaintext of the next frame: it stays here until more follows, since the final frame is written differently.
-    held: Vec<u8>,
+    held: Zeroizing<Vec<u8>>,
+    /// Of suites that sign.
+    signer: Option<Signer>,
 }
 
 /// What a sealer is made from.
 #[derive(Debug)]
 pub(crate) struct SealerParts<'a> {
     pub(crate) backend: Backend,
-    pub(crate) random: &'a Random,
+    pub(crate) random: &'a Arc<Random>,
     pub(crate) suite: AlgorithmSuite,
     pub(crate) frame_len: NonZeroU32,
     pub(crate) limits: &'a Limits,
     pub(crate) threads: &'a Threads,
-    pub(crate) context: &'a SplitContext,
-    pub(crate) data_key: &'a DataKey,
+    pub(crate) materials: SealingMaterials,
 }
 
 impl Sealer {
-    pub(crate) fn new(parts: &SealerParts<'_>) -> Result<Self, SealError> {
-        let SealerParts { backend, random, suite, frame_len, limits, threads, context, data_key } = parts;
-        let message_id = MessageId::generate(suite.message_version(), |out| random.fill(out))?;
-        let keys = MessageKeys::derive(*backend, *suite, &data_key.plaintext, &message_id);
+    pub(crate) fn new(parts: SealerParts<'_>) -> Result<Self, SealError> {
+        let SealerParts { backend, random, suite, frame_len, limits, threads, materials } = parts;
+        let SealingMaterials { data_key, signing_key, stored_context, required_context } = materials;
+        let version = suite.message_version();
+        let message_id = MessageId::generate(version, |out| random.fill(out))?;
+        let keys = MessageKeys::derive(backend, suite, &data_key.plaintext, &message_id, Dialect::Specification);
         let mut header = HeaderFields {
-            suite: *suite,
+            suite,
             message_id: &message_id,
-            context: &context.stored,
+            context: &stored_context,
             encrypted_data_keys: &data_key.encrypted,
             frame_len: frame_len.get(),
             commitment: keys.commitment,
         }
         .write()?;
-        let aad = [&header[..], &context.required.serialize()?].concat();
+        let aad = [&header[..], &required_context.serialize()?].concat();
         let mut tag = [0; TAG_LEN];
         keys.encryption.seal(&[0; _], &aad, &[], &mut tag);
-        header.extend(tag);
+        put_authentication(&mut header, version, &tag);
         // What this envelope could not open again, it does not seal.
         let key_count = u16::try_from(data_key.encrypted.len()).unwrap_or(u16::MAX);
         if key_count > limits.encrypted_data_keys {
@@ -91,12 +95,18 @@ impl Sealer {
         if header.len() > limits.header_len {
             return Err(LimitError::HeaderLen { len: header.len(), limit: limits.header_len }.into());
         }
+        let mut signer =
+            suite.signature().zip(signing_key).map(|(algorithm, key)| Signer::new(key, algorithm, random.clone()));
+        if let Some(signer) = &mut signer {
+            signer.update(&header);
+        }
         Ok(Self {
-            cipher: FrameCipher::new(keys.encryption, message_id, *frame_len, (*threads).clone()),
+            cipher: FrameCipher::new(keys.encryption, message_id, frame_len, threads.clone()),
             sequence: 1,
             header_len: header.len(),
             header,
-            held: Vec::new(),
+            held: Zeroizing::default(),
+            signer,
         })
     }
 
@@ -116,7 +126,12 @@ impl Sealer {
     /// [`SealError::TooLong`] where a message cannot have so many frames.
     pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
         let frame_len = self.cipher.frame_len_nonzero();
-        Ok(Geometry::of_plaintext(self.header_len as u64, frame_len, plaintext_len)?.sealed_len())
+        let (header_len, footer_len) = (self.header_len as u64, self.footer_len() as u64);
+        Ok(Geometry::of_plaintext(header_len, frame_len, footer_len, plaintext_len)?.sealed_len())
+    }
+
+    fn footer_len(&self) -> usize {
+        self.signer.as_ref().map_or(0, Signer::footer_len)
     }
 
     pub(crate) fn threads(&self) -> &Threads {
@@ -149,10 +164,11 @@ impl Sealer {
         if frames_left > 0 && !self.held.is_empty() {
             let (rest_of_frame, rest) = plaintext.split_at(self.frame_len() - self.held.len());
             plaintext = rest;
-            self.held.extend_from_slice(rest_of_frame);
-            written += self.cipher.seal_all(self.sequence, &self.held, &mut out[written..]);
-            self.held.clear();
-            self.sequence += 1;
+            let mut held = std::mem::take(&mut self.held);
+            held.extend_from_slice(rest_of_frame);
+            written += self.seal_frames(1, &mut &held[..], &mut out[written..]);
+            held.clear();
+            self.held = held;
             frames_left -= 1;
         }
         // From the caller's memory, where whole frames are there.
@@ -165,26 +181,32 @@ impl Sealer {
     fn seal_frames(&mut self, frames: usize, plaintext: &mut &[u8], out: &mut [u8]) -> usize {
         let (regular, rest) = plaintext.split_at(frames * self.frame_len());
         *plaintext = rest;
-        let written = self.cipher.seal_all(self.sequence, regular, out);
+        let first = self.sequence;
         // Checked to fit before.
         self.sequence += u32::try_from(frames).unwrap_or(0);
-        written
+        match &mut self.signer {
+            None => self.cipher.seal_all(first, regular, out),
+            Some(signer) => seal_and_sign(&self.cipher, signer, first, regular, out),
+        }
     }
 
     /// How many bytes exactly [`finish`](Self::finish) will write.
     pub fn finish_len(&self) -> usize {
-        self.header.len() + self.held.len() + FINAL_FRAME_OVERHEAD
+        self.header.len() + self.held.len() + FINAL_FRAME_OVERHEAD + self.footer_len()
     }
 
-    /// Ends the message: writes its final frame to the start of `out`. Gives the number of bytes written.
+    /// Ends the message: writes its final frame, and its signature if it has one, to the start of `out`. Gives the
+    /// number of bytes written.
     ///
     /// # Errors
-    /// [`SealError::OutputTooShort`] where `out` is shorter than [`finish_len`](Self::finish_len) says. The message
-    /// cannot be finished any more then.
+    /// [`SealError::OutputTooShort`] where `out` is shorter than [`finish_len`](Self::finish_len) says, and
+    /// [`SealError::Random`] where there is no randomness for a signature. The message cannot be finished any more
+    /// then.
     pub fn finish(mut self, out: &mut [u8]) -> Result<usize, SealError> {
         check_room(out.len(), self.finish_len())?;
         let written = self.write_header(out);
-        Ok(written + self.cipher.seal(self.sequence, true, &self.held, &mut out[written..]))
+        let held = std::mem::take(&mut self.held);
+        Ok(written + self.seal_end(&held, &mut out[written..])?)
     }
 
     /// Seals a whole plaintext at once, from the caller's memory alone, to `out`, which has the message's length.
@@ -193,8 +215,19 @@ impl Sealer {
         self.check_frames_left(frames)?;
         let mut written = self.write_header(out);
         written += self.seal_frames(frames, &mut plaintext, &mut out[written..]);
-        self.cipher.seal(self.sequence, true, plaintext, &mut out[written..]);
-        Ok(())
+        self.seal_end(plaintext, &mut out[written..]).map(drop)
+    }
+
+    /// Seals the final frame and signs. Gives the number of bytes written.
+    fn seal_end(self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
+        let mut written = self.cipher.seal(self.sequence, true, plaintext, out);
+        if let Some(mut signer) = self.signer {
+            signer.update(&out[..written]);
+            let footer = written..written + signer.footer_len();
+            written = footer.end;
+            signer.finish(&mut out[footer])?;
+        }
+        Ok(written)
     }
 
     /// Whether the message has numbers for so many regular frames more, and the final one.
@@ -211,6 +244,32 @@ impl Sealer {
         out[..header.len()].copy_from_slice(&header);
         header.len()
     }
+}
+
+/// How many bytes of frames are signed at once, while the next ones are being sealed.
+const SIGNED_AT_ONCE: usize = 512 << 10;
+
+/// As [`FrameCipher::seal_all`]: each batch of frames is signed while the next one is being sealed.
+fn seal_and_sign(
+    cipher: &FrameCipher,
+    signer: &mut Signer,
+    mut sequence: u32,
+    plaintext: &[u8],
+    mut out: &mut [u8],
+) -> usize {
+    let frames = (SIGNED_AT_ONCE / cipher.sealed_frame_len()).max(1);
+    let (mut sealed, mut written): (&[u8], _) = (&[], 0);
+    for batch in plaintext.chunks(frames * cipher.frame_len()) {
+        let batch_frames = batch.len() / cipher.frame_len();
+        let (batch_out, rest) = out.split_at_mut(batch_frames * cipher.sealed_frame_len());
+        cipher.threads().join(|| cipher.seal_all(sequence, batch, batch_out), || signer.update(sealed));
+        // Checked to fit before.
+        sequence += u32::try_from(batch_frames).unwrap_or(0);
+        written += batch_out.len();
+        (sealed, out) = (batch_out, rest);
+    }
+    signer.update(sealed);
+    written
 }
 
 /// Without the plaintext that is held.

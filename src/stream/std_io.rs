@@ -192,7 +192,8 @@ impl<R: Read> BufRead for OpenReader<R> {
 }
 
 /// Positions are those of the plaintext. The first seek reads the message's length from the reader inside, which must
-/// end where the message does, and proves it by the final frame. A seek past the end is allowed, and reads nothing.
+/// end where the message does, and proves it by the final frame. A message that is signed or has no frames cannot be
+/// sought in. A seek past the end is allowed, and reads nothing.
 impl<R: Read + Seek> Seek for OpenReader<R> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         let (start, geometry) = self.prove_geometry()?;
@@ -229,6 +230,7 @@ impl<R: Read + Seek> OpenReader<R> {
         if let Some(seekable) = self.seekable {
             return Ok(seekable);
         }
+        self.buffer.opener().check_seekable()?;
         let here = self.inner.stream_position()?;
         let start = here
             .checked_sub(self.header_len + self.body_read)
@@ -236,7 +238,7 @@ impl<R: Read + Seek> OpenReader<R> {
         let end = self.inner.seek(SeekFrom::End(0))?;
         let frame_len = self.buffer.opener().cipher().frame_len_nonzero();
         let geometry =
-            Geometry::of_sealed(self.header_len, frame_len, end.saturating_sub(start)).map_err(OpenError::from)?;
+            Geometry::of_sealed(self.header_len, frame_len, 0, end.saturating_sub(start)).map_err(OpenError::from)?;
         let frame = geometry.final_frame();
         self.inner.seek(SeekFrom::Start(start + frame.sealed.start))?;
         let mut sealed = Vec::new();

@@ -34,6 +34,21 @@ impl Threads {
         }
     }
 
+    /// Does both, at the same time where there are threads for it.
+    pub(crate) fn join<A: Send, B: Send>(
+        &self,
+        one: impl FnOnce() -> A + Send,
+        other: impl FnOnce() -> B + Send,
+    ) -> (A, B) {
+        match self {
+            Self::One => (one(), other()),
+            #[cfg(feature = "parallel")]
+            Self::Global => rayon::join(one, other),
+            #[cfg(feature = "parallel")]
+            Self::Pool(pool) => pool.join(one, other),
+        }
+    }
+
     /// Does `work` on each pair of pieces of `input` and `out`, of these lengths, with its index. Of the errors, it
     /// gives the first in order, whatever the order of the work.
     pub(crate) fn each<E: Send>(

@@ -1,0 +1,76 @@
+//! ECDSA by AWS-LC.
+
+use aws_lc_rs::{
+    digest::{self, Digest},
+    encoding::{AsBigEndian, EcPublicKeyCompressedBin},
+    signature::{
+        ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_ASN1_SIGNING,
+        EcdsaKeyPair, KeyPair, ParsedPublicKey,
+    },
+};
+
+use crate::{crypto::BadSignature, error::RandomError, suite::SignatureAlgorithm};
+
+#[derive(Debug)]
+pub(crate) struct SigningKey(EcdsaKeyPair);
+
+fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RandomError {
+    RandomError(Box::new(error))
+}
+
+impl SigningKey {
+    /// With AWS-LC's own randomness.
+    pub(crate) fn generate(algorithm: SignatureAlgorithm) -> Result<Self, RandomError> {
+        let algorithm = match algorithm {
+            SignatureAlgorithm::EcdsaP256Sha256 => &ECDSA_P256_SHA256_ASN1_SIGNING,
+            SignatureAlgorithm::EcdsaP384Sha384 => &ECDSA_P384_SHA384_ASN1_SIGNING,
+        };
+        EcdsaKeyPair::generate(algorithm).map(Self).map_err(failed)
+    }
+
+    pub(crate) fn public_key(&self) -> Vec<u8> {
+        let compressed: EcPublicKeyCompressedBin<'_> =
+            self.0.public_key().as_be_bytes().expect("the key pair has a public key");
+        compressed.as_ref().to_vec()
+    }
+
+    pub(crate) fn sign(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<Vec<u8>, RandomError> {
+        let signature = self.0.sign_digest(&import(algorithm, digest)).map_err(failed)?;
+        Ok(signature.as_ref().to_vec())
+    }
+}
+
+pub(crate) struct VerifyingKey(ParsedPublicKey);
+
+impl VerifyingKey {
+    pub(crate) fn parse(algorithm: SignatureAlgorithm, key: &[u8]) -> Result<Self, BadSignature> {
+        let parsed = match algorithm {
+            SignatureAlgorithm::EcdsaP256Sha256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key),
+            SignatureAlgorithm::EcdsaP384Sha384 => ParsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, key),
+        };
+        parsed.map(Self).map_err(|_| BadSignature)
+    }
+
+    pub(crate) fn verify(
+        &self,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+        signature: &[u8],
+    ) -> Result<(), BadSignature> {
+        self.0.verify_digest_sig(&import(algorithm, digest), signature).map_err(|_| BadSignature)
+    }
+}
+
+impl std::fmt::Debug for VerifyingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("VerifyingKey(AWS-LC)")
+    }
+}
+
+fn import(algorithm: SignatureAlgorithm, bytes: &[u8]) -> Digest {
+    let algorithm = match algorithm {
+        SignatureAlgorithm::EcdsaP256Sha256 => &digest::SHA256,
+        SignatureAlgorithm::EcdsaP384Sha384 => &digest::SHA384,
+    };
+    Digest::import_less_safe(bytes, algorithm).expect("a digest has its algorithm's length")
+}
