@@ -12,8 +12,10 @@ mod rust_crypto;
 mod secret;
 mod signature;
 
+#[cfg(any(feature = "branch-key", feature = "ecdh"))]
+pub(crate) use key_derivation::kbkdf;
 pub(crate) use message_keys::{Dialect, MessageKeys};
-pub(crate) use random::Random;
+pub(crate) use random::{Random, Rng};
 pub use secret::SecretKey;
 pub(crate) use signature::{BadSignature, MessageDigest, SigningKey, VerifyingKey};
 

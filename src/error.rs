@@ -205,7 +205,15 @@ pub enum ConfigError {
         /// `namespace` or `name`.
         field: &'static str,
         /// What is wrong with it.
-        why: &'static str,
+        why: String,
+    },
+    /// A key in PEM that cannot be used.
+    #[error("the {what} cannot be used: {why}")]
+    Pem {
+        /// `RSA private key`, for example.
+        what: &'static str,
+        /// What is wrong with it, and what to do.
+        why: String,
     },
     /// A KMS key identifier that does not name one key for sure.
     #[error("{key_id:?} is not the ARN of a KMS key: {why}")]

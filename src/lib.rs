@@ -33,9 +33,8 @@
 //! data, the encryption context and the names of the keys are in the clear.
 //!
 //! # Features
-//! `aws-kms` and `aws-lc` are on by default; `tokio`, `stream`, `parallel`, `key-file`, `mock` and `cli`
-//! are not. Without default features
-//! the crate is pure Rust. A feature adds; none changes what another does.
+//! `aws-kms` and `aws-lc` are on by default; `tokio`, `stream`, `parallel`, `rsa`, `ecdh`, `branch-key`, `key-file`,
+//! `mock` and `cli` are not. Without default features the crate is pure Rust. A feature adds; none changes what another does.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -71,12 +70,18 @@ pub use error::{
 pub use message::{EncryptedDataKey, Limits};
 #[cfg(feature = "aws-kms")]
 pub use provider::AwsKms;
+#[cfg(feature = "branch-key")]
+pub use provider::StaticBranchKey;
 pub use provider::{
     DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, LocalKey,
-    PlaintextDataKey,
+    MultiProvider, PlaintextDataKey,
 };
+#[cfg(feature = "ecdh")]
+pub use provider::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
 #[cfg(feature = "mock")]
 pub use provider::{MemoryKey, MockKeyProvider};
+#[cfg(feature = "rsa")]
+pub use provider::{RawRsa, RsaPadding};
 pub use suite::{AlgorithmSuite, CommitmentPolicy, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm};
 
 /// Compiles the README's examples, which need what the command needs.

@@ -2,9 +2,16 @@
 
 #[cfg(feature = "aws-kms")]
 mod aws_kms;
+#[cfg(feature = "branch-key")]
+mod branch_key;
+#[cfg(feature = "ecdh")]
+mod ecdh;
 mod local;
 #[cfg(feature = "mock")]
 mod mock;
+mod multi;
+#[cfg(feature = "rsa")]
+mod rsa;
 
 use std::{fmt, sync::Arc};
 
@@ -12,19 +19,30 @@ use async_trait::async_trait;
 
 #[cfg(feature = "aws-kms")]
 pub use aws_kms::AwsKms;
+#[cfg(feature = "branch-key")]
+pub use branch_key::StaticBranchKey;
+#[cfg(feature = "ecdh")]
+pub use ecdh::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
 pub use local::LocalKey;
 #[cfg(feature = "mock")]
 pub use mock::{MemoryKey, MockKeyProvider};
+pub use multi::MultiProvider;
+#[cfg(feature = "rsa")]
+pub use rsa::{RawRsa, RsaPadding};
 
 use crate::{
-    context::EncryptionContext, crypto::SecretKey, error::ProviderError, message::EncryptedDataKey,
+    context::EncryptionContext,
+    crypto::SecretKey,
+    error::{BoxError, ConfigError, ProviderError},
+    message::EncryptedDataKey,
     suite::AlgorithmSuite,
 };
 
 /// Makes data keys and decrypts them again: AWS KMS, a local key, a mock in a test, or your own.
 ///
-/// [`AwsKms`] stands in front of AWS KMS, [`LocalKey`] needs no service, `MockKeyProvider` and `MemoryKey` (feature
-/// `mock`) are for unit tests.
+/// [`AwsKms`] stands in front of AWS KMS, [`LocalKey`] needs no service, nor do `RawRsa`, `RawEcdh` and
+/// `StaticBranchKey` (features `rsa`, `ecdh` and `branch-key`). [`MultiProvider`] is several of them. `MockKeyProvider`
+/// and `MemoryKey` (feature `mock`) are for unit tests.
 ///
 /// # Implementing
 /// Annotate the implementation with [`async_trait`](https://docs.rs/async-trait). A provider must bind each
@@ -52,7 +70,7 @@ use crate::{
 ///     async fn encrypt_data_key(
 ///         &self,
 ///         request: &EncryptDataKeyRequest<'_>,
-///     ) -> Result<EncryptedDataKey, ProviderError> {
+///     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
 ///         eprintln!("another encrypted form of a data key for {:?}", request.context);
 ///         self.0.encrypt_data_key(request).await
 ///     }
@@ -78,11 +96,14 @@ pub trait KeyProvider: fmt::Debug + Send + Sync {
     /// A [`ProviderError`] that says why there is none.
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError>;
 
-    /// An encrypted form of a data key that exists already. KMS: Encrypt.
+    /// The encrypted form, one or more, of a data key that exists already. KMS: Encrypt.
     ///
     /// # Errors
     /// A [`ProviderError`] that says why there is none.
-    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError>;
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError>;
 
     /// The data key behind the first of the encrypted data keys that this provider can decrypt. KMS: Decrypt.
     ///
@@ -99,7 +120,10 @@ impl<P: KeyProvider + ?Sized> KeyProvider for Arc<P> {
         P::generate_data_key(self, request).await
     }
 
-    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         P::encrypt_data_key(self, request).await
     }
 
@@ -152,6 +176,31 @@ impl DecryptDataKeyRequest<'_> {
             ProviderError::NoneDecrypted { attempts }
         }
     }
+}
+
+/// Whether a key of this process may have these names, which a message stores.
+fn check_names(namespace: &str, name: &str, name_room: usize) -> Result<(), ConfigError> {
+    let refused = |field, why: String| Err(ConfigError::KeyName { field, why });
+    if namespace.starts_with("aws-kms") {
+        return refused("namespace", "names that begin with \"aws-kms\" are for AWS KMS".into());
+    }
+    if namespace.len() > usize::from(u16::MAX) {
+        return refused("namespace", "the format has room for 65535 bytes".into());
+    }
+    if name.len() > name_room {
+        return refused("name", format!("the format has room for {name_room} bytes"));
+    }
+    Ok(())
+}
+
+/// The error of a provider that holds its keys itself.
+fn failed(operation: &'static str, provider: &impl fmt::Display, source: impl Into<BoxError>) -> ProviderError {
+    ProviderError::Other { operation, key_id: provider.to_string(), source: source.into() }
+}
+
+/// The error of a provider that holds its keys itself, where an encrypted data key does not decrypt.
+fn invalid_ciphertext(provider: &impl fmt::Display) -> ProviderError {
+    ProviderError::InvalidCiphertext { operation: "Decrypt", key_id: provider.to_string(), source: None }
 }
 
 /// A fresh data key: what [`KeyProvider::generate_data_key`] gives.

@@ -371,7 +371,10 @@ impl KeyProvider for Counted {
         self.key.generate_data_key(request).await
     }
 
-    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         self.key.encrypt_data_key(request).await
     }
 
@@ -485,7 +488,10 @@ impl KeyProvider for Misbehaving {
         Ok(data_key)
     }
 
-    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         local_key().encrypt_data_key(request).await
     }
 

@@ -137,7 +137,7 @@ async fn an_existing_data_key_is_encrypted_by_encrypt() {
         context: &context(),
         data_key: &SecretKey::from(KEY),
     };
-    assert_eq!(kms(&[&rule]).encrypt_data_key(&request).await.unwrap(), encrypted_under(ARN));
+    assert_eq!(kms(&[&rule]).encrypt_data_key(&request).await.unwrap(), [encrypted_under(ARN)]);
 }
 
 #[tokio::test]

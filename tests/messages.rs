@@ -5,11 +5,13 @@ use std::{
     env, fs,
     io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, Limits, LocalKey, SecretKey,
+    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits, LocalKey,
+    MultiProvider, SecretKey,
     message::{ContentType, Header, Parsed},
 };
 use pollster::block_on;
@@ -51,9 +53,9 @@ fn suite(hex: &str) -> AlgorithmSuite {
 }
 
 /// Opens with each backend, whole and streamed, and compares.
-fn assert_opens(
+fn assert_opens<P: KeyProvider + 'static>(
     message: &[u8],
-    key: impl Fn() -> LocalKey,
+    key: impl Fn() -> P,
     context: &EncryptionContext,
     required: &[String],
     plaintext: &[u8],
@@ -133,8 +135,8 @@ fn published_messages_open() {
         headers += 1;
 
         let description = &scenario["decryptKeyDescription"];
-        let Some(raw_aes) = raw_aes_keys(description) else {
-            *left.entry(format!("key: {}", text(&description["type"]))).or_default() += 1;
+        let Some(provider) = provider(description, &keys["keys"]) else {
+            *left.entry(text(&description["type"]).to_owned()).or_default() += 1;
             continue;
         };
         let required: Vec<_> = description["requiredEncryptionContextKeys"]
@@ -143,32 +145,81 @@ fn published_messages_open() {
             .iter()
             .map(|name| text(name).to_owned())
             .collect();
-        for (namespace, key_id) in raw_aes {
-            let entry = &keys["keys"][key_id];
-            let key = || local_key(namespace, text(&entry["key-id"]), text(&entry["material"]));
-            assert_opens(&message, key, &pairs(&scenario["reproduced-encryption-context"]), &required, &plaintext);
-        }
+        let context = pairs(&scenario["reproduced-encryption-context"]);
+        assert_opens(&message, || provider.clone(), &context, &required, &plaintext);
         opened += 1;
     }
     println!("published messages: opened {opened} of {}, read the headers of {headers}", tests.len());
     for (why, count) in left {
-        println!("  not opened: {count:3} ({why})");
+        println!("  not opened: {count:3} ({why}, which needs KMS)");
     }
     assert!(opened > 0);
 }
 
-/// The namespaces and key ids, where all keys are raw AES keys.
-fn raw_aes_keys(description: &Value) -> Option<Vec<(&str, &str)>> {
-    match text(&description["type"]) {
+/// The key provider that a test describes, where it needs no service.
+fn provider(description: &Value, keys: &Value) -> Option<Arc<dyn KeyProvider>> {
+    let key = |field: &str| &keys[text(&description[field])];
+    Some(match text(&description["type"]) {
         "raw" if description["encryption-algorithm"] == "aes" => {
-            Some(vec![(text(&description["provider-id"]), text(&description["key"]))])
+            let key = key("key");
+            Arc::new(local_key(text(&description["provider-id"]), text(&key["key-id"]), text(&key["material"])))
         }
-        "required-encryption-context-cmm" => raw_aes_keys(&description["underlying"]),
+        "required-encryption-context-cmm" => provider(&description["underlying"], keys)?,
         "multi-keyring" => {
             let children = description["childKeyrings"].as_array()?;
-            let keys = children.iter().chain(Some(&description["generator"])).map(raw_aes_keys);
-            keys.collect::<Option<Vec<_>>>().map(|keys| keys.concat())
+            let generator = MultiProvider::new(provider(&description["generator"], keys)?);
+            let with = |multi: MultiProvider, child| Some(multi.with(provider(child, keys)?));
+            Arc::new(children.iter().try_fold(generator, with)?)
         }
-        _ => None,
-    }
+        #[cfg(feature = "rsa")]
+        "raw" if description["encryption-algorithm"] == "rsa" => {
+            use kms_envelope::{RawRsa, RsaPadding};
+            let padding = match (text(&description["padding-algorithm"]), text(&description["padding-hash"])) {
+                ("pkcs1", _) => RsaPadding::Pkcs1v15,
+                (_, "sha1") => RsaPadding::OaepSha1,
+                (_, "sha256") => RsaPadding::OaepSha256,
+                (_, "sha384") => RsaPadding::OaepSha384,
+                (_, "sha512") => RsaPadding::OaepSha512,
+                other => panic!("{other:?}"),
+            };
+            let (namespace, key) = (text(&description["provider-id"]), key("key"));
+            let rsa = RawRsa::new(namespace, text(&key["key-id"]), padding).unwrap();
+            Arc::new(rsa.with_private_key_pem(text(&key["material"])).unwrap())
+        }
+        #[cfg(feature = "ecdh")]
+        "raw-ecdh" => {
+            use kms_envelope::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
+            let recipient = key("recipient");
+            if description["schema"] == "discovery" {
+                let pem = text(&recipient["recipient-material"]);
+                Arc::new(RawEcdh::discovery(EcdhPrivateKey::from_pem(pem).unwrap()))
+            } else {
+                let public = |key: &Value| {
+                    let base64 = text(key);
+                    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", wrap(base64));
+                    EcdhPublicKey::from_pem(&pem).unwrap()
+                };
+                let own = EcdhPrivateKey::from_pem(text(&key("sender")["sender-material"])).unwrap();
+                assert_eq!(own.public_key(), public(&key("sender")["sender-material-public-key"]));
+                Arc::new(RawEcdh::between(own, public(&recipient["recipient-material-public-key"])).unwrap())
+            }
+        }
+        #[cfg(feature = "branch-key")]
+        "aws-kms-hierarchy" => {
+            use kms_envelope::StaticBranchKey;
+            let key = key("key");
+            let hex = text(&key["branchKeyVersion"]).replace('-', "");
+            let version = u128::from_str_radix(&hex, 16).unwrap().to_be_bytes();
+            let branch_key = SecretKey::try_from(Base64::decode_vec(text(&key["branchKey"])).unwrap()).unwrap();
+            Arc::new(StaticBranchKey::new(text(&key["key-id"]), version, branch_key).unwrap())
+        }
+        _ => return None,
+    })
+}
+
+/// In lines of 64 characters, as PEM has them.
+#[cfg(feature = "ecdh")]
+fn wrap(base64: &str) -> String {
+    let lines = base64.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap());
+    lines.collect::<Vec<_>>().join("\n")
 }

@@ -1,4 +1,4 @@
-//! HKDF (RFC 5869), by the RustCrypto crates for both backends: AWS-LC's binding extracts anew for each expansion,
+//! HKDF (RFC 5869) and KBKDF (NIST SP 800-108), by the RustCrypto crates for both backends: AWS-LC's binding extracts anew for each expansion,
 //! which makes it the slower one, and leaves the pseudorandom key to its own care.
 
 use hkdf::Hkdf;
@@ -23,5 +23,48 @@ pub(super) fn hkdf(hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut
         HashAlgorithm::Sha256 => with!(Sha256),
         HashAlgorithm::Sha384 => with!(Sha384),
         HashAlgorithm::Sha512 => with!(Sha512),
+    }
+}
+
+/// KBKDF with HMAC in counter mode (NIST SP 800-108r1, section 4.1), with counter and length of 32 bits.
+#[cfg(any(feature = "branch-key", feature = "ecdh"))]
+pub(crate) mod kbkdf {
+    use hmac::{
+        Hmac,
+        digest::{
+            common::KeySizeUser,
+            consts::{U32, U64},
+        },
+    };
+    use kbkdf::{Counter, Kbkdf, Params};
+    use zeroize::{Zeroize, Zeroizing};
+
+    /// 32 bytes, with SHA-256.
+    #[cfg(feature = "branch-key")]
+    pub(crate) fn sha256(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
+        struct Output;
+        impl KeySizeUser for Output {
+            type KeySize = U32;
+        }
+        let kdf = Counter::<Hmac<sha2::Sha256>, Output>::default();
+        derived(kdf.derive(Params::builder(key).with_label(label).with_context(context).build()))
+    }
+
+    /// 64 bytes, with SHA-384.
+    #[cfg(feature = "ecdh")]
+    pub(crate) fn sha384(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
+        struct Output;
+        impl KeySizeUser for Output {
+            type KeySize = U64;
+        }
+        let kdf = Counter::<Hmac<sha2::Sha384>, Output>::default();
+        derived(kdf.derive(Params::builder(key).with_label(label).with_context(context).build()))
+    }
+
+    fn derived<K: AsMut<[u8]> + Zeroize>(key: Result<K, kbkdf::Error>) -> Zeroizing<Vec<u8>> {
+        let mut key = key.expect("one or two blocks are not too many");
+        let derived = Zeroizing::new(key.as_mut().to_vec());
+        key.zeroize();
+        derived
     }
 }

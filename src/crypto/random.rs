@@ -39,7 +39,7 @@ impl Random {
 }
 
 /// A source of random bytes as a generator, for crates that take one.
-pub(super) struct Rng<'a>(pub(super) &'a Random);
+pub(crate) struct Rng<'a>(pub(crate) &'a Random);
 
 impl TryRng for Rng<'_> {
     type Error = RandomError;

@@ -196,7 +196,10 @@ impl KeyProvider for AwsKms {
         Ok(DataKey { plaintext, encrypted })
     }
 
-    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         let answer = self
             .client
             .encrypt()
@@ -207,7 +210,7 @@ impl KeyProvider for AwsKms {
             .send()
             .await
             .map_err(|error| provider_error(ENCRYPT, &self.key_arn, error))?;
-        self.encrypted(ENCRYPT, answer.key_id, answer.ciphertext_blob)
+        Ok(vec![self.encrypted(ENCRYPT, answer.key_id, answer.ciphertext_blob)?])
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {

@@ -10,11 +10,12 @@ use rand_core::TryCryptoRng;
 
 use super::{
     DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
+    check_names, failed, invalid_ciphertext,
 };
 use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, Random, SecretKey},
-    error::{BoxError, ConfigError, ProviderError},
+    error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
 };
 
@@ -60,16 +61,7 @@ impl LocalKey {
         key: impl Into<SecretKey>,
     ) -> Result<Self, ConfigError> {
         let (namespace, name, key) = (namespace.into(), name.into(), key.into());
-        let refused = |field, why| Err(ConfigError::KeyName { field, why });
-        if namespace.starts_with("aws-kms") {
-            return refused("namespace", "names that begin with \"aws-kms\" are for AWS KMS");
-        }
-        if namespace.len() > usize::from(u16::MAX) {
-            return refused("namespace", "the format has room for 65535 bytes");
-        }
-        if name.len() > usize::from(u16::MAX) - INFO_LENGTHS.len() - IV_LEN {
-            return refused("name", "the format has room for 65515 bytes");
-        }
+        check_names(&namespace, &name, usize::from(u16::MAX) - INFO_LENGTHS.len() - IV_LEN)?;
         let cipher = AesGcm::new(Backend::default(), &key);
         Ok(Self { namespace, name, key, cipher, random: Random::default() })
     }
@@ -110,12 +102,8 @@ impl LocalKey {
         &self.key
     }
 
-    fn failed(&self, operation: &'static str, source: impl Into<BoxError>) -> ProviderError {
-        ProviderError::Other { operation, key_id: self.to_string(), source: source.into() }
-    }
-
     fn wrap(&self, data_key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
-        let aad = context.serialize().map_err(|error| self.failed("Encrypt", error))?;
+        let aad = context.serialize().map_err(|error| failed("Encrypt", self, error))?;
         let mut iv = [0; IV_LEN];
         self.random.fill(&mut iv)?;
         let mut ciphertext = vec![0; data_key.len() + TAG_LEN];
@@ -137,14 +125,13 @@ impl LocalKey {
         iv: &[u8; IV_LEN],
         request: &DecryptDataKeyRequest<'_>,
     ) -> Result<SecretKey, ProviderError> {
-        let invalid =
-            || ProviderError::InvalidCiphertext { operation: "Decrypt", key_id: self.to_string(), source: None };
-        let aad = request.context.serialize().map_err(|error| self.failed("Decrypt", error))?;
+        let aad = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
         let len = request.suite.data_key_len();
         if encrypted.ciphertext.len() != len + TAG_LEN {
-            return Err(invalid());
+            return Err(invalid_ciphertext(self));
         }
-        SecretKey::filled(len, |out| self.cipher.open(iv, &aad, &encrypted.ciphertext, out)).map_err(|_| invalid())
+        SecretKey::filled(len, |out| self.cipher.open(iv, &aad, &encrypted.ciphertext, out))
+            .map_err(|_| invalid_ciphertext(self))
     }
 }
 
@@ -156,8 +143,11 @@ impl KeyProvider for LocalKey {
         Ok(DataKey { plaintext, encrypted })
     }
 
-    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
-        self.wrap(request.data_key, request.context)
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        Ok(vec![self.wrap(request.data_key, request.context)?])
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {

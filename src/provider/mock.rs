@@ -56,7 +56,7 @@ mockall::mock! {
         pub fn encrypt_data_key<'a>(
             &self,
             request: &EncryptDataKeyRequest<'a>,
-        ) -> Result<EncryptedDataKey, ProviderError>;
+        ) -> Result<Vec<EncryptedDataKey>, ProviderError>;
         /// What [`KeyProvider::decrypt_data_key`] answers, without waiting.
         pub fn decrypt_data_key<'a>(
             &self,
@@ -72,7 +72,10 @@ impl KeyProvider for MockKeyProvider {
         self.generate_data_key(request)
     }
 
-    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         self.encrypt_data_key(request)
     }
 
@@ -112,7 +115,10 @@ impl KeyProvider for MemoryKey {
         self.0.generate_data_key(request).await
     }
 
-    async fn encrypt_data_key(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         self.0.encrypt_data_key(request).await
     }
 

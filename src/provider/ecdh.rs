@@ -1,0 +1,365 @@
+//! Elliptic-curve keys that this process holds: AWS's raw ECDH keyring. Specification: `framework/raw-ecdh-keyring.md`.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use p256::{
+    elliptic_curve::{Generate, sec1::ToSec1Point},
+    pkcs8::{DecodePrivateKey, DecodePublicKey},
+};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::{
+    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
+    failed, invalid_ciphertext,
+};
+use crate::{
+    context::EncryptionContext,
+    crypto::{AesGcm, Backend, Random, Rng, SecretKey, kbkdf},
+    error::{ConfigError, ProviderError, RandomError},
+    message::EncryptedDataKey,
+};
+
+const PROVIDER_ID: &str = "raw-ecdh";
+const INFO_VERSION: u8 = 1;
+const SALT_LEN: usize = 32;
+const COMMITMENT_LEN: usize = 32;
+const TAG_LEN: usize = 16;
+
+/// A public key on P-256, P-384 or P-521.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EcdhPublicKey(Public);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Public {
+    P256(p256::PublicKey),
+    P384(p384::PublicKey),
+    P521(Box<p521::PublicKey>),
+}
+
+/// A private key on P-256, P-384 or P-521, wiped from memory when dropped.
+pub struct EcdhPrivateKey(Private);
+
+enum Private {
+    P256(p256::SecretKey),
+    P384(p384::SecretKey),
+    P521(Box<p521::SecretKey>),
+}
+
+impl EcdhPublicKey {
+    /// From PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo).
+    ///
+    /// # Errors
+    /// [`ConfigError::Pem`].
+    pub fn from_pem(pem: &str) -> Result<Self, ConfigError> {
+        let p521 = || p521::PublicKey::from_public_key_pem(pem).map(|key| Public::P521(Box::new(key)));
+        p256::PublicKey::from_public_key_pem(pem)
+            .map(Public::P256)
+            .or_else(|_| p384::PublicKey::from_public_key_pem(pem).map(Public::P384))
+            .or_else(|_| p521())
+            .map(Self)
+            .map_err(|error| refused("ECDH public key", &error))
+    }
+
+    /// The compressed point (SEC 1, section 2.3.3).
+    fn to_bytes(&self) -> Vec<u8> {
+        match &self.0 {
+            Public::P256(key) => key.to_sec1_point(true).as_bytes().to_vec(),
+            Public::P384(key) => key.to_sec1_point(true).as_bytes().to_vec(),
+            Public::P521(key) => key.to_sec1_point(true).as_bytes().to_vec(),
+        }
+    }
+
+    fn curve(&self) -> &'static str {
+        match self.0 {
+            Public::P256(_) => "p256",
+            Public::P384(_) => "p384",
+            Public::P521(_) => "p521",
+        }
+    }
+}
+
+fn refused(what: &'static str, error: &dyn fmt::Display) -> ConfigError {
+    let why = format!("{error}; it must be PEM of a key on P-256, P-384 or P-521, as `openssl pkey` writes it");
+    ConfigError::Pem { what, why }
+}
+
+impl EcdhPrivateKey {
+    /// From PEM with the label `PRIVATE KEY` (PKCS #8), not encrypted.
+    ///
+    /// # Errors
+    /// [`ConfigError::Pem`].
+    pub fn from_pem(pem: &str) -> Result<Self, ConfigError> {
+        let p521 = || p521::SecretKey::from_pkcs8_pem(pem).map(|key| Private::P521(Box::new(key)));
+        p256::SecretKey::from_pkcs8_pem(pem)
+            .map(Private::P256)
+            .or_else(|_| p384::SecretKey::from_pkcs8_pem(pem).map(Private::P384))
+            .or_else(|_| p521())
+            .map(Self)
+            .map_err(|error| refused("ECDH private key", &error))
+    }
+
+    /// A fresh one, on the same curve as `other`.
+    fn generate(other: &EcdhPublicKey, random: &Random) -> Result<Self, RandomError> {
+        let rng = &mut Rng(random);
+        Ok(Self(match other.0 {
+            Public::P256(_) => Private::P256(Generate::try_generate_from_rng(rng)?),
+            Public::P384(_) => Private::P384(Generate::try_generate_from_rng(rng)?),
+            Public::P521(_) => Private::P521(Box::new(Generate::try_generate_from_rng(rng)?)),
+        }))
+    }
+
+    /// The public key that belongs to it.
+    pub fn public_key(&self) -> EcdhPublicKey {
+        EcdhPublicKey(match &self.0 {
+            Private::P256(key) => Public::P256(key.public_key()),
+            Private::P384(key) => Public::P384(key.public_key()),
+            Private::P521(key) => Public::P521(Box::new(key.public_key())),
+        })
+    }
+
+    /// The x-coordinate of the point that both have in common, where they are on one curve.
+    fn agree(&self, other: &EcdhPublicKey) -> Option<Zeroizing<Vec<u8>>> {
+        Some(Zeroizing::new(match (&self.0, &other.0) {
+            (Private::P256(key), Public::P256(other)) => key.diffie_hellman(other).raw_secret_bytes().to_vec(),
+            (Private::P384(key), Public::P384(other)) => key.diffie_hellman(other).raw_secret_bytes().to_vec(),
+            (Private::P521(key), Public::P521(other)) => key.diffie_hellman(other).raw_secret_bytes().to_vec(),
+            _ => return None,
+        }))
+    }
+
+    /// A public key on the same curve, from a message.
+    fn parse_other(&self, bytes: &[u8]) -> Option<EcdhPublicKey> {
+        Some(EcdhPublicKey(match self.0 {
+            Private::P256(_) => Public::P256(p256::PublicKey::from_sec1_bytes(bytes).ok()?),
+            Private::P384(_) => Public::P384(p384::PublicKey::from_sec1_bytes(bytes).ok()?),
+            Private::P521(_) => Public::P521(Box::new(p521::PublicKey::from_sec1_bytes(bytes).ok()?)),
+        }))
+    }
+}
+
+impl fmt::Debug for EcdhPrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EcdhPrivateKey({})", self.public_key().curve())
+    }
+}
+
+/// Elliptic-curve Diffie-Hellman as key provider: the data key is wrapped under what a sender and a recipient have in
+/// common.
+///
+/// It is the raw ECDH keyring of the AWS SDKs, in its three schemes. The data key is bound to the encryption context.
+///
+/// ```no_run
+/// use kms_envelope::{EcdhPrivateKey, EcdhPublicKey, Envelope, RawEcdh};
+///
+/// let recipient = EcdhPublicKey::from_pem(&std::fs::read_to_string("recipient-public.pem")?)?;
+/// let sealing = Envelope::new(RawEcdh::ephemeral(recipient));
+///
+/// let recipient = EcdhPrivateKey::from_pem(&std::fs::read_to_string("recipient-private.pem")?)?;
+/// let opening = Envelope::new(RawEcdh::discovery(recipient));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct RawEcdh {
+    scheme: Scheme,
+    random: Random,
+}
+
+#[derive(Debug)]
+enum Scheme {
+    Ephemeral { recipient: EcdhPublicKey },
+    Discovery { recipient: EcdhPrivateKey },
+    Static { own: EcdhPrivateKey, other: EcdhPublicKey },
+}
+
+/// The two public keys of an encrypted data key, as compressed points.
+struct Info {
+    sender: Vec<u8>,
+    recipient: Vec<u8>,
+}
+
+impl Info {
+    fn write(&self) -> Vec<u8> {
+        let mut out = vec![INFO_VERSION];
+        for key in [&self.recipient, &self.sender] {
+            out.extend(u32::try_from(key.len()).expect("a point is short").to_be_bytes());
+            out.extend(key);
+        }
+        out
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        fn key<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+            let (len, rest) = bytes.split_first_chunk()?;
+            let (key, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
+            *bytes = rest;
+            Some(key)
+        }
+        let (&INFO_VERSION, mut rest) = bytes.split_first()? else { return None };
+        let (recipient, sender) = (key(&mut rest)?.to_vec(), key(&mut rest)?.to_vec());
+        rest.is_empty().then_some(Self { sender, recipient })
+    }
+}
+
+/// The keys that both sides derive for one data key, and what is authenticated with it.
+struct Wrapping {
+    commitment: [u8; COMMITMENT_LEN],
+    cipher: AesGcm,
+    fixed_info: Vec<u8>,
+}
+
+impl Wrapping {
+    fn derive(shared: &[u8], curve: &str, info: &Info, context: &[u8], salt: &[u8]) -> Self {
+        let parties = [&info.sender[..], &info.recipient].concat();
+        let fields = [b"ecdh-key-derivation", curve.as_bytes(), b"HMAC_SHA384", &parties, &[1], context];
+        let fixed_info = fields.join(&0);
+        let derived = kbkdf::sha384(shared, &fixed_info, salt);
+        let (commitment, key) = derived.split_first_chunk().expect("64 bytes were derived");
+        let key = SecretKey::try_from(key).expect("32 bytes are a key of AES");
+        Self { commitment: *commitment, cipher: AesGcm::new(Backend::default(), &key), fixed_info }
+    }
+}
+
+impl RawEcdh {
+    /// Seals for the holder of a private key, each message with a fresh sender. Opens nothing.
+    pub fn ephemeral(recipient: EcdhPublicKey) -> Self {
+        Self::of(Scheme::Ephemeral { recipient })
+    }
+
+    /// Opens what any sender sealed for this private key. Seals nothing. Whoever has the public key can be the
+    /// sender.
+    pub fn discovery(recipient: EcdhPrivateKey) -> Self {
+        Self::of(Scheme::Discovery { recipient })
+    }
+
+    /// Seals from one key to another, and opens what was sealed between the two.
+    ///
+    /// # Errors
+    /// [`ConfigError::Pem`] where they are on different curves.
+    pub fn between(own: EcdhPrivateKey, other: EcdhPublicKey) -> Result<Self, ConfigError> {
+        let (ours, theirs) = (own.public_key().curve(), other.curve());
+        if ours != theirs {
+            let why = format!("it is on {theirs}, but the private key is on {ours}");
+            return Err(ConfigError::Pem { what: "ECDH public key", why });
+        }
+        Ok(Self::of(Scheme::Static { own, other }))
+    }
+
+    fn of(scheme: Scheme) -> Self {
+        Self { scheme, random: Random::default() }
+    }
+
+    fn wrap(&self, data_key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
+        let ephemeral;
+        let (sender, recipient) = match &self.scheme {
+            Scheme::Ephemeral { recipient } => {
+                ephemeral = EcdhPrivateKey::generate(recipient, &self.random)?;
+                (&ephemeral, recipient)
+            }
+            Scheme::Static { own, other } => (own, other),
+            Scheme::Discovery { .. } => return Err(failed("Encrypt", self, "it has no recipient to seal for")),
+        };
+        let shared = sender.agree(recipient).ok_or_else(|| failed("Encrypt", self, "the keys are on two curves"))?;
+        let info = Info { sender: sender.public_key().to_bytes(), recipient: recipient.to_bytes() };
+        let context = context.serialize().map_err(|error| failed("Encrypt", self, error))?;
+        let mut salt = [0; SALT_LEN];
+        self.random.fill(&mut salt)?;
+        let wrapping = Wrapping::derive(&shared, recipient.curve(), &info, &context, &salt);
+        let mut wrapped = vec![0; data_key.len() + TAG_LEN];
+        // The key is for this data key alone, so the IV may be zero.
+        wrapping.cipher.seal(&[0; _], &wrapping.fixed_info, data_key.expose(), &mut wrapped);
+        let ciphertext = [&salt, &wrapping.commitment[..], &wrapped].concat();
+        Ok(EncryptedDataKey::new(PROVIDER_ID, info.write(), ciphertext))
+    }
+
+    /// This side's private key and the other side's public key, where the message is for this provider.
+    fn parties(&self, info: &Info) -> Option<(&EcdhPrivateKey, EcdhPublicKey)> {
+        let (own, other) = match &self.scheme {
+            Scheme::Ephemeral { .. } => return None,
+            Scheme::Discovery { recipient } => (recipient, None),
+            Scheme::Static { own, other } => (own, Some(other.to_bytes())),
+        };
+        let ours = own.public_key().to_bytes();
+        let theirs = match other {
+            None if info.recipient == ours => &info.sender,
+            Some(other) if info.recipient == ours && info.sender == other => &info.sender,
+            Some(other) if info.sender == ours && info.recipient == other => &info.recipient,
+            _ => return None,
+        };
+        Some((own, own.parse_other(theirs)?))
+    }
+
+    /// None where it does not decrypt.
+    fn unwrap(
+        own: &EcdhPrivateKey,
+        other: &EcdhPublicKey,
+        info: &Info,
+        context: &[u8],
+        ciphertext: &[u8],
+        len: usize,
+    ) -> Option<SecretKey> {
+        let (salt, rest) = ciphertext.split_first_chunk::<SALT_LEN>()?;
+        let (commitment, wrapped) = rest.split_first_chunk::<COMMITMENT_LEN>()?;
+        if wrapped.len() != len + TAG_LEN {
+            return None;
+        }
+        let wrapping = Wrapping::derive(&own.agree(other)?, other.curve(), info, context, salt);
+        if !bool::from(wrapping.commitment.ct_eq(commitment)) {
+            return None;
+        }
+        let mut key = Zeroizing::new(vec![0; len]);
+        wrapping.cipher.open(&[0; _], &wrapping.fixed_info, wrapped, &mut key).ok()?;
+        SecretKey::try_from(key).ok()
+    }
+}
+
+#[async_trait]
+impl KeyProvider for RawEcdh {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        let plaintext = SecretKey::filled(request.suite.data_key_len(), |out| self.random.fill(out))?;
+        let encrypted = vec![self.wrap(&plaintext, request.context)?];
+        Ok(DataKey { plaintext, encrypted })
+    }
+
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        Ok(vec![self.wrap(request.data_key, request.context)?])
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        if matches!(self.scheme, Scheme::Ephemeral { .. }) {
+            return Err(failed("Decrypt", self, "it has no private key to open with"));
+        }
+        let context = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
+        let mut attempts = Vec::new();
+        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
+            if encrypted.provider_id != PROVIDER_ID {
+                continue;
+            }
+            let Some(info) = Info::parse(&encrypted.provider_info) else { continue };
+            let Some((own, other)) = self.parties(&info) else { continue };
+            let len = request.suite.data_key_len();
+            match Self::unwrap(own, &other, &info, &context, &encrypted.ciphertext, len) {
+                Some(key) => return Ok(PlaintextDataKey { key, index }),
+                None => attempts.push(invalid_ciphertext(self)),
+            }
+        }
+        Err(request.none_decrypted(self, attempts))
+    }
+}
+
+/// The provider, and the start of the recipient's public key.
+impl fmt::Display for RawEcdh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let recipient = match &self.scheme {
+            Scheme::Ephemeral { recipient } => recipient.clone(),
+            Scheme::Discovery { recipient } => recipient.public_key(),
+            Scheme::Static { other, .. } => other.clone(),
+        };
+        write!(f, "{PROVIDER_ID}/{}:", recipient.curve())?;
+        recipient.to_bytes()[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
