@@ -567,8 +567,8 @@ fn inspect_fails_where_no_message_has_this_length_but_shows_the_header() {
 fn inspect_leaves_out_what_a_header_does_not_say() {
     let folder = Folder::new();
     for (name, suite, content_type, frames) in [
-        ("0378/framed-len-129.msg", "0378", "framed", Value::Null),
-        ("0578/framed-len-129.msg", "0578", "framed", Value::Null),
+        ("0378/framed-len-129.msg", "0378", "framed", 2.into()),
+        ("0578/framed-len-129.msg", "0578", "framed", 2.into()),
         ("0014/non-framed-len-129.msg", "0014", "non-framed", Value::Null),
         ("0014/framed-len-129.msg", "0014", "framed", 2.into()),
     ] {
@@ -744,4 +744,102 @@ mod unix {
             assert_eq!(folder.read("out"), b"as it was");
         }
     }
+}
+
+// Suites, several keys, RSA keys, pairs that are not stored.
+
+const ALLOW_DECRYPT: &[&str] = &["--commitment-policy", "require-encrypt-allow-decrypt"];
+
+#[test]
+fn every_suite_is_sealed_and_opened_under_a_policy_that_allows_it() {
+    let folder = Folder::with_key();
+    for suite in ["0014", "0046", "0078", "0114", "0146", "0178", "0214", "0346", "0378", "0478", "0578"] {
+        let commits = suite == "0478" || suite == "0578";
+        let policy = if commits { "require-encrypt-require-decrypt" } else { "forbid-encrypt-allow-decrypt" };
+        let arguments = ["seal", "--key", "key", "--suite", suite, "--commitment-policy", policy];
+        let sealed = folder.run_with_input(&arguments, b"data").done();
+        let shown = folder.run_with_input(&["inspect", "--json"], &sealed).done();
+        assert_eq!(serde_json::from_slice::<Value>(&shown).unwrap()["suite"], suite);
+        let open = [&["open", "--key", "key"], ALLOW_DECRYPT].concat();
+        assert_eq!(folder.run_with_input(&open, &sealed).done(), b"data");
+        let by_default = folder.run_with_input(&["open", "--key", "key"], &sealed);
+        if commits {
+            assert_eq!(by_default.done(), b"data");
+        } else {
+            let said = by_default.failed();
+            assert!(said.contains(suite) && said.contains("--commitment-policy"), "{said}");
+            // And the other way round.
+            let refused = folder.run(&["seal", "--key", "key", "--suite", suite]).failed();
+            assert!(refused.contains(suite), "{refused}");
+        }
+    }
+    assert!(folder.run(&["seal", "--key", "key", "--suite", "0479"]).usage().contains("0478"));
+}
+
+#[test]
+fn sign_chooses_the_suite_that_signs_under_the_policy() {
+    let folder = Folder::with_key();
+    for (policy, suite) in [("require-encrypt-allow-decrypt", "0578"), ("forbid-encrypt-allow-decrypt", "0378")] {
+        let arguments = ["seal", "--key", "key", "--sign", "--commitment-policy", policy];
+        let sealed = folder.run_with_input(&arguments, b"data").done();
+        let shown = folder.run_with_input(&["inspect", "--json"], &sealed).done();
+        assert_eq!(serde_json::from_slice::<Value>(&shown).unwrap()["suite"], suite);
+        let open = [&["open", "--key", "key"], ALLOW_DECRYPT].concat();
+        assert_eq!(folder.run_with_input(&open, &sealed).done(), b"data");
+        // Without its signature, a file is not there.
+        folder.write("cut", &sealed[..sealed.len() - 1]);
+        let open = [&open[..], &["-o", "out", "cut"]].concat();
+        assert!(folder.run(&open).failed().contains("truncated"));
+        assert!(!folder.path("out").exists());
+    }
+    folder.run(&["seal", "--key", "key", "--sign", "--suite", "0578"]).usage();
+}
+
+#[test]
+fn a_required_pair_is_not_stored_and_must_be_given() {
+    let folder = Folder::with_key();
+    let arguments = ["seal", "--key", "key", "-c", "a=1", "--required", "tenant=acme"];
+    let sealed = folder.run_with_input(&arguments, b"data").done();
+    assert!(!sealed.windows(4).any(|window| window == b"acme"));
+    let open = |more: &[&str]| folder.run_with_input(&[&["open", "--key", "key"], more].concat(), &sealed);
+    assert_eq!(open(&["--required", "tenant=acme"]).done(), b"data");
+    assert_eq!(open(&["--required", "tenant=acme", "-c", "a=1"]).done(), b"data");
+    for refused in [&[][..], &["--required", "tenant=other"], &["-c", "tenant=acme"]] {
+        open(refused).failed();
+    }
+}
+
+#[test]
+fn with_several_keys_each_opens_what_was_sealed() {
+    let folder = Folder::with_key();
+    folder.run(&["keygen", "second"]).done();
+    folder.run(&["keygen", "third"]).done();
+    let public = format!("rsa:{}", fixture("pem/rsa-public.pem").display());
+    let private = format!("rsa:{}", fixture("pem/rsa-private.pem").display());
+    let arguments = ["seal", "--key", "key", "--key", &public, "--key", "second"];
+    let sealed = folder.run_with_input(&arguments, b"data").done();
+    for key in ["key", "second", &private] {
+        assert_eq!(folder.run_with_input(&["open", "--key", key], &sealed).done(), b"data");
+    }
+    assert_eq!(folder.run_with_input(&["open", "--key", "third", "--key", "second"], &sealed).done(), b"data");
+    folder.run_with_input(&["open", "--key", "third"], &sealed).failed();
+}
+
+#[test]
+fn an_rsa_key_is_used_with_its_padding_and_its_name() {
+    let folder = Folder::new();
+    let public = format!("rsa:{}", fixture("pem/rsa-public.pem").display());
+    let private = format!("rsa:{}", fixture("pem/rsa-private.pem").display());
+    for padding in ["oaep-sha256", "oaep-sha384", "oaep-sha512", "oaep-sha1", "pkcs1"] {
+        let more = ["--rsa-padding", padding, "--rsa-namespace", "ours", "--rsa-name", "2026"];
+        let sealed = folder.run_with_input(&[&["seal", "--key", &public][..], &more].concat(), b"data").done();
+        assert_eq!(folder.run_with_input(&[&["open", "--key", &private][..], &more].concat(), &sealed).done(), b"data");
+        folder.run_with_input(&["open", "--key", &private, "--rsa-padding", padding], &sealed).failed();
+    }
+    assert!(folder.run(&["seal", "--key", "rsa:missing.pem"]).failed().contains("missing.pem"));
+    folder.write("key.pem", b"hello");
+    assert!(folder.run(&["seal", "--key", "rsa:key.pem"]).failed().contains("key.pem"));
+    assert!(folder.run_with_input(&["seal", "--key", &private], b"").failed().contains("no public key"));
+    folder.run(&["seal", "--key", "rsa:"]).usage();
+    folder.run(&["keygen", "rsa:key"]).usage();
 }

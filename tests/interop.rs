@@ -13,6 +13,7 @@ use std::{
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -22,8 +23,9 @@ use aws_sdk_kms::{
     config::{Credentials, Region},
 };
 use kms_envelope::{
-    AwsKms, Backend, EncryptionContext, Envelope, LocalKey, OpenError, ProviderError,
-    message::{Header, Parsed},
+    AlgorithmSuite, AwsKms, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits, LocalKey,
+    OpenError, ProviderError, RawRsa, RsaPadding,
+    message::{ContentType, Header, Parsed},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -64,10 +66,22 @@ impl Peer {
     }
 
     fn seal(&mut self, key: &str, context: &EncryptionContext, frame_len: u32, plaintext: &[u8]) -> Vec<u8> {
+        self.seal_with(AlgorithmSuite::default(), key, context, frame_len, plaintext)
+    }
+
+    fn seal_with(
+        &mut self,
+        suite: AlgorithmSuite,
+        key: &str,
+        context: &EncryptionContext,
+        frame_len: u32,
+        plaintext: &[u8],
+    ) -> Vec<u8> {
         let (input, output) = (self.folder.path().join("in"), self.folder.path().join("out"));
         fs::write(&input, plaintext).unwrap();
         let request = json!({
-            "op": "seal", "key": key, "context": object(context), "frame_len": frame_len, "in": input, "out": output,
+            "op": "seal", "key": key, "context": object(context), "frame_len": frame_len,
+            "suite": suite.to_string(), "in": input, "out": output,
         });
         self.ask(&request).unwrap();
         fs::read(&output).unwrap()
@@ -78,7 +92,8 @@ impl Peer {
         fs::write(&input, sealed).unwrap();
         let request = json!({ "op": "open", "key": key, "context": object(context), "in": input, "out": output });
         let answer = self.ask(&request)?;
-        assert_eq!(answer["suite"], "0478");
+        let Ok(Parsed::Complete(header)) = Header::parse(sealed, &Limits::default()) else { panic!("it was opened") };
+        assert_eq!(answer["suite"], header.suite().to_string());
         for (name, value) in context {
             assert_eq!(answer["context"][name], value);
         }
@@ -243,6 +258,114 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_a_kms_key() {
     println!("KMS, this crate and Python: {cells} messages opened by the other side");
 }
 
+const PADDINGS: [(RsaPadding, &str); 5] = [
+    (RsaPadding::OaepSha256, "OAEP_SHA256_MGF1"),
+    (RsaPadding::OaepSha384, "OAEP_SHA384_MGF1"),
+    (RsaPadding::OaepSha512, "OAEP_SHA512_MGF1"),
+    (RsaPadding::OaepSha1, "OAEP_SHA1_MGF1"),
+    (RsaPadding::Pkcs1v15, "PKCS1"),
+];
+
+/// The RSA key of the fixtures, and a key file for it for the Python peer.
+fn rsa((padding, name): (RsaPadding, &str), folder: &Path) -> (Arc<dyn KeyProvider>, String) {
+    let pem = |name| fs::read_to_string(format!("tests/fixtures/pem/{name}.pem")).unwrap();
+    let (public, private) = (pem("rsa-public"), pem("rsa-private"));
+    let key = RawRsa::new("interop", "rsa", padding).unwrap();
+    let key = key.with_public_key_pem(&public).unwrap().with_private_key_pem(&private).unwrap();
+    let file = path(folder, &format!("{name}.json"));
+    let entry = json!({
+        "namespace": "interop", "name": "rsa", "padding": name, "public_key": public, "private_key": private,
+    });
+    fs::write(&file, entry.to_string()).unwrap();
+    (Arc::new(key), file)
+}
+
+/// How many messages the other side opened, of those that this crate and that Python sealed.
+#[derive(Default)]
+struct Cell {
+    ours: usize,
+    theirs: usize,
+}
+
+/// Seals and opens, both ways, in one suite under one key.
+async fn both_ways(
+    peer: &mut Peer,
+    suite: AlgorithmSuite,
+    (provider, peers_key): (&Arc<dyn KeyProvider>, &str),
+    contexts: &[EncryptionContext],
+) -> Cell {
+    const FRAME_LEN: u32 = 128;
+    let mut cell = Cell::default();
+    let policy = match suite.is_committing() {
+        true => CommitmentPolicy::RequireEncryptRequireDecrypt,
+        false => CommitmentPolicy::ForbidEncryptAllowDecrypt,
+    };
+    for context in contexts {
+        for backend in [Backend::AwsLc, Backend::RustCrypto] {
+            let builder = Envelope::builder(provider.clone()).suite(suite).commitment_policy(policy);
+            let envelope = builder.frame_len(FRAME_LEN).backend(backend).build().unwrap();
+            // Empty, less than a frame, an exact multiple, and more.
+            for len in [0, 100, 256, 300] {
+                let plaintext = plaintext(len);
+                let sealed = envelope.seal(&plaintext, context).await.unwrap();
+                assert_eq!(peer.open(peers_key, context, &sealed).unwrap(), plaintext, "{suite} {len}");
+                cell.ours += 1;
+                // Without frames as well.
+                for frame_len in [FRAME_LEN, 0] {
+                    let sealed = peer.seal_with(suite, peers_key, context, frame_len, &plaintext);
+                    let Ok(Parsed::Complete(header)) = Header::parse(&sealed, &Limits::default()) else { panic!() };
+                    assert_eq!(header.content_type() == ContentType::NonFramed, frame_len == 0);
+                    let opened = envelope.open(&sealed, context).await.unwrap();
+                    assert_eq!((opened.plaintext, opened.suite), (plaintext.clone(), suite), "{len} {frame_len}");
+                    for (name, value) in context {
+                        assert_eq!(opened.context.get(name), Some(value));
+                    }
+                    cell.theirs += 1;
+                }
+            }
+        }
+    }
+    cell
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of tests/interop.rs"]
+async fn messages_of_every_suite_go_both_ways_between_this_crate_and_python() {
+    let moto = Moto::start();
+    let arn = moto.create_key().await;
+    let mut peer = Peer::start(Some(&moto.endpoint));
+    let folder = tempfile::tempdir().unwrap();
+    let aes = LocalKey::generate("interop", "aes").unwrap();
+    let aes_file = path(folder.path(), "aes.key");
+    aes.write_key_file(Path::new(&aes_file)).unwrap();
+    let mut keys: Vec<(&str, Arc<dyn KeyProvider>, String)> = vec![("raw AES", Arc::new(aes), aes_file)];
+    for padding in PADDINGS {
+        let (provider, file) = rsa(padding, folder.path());
+        keys.push((padding.1, provider, file));
+    }
+    keys.push(("KMS", Arc::new(AwsKms::new(moto.client(), &arn).unwrap()), arn));
+    println!(
+        "messages opened by the other side, sealed by this crate + sealed by Python (half of these without frames)"
+    );
+    println!("suite  {}", keys.iter().map(|(name, ..)| format!("{name:>18}")).collect::<String>());
+    for suite in AlgorithmSuite::all() {
+        print!("{suite}   ");
+        for (name, provider, peers_key) in &keys {
+            let contexts = contexts();
+            let contexts = match *name {
+                // KMS takes no context as large as the last.
+                "KMS" => &contexts[..2],
+                "raw AES" | "OAEP_SHA256_MGF1" => &contexts[..],
+                // The context has no part in how RSA pads.
+                _ => &contexts[1..2],
+            };
+            let cell = both_ways(&mut peer, suite, (provider, peers_key), contexts).await;
+            print!("{:>18}", format!("{} + {}", cell.ours, cell.theirs));
+        }
+        println!();
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs Python with moto: see the top of tests/interop.rs"]
 async fn the_real_kms_client_seals_opens_resolves_and_refuses() {
@@ -341,7 +464,7 @@ async fn python_refuses_what_this_crate_would_refuse() {
     let context = EncryptionContext::from([("tenant", "acme")]);
     let envelope = Envelope::builder(key).frame_len(128).build().unwrap();
     let sealed = envelope.seal(&plaintext(300), &context).await.unwrap();
-    let Parsed::Complete(header) = Header::parse(&sealed, &kms_envelope::Limits::default()).unwrap() else { panic!() };
+    let Parsed::Complete(header) = Header::parse(&sealed, &Limits::default()).unwrap() else { panic!() };
     for at in [10, 60, header.len() - 1, header.len() + 5, header.len() + 50, sealed.len() - 1] {
         let mut changed = sealed.clone();
         changed[at] ^= 1;

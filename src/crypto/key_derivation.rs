@@ -31,10 +31,7 @@ pub(super) fn hkdf(hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut
 pub(crate) mod kbkdf {
     use hmac::{
         Hmac,
-        digest::{
-            common::KeySizeUser,
-            consts::{U32, U64},
-        },
+        digest::{common::KeySizeUser, consts},
     };
     use kbkdf::{Counter, Kbkdf, Params};
     use zeroize::{Zeroize, Zeroizing};
@@ -44,7 +41,7 @@ pub(crate) mod kbkdf {
     pub(crate) fn sha256(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
         struct Output;
         impl KeySizeUser for Output {
-            type KeySize = U32;
+            type KeySize = consts::U32;
         }
         let kdf = Counter::<Hmac<sha2::Sha256>, Output>::default();
         derived(kdf.derive(Params::builder(key).with_label(label).with_context(context).build()))
@@ -55,7 +52,7 @@ pub(crate) mod kbkdf {
     pub(crate) fn sha384(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
         struct Output;
         impl KeySizeUser for Output {
-            type KeySize = U64;
+            type KeySize = consts::U64;
         }
         let kdf = Counter::<Hmac<sha2::Sha384>, Output>::default();
         derived(kdf.derive(Params::builder(key).with_label(label).with_context(context).build()))

@@ -7,7 +7,8 @@ The interop tests run this program as an independent peer of kms-envelope:
     esdk.py serve
 
 KEY is the ARN of a KMS key, or the path of a key file, which is JSON:
-{"namespace": "...", "name": "...", "key": "<base64 of 16, 24 or 32 bytes>"}.
+{"namespace": "...", "name": "...", "key": "<base64 of 16, 24 or 32 bytes>"}, or, for RSA,
+{"namespace": "...", "name": "...", "padding": "OAEP_SHA256_MGF1", "public_key": PEM, "private_key": PEM}.
 A KMS key's region is the one in its ARN; the endpoint and the credentials come
 from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
 
@@ -44,6 +45,8 @@ from aws_cryptographic_material_providers.mpl.models import (
     AesWrappingAlg,
     CreateAwsKmsKeyringInput,
     CreateRawAesKeyringInput,
+    CreateRawRsaKeyringInput,
+    PaddingScheme,
 )
 from aws_encryption_sdk import CommitmentPolicy, EncryptionSDKClient
 from aws_encryption_sdk.identifiers import AlgorithmSuite
@@ -69,6 +72,16 @@ def keyring(key):
             CreateAwsKmsKeyringInput(kms_key_id=key, kms_client=kms_client(region=key.split(":")[3]))
         )
     entry = json.loads(Path(key).read_text("utf-8"))
+    if "padding" in entry:
+        return providers.create_raw_rsa_keyring(
+            CreateRawRsaKeyringInput(
+                key_namespace=entry["namespace"],
+                key_name=entry["name"],
+                padding_scheme=getattr(PaddingScheme, entry["padding"]),
+                public_key=entry["public_key"].encode(),
+                private_key=entry["private_key"].encode(),
+            )
+        )
     wrapping_key = base64.b64decode(entry["key"], validate=True)
     if len(wrapping_key) not in WRAPPING_ALGS:
         raise ValueError(f"an AES key has 16, 24 or 32 bytes, not {len(wrapping_key)}")

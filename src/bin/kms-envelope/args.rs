@@ -6,9 +6,10 @@ use std::{
 };
 
 use clap::{
-    Args, CommandFactory, Parser, Subcommand, builder::OsStringValueParser, builder::TypedValueParser, error::ErrorKind,
+    Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::OsStringValueParser, builder::TypedValueParser,
+    error::ErrorKind,
 };
-use kms_envelope::{EncryptionContext, Limits};
+use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, Limits};
 
 use crate::keys::KeySource;
 
@@ -58,7 +59,7 @@ pub(crate) struct KeygenArguments {
 #[derive(Debug, Args)]
 pub(crate) struct SealArguments {
     #[command(flatten)]
-    pub(crate) key: KeyArgument,
+    pub(crate) key: KeyArguments,
     /// Make the local key file if it is not there
     #[arg(long)]
     pub(crate) new_key: bool,
@@ -68,6 +69,16 @@ pub(crate) struct SealArguments {
     #[arg(long, value_name = "BYTES",
         value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().frame_len)))]
     pub(crate) frame_len: Option<u32>,
+    /// The algorithm suite, as its id in hexadecimal, such as 0478 [default: 0478, or 0178 where the policy forbids
+    /// commitment]
+    #[arg(long, value_name = "ID", value_parser = suite)]
+    pub(crate) suite: Option<AlgorithmSuite>,
+    /// Sign the message, so that those who can open it cannot forge it: suite 0578, or 0378 where the policy forbids
+    /// commitment
+    #[arg(long, conflicts_with = "suite")]
+    pub(crate) sign: bool,
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgument,
     #[command(flatten)]
     pub(crate) output: OutputArgument,
     #[command(flatten)]
@@ -77,9 +88,11 @@ pub(crate) struct SealArguments {
 #[derive(Debug, Args)]
 pub(crate) struct OpenArguments {
     #[command(flatten)]
-    pub(crate) key: KeyArgument,
+    pub(crate) key: KeyArguments,
     #[command(flatten)]
     pub(crate) context: ContextArguments,
+    #[command(flatten)]
+    pub(crate) policy: PolicyArgument,
     #[command(flatten)]
     pub(crate) output: OutputArgument,
     #[command(flatten)]
@@ -96,11 +109,63 @@ pub(crate) struct InspectArguments {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct KeyArgument {
-    /// A local key file, or the ARN of a KMS key or alias
-    #[arg(long = "key", value_name = "KEY", env = "KMS_ENVELOPE_KEY", hide_env_values = true,
+pub(crate) struct KeyArguments {
+    /// A local key file, the ARN of a KMS key or alias, or rsa:PATH for an RSA key in PEM. With several, each of
+    /// them opens what was sealed
+    #[arg(long = "key", value_name = "KEY", env = "KMS_ENVELOPE_KEY", hide_env_values = true, required = true,
         value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
-    pub(crate) source: KeySource,
+    pub(crate) sources: Vec<KeySource>,
+    #[command(flatten)]
+    pub(crate) rsa: RsaArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RsaArguments {
+    /// The namespace of the RSA keys: the "provider id" that messages store
+    #[arg(long = "rsa-namespace", value_name = "TEXT", default_value = "kms-envelope")]
+    pub(crate) namespace: String,
+    /// The name of the RSA keys, which messages store
+    #[arg(long = "rsa-name", value_name = "TEXT", default_value = "rsa")]
+    pub(crate) name: String,
+    /// How RSA pads data keys
+    #[arg(long = "rsa-padding", value_name = "PADDING", default_value = "oaep-sha256")]
+    pub(crate) padding: Padding,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Padding {
+    OaepSha256,
+    OaepSha384,
+    OaepSha512,
+    OaepSha1,
+    Pkcs1,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PolicyArgument {
+    /// Whether messages must commit to their data key. To open old messages, choose
+    /// require-encrypt-allow-decrypt
+    #[arg(long = "commitment-policy", value_name = "POLICY", default_value = "require-encrypt-require-decrypt")]
+    pub(crate) policy: Policy,
+}
+
+/// AWS's names, and lengths.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[expect(clippy::enum_variant_names, reason = "these are their names")]
+pub(crate) enum Policy {
+    ForbidEncryptAllowDecrypt,
+    RequireEncryptAllowDecrypt,
+    RequireEncryptRequireDecrypt,
+}
+
+impl From<Policy> for CommitmentPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::ForbidEncryptAllowDecrypt => Self::ForbidEncryptAllowDecrypt,
+            Policy::RequireEncryptAllowDecrypt => Self::RequireEncryptAllowDecrypt,
+            Policy::RequireEncryptRequireDecrypt => Self::RequireEncryptRequireDecrypt,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -108,6 +173,9 @@ pub(crate) struct ContextArguments {
     /// A pair of the encryption context: sealing stores it in the clear, opening demands it
     #[arg(short = 'c', long = "context", value_name = "NAME=VALUE", value_parser = pair)]
     pairs: Vec<(String, String)>,
+    /// A pair that is authenticated but not stored in the message: it must be given to open it
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    required: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -128,12 +196,17 @@ impl ContextArguments {
     /// The encryption context. Ends the process where a name is given twice.
     pub(crate) fn to_context(&self) -> EncryptionContext {
         let mut context = EncryptionContext::new();
-        for (name, value) in &self.pairs {
+        for (name, value) in self.pairs.iter().chain(&self.required) {
             if context.insert(name, value).is_some() {
                 usage(format!("the encryption context has {name:?} twice"));
             }
         }
         context
+    }
+
+    /// The names of the pairs that are not stored.
+    pub(crate) fn required_names(&self) -> impl Iterator<Item = &str> {
+        self.required.iter().map(|(name, _)| &name[..])
     }
 }
 
@@ -156,6 +229,14 @@ pub(crate) fn usage(message: String) -> ! {
     Arguments::command().error(ErrorKind::ValueValidation, message).exit()
 }
 
+fn suite(text: &str) -> Result<AlgorithmSuite, String> {
+    let id = u16::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok();
+    id.and_then(AlgorithmSuite::from_id).ok_or_else(|| {
+        let suites: Vec<_> = AlgorithmSuite::all().map(|suite| suite.to_string()).collect();
+        format!("the suites are {}", suites.join(", "))
+    })
+}
+
 fn pair(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some(("", _)) => Err("the name is empty"),
@@ -172,5 +253,6 @@ fn new_key_file(path: OsString) -> Result<PathBuf, &'static str> {
     match KeySource::parse(path)? {
         KeySource::File(path) => Ok(path),
         KeySource::Kms { .. } => Err("--key would take it for a KMS key, as it begins with \"arn:\""),
+        KeySource::Rsa(_) => Err("--key would take it for an RSA key, as it begins with \"rsa:\""),
     }
 }

@@ -120,8 +120,12 @@ impl From<OpenError> for Failure {
             OpenError::Context(ContextError::PairMissing { .. } | ContextError::ValueDiffers { .. }) => {
                 Self::new(error.to_string()).advise("`kms-envelope inspect` shows the message's encryption context")
             }
-            OpenError::Commitment | OpenError::HeaderTag | OpenError::FrameTag { .. } => {
+            OpenError::Commitment | OpenError::HeaderTag | OpenError::FrameTag { .. } | OpenError::Signature => {
                 Self::new(error.to_string()).advise(ANOTHER_COPY)
+            }
+            OpenError::CommitmentPolicy { suite, .. } => {
+                Self::new(format!("the message's algorithm suite {suite} has no key commitment"))
+                    .advise("`--commitment-policy require-encrypt-allow-decrypt` opens it all the same")
             }
             error => Self::new(chain(&error)),
         }

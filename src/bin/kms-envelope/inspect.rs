@@ -28,8 +28,9 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
     };
     let geometry = match (header.content_type(), header.suite().signature()) {
         (ContentType::Framed { .. }, None) => Some(header.geometry(sealed_len)),
-        // A signature's length is not fixed, nor is that of a body without frames known before it is read.
-        _ => None,
+        // A signature may have another length than usual: then nothing is known.
+        (ContentType::Framed { .. }, Some(_)) => header.geometry(sealed_len).ok().map(Ok),
+        (ContentType::NonFramed, _) => None,
     };
     let known = geometry.as_ref().and_then(|geometry| geometry.as_ref().ok());
     let text = if arguments.json { json(&header, sealed_len, known)? } else { text(&header, sealed_len, known) };

@@ -1,4 +1,4 @@
-//! What `--key` names: a local key file, or a key of AWS KMS.
+//! What `--key` names: a local key file, a key of AWS KMS, or an RSA key.
 
 use std::{
     ffi::OsString,
@@ -8,10 +8,11 @@ use std::{
 };
 
 use aws_config::{BehaviorVersion, Region};
-use kms_envelope::{AwsKms, ConfigError, KeyProvider, LocalKey};
+use kms_envelope::{AwsKms, ConfigError, KeyProvider, LocalKey, MultiProvider, RawRsa, RsaPadding};
+use zeroize::Zeroizing;
 
 use crate::{
-    args::{KeygenArguments, usage},
+    args::{KeyArguments, KeygenArguments, Padding, RsaArguments, usage},
     failure::{Failure, note},
 };
 
@@ -21,13 +22,34 @@ pub(crate) enum KeySource {
     File(PathBuf),
     /// A KMS key or alias.
     Kms { arn: String, region: String },
+    /// A file with an RSA key in PEM.
+    Rsa(PathBuf),
+}
+
+impl KeyArguments {
+    /// The key, or all of them as one, each made now if it may be and is not there.
+    pub(crate) async fn provider(&self, new_key: bool) -> Result<Arc<dyn KeyProvider>, Failure> {
+        let mut providers = Vec::new();
+        for source in &self.sources {
+            providers.push(source.provider(new_key, &self.rsa).await?);
+        }
+        let mut providers = providers.into_iter();
+        match (providers.next(), providers.len()) {
+            (Some(only), 0) => Ok(only),
+            (Some(generator), _) => Ok(Arc::new(providers.fold(MultiProvider::new(generator), MultiProvider::with))),
+            (None, _) => usage("--key is missing".into()),
+        }
+    }
 }
 
 impl KeySource {
-    /// Whatever begins with `arn:` is KMS's, everything else is a path.
+    /// Whatever begins with `arn:` is KMS's, with `rsa:` the path of an RSA key, and everything else a path.
     pub(crate) fn parse(text: OsString) -> Result<Self, &'static str> {
         if text.is_empty() {
             return Err("it is empty");
+        }
+        if let Some(path) = text.to_str().and_then(|text| text.strip_prefix("rsa:")) {
+            return if path.is_empty() { Err("the path is missing") } else { Ok(Self::Rsa(path.into())) };
         }
         let Some(arn) = text.to_str().filter(|text| text.starts_with("arn:")) else {
             return Ok(Self::File(text.into()));
@@ -42,7 +64,7 @@ impl KeySource {
     }
 
     /// The key, made now if it may be and is not there.
-    pub(crate) async fn provider(&self, new_key: bool) -> Result<Arc<dyn KeyProvider>, Failure> {
+    async fn provider(&self, new_key: bool, rsa: &RsaArguments) -> Result<Arc<dyn KeyProvider>, Failure> {
         match self {
             Self::Kms { .. } if new_key => usage("--new-key makes local key files, but KEY is a KMS key".into()),
             Self::Kms { arn, region } => {
@@ -52,6 +74,7 @@ impl KeySource {
                 Ok(Arc::new(AwsKms::resolve(client, arn).await?))
             }
             Self::File(path) => Ok(Arc::new(local_key(path, new_key)?)),
+            Self::Rsa(path) => Ok(Arc::new(rsa_key(path, rsa)?)),
         }
     }
 }
@@ -87,6 +110,24 @@ fn new_local_key(path: &Path, namespace: &str, name: Option<&str>) -> Result<Loc
     let key = made.map_err(|error| Failure::of_key_file(path, &error))?;
     note(&format!("{}: new key {key}; nothing that it seals opens without this file", path.display()));
     Ok(key)
+}
+
+/// Private or public, as the file's label says.
+fn rsa_key(path: &Path, arguments: &RsaArguments) -> Result<RawRsa, Failure> {
+    let pem = fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|error| Failure::new(format!("{}: the key cannot be read: {error}", path.display())))?;
+    let padding = match arguments.padding {
+        Padding::OaepSha1 => RsaPadding::OaepSha1,
+        Padding::OaepSha256 => RsaPadding::OaepSha256,
+        Padding::OaepSha384 => RsaPadding::OaepSha384,
+        Padding::OaepSha512 => RsaPadding::OaepSha512,
+        Padding::Pkcs1 => RsaPadding::Pkcs1v15,
+    };
+    let key = RawRsa::new(&arguments.namespace, &arguments.name, padding).and_then(|key| {
+        if pem.contains("PUBLIC KEY-----") { key.with_public_key_pem(&pem) } else { key.with_private_key_pem(&pem) }
+    });
+    key.map_err(|error| Failure::new(format!("{}: {error}", path.display())))
 }
 
 fn warn_if_exposed(path: &Path) {

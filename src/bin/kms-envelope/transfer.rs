@@ -8,7 +8,7 @@ use std::{
 };
 
 use kms_envelope::{
-    Envelope,
+    AlgorithmSuite, CommitmentPolicy, Envelope,
     message::FRAME_OVERHEAD,
     stream::{Opener, Sealer},
 };
@@ -26,9 +26,19 @@ pub(crate) fn seal(arguments: &SealArguments) -> Result<(), Failure> {
     let input = Input::open(arguments.input.path())?;
     let output = Output::create(arguments.output.path(), &input)?;
     let runtime = runtime()?;
-    let mut envelope = Envelope::builder(runtime.block_on(arguments.key.source.provider(arguments.new_key))?);
+    let policy = CommitmentPolicy::from(arguments.policy.policy);
+    let mut envelope = Envelope::builder(runtime.block_on(arguments.key.provider(arguments.new_key))?)
+        .commitment_policy(policy)
+        .required_context(arguments.context.required_names());
     if let Some(len) = arguments.frame_len {
         envelope = envelope.frame_len(len);
+    }
+    let signing = match policy {
+        CommitmentPolicy::ForbidEncryptAllowDecrypt => AlgorithmSuite::Aes256GcmHkdfSha384EcdsaP384,
+        _ => AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384,
+    };
+    if let Some(suite) = arguments.suite.or(arguments.sign.then_some(signing)) {
+        envelope = envelope.suite(suite);
     }
     let envelope = envelope.build().map_err(|error| Failure::new(error.to_string()))?;
     let sealer = runtime.block_on(envelope.sealer(&context))?;
@@ -41,7 +51,11 @@ pub(crate) fn open(arguments: &OpenArguments) -> Result<(), Failure> {
     let mut input = Input::open(arguments.input.path())?;
     let output = Output::create(arguments.output.path(), &input)?;
     let runtime = runtime()?;
-    let envelope = Envelope::new(runtime.block_on(arguments.key.source.provider(false))?);
+    let envelope = Envelope::builder(runtime.block_on(arguments.key.provider(false))?)
+        .commitment_policy(arguments.policy.policy.into())
+        .required_context(arguments.context.required_names())
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))?;
     let header = input.read_header()?;
     let opener =
         runtime.block_on(envelope.opener(&header, &context)).map_err(|error| Failure::from(error).of(input.name()))?;

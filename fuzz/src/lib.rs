@@ -1,0 +1,29 @@
+//! What the fuzz targets share: the key of the fixtures, under which the seeds open.
+
+use std::sync::LazyLock;
+
+use kms_envelope::{
+    CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, Limits, LocalKey, OpenError, SecretKey,
+};
+use pollster::block_on;
+
+/// Small, so that the fuzzer is not busy with memory.
+pub const LIMITS: Limits =
+    Limits { encrypted_data_keys: 16, header_len: 16 << 10, frame_len: 64 << 10, non_framed_len: 64 << 10 };
+
+pub fn key() -> LocalKey {
+    let key = SecretKey::try_from((0..32).collect::<Vec<u8>>()).expect("32 bytes");
+    LocalKey::new("fixtures", "aes-256", key).expect("short names")
+}
+
+/// Opens the messages of any suite.
+pub fn builder() -> EnvelopeBuilder {
+    Envelope::builder(key()).commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt).limits(LIMITS)
+}
+
+pub static ENVELOPE: LazyLock<Envelope> =
+    LazyLock::new(|| builder().frame_len(1024).build().expect("settings that are possible"));
+
+pub fn open(message: &[u8]) -> Result<Vec<u8>, OpenError> {
+    block_on(ENVELOPE.open(message, &EncryptionContext::new())).map(|opened| opened.plaintext)
+}
