@@ -1,7 +1,8 @@
-//! Both ways with AWS's Encryption SDK for Python, and through a KMS endpoint over HTTP (moto). Run with
+//! Both ways with AWS's Encryption SDKs for Python and JavaScript, and through a KMS endpoint over HTTP (moto). Run with
 //!
 //! ```text
 //! python3 -m venv .venv && .venv/bin/pip install -r tests/python/requirements.txt
+//! (cd tests/javascript && npm ci)
 //! cargo test --all-features --test interop -- --ignored
 //! ```
 //!
@@ -36,7 +37,7 @@ fn python() -> PathBuf {
     env::var_os("KMS_ENVELOPE_PYTHON").map_or_else(|| ".venv/bin/python".into(), PathBuf::from)
 }
 
-/// The Python SDK, in a process of its own.
+/// One of AWS's SDKs, in a process of its own.
 struct Peer {
     process: Child,
     requests: ChildStdin,
@@ -47,11 +48,22 @@ struct Peer {
 impl Peer {
     fn start(endpoint: Option<&str>) -> Self {
         let mut command = Command::new(python());
-        command.args(["tests/python/esdk.py", "serve"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["tests/python/esdk.py", "serve"]);
         if let Some(endpoint) = endpoint {
             command.envs(aws_environment(endpoint));
         }
-        let mut process = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", python().display()));
+        Self::of(command)
+    }
+
+    fn start_javascript() -> Self {
+        let mut command = Command::new("node");
+        command.arg("tests/javascript/esdk.js");
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
+        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = spawned.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let requests = process.stdin.take().unwrap();
         let answers = BufReader::new(process.stdout.take().unwrap());
         Self { process, requests, answers, folder: tempfile::tempdir().unwrap() }
@@ -361,6 +373,50 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_python() {
             };
             let cell = both_ways(&mut peer, suite, (provider, peers_key), contexts).await;
             print!("{:>18}", format!("{} + {}", cell.ours, cell.theirs));
+        }
+        println!();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Node.js with the AWS Encryption SDK: see the top of tests/interop.rs"]
+async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript() {
+    let mut peer = Peer::start_javascript();
+    println!("messages opened by the other side, sealed by this crate + sealed by JavaScript");
+    println!("suite     AES-128   AES-192   AES-256");
+    for suite in AlgorithmSuite::all() {
+        print!("{suite}   ");
+        for key_len in [16u8, 24, 32] {
+            let key = kms_envelope::SecretKey::try_from((0..key_len).collect::<Vec<_>>()).unwrap();
+            let key = LocalKey::new("interop ✓", "ключ", key).unwrap();
+            let key_file = path(peer.folder.path(), &format!("{key_len}.key"));
+            if !Path::new(&key_file).exists() {
+                key.write_key_file(Path::new(&key_file)).unwrap();
+            }
+            let mut cell = Cell::default();
+            let policy = match suite.is_committing() {
+                true => CommitmentPolicy::RequireEncryptRequireDecrypt,
+                false => CommitmentPolicy::ForbidEncryptAllowDecrypt,
+            };
+            let key: Arc<dyn KeyProvider> = Arc::new(key);
+            for context in &contexts()[..2] {
+                for frame_len in [1, 7, 128, 4096] {
+                    let builder = Envelope::builder(key.clone()).suite(suite).commitment_policy(policy);
+                    let envelope = builder.frame_len(frame_len).build().unwrap();
+                    for len in lengths(frame_len) {
+                        let plaintext = plaintext(len);
+                        let sealed = envelope.seal(&plaintext, context).await.unwrap();
+                        let opened = peer.open(&key_file, context, &sealed);
+                        assert_eq!(opened.unwrap(), plaintext, "{suite} {frame_len} {len}");
+                        cell.ours += 1;
+                        let sealed = peer.seal_with(suite, &key_file, context, frame_len, &plaintext);
+                        let opened = envelope.open(&sealed, context).await.unwrap();
+                        assert_eq!(opened.plaintext, plaintext, "{suite} {frame_len} {len}");
+                        cell.theirs += 1;
+                    }
+                }
+            }
+            print!("{:>10}", format!("{} + {}", cell.ours, cell.theirs));
         }
         println!();
     }
