@@ -4,7 +4,10 @@
 use std::io::{self, Read, Write, sink};
 
 use allocation_counter::{AllocationInfo, measure};
-use kms_envelope::{Backend, EncryptionContext, Envelope, LocalKey};
+use kms_envelope::{
+    Backend, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
+    GenerateDataKeyRequest, KeyProvider, Limits, LocalKey, PlaintextDataKey, ProviderError, SecretKey,
+};
 use pollster::block_on;
 
 const BACKENDS: &[Backend] = &[
@@ -89,4 +92,101 @@ fn a_range_into_a_buffer_allocates_no_more_than_what_it_reads() {
     let info = counted(|| reader.read_into(100, &mut out).unwrap());
     println!("{info:?}");
     assert!(info.count_total <= 3 && info.bytes_max <= 20 * FRAME_LEN as u64, "{info:?}");
+}
+
+// What strangers' messages claim.
+
+/// The fixed start of a version-2 header, with a context and encrypted data keys of its own.
+fn start_of_header(suite: u16, keys: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![2];
+    bytes.extend(suite.to_be_bytes());
+    bytes.extend([7; 32]);
+    bytes.extend([0, 0]);
+    bytes.extend(keys);
+    bytes
+}
+
+/// The most memory that opening it takes, in every way. It must fail.
+fn memory_to_refuse(message: &[u8]) -> u64 {
+    let envelope = Envelope::builder(MemoryKey).build().unwrap();
+    let context = EncryptionContext::new();
+    let whole = measure(|| assert!(block_on(envelope.open(message, &context)).is_err()));
+    let streamed = measure(|| {
+        let read =
+            block_on(envelope.open_reader(message, &context)).map(|mut reader| io::copy(&mut reader, &mut sink()));
+        assert!(!matches!(read, Ok(Ok(_))));
+    });
+    let ranged = measure(|| {
+        let reader = block_on(envelope.range_reader(message, message.len() as u64, &context));
+        assert!(!matches!(reader.map(|reader| reader.read(0..1)), Ok(Ok(_))));
+    });
+    whole.bytes_max.max(streamed.bytes_max).max(ranged.bytes_max)
+}
+
+/// Decrypts nothing, and gives a data key all the same: a stranger who has one.
+#[derive(Debug)]
+struct MemoryKey;
+
+#[async_trait::async_trait]
+impl KeyProvider for MemoryKey {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        let encrypted = vec![EncryptedDataKey::new("p", &b"i"[..], &b"c"[..])];
+        Ok(DataKey { plaintext: SecretKey::from([7; 32]), encrypted })
+    }
+
+    async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        Ok(PlaintextDataKey { key: SecretKey::from([7; 32]), index: 0 })
+    }
+}
+
+#[test]
+fn what_a_message_claims_takes_no_memory() {
+    let one_key = b"\0\x01\0\x01p\0\x01i\0\x01c";
+    let long_frames = [&start_of_header(0x0478, one_key)[..], b"\x02\xff\xff\xff\xff", &[0; 1000]].concat();
+    let many_keys = [&start_of_header(0x0478, b"\xff\xff")[..], &[0; 1000]].concat();
+    let long_key = [&start_of_header(0x0478, b"\0\x01\xff\xff")[..], &[0; 1000]].concat();
+    let long_context = [&[2, 4, 0x78][..], &[7; 32], b"\xff\xff\xff\xff", &[0; 1000]].concat();
+    for message in [long_frames, many_keys, long_key, long_context] {
+        assert!(memory_to_refuse(&message) < 16 << 10);
+    }
+}
+
+#[test]
+fn what_a_message_under_a_known_key_claims_takes_no_more_memory_than_the_limits() {
+    // Sealed by whoever may: the header is authentic, and what follows claims what it likes.
+    let limits = Limits { frame_len: u32::MAX, ..Limits::default() };
+    let envelope = Envelope::builder(MemoryKey).frame_len(16 << 20).limits(limits).build().unwrap();
+    let message = block_on(envelope.seal(b"data", &EncryptionContext::new())).unwrap();
+    // The final frame of 4 bytes says that it has 16 MiB.
+    let mut claims = message.clone();
+    let at = message.len() - 16 - 4 - 4;
+    claims[at..at + 4].copy_from_slice(&(16u32 << 20).to_be_bytes());
+    // The buffers of a stream are one frame each for what comes in and what goes out.
+    assert!(memory_to_refuse(&claims) < 2 * (16 << 20) + (64 << 10));
+
+    // A body without frames that says that it has 64 GiB, or as much as the limit allows.
+    for claimed in [64u64 << 30, 64 << 20] {
+        let header_len = message.len() - 4 - 40;
+        let body = [&[0; 12][..], &claimed.to_be_bytes(), &[0; 500]].concat();
+        let mut claims = [&message[..header_len], &body].concat();
+        // The header's tag is wrong for it, so that is what is refused, in the whole and in the stream.
+        let content_type = header_len - 16 - 32 - 5;
+        claims[content_type..content_type + 5].copy_from_slice(&[1, 0, 0, 0, 0]);
+        assert!(memory_to_refuse(&claims) < 16 << 10);
+    }
+    let key = SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap();
+    let envelope = Envelope::new(LocalKey::new("fixtures", "aes-256", key).unwrap());
+    let mut message = std::fs::read("tests/fixtures/0478/non-framed-len-129.msg").unwrap();
+    let at = message.len() - 16 - 129 - 8;
+    message[at..at + 8].copy_from_slice(&(64u64 << 20).to_be_bytes());
+    let info = measure(|| {
+        let mut reader = block_on(envelope.open_reader(&message[..], &EncryptionContext::new())).unwrap();
+        assert!(io::copy(&mut reader, &mut sink()).is_err());
+    });
+    // The buffers of a stream, and nothing of what is claimed.
+    assert!(info.bytes_max < (2 << 20) + (64 << 10), "{info:?}");
 }

@@ -10,6 +10,8 @@ use aes_gcm::{
     aes::Aes192,
 };
 
+use zeroize::Zeroize;
+
 use super::{IV_LEN, TAG_LEN, TagMismatch};
 
 /// Boxed, since the expanded keys are about a kilobyte and would be copied with every move.
@@ -20,7 +22,30 @@ pub(crate) enum AesGcm {
 }
 
 fn expand<A: KeyInit>(key: &[u8]) -> Box<A> {
-    Box::new(A::new_from_slice(key).expect("a secret key has a length of AES"))
+    /// Not inlined, so that its part of the stack is below this one's.
+    #[inline(never)]
+    fn boxed<A: KeyInit>(key: &[u8]) -> Box<A> {
+        Box::new(A::new_from_slice(key).expect("a secret key has a length of AES"))
+    }
+    let expanded = boxed(key);
+    wipe_stack();
+    expanded
+}
+
+/// Overwrites the part of the stack below: what functions that were called before have left there. An expanded key
+/// begins with the key itself; it is on the stack before it is boxed, and parts of it while it is used.
+#[inline(never)]
+fn wipe_stack() {
+    let mut left = [0_u64; 2048];
+    left.zeroize();
+    std::hint::black_box(&left);
+}
+
+/// The expanded keys wipe themselves.
+impl Drop for AesGcm {
+    fn drop(&mut self) {
+        wipe_stack();
+    }
 }
 
 impl AesGcm {

@@ -1,0 +1,190 @@
+//! Keys are gone from the process's memory when they are not needed any more: all of it is searched for them.
+
+#![cfg(target_os = "linux")]
+
+use std::{
+    fs::{self, File},
+    hint::black_box,
+    os::unix::fs::FileExt,
+};
+
+use async_trait::async_trait;
+use kms_envelope::{
+    Backend, CommitmentPolicy, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey,
+    EncryptionContext, Envelope, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey, ProviderError, SecretKey,
+};
+use pollster::block_on;
+
+const BACKENDS: &[Backend] = &[
+    #[cfg(feature = "aws-lc")]
+    Backend::AwsLc,
+    Backend::RustCrypto,
+];
+
+const MASK: u8 = 0xa5;
+
+/// A key that is in memory in disguise only.
+#[derive(Clone, Copy)]
+struct Masked([u8; 32]);
+
+impl Masked {
+    /// A key that nothing else in memory resembles.
+    fn new(seed: u8) -> Self {
+        let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self(std::array::from_fn(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as u8
+        }))
+    }
+
+    /// Unmasks it on the heap, byte by byte.
+    fn unmasked(self) -> SecretKey {
+        SecretKey::try_from(self.0.iter().map(|byte| black_box(byte ^ MASK)).collect::<Vec<u8>>()).unwrap()
+    }
+
+    /// How often half of it is in `memory`: a copy may be cut at the edge of what is read.
+    fn count_in(self, memory: &[u8]) -> usize {
+        let mut found = 0;
+        for half in [&self.0[..16], &self.0[16..]] {
+            let first = half[0] ^ MASK;
+            let mut rest = memory;
+            while let Some(at) = rest.iter().position(|byte| *byte == first) {
+                rest = &rest[at..];
+                if rest.len() >= 16 && half.iter().zip(rest).all(|(masked, byte)| masked ^ MASK == *byte) {
+                    found += 1;
+                }
+                rest = &rest[1..];
+            }
+        }
+        found
+    }
+
+    /// How often half of it is anywhere in what this process can write to.
+    fn count(self) -> usize {
+        let memory = File::open("/proc/self/mem").unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        let own = buffer.as_ptr() as u64..buffer.as_ptr() as u64 + buffer.len() as u64;
+        let mut found = 0;
+        for line in maps.lines() {
+            let mut fields = line.split_whitespace();
+            let (range, access) = (fields.next().unwrap(), fields.next().unwrap());
+            if !access.starts_with("rw") || line.ends_with("[vvar]") {
+                continue;
+            }
+            let (start, end) = range.split_once('-').unwrap();
+            let (mut at, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+            while at < end {
+                let len = buffer.len().min((end - at) as usize);
+                // What was read before is in the buffer: it is not searched for itself.
+                if own.contains(&at) {
+                    at = own.end.min(end);
+                    continue;
+                }
+                let len = if at < own.start { len.min((own.start - at) as usize) } else { len };
+                let Ok(read) = memory.read_at(&mut buffer[..len], at) else { break };
+                found += self.count_in(&buffer[..read]);
+                if read <= 16 {
+                    break;
+                }
+                // With an overlap, so that nothing is missed between two pieces.
+                at += if at + read as u64 == end { read as u64 } else { read as u64 - 15 };
+            }
+        }
+        buffer.fill(0);
+        found
+    }
+}
+
+/// What `Masked::new(10)` becomes in suite 0478 with a message id of 32 times 9: computed elsewhere, masked.
+#[rustfmt::skip]
+const DERIVED: Masked = Masked([
+    0x05, 0x05, 0xe3, 0xa8, 0xfb, 0xf7, 0x8f, 0x11, 0x25, 0xf8, 0x82, 0x4a, 0x3f, 0xf5, 0x78, 0x75,
+    0xf6, 0xe6, 0x5c, 0xfc, 0xae, 0x45, 0x5a, 0x5b, 0xc1, 0x70, 0xc5, 0x85, 0xa7, 0x44, 0xd7, 0x6f,
+]);
+
+/// Message ids of nothing but 9.
+struct Nines;
+
+impl rand_core::TryRng for Nines {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        Ok(9)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        Ok(9)
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        out.fill(9);
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Nines {}
+
+/// Gives always the same data key.
+#[derive(Clone, Copy)]
+struct Same(Masked);
+
+impl std::fmt::Debug for Same {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Same")
+    }
+}
+
+#[async_trait]
+impl KeyProvider for Same {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        let encrypted = vec![EncryptedDataKey::new("p", &b"i"[..], &b"c"[..])];
+        Ok(DataKey { plaintext: self.0.unmasked(), encrypted })
+    }
+
+    async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        Ok(Vec::new())
+    }
+
+    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        Ok(PlaintextDataKey { key: self.0.unmasked(), index: 0 })
+    }
+}
+
+/// One test, since what another one holds would be found.
+#[test]
+fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() {
+    let key = Masked::new(1);
+    let held = key.unmasked();
+    assert_eq!(key.count(), 2, "the search finds a key that is there");
+    drop(held);
+    assert_eq!(key.count(), 0, "SecretKey wipes what it held");
+
+    let context = EncryptionContext::from([("tenant", "acme")]);
+    for backend in BACKENDS {
+        // The data key derives others (0478), and is itself the key of AES (0078).
+        for policy in [CommitmentPolicy::RequireEncryptRequireDecrypt, CommitmentPolicy::ForbidEncryptAllowDecrypt] {
+            let suites = [policy.default_suite(), kms_envelope::AlgorithmSuite::Aes256Gcm];
+            for suite in suites.into_iter().filter(|suite| policy.allows_sealing(*suite)) {
+                let key = Masked::new(10);
+                let builder = Envelope::builder(Same(key)).backend(*backend).commitment_policy(policy).suite(suite);
+                let envelope = builder.rng(Nines).build().unwrap();
+                let sealed = block_on(envelope.seal(&[1; 100_000], &context)).unwrap();
+                assert_eq!(key.count(), 0, "after sealing: {backend:?} {suite}");
+                let opened = block_on(envelope.open(&sealed, &context)).unwrap();
+                assert_eq!(key.count(), 0, "after opening: {backend:?} {suite}");
+                assert_eq!(opened.plaintext, [1; 100_000]);
+
+                // While a message is being sealed, the key that it has is there, if it is the data key itself.
+                let sealer = block_on(envelope.sealer(&context)).unwrap();
+                let is_key = suite.key_derivation() == kms_envelope::KeyDerivation::Identity;
+                assert_eq!(key.count() > 0, is_key, "while sealing: {backend:?} {suite}");
+                let is_derived = suite == kms_envelope::AlgorithmSuite::default();
+                assert_eq!(DERIVED.count() > 0, is_derived, "while sealing: {backend:?} {suite}");
+                drop(sealer);
+                assert_eq!(key.count(), 0, "after the sealer: {backend:?} {suite}");
+                assert_eq!(DERIVED.count(), 0, "after the sealer: {backend:?} {suite}");
+            }
+        }
+    }
+}
