@@ -255,7 +255,7 @@ fn parse(bytes: &[u8], limits: &Limits) -> Result<Header, Stop> {
         VERSION_1 => MessageVersion::V1,
         VERSION_2 => MessageVersion::V2,
         // The base64 of 01 80, and of 02 04 78 or 02 05 78.
-        b'A' if bytes.starts_with(b"AY") || bytes.starts_with(b"Ag") => return Err(FormatError::Base64.into()),
+        b'A' if matches!(cursor.u8()?, b'Y' | b'g') => return Err(FormatError::Base64.into()),
         other => return Err(FormatError::Version(other).into()),
     };
     if version == MessageVersion::V1 {
@@ -529,6 +529,13 @@ mod tests {
             let error = read(&bytes).unwrap_err().to_string();
             assert!(error.contains(expected), "{expected:?} is not in {error:?}");
         }
+    }
+
+    #[test]
+    fn base64_is_recognised_however_little_of_it_is_there_at_first() {
+        assert!(matches!(read(b"A"), Ok(Parsed::Incomplete { needed: 2 })));
+        assert_eq!(read(b"AY").unwrap_err(), FormatError::Base64.into());
+        assert_eq!(read(b"AB").unwrap_err(), FormatError::Version(b'A').into());
     }
 
     #[test]

@@ -138,8 +138,7 @@ impl From<FormatError> for Failure {
     fn from(error: FormatError) -> Self {
         let this = Self::new(error.to_string());
         match error {
-            // Of a stream, only the first byte has been looked at.
-            FormatError::Base64 | FormatError::Version(b'A') => {
+            FormatError::Base64 => {
                 this.advise("if this is base64, decode it first: `base64 -d FILE | kms-envelope open ...`")
             }
             FormatError::Truncated(_) => this.advise("a copy or a download that stopped early: get the whole of it"),
