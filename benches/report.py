@@ -9,10 +9,11 @@ import pathlib
 from html import escape
 
 # In the order of the run: each group's ceilings come first.
-GROUPS = ["whole", "small", "streams", "ranges", "files"]
+GROUPS = ["whole", "small", "signed", "streams", "ranges", "files"]
 CHARTED = [
     ("whole/AwsLc/4096", "64 MiB in a buffer, frames of 4 KiB"),
     ("whole/AwsLc/65536", "64 MiB in a buffer, frames of 64 KiB"),
+    ("signed", "Signed messages of 64 MiB, frames of 64 KiB"),
     ("streams", "Streams of 64 MiB, in pieces of 64 KiB"),
     ("files", "File to file, 512 MiB in memory"),
 ]

@@ -6,6 +6,7 @@
 mod bare;
 mod files;
 mod ranges;
+mod signed;
 mod small;
 mod streams;
 mod whole;
@@ -40,6 +41,6 @@ fn buffer(len: usize) -> Vec<u8> {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = whole::benches, small::benches, streams::benches, ranges::benches, files::benches
+    targets = whole::benches, small::benches, signed::benches, streams::benches, ranges::benches, files::benches
 }
 criterion_main!(benches);
