@@ -32,7 +32,7 @@ pub use rsa::{RawRsa, RsaPadding};
 
 use crate::{
     context::EncryptionContext,
-    crypto::SecretKey,
+    crypto::{Random, SecretKey},
     error::{BoxError, ConfigError, ProviderError},
     message::EncryptedDataKey,
     suite::AlgorithmSuite,
@@ -191,6 +191,34 @@ fn check_names(namespace: &str, name: &str, name_room: usize) -> Result<(), Conf
         return refused("name", format!("the format has room for {name_room} bytes"));
     }
     Ok(())
+}
+
+/// A fresh data key, which `wrap` encrypts.
+fn generated(
+    request: &GenerateDataKeyRequest<'_>,
+    random: &Random,
+    wrap: impl FnOnce(&SecretKey) -> Result<EncryptedDataKey, ProviderError>,
+) -> Result<DataKey, ProviderError> {
+    let plaintext = SecretKey::filled(request.suite.data_key_len(), |out| random.fill(out))?;
+    let encrypted = vec![wrap(&plaintext)?];
+    Ok(DataKey { plaintext, encrypted })
+}
+
+/// The first of the encrypted data keys that `unwrap` decrypts. Of those that are not this provider's, it gives none.
+fn first_decrypted(
+    request: &DecryptDataKeyRequest<'_>,
+    provider: &impl fmt::Display,
+    unwrap: impl Fn(&EncryptedDataKey) -> Option<Result<SecretKey, ProviderError>>,
+) -> Result<PlaintextDataKey, ProviderError> {
+    let mut attempts = Vec::new();
+    for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
+        match unwrap(encrypted) {
+            None => {}
+            Some(Ok(key)) => return Ok(PlaintextDataKey { key, index }),
+            Some(Err(error)) => attempts.push(error),
+        }
+    }
+    Err(request.none_decrypted(provider, attempts))
 }
 
 /// The error of a provider that holds its keys itself.

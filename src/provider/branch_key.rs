@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{
     DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    failed, invalid_ciphertext,
+    failed, first_decrypted, generated, invalid_ciphertext,
 };
 use crate::{
     context::EncryptionContext,
@@ -95,9 +95,7 @@ impl StaticBranchKey {
 #[async_trait]
 impl KeyProvider for StaticBranchKey {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
-        let plaintext = SecretKey::filled(request.suite.data_key_len(), |out| self.random.fill(out))?;
-        let encrypted = vec![self.wrap(&plaintext, request.context)?];
-        Ok(DataKey { plaintext, encrypted })
+        generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
     }
 
     async fn encrypt_data_key(
@@ -109,17 +107,13 @@ impl KeyProvider for StaticBranchKey {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
         let aad = self.aad("Decrypt", request.context)?;
-        let mut attempts = Vec::new();
-        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
+        first_decrypted(request, self, |encrypted| {
             if encrypted.provider_id != PROVIDER_ID || encrypted.provider_info != self.id.as_bytes() {
-                continue;
+                return None;
             }
-            match self.unwrap(&encrypted.ciphertext, &aad, request.suite.data_key_len()) {
-                Some(key) => return Ok(PlaintextDataKey { key, index }),
-                None => attempts.push(invalid_ciphertext(self)),
-            }
-        }
-        Err(request.none_decrypted(self, attempts))
+            let key = self.unwrap(&encrypted.ciphertext, &aad, request.suite.data_key_len());
+            Some(key.ok_or_else(|| invalid_ciphertext(self)))
+        })
     }
 }
 

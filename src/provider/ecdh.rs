@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::{
     DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    failed, invalid_ciphertext,
+    failed, first_decrypted, generated, invalid_ciphertext,
 };
 use crate::{
     context::EncryptionContext,
@@ -317,9 +317,7 @@ impl RawEcdh {
 #[async_trait]
 impl KeyProvider for RawEcdh {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
-        let plaintext = SecretKey::filled(request.suite.data_key_len(), |out| self.random.fill(out))?;
-        let encrypted = vec![self.wrap(&plaintext, request.context)?];
-        Ok(DataKey { plaintext, encrypted })
+        generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
     }
 
     async fn encrypt_data_key(
@@ -334,20 +332,16 @@ impl KeyProvider for RawEcdh {
             return Err(failed("Decrypt", self, "it has no private key to open with"));
         }
         let context = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
-        let mut attempts = Vec::new();
-        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
+        first_decrypted(request, self, |encrypted| {
             if encrypted.provider_id != PROVIDER_ID {
-                continue;
+                return None;
             }
-            let Some(info) = Info::parse(&encrypted.provider_info) else { continue };
-            let Some((own, other)) = self.parties(&info) else { continue };
+            let info = Info::parse(&encrypted.provider_info)?;
+            let (own, other) = self.parties(&info)?;
             let len = request.suite.data_key_len();
-            match Self::unwrap(own, &other, &info, &context, &encrypted.ciphertext, len) {
-                Some(key) => return Ok(PlaintextDataKey { key, index }),
-                None => attempts.push(invalid_ciphertext(self)),
-            }
-        }
-        Err(request.none_decrypted(self, attempts))
+            let key = Self::unwrap(own, &other, &info, &context, &encrypted.ciphertext, len);
+            Some(key.ok_or_else(|| invalid_ciphertext(self)))
+        })
     }
 }
 

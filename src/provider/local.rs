@@ -10,7 +10,7 @@ use rand_core::TryCryptoRng;
 
 use super::{
     DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    check_names, failed, invalid_ciphertext,
+    check_names, failed, first_decrypted, generated, invalid_ciphertext,
 };
 use crate::{
     context::EncryptionContext,
@@ -138,9 +138,7 @@ impl LocalKey {
 #[async_trait]
 impl KeyProvider for LocalKey {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
-        let plaintext = SecretKey::filled(request.suite.data_key_len(), |out| self.random.fill(out))?;
-        let encrypted = vec![self.wrap(&plaintext, request.context)?];
-        Ok(DataKey { plaintext, encrypted })
+        generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
     }
 
     async fn encrypt_data_key(
@@ -151,15 +149,7 @@ impl KeyProvider for LocalKey {
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        let mut attempts = Vec::new();
-        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
-            let Some(iv) = self.iv_of(encrypted) else { continue };
-            match self.unwrap(encrypted, iv, request) {
-                Ok(key) => return Ok(PlaintextDataKey { key, index }),
-                Err(error) => attempts.push(error),
-            }
-        }
-        Err(request.none_decrypted(self, attempts))
+        first_decrypted(request, self, |encrypted| Some(self.unwrap(encrypted, self.iv_of(encrypted)?, request)))
     }
 }
 

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::{
     DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    check_names, failed, invalid_ciphertext,
+    check_names, failed, first_decrypted, generated, invalid_ciphertext,
 };
 use crate::{
     crypto::{Random, SecretKey},
@@ -143,9 +143,7 @@ impl RawRsa {
 #[async_trait]
 impl KeyProvider for RawRsa {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
-        let plaintext = SecretKey::filled(request.suite.data_key_len(), |out| self.random.fill(out))?;
-        let encrypted = vec![self.wrap(&plaintext)?];
-        Ok(DataKey { plaintext, encrypted })
+        generated(request, &self.random, |data_key| self.wrap(data_key))
     }
 
     async fn encrypt_data_key(
@@ -156,22 +154,18 @@ impl KeyProvider for RawRsa {
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        let mut attempts = Vec::new();
-        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
+        first_decrypted(request, self, |encrypted| {
             if encrypted.provider_id != self.namespace || encrypted.provider_info != self.name.as_bytes() {
-                continue;
+                return None;
             }
             let Some(private) = self.private.clone() else {
-                return Err(failed("Decrypt", self, "it has no private key"));
+                return Some(Err(failed("Decrypt", self, "it has no private key")));
             };
             // A key of another length is reported as any other failure, as the padding's is.
             let key = self.unwrap(private, &encrypted.ciphertext).ok().and_then(|key| SecretKey::try_from(key).ok());
-            match key.filter(|key| key.len() == request.suite.data_key_len()) {
-                Some(key) => return Ok(PlaintextDataKey { key, index }),
-                None => attempts.push(invalid_ciphertext(self)),
-            }
-        }
-        Err(request.none_decrypted(self, attempts))
+            let key = key.filter(|key| key.len() == request.suite.data_key_len());
+            Some(key.ok_or_else(|| invalid_ciphertext(self)))
+        })
     }
 }
 
