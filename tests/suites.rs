@@ -3,7 +3,6 @@
 use std::{
     convert::Infallible,
     io::{Read, Write},
-    sync::Arc,
 };
 
 use kms_envelope::{
@@ -213,7 +212,7 @@ fn several_threads_give_and_take_the_same_signed_messages() {
         #[cfg(feature = "parallel")]
         Threads::Global,
         #[cfg(feature = "parallel")]
-        Threads::Pool(Arc::new(rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap())),
+        Threads::Pool(std::sync::Arc::new(rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap())),
     ];
     let plaintext = plaintext(3_000_001);
     for suite in signed_suites() {

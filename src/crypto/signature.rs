@@ -92,7 +92,7 @@ impl SigningKey {
         loop {
             let signature = match self {
                 #[cfg(feature = "aws-lc")]
-                Self::AwsLc(key) => key.sign(algorithm, &digest)?,
+                Self::AwsLc(key) => key.sign(&digest)?,
                 Self::RustCrypto(key) => key.sign(&digest, random)?,
             };
             if signature.len() == algorithm.signature_len() {
@@ -121,16 +121,11 @@ impl VerifyingKey {
     }
 
     /// Verifies a signature in DER.
-    pub(crate) fn verify(
-        &self,
-        algorithm: SignatureAlgorithm,
-        digest: MessageDigest,
-        signature: &[u8],
-    ) -> Result<(), BadSignature> {
+    pub(crate) fn verify(&self, digest: MessageDigest, signature: &[u8]) -> Result<(), BadSignature> {
         let digest = digest.finish();
         match self {
             #[cfg(feature = "aws-lc")]
-            Self::AwsLc(key) => key.verify(algorithm, &digest, signature),
+            Self::AwsLc(key) => key.verify(&digest, signature),
             Self::RustCrypto(key) => key.verify(&digest, signature),
         }
     }

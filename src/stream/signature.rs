@@ -45,7 +45,6 @@ impl Signer {
 #[derive(Debug)]
 pub(crate) struct SignatureCheck {
     key: VerifyingKey,
-    algorithm: SignatureAlgorithm,
     digest: MessageDigest,
     /// The plaintext of the final frame, or of the whole body without frames.
     pub(super) kept_back: KeptBack,
@@ -69,7 +68,7 @@ impl std::fmt::Debug for KeptBack {
 
 impl SignatureCheck {
     pub(crate) fn new(key: VerifyingKey, algorithm: SignatureAlgorithm) -> Self {
-        Self { key, algorithm, digest: MessageDigest::new(algorithm), kept_back: KeptBack::default() }
+        Self { key, digest: MessageDigest::new(algorithm), kept_back: KeptBack::default() }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
@@ -82,7 +81,7 @@ impl SignatureCheck {
             Ok(signature) => signature,
             Err(needed) => return Ok(Err(needed)),
         };
-        self.key.verify(self.algorithm, self.digest.clone(), signature).map_err(|_| OpenError::Signature)?;
+        self.key.verify(self.digest.clone(), signature).map_err(|_| OpenError::Signature)?;
         Ok(Ok(FOOTER_OVERHEAD + signature.len()))
     }
 }

@@ -12,7 +12,7 @@ use aws_lc_rs::{
 use crate::{crypto::BadSignature, error::RandomError, suite::SignatureAlgorithm};
 
 #[derive(Debug)]
-pub(crate) struct SigningKey(EcdsaKeyPair);
+pub(crate) struct SigningKey(EcdsaKeyPair, SignatureAlgorithm);
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RandomError {
     RandomError(Box::new(error))
@@ -21,11 +21,11 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RandomError 
 impl SigningKey {
     /// With AWS-LC's own randomness.
     pub(crate) fn generate(algorithm: SignatureAlgorithm) -> Result<Self, RandomError> {
-        let algorithm = match algorithm {
+        let signing = match algorithm {
             SignatureAlgorithm::EcdsaP256Sha256 => &ECDSA_P256_SHA256_ASN1_SIGNING,
             SignatureAlgorithm::EcdsaP384Sha384 => &ECDSA_P384_SHA384_ASN1_SIGNING,
         };
-        EcdsaKeyPair::generate(algorithm).map(Self).map_err(failed)
+        EcdsaKeyPair::generate(signing).map(|key| Self(key, algorithm)).map_err(failed)
     }
 
     pub(crate) fn public_key(&self) -> Vec<u8> {
@@ -34,13 +34,13 @@ impl SigningKey {
         compressed.as_ref().to_vec()
     }
 
-    pub(crate) fn sign(&self, algorithm: SignatureAlgorithm, digest: &[u8]) -> Result<Vec<u8>, RandomError> {
-        let signature = self.0.sign_digest(&import(algorithm, digest)).map_err(failed)?;
+    pub(crate) fn sign(&self, digest: &[u8]) -> Result<Vec<u8>, RandomError> {
+        let signature = self.0.sign_digest(&import(self.1, digest)).map_err(failed)?;
         Ok(signature.as_ref().to_vec())
     }
 }
 
-pub(crate) struct VerifyingKey(ParsedPublicKey);
+pub(crate) struct VerifyingKey(ParsedPublicKey, SignatureAlgorithm);
 
 impl VerifyingKey {
     pub(crate) fn parse(algorithm: SignatureAlgorithm, key: &[u8]) -> Result<Self, BadSignature> {
@@ -48,16 +48,11 @@ impl VerifyingKey {
             SignatureAlgorithm::EcdsaP256Sha256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key),
             SignatureAlgorithm::EcdsaP384Sha384 => ParsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, key),
         };
-        parsed.map(Self).map_err(|_| BadSignature)
+        parsed.map(|key| Self(key, algorithm)).map_err(|_| BadSignature)
     }
 
-    pub(crate) fn verify(
-        &self,
-        algorithm: SignatureAlgorithm,
-        digest: &[u8],
-        signature: &[u8],
-    ) -> Result<(), BadSignature> {
-        self.0.verify_digest_sig(&import(algorithm, digest), signature).map_err(|_| BadSignature)
+    pub(crate) fn verify(&self, digest: &[u8], signature: &[u8]) -> Result<(), BadSignature> {
+        self.0.verify_digest_sig(&import(self.1, digest), signature).map_err(|_| BadSignature)
     }
 }
 
