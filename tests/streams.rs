@@ -13,7 +13,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
-    Backend, EncryptionContext, Envelope, EnvelopeBuilder, FormatError, LocalKey, OpenError, SecretKey,
+    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, FormatError, LocalKey,
+    OpenError, SecretKey,
     message::FRAME_OVERHEAD,
     stream::{AsyncReadAt, ReadAt, StreamError, Threads},
 };
@@ -214,13 +215,19 @@ fn of_several_changed_frames_the_first_is_named_whatever_the_threads() {
 
 proptest! {
     #[test]
-    fn any_message_opens_or_fails_alike_by_every_road(
+    fn any_message_of_any_suite_opens_or_fails_alike_by_every_road(
+        suite in proptest::sample::select(AlgorithmSuite::all().collect::<Vec<_>>()),
         len in 0usize..300, frame_len in 1u32..50, piece_len in 1usize..100,
         change in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
         cut in proptest::option::of(any::<prop::sample::Index>()),
     ) {
         let plaintext = plaintext(len);
-        let mut sealed = seal(frame_len, &plaintext);
+        let policy = match suite.is_committing() {
+            true => CommitmentPolicy::RequireEncryptAllowDecrypt,
+            false => CommitmentPolicy::ForbidEncryptAllowDecrypt,
+        };
+        let make = || fixed(frame_len).suite(suite).commitment_policy(policy);
+        let mut sealed = block_on(make().build().unwrap().seal(&plaintext, &context())).unwrap();
         if let Some((at, value)) = change {
             let at = at.index(sealed.len());
             sealed[at] = value;
@@ -228,9 +235,19 @@ proptest! {
         if let Some(cut) = cut {
             sealed.truncate(cut.index(sealed.len()) + 1);
         }
-        let roads = opened_by_every_road(&envelope(frame_len), &sealed, piece_len);
-        for (road, opened) in &roads {
-            prop_assert_eq!(opened, &roads[0].1, "{}", road);
+        let mut expected = None;
+        for backend in BACKENDS {
+            for threads in [Threads::One, Threads::Global] {
+                let envelope = make().backend(*backend).threads(threads).build().unwrap();
+                for (road, opened) in opened_by_every_road(&envelope, &sealed, piece_len) {
+                    let expected = expected.get_or_insert_with(|| opened.clone());
+                    prop_assert_eq!(&opened, expected, "{} {:?}", road, backend);
+                }
+                let ranged = block_on(envelope.range_reader(&sealed[..], sealed.len() as u64, &context()));
+                if let (Ok(reader), Some(Ok(whole))) = (ranged, &expected) {
+                    prop_assert_eq!(&reader.read(0..reader.len()).unwrap(), whole);
+                }
+            }
         }
     }
 
