@@ -67,18 +67,23 @@ impl EncryptionContext {
     /// # Errors
     /// [`ContextError::TooLong`] where it would take more than 65,535 bytes.
     pub fn serialize(&self) -> Result<Vec<u8>, ContextError> {
-        if self.is_empty() {
-            return Ok(Vec::new());
-        }
         let mut out = Vec::with_capacity(self.serialized_len()?);
-        put_u16_len(&mut out, self.len());
-        for (name, value) in self.iter() {
-            for text in [name, value] {
-                put_u16_len(&mut out, text.len());
-                out.put_slice(text.as_bytes());
-            }
-        }
+        self.serialize_into(&mut out)?;
         Ok(out)
+    }
+
+    /// Appends the canonical serialisation.
+    pub(crate) fn serialize_into(&self, out: &mut Vec<u8>) -> Result<(), ContextError> {
+        self.serialized_len()?;
+        if self.is_empty() {
+            return Ok(());
+        }
+        put_u16_len(out, self.len());
+        for text in self.iter().flat_map(|(name, value)| [name, value]) {
+            put_u16_len(out, text.len());
+            out.put_slice(text.as_bytes());
+        }
+        Ok(())
     }
 
     /// The length of the canonical serialisation, unless it is longer than the format has room for.

@@ -11,11 +11,12 @@ use std::{
 use rand_core::TryCryptoRng;
 
 use crate::{
+    cache::{DataKeyCache, Fetch, Partition},
     context::EncryptionContext,
     crypto::{Backend, Random},
     error::{ConfigError, FormatError, LimitError, OpenError, SealError},
-    materials,
-    message::{ContentType, EncryptedDataKey, Header, Limits, Parsed},
+    materials::{self, MaterialsError, SealingMaterials},
+    message::{ContentType, EncryptedDataKey, Header, Limits, MessageId, Parsed},
     provider::KeyProvider,
     stream::{
         self, AsyncReadAt, MessageInfo, OpenReader, Opener, OpenerParts, RangeOpener, RangeReader, ReadAt, SealReader,
@@ -35,7 +36,8 @@ pub struct Envelope(Arc<Settings>);
 
 #[derive(Debug)]
 struct Settings {
-    provider: Box<dyn KeyProvider>,
+    provider: Arc<dyn KeyProvider>,
+    cache: Option<Partition>,
     policy: CommitmentPolicy,
     suite: AlgorithmSuite,
     frame_len: NonZeroU32,
@@ -46,6 +48,13 @@ struct Settings {
     backend: Backend,
     threads: Threads,
     random: Arc<Random>,
+}
+
+impl Settings {
+    async fn sealing_materials(&self, context: &EncryptionContext) -> Result<SealingMaterials, MaterialsError> {
+        let randomness = (self.backend, &*self.random);
+        materials::for_sealing(&*self.provider, self.suite, context, &self.required_context, randomness).await
+    }
 }
 
 impl Envelope {
@@ -85,7 +94,7 @@ impl Envelope {
         context: &EncryptionContext,
         sealed: &mut Vec<u8>,
     ) -> Result<(), SealError> {
-        let sealer = self.sealer(context).await?;
+        let sealer = self.sealer_of(context, Some(plaintext.len() as u64)).await?;
         let len = usize::try_from(sealer.sealed_len(plaintext.len() as u64)?)
             .map_err(|_| SealError::TooLong { frame_len: self.0.frame_len.get() })?;
         resize(sealed, len);
@@ -102,7 +111,8 @@ impl Envelope {
     pub async fn open(&self, sealed: &[u8], context: &EncryptionContext) -> Result<Opened, OpenError> {
         let mut plaintext = Vec::new();
         let info = self.open_into(sealed, context, &mut plaintext).await?;
-        Ok(Opened { plaintext, context: info.context, suite: info.suite, encrypted_data_key: info.encrypted_data_key })
+        let MessageInfo { suite, message_id, context, encrypted_data_key, key_id, .. } = info;
+        Ok(Opened { plaintext, context, suite, message_id, encrypted_data_key, key_id })
     }
 
     /// As [`open`](Self::open), into a buffer that is there already: its contents are replaced by the plaintext, and
@@ -392,15 +402,24 @@ impl Envelope {
     /// # Errors
     /// As [`seal`](Self::seal).
     pub async fn sealer(&self, context: &EncryptionContext) -> Result<Sealer, SealError> {
+        self.sealer_of(context, None).await
+    }
+
+    /// The sealer of a plaintext of this length, if that is known.
+    async fn sealer_of(&self, context: &EncryptionContext, plaintext_len: Option<u64>) -> Result<Sealer, SealError> {
         let settings = &*self.0;
-        let materials = materials::for_sealing(
-            &*settings.provider,
-            settings.suite,
-            context,
-            &settings.required_context,
-            (settings.backend, &settings.random),
-        )
-        .await?;
+        materials::check_sealing(context, &settings.required_context)?;
+        let fetch = || -> Fetch<_> {
+            let (settings, context) = (self.0.clone(), context.clone());
+            Box::pin(async move { settings.sealing_materials(&context).await })
+        };
+        let materials = match &settings.cache {
+            None => Arc::new(settings.sealing_materials(context).await?),
+            Some(cache) => {
+                let required = settings.required_context.iter().map(String::as_str);
+                cache.sealing(settings.suite, context, required, plaintext_len, fetch).await?
+            }
+        };
         Sealer::new(SealerParts {
             backend: settings.backend,
             random: &settings.random,
@@ -408,7 +427,7 @@ impl Envelope {
             frame_len: settings.frame_len,
             limits: &settings.limits,
             threads: &settings.threads,
-            materials,
+            materials: &materials,
         })
     }
 
@@ -440,12 +459,27 @@ impl Envelope {
         }
         let verifying_key = materials::verifying_key(header, settings.backend)?;
         let (whole, not_stored) = materials::check_expected(header.context(), context, &settings.required_context)?;
-        let data_key = materials::for_opening(&*settings.provider, header, &whole).await?;
+        let encrypted_data_keys = header.encrypted_data_keys();
+        let data_key = match &settings.cache {
+            None => Arc::new(materials::for_opening(&*settings.provider, suite, &whole, encrypted_data_keys).await?),
+            Some(cache) => {
+                let required = not_stored.iter().map(|(name, _)| name);
+                let fetch = || -> Fetch<_> {
+                    let (provider, context) = (settings.provider.clone(), whole.clone());
+                    let encrypted_data_keys = encrypted_data_keys.to_vec();
+                    Box::pin(
+                        async move { materials::for_opening(&*provider, suite, &context, &encrypted_data_keys).await },
+                    )
+                };
+                cache.opening(suite, &whole, required, encrypted_data_keys, fetch).await?
+            }
+        };
         Opener::new(OpenerParts {
             backend: settings.backend,
             threads: settings.threads.clone(),
             header,
-            data_key,
+            encrypted_data_keys,
+            data_key: &data_key,
             context: whole,
             required: not_stored,
             verifying_key,
@@ -493,7 +527,8 @@ pub struct EnvelopeBuilder {
 impl EnvelopeBuilder {
     fn new(provider: impl KeyProvider + 'static) -> Self {
         let settings = Settings {
-            provider: Box::new(provider),
+            provider: Arc::new(provider),
+            cache: None,
             policy: CommitmentPolicy::default(),
             suite: AlgorithmSuite::default(),
             frame_len: NonZeroU32::MIN.saturating_add(DEFAULT_FRAME_LEN - 1),
@@ -558,6 +593,12 @@ impl EnvelopeBuilder {
         self
     }
 
+    /// Keeps data keys in this cache, for sealing and for opening. Default: none, and every message makes a request.
+    pub fn cache(mut self, cache: DataKeyCache) -> Self {
+        self.settings.cache = Some(cache.partition());
+        self
+    }
+
     /// What does the cryptography. Default: the fastest that is compiled in.
     pub fn backend(mut self, backend: Backend) -> Self {
         self.settings.backend = backend;
@@ -610,8 +651,12 @@ pub struct Opened {
     pub context: EncryptionContext,
     /// The algorithm suite.
     pub suite: AlgorithmSuite,
+    /// The random name of the message.
+    pub message_id: MessageId,
     /// The encrypted data key that opened it; [`key_name`](EncryptedDataKey::key_name) is the KMS key's ARN.
     pub encrypted_data_key: EncryptedDataKey,
+    /// What decrypted that: see [`MessageInfo::key_id`].
+    pub key_id: String,
 }
 
 /// Without the plaintext.
@@ -621,7 +666,9 @@ impl fmt::Debug for Opened {
             .field("plaintext_len", &self.plaintext.len())
             .field("context", &self.context)
             .field("suite", &self.suite)
+            .field("message_id", &self.message_id)
             .field("encrypted_data_key", &self.encrypted_data_key)
+            .field("key_id", &self.key_id)
             .finish()
     }
 }

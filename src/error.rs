@@ -3,14 +3,38 @@
 //! An error of decryption says which check failed, and never anything about the data. The sources are kept: walk
 //! [`std::error::Error::source`] for the cause, such as the error of the AWS SDK.
 
-use std::{borrow::Cow, io};
+use std::{borrow::Cow, error::Error as StdError, fmt, io, ops::Deref, sync::Arc};
 
 use thiserror::Error;
 
 use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 
-/// The cause of an error, of whatever type.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+/// The cause of an error, of whatever type. Shared: all who waited for a request that failed are told the same.
+///
+/// Any error becomes one by `into`, and so does a text. It dereferences to [`std::error::Error`].
+#[derive(Clone)]
+pub struct Cause(Arc<dyn StdError + Send + Sync>);
+
+impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for Cause {
+    fn from(error: E) -> Self {
+        Self(error.into().into())
+    }
+}
+
+// Not an error itself, so that `source()` of an error gives what is inside, ready to be downcast.
+impl Deref for Cause {
+    type Target = dyn StdError + Send + Sync;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl fmt::Debug for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
 
 /// Bytes that are not a message, or not a whole one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -196,6 +220,12 @@ pub enum ConfigError {
         /// The limit on opening.
         max: u32,
     },
+    /// A data-key cache that could not work.
+    #[error("a data-key cache cannot be built so: {what}")]
+    Cache {
+        /// What must be otherwise.
+        what: &'static str,
+    },
     /// A key of a length that AES does not have.
     #[error("a key of {0} bytes is not possible: AES takes 16, 24 or 32")]
     KeyLen(usize),
@@ -242,12 +272,12 @@ pub enum ConfigError {
 }
 
 /// The random number generator failed.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[error("the random number generator failed")]
-pub struct RandomError(#[source] pub(crate) BoxError);
+pub struct RandomError(#[source] pub(crate) Cause);
 
 /// A key provider could not do its part: see [`KeyProvider`](crate::KeyProvider).
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ProviderError {
     /// The caller may not use the key in this way.
@@ -258,7 +288,7 @@ pub enum ProviderError {
         /// The key.
         key_id: String,
         /// The service's answer.
-        source: BoxError,
+        source: Cause,
     },
     /// There is no such key.
     #[error("{operation} with key {key_id}: the key does not exist; check the id, the account and the region")]
@@ -268,7 +298,7 @@ pub enum ProviderError {
         /// The key.
         key_id: String,
         /// The service's answer.
-        source: BoxError,
+        source: Cause,
     },
     /// The key is disabled, pending deletion, or of a kind that cannot do this.
     #[error("{operation} with key {key_id}: the key's state or kind does not allow it; enable it, or use another")]
@@ -278,7 +308,7 @@ pub enum ProviderError {
         /// The key.
         key_id: String,
         /// The service's answer.
-        source: BoxError,
+        source: Cause,
     },
     /// The encrypted data key does not decrypt: it is damaged, of another key, or of another encryption context.
     #[error(
@@ -290,7 +320,7 @@ pub enum ProviderError {
         /// The key.
         key_id: String,
         /// The service's answer, where there is a service.
-        source: Option<BoxError>,
+        source: Option<Cause>,
     },
     /// Too many requests. A retry makes sense.
     #[error("{operation} with key {key_id}: too many requests; retry later, or ask for a higher quota")]
@@ -300,7 +330,7 @@ pub enum ProviderError {
         /// The key.
         key_id: String,
         /// The service's answer.
-        source: BoxError,
+        source: Cause,
     },
     /// The service did not answer, or failed. A retry makes sense.
     #[error("{operation} with key {key_id}: the key service did not answer or failed; retry, and check the network")]
@@ -310,7 +340,7 @@ pub enum ProviderError {
         /// The key.
         key_id: String,
         /// What happened.
-        source: BoxError,
+        source: Cause,
     },
     /// The service answered something that it must not answer.
     #[error("{operation} with key {key_id}: the answer cannot be right: {what}")]
@@ -347,7 +377,7 @@ pub enum ProviderError {
         /// The key.
         key_id: String,
         /// What happened.
-        source: BoxError,
+        source: Cause,
     },
 }
 
@@ -367,7 +397,7 @@ fn join(errors: &[ProviderError]) -> String {
 }
 
 /// A message could not be sealed.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum SealError {
     /// The encryption context cannot be used.

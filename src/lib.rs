@@ -50,21 +50,26 @@
     )
 )]
 
+mod cache;
 mod context;
 mod crypto;
 mod envelope;
 mod error;
+mod events;
 mod materials;
 pub mod message;
 mod provider;
 pub mod stream;
 mod suite;
 
+#[cfg(feature = "mock")]
+pub use cache::ManualClock;
+pub use cache::{CacheStats, Clock, DataKeyCache, DataKeyCacheBuilder, Refresh};
 pub use context::{EncryptionContext, Iter as ContextIter};
 pub use crypto::{Backend, SecretKey};
 pub use envelope::{Envelope, EnvelopeBuilder, Opened};
 pub use error::{
-    BoxError, ConfigError, ContextError, FormatError, HeaderError, LimitError, OpenError, ProviderError, RandomError,
+    Cause, ConfigError, ContextError, FormatError, HeaderError, LimitError, OpenError, ProviderError, RandomError,
     SealError,
 };
 pub use message::{EncryptedDataKey, Limits};
@@ -72,14 +77,14 @@ pub use message::{EncryptedDataKey, Limits};
 pub use provider::AwsKms;
 #[cfg(feature = "branch-key")]
 pub use provider::StaticBranchKey;
+#[cfg(feature = "mock")]
+pub use provider::{Calls, Fault, MemoryKey, MockKeyProvider, ScriptedProvider};
 pub use provider::{
     DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, LocalKey,
     MultiProvider, PlaintextDataKey,
 };
 #[cfg(feature = "ecdh")]
 pub use provider::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
-#[cfg(feature = "mock")]
-pub use provider::{MemoryKey, MockKeyProvider};
 #[cfg(feature = "rsa")]
 pub use provider::{RawRsa, RsaPadding};
 pub use suite::{AlgorithmSuite, CommitmentPolicy, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm};

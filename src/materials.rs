@@ -7,13 +7,53 @@ use base64ct::{Base64, Encoding};
 use crate::{
     context::{EncryptionContext, PUBLIC_KEY_NAME},
     crypto::{Backend, Random, SigningKey, VerifyingKey},
-    error::{ContextError, FormatError, OpenError, SealError},
-    message::Header,
+    error::{ContextError, FormatError, OpenError, ProviderError, SealError},
+    message::{EncryptedDataKey, Header},
     provider::{DataKey, DecryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey},
     suite::AlgorithmSuite,
 };
 
-/// What one message is sealed with.
+/// Why there are no keys for a message. All who wait for the same keys can be told.
+#[derive(Clone, Debug)]
+pub(crate) enum MaterialsError {
+    Context(ContextError),
+    Provider(ProviderError),
+    DataKey { what: String },
+}
+
+impl From<ContextError> for MaterialsError {
+    fn from(error: ContextError) -> Self {
+        Self::Context(error)
+    }
+}
+
+impl<E: Into<ProviderError>> From<E> for MaterialsError {
+    fn from(error: E) -> Self {
+        Self::Provider(error.into())
+    }
+}
+
+impl From<MaterialsError> for SealError {
+    fn from(error: MaterialsError) -> Self {
+        match error {
+            MaterialsError::Context(error) => error.into(),
+            MaterialsError::Provider(error) => error.into(),
+            MaterialsError::DataKey { what } => Self::DataKey { what },
+        }
+    }
+}
+
+impl From<MaterialsError> for OpenError {
+    fn from(error: MaterialsError) -> Self {
+        match error {
+            MaterialsError::Context(error) => error.into(),
+            MaterialsError::Provider(error) => error.into(),
+            MaterialsError::DataKey { what } => Self::DataKey { what },
+        }
+    }
+}
+
+/// What a message is sealed with.
 #[derive(Debug)]
 pub(crate) struct SealingMaterials {
     pub(crate) data_key: DataKey,
@@ -25,16 +65,20 @@ pub(crate) struct SealingMaterials {
     pub(crate) required_context: EncryptionContext,
 }
 
-/// Fresh keys for a message with this context, in which every required name must be.
+/// Whether a message may be sealed with this context, in which every required name must be.
+pub(crate) fn check_sealing(context: &EncryptionContext, required: &BTreeSet<String>) -> Result<(), ContextError> {
+    context.check_no_reserved_names()?;
+    check_required_names(context, required)
+}
+
+/// Fresh keys for a message with this context, whose required pairs are not to be stored.
 pub(crate) async fn for_sealing(
     provider: &dyn KeyProvider,
     suite: AlgorithmSuite,
     context: &EncryptionContext,
     required: &BTreeSet<String>,
     (backend, random): (Backend, &Random),
-) -> Result<SealingMaterials, SealError> {
-    context.check_no_reserved_names()?;
-    check_required_names(context, required)?;
+) -> Result<SealingMaterials, MaterialsError> {
     let mut whole = Cow::Borrowed(context);
     let mut signing_key = None;
     if let Some(algorithm) = suite.signature() {
@@ -45,10 +89,10 @@ pub(crate) async fn for_sealing(
     whole.serialized_len()?;
     let data_key = provider.generate_data_key(&GenerateDataKeyRequest { suite, context: &whole }).await?;
     if let Some(what) = wrong_len(suite, data_key.plaintext.len()) {
-        return Err(SealError::DataKey { what });
+        return Err(MaterialsError::DataKey { what });
     }
     if data_key.encrypted.is_empty() {
-        return Err(SealError::DataKey { what: "a data key without an encrypted form".into() });
+        return Err(MaterialsError::DataKey { what: "a data key without an encrypted form".into() });
     }
     let (required_context, stored_context) = whole.iter().partition(|(name, _)| required.contains(*name));
     Ok(SealingMaterials { data_key, signing_key, stored_context, required_context })
@@ -68,21 +112,21 @@ pub(crate) fn verifying_key(header: &Header, backend: Backend) -> Result<Option<
     }
 }
 
-/// The data key of a message, whose whole context is `context`.
+/// The data key of a message of this suite, whose whole context is `context`.
 pub(crate) async fn for_opening(
     provider: &dyn KeyProvider,
-    header: &Header,
+    suite: AlgorithmSuite,
     context: &EncryptionContext,
-) -> Result<PlaintextDataKey, OpenError> {
-    let (suite, encrypted_data_keys) = (header.suite(), header.encrypted_data_keys());
+    encrypted_data_keys: &[EncryptedDataKey],
+) -> Result<PlaintextDataKey, MaterialsError> {
     let request = DecryptDataKeyRequest { suite, context, encrypted_data_keys };
     let data_key = provider.decrypt_data_key(&request).await?;
     if let Some(what) = wrong_len(suite, data_key.key.len()) {
-        return Err(OpenError::DataKey { what });
+        return Err(MaterialsError::DataKey { what });
     }
     if data_key.index >= encrypted_data_keys.len() {
         let what = format!("the data key at {} of {}", data_key.index, encrypted_data_keys.len());
-        return Err(OpenError::DataKey { what });
+        return Err(MaterialsError::DataKey { what });
     }
     Ok(data_key)
 }

@@ -12,6 +12,8 @@ mod mock;
 mod multi;
 #[cfg(feature = "rsa")]
 mod rsa;
+#[cfg(feature = "mock")]
+mod scripted;
 
 use std::{fmt, sync::Arc};
 
@@ -29,11 +31,13 @@ pub use mock::{MemoryKey, MockKeyProvider};
 pub use multi::MultiProvider;
 #[cfg(feature = "rsa")]
 pub use rsa::{RawRsa, RsaPadding};
+#[cfg(feature = "mock")]
+pub use scripted::{Calls, Fault, ScriptedProvider};
 
 use crate::{
     context::EncryptionContext,
     crypto::{Random, SecretKey},
-    error::{BoxError, ConfigError, ProviderError},
+    error::{Cause, ConfigError, ProviderError},
     message::EncryptedDataKey,
     suite::AlgorithmSuite,
 };
@@ -41,8 +45,8 @@ use crate::{
 /// Makes data keys and decrypts them again: AWS KMS, a local key, a mock in a test, or your own.
 ///
 /// [`AwsKms`] stands in front of AWS KMS, [`LocalKey`] needs no service, nor do `RawRsa`, `RawEcdh` and
-/// `StaticBranchKey` (features `rsa`, `ecdh` and `branch-key`). [`MultiProvider`] is several of them. `MockKeyProvider`
-/// and `MemoryKey` (feature `mock`) are for unit tests.
+/// `StaticBranchKey` (features `rsa`, `ecdh` and `branch-key`). [`MultiProvider`] is several of them. `MockKeyProvider`,
+/// `MemoryKey` and `ScriptedProvider` (feature `mock`) are for unit tests.
 ///
 /// # Implementing
 /// Annotate the implementation with [`async_trait`](https://docs.rs/async-trait). A provider must bind each
@@ -214,7 +218,7 @@ fn first_decrypted(
     for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
         match unwrap(encrypted) {
             None => {}
-            Some(Ok(key)) => return Ok(PlaintextDataKey { key, index }),
+            Some(Ok(key)) => return Ok(PlaintextDataKey { key, index, key_id: provider.to_string() }),
             Some(Err(error)) => attempts.push(error),
         }
     }
@@ -222,7 +226,7 @@ fn first_decrypted(
 }
 
 /// The error of a provider that holds its keys itself.
-fn failed(operation: &'static str, provider: &impl fmt::Display, source: impl Into<BoxError>) -> ProviderError {
+fn failed(operation: &'static str, provider: &impl fmt::Display, source: impl Into<Cause>) -> ProviderError {
     ProviderError::Other { operation, key_id: provider.to_string(), source: source.into() }
 }
 
@@ -247,4 +251,6 @@ pub struct PlaintextDataKey {
     pub key: SecretKey,
     /// Which of the request's encrypted data keys it was, from 0.
     pub index: usize,
+    /// What decrypted it, for people to read: the ARN of the KMS key that was asked, `namespace/name` of a local key.
+    pub key_id: String,
 }

@@ -139,7 +139,7 @@ impl KeyProvider for MemoryKey {
     }
 
     async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        Ok(PlaintextDataKey { key: SecretKey::from([7; 32]), index: 0 })
+        Ok(PlaintextDataKey { key: SecretKey::from([7; 32]), index: 0, key_id: "tests".into() })
     }
 }
 

@@ -147,7 +147,7 @@ impl KeyProvider for Same {
     }
 
     async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        Ok(PlaintextDataKey { key: self.0.unmasked(), index: 0 })
+        Ok(PlaintextDataKey { key: self.0.unmasked(), index: 0, key_id: "tests".into() })
     }
 }
 

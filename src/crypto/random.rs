@@ -24,14 +24,12 @@ impl Random {
     where
         R::Error: Send + Sync + 'static,
     {
-        Self::Given(Mutex::new(Box::new(move |out| {
-            rng.try_fill_bytes(out).map_err(|error| RandomError(Box::new(error)))
-        })))
+        Self::Given(Mutex::new(Box::new(move |out| rng.try_fill_bytes(out).map_err(|error| RandomError(error.into())))))
     }
 
     pub(crate) fn fill(&self, out: &mut [u8]) -> Result<(), RandomError> {
         match self {
-            Self::System => SysRng.try_fill_bytes(out).map_err(|error| RandomError(Box::new(error))),
+            Self::System => SysRng.try_fill_bytes(out).map_err(|error| RandomError(error.into())),
             // A generator that panicked may be in any state.
             Self::Given(fill) => fill.lock().map_err(|_| RandomError("it panicked before".into()))?(out),
         }

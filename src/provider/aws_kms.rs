@@ -15,7 +15,7 @@ use super::{
 use crate::{
     context::EncryptionContext,
     crypto::SecretKey,
-    error::{ConfigError, ProviderError},
+    error::{Cause, ConfigError, ProviderError},
     message::EncryptedDataKey,
 };
 
@@ -220,7 +220,7 @@ impl KeyProvider for AwsKms {
                 continue;
             }
             match self.decrypt(encrypted, request).await {
-                Ok(key) => return Ok(PlaintextDataKey { key, index }),
+                Ok(key) => return Ok(PlaintextDataKey { key, index, key_id: self.key_arn.clone() }),
                 Err(error) => attempts.push(error),
             }
         }
@@ -287,7 +287,7 @@ where
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code).map(str::to_owned);
     let failed_inside = error.raw_response().is_some_and(|response| response.status().is_server_error());
     let never_sent = matches!(error, SdkError::ConstructionFailure(_));
-    let source = error.into_source().unwrap_or_else(|error| error.to_string().into());
+    let source: Cause = error.into_source().unwrap_or_else(|error| error.to_string().into()).into();
     match code.as_deref() {
         Some("AccessDeniedException") => ProviderError::AccessDenied { operation, key_id, source },
         Some("NotFoundException") => ProviderError::NotFound { operation, key_id, source },

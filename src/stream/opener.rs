@@ -26,10 +26,14 @@ pub struct MessageInfo {
     /// The whole encryption context: what the message stores, and the required pairs that were given. A signed message
     /// stores its public key in it, under `aws-crypto-public-key`.
     pub context: EncryptionContext,
-    /// The encrypted data key that opened the message.
+    /// The encrypted data key that opened the message: one of the header's, or a
+    /// [detached](crate::Envelope::with_detached_keys) one.
     pub encrypted_data_key: EncryptedDataKey,
-    /// Its place among the header's encrypted data keys, from 0.
+    /// Its place among the header's encrypted data keys, or the detached ones, from 0.
     pub encrypted_data_key_index: usize,
+    /// What decrypted it: the ARN of the KMS key that was asked, which for a multi-region key may be another region's
+    /// than the message names; `namespace/name` of a local key.
+    pub key_id: String,
 }
 
 /// Opens one message, piece by piece, with no I/O of its own.
@@ -92,7 +96,9 @@ pub(crate) struct OpenerParts<'a> {
     pub(crate) backend: Backend,
     pub(crate) threads: Threads,
     pub(crate) header: &'a Header,
-    pub(crate) data_key: PlaintextDataKey,
+    /// Of which the data key is one.
+    pub(crate) encrypted_data_keys: &'a [EncryptedDataKey],
+    pub(crate) data_key: &'a PlaintextDataKey,
     /// The whole context.
     pub(crate) context: EncryptionContext,
     /// The part of it that the message does not store.
@@ -134,7 +140,9 @@ impl Opener {
             Err(OpenError::HeaderTag) if parts.accepts_net_4_0_0 => parts.authenticate(Dialect::Net400)?,
             authenticated => authenticated?,
         };
-        let OpenerParts { threads, header, data_key, context, verifying_key, non_framed_len, .. } = parts;
+        let OpenerParts {
+            threads, header, encrypted_data_keys, data_key, context, verifying_key, non_framed_len, ..
+        } = parts;
         let (frame_len, block_limit) = match header.content_type() {
             ContentType::Framed { frame_len } => (frame_len, None),
             ContentType::NonFramed => (BLOCK_PIECE, Some(non_framed_len)),
@@ -148,8 +156,9 @@ impl Opener {
             suite: header.suite(),
             message_id: *header.message_id(),
             context,
-            encrypted_data_key: header.encrypted_data_keys()[data_key.index].clone(),
+            encrypted_data_key: encrypted_data_keys[data_key.index].clone(),
             encrypted_data_key_index: data_key.index,
+            key_id: data_key.key_id.clone(),
         };
         let cipher = FrameCipher::new(key, *header.message_id(), frame_len, threads);
         Ok(Self { info, cipher, block_limit, sequence: 1, held: Vec::new(), signature, state: State::Body })

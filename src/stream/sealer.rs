@@ -63,7 +63,7 @@ pub(crate) struct SealerParts<'a> {
     pub(crate) frame_len: NonZeroU32,
     pub(crate) limits: &'a Limits,
     pub(crate) threads: &'a Threads,
-    pub(crate) materials: SealingMaterials,
+    pub(crate) materials: &'a SealingMaterials,
 }
 
 impl Sealer {
@@ -76,7 +76,7 @@ impl Sealer {
         let mut header = HeaderFields {
             suite,
             message_id: &message_id,
-            context: &stored_context,
+            context: stored_context,
             encrypted_data_keys: &data_key.encrypted,
             frame_len: frame_len.get(),
             commitment: keys.commitment,
@@ -95,8 +95,10 @@ impl Sealer {
         if header.len() > limits.header_len {
             return Err(LimitError::HeaderLen { len: header.len(), limit: limits.header_len }.into());
         }
-        let mut signer =
-            suite.signature().zip(signing_key).map(|(algorithm, key)| Signer::new(key, algorithm, random.clone()));
+        let mut signer = suite
+            .signature()
+            .zip(signing_key.clone())
+            .map(|(algorithm, key)| Signer::new(key, algorithm, random.clone()));
         if let Some(signer) = &mut signer {
             signer.update(&header);
         }

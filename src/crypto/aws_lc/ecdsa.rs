@@ -15,7 +15,7 @@ use crate::{crypto::BadSignature, error::RandomError, suite::SignatureAlgorithm}
 pub(crate) struct SigningKey(EcdsaKeyPair, SignatureAlgorithm);
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RandomError {
-    RandomError(Box::new(error))
+    RandomError(error.into())
 }
 
 impl SigningKey {

@@ -42,7 +42,7 @@ impl SigningKey {
                 key.sign_prehash_with_rng(rng, digest).map(|s: p384::ecdsa::DerSignature| s.as_bytes().to_vec())
             }
         }
-        .map_err(|error| RandomError(Box::new(error)))
+        .map_err(|error| RandomError(error.into()))
     }
 }
 

@@ -1,0 +1,19 @@
+//! Events for `tracing` (feature `tracing`): what is asked of key providers and how that ends, never data, keys or
+//! encryption contexts.
+
+#[cfg(feature = "tracing")]
+pub(crate) use tracing::{debug, trace, warn};
+
+#[cfg(not(feature = "tracing"))]
+mod none {
+    /// Evaluates nothing.
+    macro_rules! none {
+        ($(?$field:ident,)* $text:literal) => {
+            $(let _ = &$field;)*
+        };
+    }
+    pub(crate) use none;
+}
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) use none::{none as debug, none as trace, none as warn};

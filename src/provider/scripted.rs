@@ -1,0 +1,225 @@
+//! A key provider that misbehaves as a test wants it to.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
+};
+use crate::{
+    cache::Clock,
+    crypto::SecretKey,
+    error::{Cause, ProviderError},
+    message::EncryptedDataKey,
+};
+
+/// Stands in front of another key provider, counts the requests, and makes them slow, or fail as a script says: for
+/// tests of what a service does when its key service misbehaves. Its clones are the same one, so that a test can keep
+/// hold of what an [`Envelope`](crate::Envelope) has been given.
+///
+/// ```
+/// use std::time::Duration;
+/// use kms_envelope::{EncryptionContext, Envelope, Fault, ManualClock, MemoryKey, ScriptedProvider};
+///
+/// # pollster::block_on(async {
+/// let clock = ManualClock::new();
+/// let kms = ScriptedProvider::new(MemoryKey::new()?).with_clock(clock.clone());
+/// let envelope = Envelope::new(kms.clone());
+/// let context = EncryptionContext::new();
+///
+/// // Throttled twice, then fine.
+/// kms.script([Fault::Throttled, Fault::Throttled]);
+/// assert!(envelope.seal(b"data", &context).await.is_err());
+/// assert!(envelope.seal(b"data", &context).await.is_err());
+/// let sealed = envelope.seal(b"data", &context).await?;
+///
+/// // Away for five seconds.
+/// kms.down_for(Duration::from_secs(5));
+/// assert!(envelope.open(&sealed, &context).await.is_err());
+/// clock.advance(Duration::from_secs(5));
+/// assert!(envelope.open(&sealed, &context).await.is_ok());
+///
+/// assert_eq!((kms.calls().generate, kms.calls().decrypt), (3, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct ScriptedProvider(Arc<Inner>);
+
+struct Inner {
+    provider: Box<dyn KeyProvider>,
+    state: Mutex<State>,
+}
+
+type Delay = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+#[derive(Default)]
+struct State {
+    calls: Calls,
+    script: VecDeque<Fault>,
+    down_until: Option<Instant>,
+    clock: Option<Box<dyn Clock>>,
+    delay: Option<Delay>,
+}
+
+/// How a request to a [`ScriptedProvider`] ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It works.
+    None,
+    /// [`ProviderError::Throttled`].
+    Throttled,
+    /// [`ProviderError::Unavailable`].
+    Unavailable,
+    /// [`ProviderError::AccessDenied`].
+    AccessDenied,
+    /// [`ProviderError::InvalidCiphertext`].
+    InvalidCiphertext,
+    /// It gives a data key that is not the right one: what is sealed with it does not open, nor does it open anything.
+    WrongKey,
+}
+
+/// How many requests a [`ScriptedProvider`] has had, those that failed included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Calls {
+    /// Of [`KeyProvider::generate_data_key`].
+    pub generate: u64,
+    /// Of [`KeyProvider::encrypt_data_key`].
+    pub encrypt: u64,
+    /// Of [`KeyProvider::decrypt_data_key`].
+    pub decrypt: u64,
+}
+
+impl ScriptedProvider {
+    /// In front of this provider. Everything works until something else is asked for.
+    pub fn new(provider: impl KeyProvider + 'static) -> Self {
+        Self(Arc::new(Inner { provider: Box::new(provider), state: Mutex::default() }))
+    }
+
+    /// With this clock, by which [`down_for`](Self::down_for) goes. Default: the system's.
+    #[must_use]
+    pub fn with_clock(self, clock: impl Clock + 'static) -> Self {
+        self.state().clock = Some(Box::new(clock));
+        self
+    }
+
+    /// With this wait before each request: `|| tokio::time::sleep(..)`, or a signal of the test.
+    #[must_use]
+    pub fn with_delay<F: Future<Output = ()> + Send + 'static>(
+        self,
+        delay: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self {
+        self.state().delay = Some(Arc::new(move || Box::pin(delay())));
+        self
+    }
+
+    /// These answer the next requests, of any kind, one each. After them, all works again.
+    pub fn script(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.state().script.extend(faults);
+    }
+
+    /// Every request fails with [`ProviderError::Unavailable`] for so long from now.
+    pub fn down_for(&self, duration: Duration) {
+        let mut state = self.state();
+        state.down_until = Some(state.now() + duration);
+    }
+
+    /// How many requests there have been.
+    pub fn calls(&self) -> Calls {
+        self.state().calls
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a request, waits, and says whether it is to give a wrong key, unless it fails.
+    async fn begin(&self, operation: &'static str, count: fn(&mut Calls)) -> Result<bool, ProviderError> {
+        let (fault, delay) = {
+            let mut state = self.state();
+            count(&mut state.calls);
+            let is_down = state.down_until.is_some_and(|until| state.now() < until);
+            // What is down does not go on in its script.
+            let fault = if is_down { Some(Fault::Unavailable) } else { state.script.pop_front() };
+            (fault.unwrap_or(Fault::None), state.delay.clone())
+        };
+        if let Some(delay) = delay {
+            delay().await;
+        }
+        let key_id = || "scripted".to_owned();
+        let source = || Cause::from("the script says so");
+        match fault {
+            Fault::None => Ok(false),
+            Fault::WrongKey => Ok(true),
+            Fault::Throttled => Err(ProviderError::Throttled { operation, key_id: key_id(), source: source() }),
+            Fault::Unavailable => Err(ProviderError::Unavailable { operation, key_id: key_id(), source: source() }),
+            Fault::AccessDenied => Err(ProviderError::AccessDenied { operation, key_id: key_id(), source: source() }),
+            Fault::InvalidCiphertext => {
+                Err(ProviderError::InvalidCiphertext { operation, key_id: key_id(), source: Some(source()) })
+            }
+        }
+    }
+}
+
+impl State {
+    fn now(&self) -> Instant {
+        self.clock.as_ref().map_or_else(Instant::now, |clock| clock.now())
+    }
+}
+
+/// Another key of the same length.
+fn wrong(key: &SecretKey) -> Result<SecretKey, ProviderError> {
+    SecretKey::filled(key.len(), |out| {
+        out.iter_mut().zip(key.expose()).for_each(|(out, byte)| *out = !byte);
+        Ok(())
+    })
+}
+
+#[async_trait]
+impl KeyProvider for ScriptedProvider {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        let is_wrong = self.begin("GenerateDataKey", |calls| calls.generate += 1).await?;
+        let mut data_key = self.0.provider.generate_data_key(request).await?;
+        if is_wrong {
+            data_key.plaintext = wrong(&data_key.plaintext)?;
+        }
+        Ok(data_key)
+    }
+
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        let is_wrong = self.begin("Encrypt", |calls| calls.encrypt += 1).await?;
+        let other = if is_wrong { Some(wrong(request.data_key)?) } else { None };
+        let data_key = other.as_ref().unwrap_or(request.data_key);
+        self.0.provider.encrypt_data_key(&EncryptDataKeyRequest { data_key, ..*request }).await
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        let is_wrong = self.begin("Decrypt", |calls| calls.decrypt += 1).await?;
+        let mut data_key = self.0.provider.decrypt_data_key(request).await?;
+        if is_wrong {
+            data_key.key = wrong(&data_key.key)?;
+        }
+        Ok(data_key)
+    }
+}
+
+impl fmt::Debug for ScriptedProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScriptedProvider")
+            .field("provider", &self.0.provider)
+            .field("calls", &self.calls())
+            .finish_non_exhaustive()
+    }
+}
