@@ -117,6 +117,11 @@ impl EncryptionContext {
         Ok(Self(pairs))
     }
 
+    /// Without the pairs that belong to the format.
+    pub(crate) fn without_reserved_names(&self) -> Self {
+        self.iter().filter(|(name, _)| !name.starts_with(RESERVED_PREFIX)).collect()
+    }
+
     /// Refuses names that the format keeps for itself.
     pub(crate) fn check_no_reserved_names(&self) -> Result<(), ContextError> {
         match self.0.keys().find(|name| name.starts_with(RESERVED_PREFIX)) {

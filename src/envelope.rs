@@ -1,5 +1,7 @@
 //! The front door.
 
+mod rewrap;
+
 use std::{
     collections::BTreeSet,
     fmt,
@@ -16,8 +18,8 @@ use crate::{
     crypto::{Backend, Random},
     error::{ConfigError, FormatError, LimitError, OpenError, SealError},
     materials::{self, MaterialsError, SealingMaterials},
-    message::{ContentType, EncryptedDataKey, Header, Limits, MessageId, Parsed},
-    provider::KeyProvider,
+    message::{ContentType, DetachedKeys, EncryptedDataKey, Header, Limits, MessageId, Parsed},
+    provider::{KeyProvider, PlaintextDataKey},
     stream::{
         self, AsyncReadAt, MessageInfo, OpenReader, Opener, OpenerParts, RangeOpener, RangeReader, ReadAt, SealReader,
         SealWriter, Sealer, SealerParts, Threads,
@@ -32,7 +34,11 @@ const DEFAULT_FRAME_LEN: u32 = 65_536;
 ///
 /// Cheap to clone and to share between threads. See the [crate's documentation](crate) for examples.
 #[derive(Clone, Debug)]
-pub struct Envelope(Arc<Settings>);
+pub struct Envelope {
+    settings: Arc<Settings>,
+    /// Instead of those in a message's header.
+    detached_keys: Option<Arc<DetachedKeys>>,
+}
 
 #[derive(Debug)]
 struct Settings {
@@ -57,10 +63,16 @@ impl Settings {
     }
 }
 
+impl From<Settings> for Envelope {
+    fn from(settings: Settings) -> Self {
+        Self { settings: Arc::new(settings), detached_keys: None }
+    }
+}
+
 impl Envelope {
     /// An envelope with the default settings.
     pub fn new(provider: impl KeyProvider + 'static) -> Self {
-        Self(Arc::new(EnvelopeBuilder::new(provider).settings))
+        Self::from(EnvelopeBuilder::new(provider).settings)
     }
 
     /// An envelope whose settings are to be chosen.
@@ -96,7 +108,7 @@ impl Envelope {
     ) -> Result<(), SealError> {
         let sealer = self.sealer_of(context, Some(plaintext.len() as u64)).await?;
         let len = usize::try_from(sealer.sealed_len(plaintext.len() as u64)?)
-            .map_err(|_| SealError::TooLong { frame_len: self.0.frame_len.get() })?;
+            .map_err(|_| SealError::TooLong { frame_len: self.settings.frame_len.get() })?;
         resize(sealed, len);
         sealer.seal_whole(plaintext, sealed)
     }
@@ -139,7 +151,7 @@ impl Envelope {
         context: &EncryptionContext,
         plaintext: &mut Vec<u8>,
     ) -> Result<MessageInfo, OpenError> {
-        let header = match Header::parse(sealed, &self.0.limits)? {
+        let header = match Header::parse(sealed, &self.settings.limits)? {
             Parsed::Complete(header) => header,
             Parsed::Incomplete { .. } => return Err(truncated_header()),
         };
@@ -222,7 +234,7 @@ impl Envelope {
     ) -> Result<OpenReader<R>, OpenError> {
         let mut bytes = Vec::new();
         let header = loop {
-            match Header::parse(&bytes, &self.0.limits)? {
+            match Header::parse(&bytes, &self.settings.limits)? {
                 Parsed::Complete(header) => break header,
                 Parsed::Incomplete { needed } => {
                     let missing = (needed - bytes.len()) as u64;
@@ -292,7 +304,7 @@ impl Envelope {
         let (mut bytes, mut needed) = (Vec::new(), 1);
         let header = loop {
             if bytes.len() >= needed {
-                match Header::parse(&bytes, &self.0.limits).map_err(OpenError::from)? {
+                match Header::parse(&bytes, &self.settings.limits).map_err(OpenError::from)? {
                     Parsed::Complete(header) => break header,
                     Parsed::Incomplete { needed: more } => needed = more,
                 }
@@ -323,7 +335,7 @@ impl Envelope {
 
         let mut bytes = Vec::new();
         let header = loop {
-            match Header::parse(&bytes, &self.0.limits)? {
+            match Header::parse(&bytes, &self.settings.limits)? {
                 Parsed::Complete(header) => break header,
                 Parsed::Incomplete { needed } => {
                     let missing = (needed - bytes.len()) as u64;
@@ -363,7 +375,7 @@ impl Envelope {
         sealed_len: u64,
         context: &EncryptionContext,
     ) -> Result<RangeReader<S>, OpenError> {
-        let header = stream::read_header(&source, sealed_len, &self.0.limits)?;
+        let header = stream::read_header(&source, sealed_len, &self.settings.limits)?;
         RangeReader::new(source, self.range_opener(&header, sealed_len, context).await?)
     }
 
@@ -377,7 +389,7 @@ impl Envelope {
         sealed_len: u64,
         context: &EncryptionContext,
     ) -> Result<RangeReader<S>, OpenError> {
-        let header = stream::read_header_async(&source, sealed_len, &self.0.limits).await?;
+        let header = stream::read_header_async(&source, sealed_len, &self.settings.limits).await?;
         RangeReader::new_async(source, self.range_opener(&header, sealed_len, context).await?).await
     }
 
@@ -407,10 +419,10 @@ impl Envelope {
 
     /// The sealer of a plaintext of this length, if that is known.
     async fn sealer_of(&self, context: &EncryptionContext, plaintext_len: Option<u64>) -> Result<Sealer, SealError> {
-        let settings = &*self.0;
+        let settings = &*self.settings;
         materials::check_sealing(context, &settings.required_context)?;
         let fetch = || -> Fetch<_> {
-            let (settings, context) = (self.0.clone(), context.clone());
+            let (settings, context) = (self.settings.clone(), context.clone());
             Box::pin(async move { settings.sealing_materials(&context).await })
         };
         let materials = match &settings.cache {
@@ -438,7 +450,7 @@ impl Envelope {
     /// As [`open`](Self::open), as far as the header goes, and [`OpenError::SignedStream`] where the message is signed
     /// and those are [refused](EnvelopeBuilder::refuse_signed_streams).
     pub async fn opener(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
-        if header.suite().signature().is_some() && !self.0.streams_signed {
+        if header.suite().signature().is_some() && !self.settings.streams_signed {
             return Err(OpenError::SignedStream);
         }
         self.opener_of_whole(header, context).await
@@ -446,7 +458,16 @@ impl Envelope {
 
     /// The opener of a message whose plaintext is given out whole or not at all.
     async fn opener_of_whole(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
-        let settings = &*self.0;
+        Ok(self.unlock(header, context).await?.0)
+    }
+
+    /// The opener of a message, and its data key.
+    async fn unlock(
+        &self,
+        header: &Header,
+        context: &EncryptionContext,
+    ) -> Result<(Opener, Arc<PlaintextDataKey>), OpenError> {
+        let settings = &*self.settings;
         let (suite, policy) = (header.suite(), settings.policy);
         if !policy.allows_opening(suite) {
             return Err(OpenError::CommitmentPolicy { suite, policy });
@@ -459,7 +480,14 @@ impl Envelope {
         }
         let verifying_key = materials::verifying_key(header, settings.backend)?;
         let (whole, not_stored) = materials::check_expected(header.context(), context, &settings.required_context)?;
-        let encrypted_data_keys = header.encrypted_data_keys();
+        let encrypted_data_keys = match &self.detached_keys {
+            None => header.encrypted_data_keys(),
+            Some(keys) if keys.message_id() == header.message_id() => keys.encrypted_data_keys(),
+            Some(keys) => {
+                let (keys, message) = (keys.message_id().to_string(), header.message_id().to_string());
+                return Err(OpenError::DetachedKeys { keys, message });
+            }
+        };
         let data_key = match &settings.cache {
             None => Arc::new(materials::for_opening(&*settings.provider, suite, &whole, encrypted_data_keys).await?),
             Some(cache) => {
@@ -474,7 +502,7 @@ impl Envelope {
                 cache.opening(suite, &whole, required, encrypted_data_keys, fetch).await?
             }
         };
-        Opener::new(OpenerParts {
+        let opener = Opener::new(OpenerParts {
             backend: settings.backend,
             threads: settings.threads.clone(),
             header,
@@ -485,7 +513,8 @@ impl Envelope {
             verifying_key,
             non_framed_len: settings.limits.non_framed_len,
             accepts_net_4_0_0: settings.accepts_net_4_0_0,
-        })
+        })?;
+        Ok((opener, data_key))
     }
 }
 
@@ -637,7 +666,7 @@ impl EnvelopeBuilder {
         settings.frame_len = NonZeroU32::new(self.frame_len)
             .filter(|len| len.get() <= max)
             .ok_or(ConfigError::FrameLen { len: self.frame_len, max })?;
-        Ok(Envelope(Arc::new(self.settings)))
+        Ok(self.settings.into())
     }
 }
 

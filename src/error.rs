@@ -69,6 +69,9 @@ pub enum FormatError {
     /// The encrypted data keys are malformed.
     #[error("the header's encrypted data keys are malformed: {0}")]
     EncryptedDataKeys(&'static str),
+    /// The bytes are no [detached keys](crate::message::DetachedKeys), or not whole ones.
+    #[error("these are not the detached keys of a message: {0}")]
+    DetachedKeys(&'static str),
     /// A field has a value that the format does not allow.
     #[error("the header's {field} is {value}, which the format does not allow")]
     Field {
@@ -468,6 +471,16 @@ pub enum OpenError {
         "the message is signed, and this envelope gives no plaintext of those before all is verified: open it whole"
     )]
     SignedStream,
+    /// The [detached keys](crate::Envelope::with_detached_keys) belong to another message.
+    #[error(
+        "the detached keys are those of message {keys}, but this is message {message}: give those that belong to it"
+    )]
+    DetachedKeys {
+        /// The id of the message that the keys belong to.
+        keys: String,
+        /// The id of the message that was to be opened.
+        message: String,
+    },
     /// Its encryption context is not what was expected.
     #[error(transparent)]
     Context(#[from] ContextError),
@@ -517,6 +530,33 @@ pub enum OpenError {
     /// The source of the message could not be read.
     #[error("the message cannot be read")]
     Io(#[from] io::Error),
+}
+
+/// A message's data key could not be put under another key: see [`Envelope::rewrap`](crate::Envelope::rewrap).
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RewrapError {
+    /// The message does not open, as far as its header goes.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The new key provider does not encrypt the data key.
+    #[error("the data key cannot be put under the new key")]
+    Encrypt(#[source] ProviderError),
+    /// The new key provider gave encrypted data keys that the format, or this envelope's limits, have no room for.
+    #[error("the new key's encrypted data keys cannot be used")]
+    Keys(#[source] SealError),
+}
+
+/// A message could not be sealed anew: see [`Envelope::reseal`](crate::Envelope::reseal).
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ResealError {
+    /// The old message does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The new one cannot be sealed.
+    #[error("the message opens, but cannot be sealed anew")]
+    Seal(#[from] SealError),
 }
 
 impl From<HeaderError> for OpenError {

@@ -70,7 +70,7 @@ pub use crypto::{Backend, SecretKey};
 pub use envelope::{Envelope, EnvelopeBuilder, Opened};
 pub use error::{
     Cause, ConfigError, ContextError, FormatError, HeaderError, LimitError, OpenError, ProviderError, RandomError,
-    SealError,
+    ResealError, RewrapError, SealError,
 };
 pub use message::{EncryptedDataKey, Limits};
 #[cfg(feature = "aws-kms")]

@@ -4,6 +4,7 @@
 //! big-endian. Source: AWS Encryption SDK specification,
 //! `data-format/`.
 
+mod detached_keys;
 mod encrypted_data_key;
 mod footer;
 mod frame;
@@ -11,6 +12,7 @@ mod geometry;
 mod header;
 mod limits;
 
+pub use detached_keys::DetachedKeys;
 pub use encrypted_data_key::EncryptedDataKey;
 pub(crate) use footer::{FOOTER_OVERHEAD, parse_footer, write_footer};
 pub(crate) use frame::{BLOCK_OVERHEAD, FrameHead, body_aad};

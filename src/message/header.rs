@@ -40,6 +40,15 @@ impl MessageId {
         Ok(Self { bytes, version })
     }
 
+    /// The id with these bytes, which are as many as the version has.
+    pub(crate) fn from_bytes(version: MessageVersion, bytes: &[u8]) -> Self {
+        let Ok(id) = Self::generate(version, |out| {
+            out.copy_from_slice(bytes);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        id
+    }
+
     /// The id's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.version.message_id_len()]
@@ -199,7 +208,7 @@ impl Header {
     }
 }
 
-enum Stop {
+pub(super) enum Stop {
     Incomplete { needed: usize },
     Error(HeaderError),
 }
@@ -210,13 +219,13 @@ impl<E: Into<HeaderError>> From<E> for Stop {
     }
 }
 
-struct Cursor<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub(super) struct Cursor<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) at: usize,
 }
 
 impl<'a> Cursor<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8], Stop> {
+    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], Stop> {
         let end = self.at + len;
         let taken = self.bytes.get(self.at..end).ok_or(Stop::Incomplete { needed: end })?;
         self.at = end;
@@ -229,7 +238,7 @@ impl<'a> Cursor<'a> {
         Ok(array)
     }
 
-    fn u8(&mut self) -> Result<u8, Stop> {
+    pub(super) fn u8(&mut self) -> Result<u8, Stop> {
         Ok(u8::from_be_bytes(self.array()?))
     }
 
@@ -268,11 +277,7 @@ fn parse(bytes: &[u8], limits: &Limits) -> Result<Header, Stop> {
     let suite = AlgorithmSuite::from_id(id)
         .filter(|suite| suite.message_version() == version)
         .ok_or(FormatError::Suite { id, version: bytes[0] })?;
-    let message_id = cursor.take(version.message_id_len())?;
-    let Ok(message_id) = MessageId::generate(version, |out| {
-        out.copy_from_slice(message_id);
-        Ok::<_, std::convert::Infallible>(())
-    });
+    let message_id = MessageId::from_bytes(version, cursor.take(version.message_id_len())?);
     let context = EncryptionContext::parse(cursor.u16_prefixed()?.0)?;
     let encrypted_data_keys = parse_encrypted_data_keys(&mut cursor, limits)?;
     let content_type = cursor.u8()?;
@@ -311,9 +316,12 @@ fn parse(bytes: &[u8], limits: &Limits) -> Result<Header, Stop> {
 }
 
 /// For each its provider id, and where its provider info and its ciphertext are.
-type KeyFields<'a> = (&'a str, Range<usize>, Range<usize>);
+pub(super) type KeyFields<'a> = (&'a str, Range<usize>, Range<usize>);
 
-fn parse_encrypted_data_keys<'a>(cursor: &mut Cursor<'a>, limits: &Limits) -> Result<Vec<KeyFields<'a>>, Stop> {
+pub(super) fn parse_encrypted_data_keys<'a>(
+    cursor: &mut Cursor<'a>,
+    limits: &Limits,
+) -> Result<Vec<KeyFields<'a>>, Stop> {
     let count = cursor.u16()?;
     if count == 0 {
         return Err(FormatError::EncryptedDataKeys("there are none").into());
@@ -357,10 +365,7 @@ impl HeaderFields<'_> {
         out.put_u16(self.suite.id());
         out.put_slice(self.message_id.as_bytes());
         put_u16_prefixed(&mut out, &context)?;
-        out.put_u16(u16_len(self.encrypted_data_keys.len(), "encrypted data keys")?);
-        for field in self.encrypted_data_keys.iter().flat_map(EncryptedDataKey::fields) {
-            put_u16_prefixed(&mut out, field)?;
-        }
+        put_encrypted_data_keys(&mut out, self.encrypted_data_keys)?;
         out.put_u8(FRAMED);
         if version == MessageVersion::V1 {
             out.put_u32(0);
@@ -380,6 +385,11 @@ pub(crate) fn put_authentication(header: &mut Vec<u8>, version: MessageVersion, 
     header.put_slice(tag);
 }
 
+pub(super) fn put_encrypted_data_keys(out: &mut Vec<u8>, keys: &[EncryptedDataKey]) -> Result<(), SealError> {
+    out.put_u16(u16_len(keys.len(), "encrypted data keys")?);
+    keys.iter().flat_map(EncryptedDataKey::fields).try_for_each(|field| put_u16_prefixed(out, field))
+}
+
 fn put_u16_prefixed(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), SealError> {
     out.put_u16(u16_len(bytes.len(), "bytes in a field of an encrypted data key")?);
     out.put_slice(bytes);
@@ -397,10 +407,7 @@ mod tests {
     use super::*;
 
     fn v2() -> Vec<u8> {
-        let Ok(message_id) = MessageId::generate(MessageVersion::V2, |out| {
-            out.fill(9);
-            Ok::<_, std::convert::Infallible>(())
-        });
+        let message_id = MessageId::from_bytes(MessageVersion::V2, &[9; 32]);
         let mut bytes = HeaderFields {
             suite: AlgorithmSuite::default(),
             message_id: &message_id,
