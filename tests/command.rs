@@ -463,7 +463,7 @@ fn wrong_arguments_are_told_apart_from_failures() {
         &["seal", "--key", "arn:aws:kms:eu-west-1"],
         &["seal", "--key", "arn:aws:s3:::bucket"],
         &["open", "--key", "key", "--new-key"],
-        &["inspect", "--key", "key"],
+        &["inspect", "--keys", "keys"],
     ] {
         folder.run(args).usage();
     }
@@ -597,6 +597,107 @@ fn what_a_stranger_wrote_into_a_message_does_not_drive_the_terminal() {
 }
 
 /// What the command needs to believe that it may talk to AWS, which it then does not reach.
+/// A folder with the keys `key` and `new`, a message under `key` and the keys that `rewrap` made of it for `new`.
+fn rewrapped(plaintext: &[u8]) -> Folder {
+    let folder = Folder::with_key();
+    folder.run(&["keygen", "new"]).done();
+    folder.write("sealed", &folder.seal(plaintext));
+    folder.run(&["rewrap", "--key", "key", "--to", "new", "-c", "tenant=acme", "-o", "keys", "sealed"]).done();
+    folder
+}
+
+#[test]
+fn what_was_rewrapped_opens_with_the_new_key_and_still_with_the_old_one() {
+    let plaintext = data(3_000_000);
+    let folder = rewrapped(&plaintext);
+    let sealed = folder.read("sealed");
+    assert!(folder.run(&["open", "--key", "new", "--keys", "keys", "sealed"]).done() == plaintext);
+    fs::rename(folder.path("new"), folder.path("elsewhere")).unwrap();
+    assert!(folder.run(&["open", "--key", "key", "sealed"]).done() == plaintext);
+    assert!(folder.read("sealed") == sealed);
+    let said = folder.run(&["open", "--key", "key", "--keys", "keys", "-o", "out", "sealed"]).failed();
+    assert!(said.contains("none of the message's encrypted data keys is for"), "{said}");
+    // A pipe, of which the header is enough.
+    let said = folder.run_with_input(&["rewrap", "--key", "key", "--to", "elsewhere", "-o", "again"], &sealed[..500]);
+    said.done();
+    assert!(folder.run(&["open", "--key", "elsewhere", "--keys", "again", "sealed"]).done() == plaintext);
+    assert_eq!(folder.names(), ["again", "elsewhere", "keys", "sealed"]);
+}
+
+#[test]
+fn keys_of_another_message_or_of_none_are_refused() {
+    let folder = rewrapped(b"data");
+    folder.write("other", &folder.seal(b"data"));
+    let open = |keys: &str, message: &str| {
+        folder.run(&["open", "--key", "new", "--keys", keys, "-o", "out", message]).failed()
+    };
+    assert!(open("keys", "other").contains("the detached keys are those of message"));
+    assert!(open("sealed", "sealed").contains("give what `kms-envelope rewrap` wrote"));
+    assert!(open("none", "sealed").contains("none: cannot be read"));
+    folder.write("cut", &folder.read("keys")[..50]);
+    assert!(open("cut", "sealed").contains("truncated"));
+    assert!(!folder.names().contains(&"out".to_owned()));
+}
+
+#[test]
+fn rewrap_says_which_of_the_keys_failed_and_leaves_nothing() {
+    let folder = rewrapped(b"data");
+    let said = folder.run(&["rewrap", "--key", "new", "--to", "key", "-o", "out", "sealed"]).failed();
+    assert!(said.contains("none of the message's encrypted data keys is for"), "{said}");
+    let said =
+        folder.run(&["rewrap", "--key", "key", "--to", "key", "-c", "tenant=other", "-o", "out", "sealed"]).failed();
+    assert!(said.contains("another value for \"tenant\""), "{said}");
+    let mut command = folder.command(&["rewrap", "--key", "key", "--to", KEY_ARN, "-o", "out", "sealed"]);
+    let said = end(with_credentials(&mut command), b"").failed();
+    assert!(said.contains("under the new key") && said.contains("did not answer"), "{said}");
+    let mut changed = folder.read("sealed");
+    changed[100] ^= 1;
+    folder.write("sealed", &changed);
+    folder.run(&["rewrap", "--key", "key", "--to", "new", "-o", "out", "sealed"]).failed();
+    assert!(!folder.names().contains(&"out".to_owned()));
+    folder.run(&["rewrap", "--key", "key", "sealed"]).usage();
+}
+
+#[test]
+fn inspect_with_a_key_says_whether_it_opens_the_message_without_its_body() {
+    let folder = rewrapped(&data(3_000));
+    let inspect = |more: &[&str]| folder.run(&[&["inspect", "--json"], more, &["sealed"]].concat());
+    let shown = |ended: &Ended| serde_json::from_slice::<Value>(&ended.stdout).unwrap();
+    let name =
+        |file: &str| serde_json::from_slice::<Value>(&folder.read(file)).unwrap()["name"].as_str().unwrap().to_owned();
+
+    let ended = inspect(&["--key", "key"]);
+    let json = shown(&ended);
+    ended.done();
+    assert_eq!(
+        (&json["opens"], &json["authenticated"], &json["encrypted_data_key_index"]),
+        (&true.into(), &true.into(), &0.into())
+    );
+    assert_eq!(json["key_id"], format!("kms-envelope/{}", name("key")));
+
+    let ended = inspect(&["--key", "new"]);
+    let json = shown(&ended);
+    assert!(ended.failed().contains("none of the message's encrypted data keys is for"));
+    assert_eq!((&json["opens"], &json["authenticated"]), (&false.into(), &false.into()));
+
+    let ended = inspect(&["--key", "new", "--keys", "keys", "-c", "tenant=acme"]);
+    assert_eq!(shown(&ended)["key_id"], format!("kms-envelope/{}", name("new")));
+    ended.done();
+    inspect(&["--key", "key", "-c", "tenant=other"]).failed();
+    inspect(&["-c", "tenant=acme"]).usage();
+
+    let text = String::from_utf8(folder.run(&["inspect", "--key", "key", "sealed"]).done()).unwrap();
+    assert!(text.contains("opens with           kms-envelope/") && text.contains("(encrypted data key 0)"), "{text}");
+    // A changed header does not open; a changed body is not looked at.
+    let sealed = folder.read("sealed");
+    for (at, opens) in [(100, false), (sealed.len() - 1, true)] {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1;
+        folder.write("sealed", &changed);
+        assert_eq!(shown(&inspect(&["--key", "key"]))["opens"], opens);
+    }
+}
+
 fn with_credentials(command: &mut Command) -> &mut Command {
     command
         .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")

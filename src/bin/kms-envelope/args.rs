@@ -3,15 +3,19 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::{
     Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::OsStringValueParser, builder::TypedValueParser,
     error::ErrorKind,
 };
-use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, Limits};
+use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits};
 
-use crate::keys::KeySource;
+use crate::{
+    failure::Failure,
+    keys::{self, KeySource},
+};
 
 /// Envelope encryption of files and pipes, with AWS KMS or a local key, in the AWS Encryption SDK's message format
 #[derive(Debug, Parser)]
@@ -27,6 +31,8 @@ Examples:
   kms-envelope seal --key backup.key -c table=orders -o orders.msg orders.csv
   pg_dump orders | kms-envelope seal --key arn:aws:kms:eu-west-1:111122223333:alias/backup > orders.msg
   kms-envelope open --key backup.key -c table=orders -o orders.csv orders.msg
+  kms-envelope rewrap --key backup.key --to new.key -o orders.keys orders.msg
+  kms-envelope open --key new.key --keys orders.keys -o orders.csv orders.msg
   kms-envelope inspect orders.msg
 
 Exit status: 0 done, 1 failed, 2 wrong arguments.";
@@ -39,6 +45,8 @@ pub(crate) enum Command {
     Seal(SealArguments),
     /// Decrypt what `seal` or any AWS Encryption SDK wrote
     Open(OpenArguments),
+    /// Put a message's data key under another key; the message stays as it is
+    Rewrap(RewrapArguments),
     /// Show what a message says of itself, without a key and without any check
     Inspect(InspectArguments),
 }
@@ -90,9 +98,23 @@ pub(crate) struct OpenArguments {
     #[command(flatten)]
     pub(crate) key: KeyArguments,
     #[command(flatten)]
-    pub(crate) context: ContextArguments,
+    pub(crate) terms: OpeningArguments,
     #[command(flatten)]
-    pub(crate) policy: PolicyArgument,
+    pub(crate) output: OutputArgument,
+    #[command(flatten)]
+    pub(crate) input: InputArgument,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RewrapArguments {
+    #[command(flatten)]
+    pub(crate) key: KeyArguments,
+    /// The new key. With several, each of them opens the message
+    #[arg(long = "to", value_name = "KEY", required = true,
+        value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
+    pub(crate) to: Vec<KeySource>,
+    #[command(flatten)]
+    pub(crate) terms: OpeningArguments,
     #[command(flatten)]
     pub(crate) output: OutputArgument,
     #[command(flatten)]
@@ -104,8 +126,49 @@ pub(crate) struct InspectArguments {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Say whether this key opens the message, as far as its header tells: makes the request to the key service, and
+    /// reads no body
+    #[arg(long = "key", value_name = "KEY",
+        value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
+    pub(crate) sources: Vec<KeySource>,
+    #[command(flatten)]
+    pub(crate) rsa: RsaArguments,
+    #[command(flatten)]
+    pub(crate) terms: OpeningArguments,
     #[command(flatten)]
     pub(crate) input: InputArgument,
+}
+
+/// What is needed to open a message besides its key.
+#[derive(Debug, Args)]
+pub(crate) struct OpeningArguments {
+    #[command(flatten)]
+    pub(crate) context: ContextArguments,
+    #[command(flatten)]
+    policy: PolicyArgument,
+    /// What `rewrap` wrote for this message: used instead of the encrypted data keys in the message
+    #[arg(long = "keys", value_name = "FILE")]
+    keys: Option<PathBuf>,
+}
+
+impl OpeningArguments {
+    /// Whether there is anything that only opening has a use for.
+    pub(crate) fn are_given(&self) -> bool {
+        self.keys.is_some() || !self.context.pairs.is_empty() || !self.context.required.is_empty()
+    }
+
+    /// The envelope that opens with this key.
+    pub(crate) fn envelope(&self, provider: Arc<dyn KeyProvider>) -> Result<Envelope, Failure> {
+        let envelope = Envelope::builder(provider)
+            .commitment_policy(self.policy.policy.into())
+            .required_context(self.context.required_names())
+            .build()
+            .map_err(|error| Failure::new(error.to_string()))?;
+        match &self.keys {
+            None => Ok(envelope),
+            Some(path) => Ok(envelope.with_detached_keys(keys::read_detached(path)?)),
+        }
+    }
 }
 
 #[derive(Debug, Args)]

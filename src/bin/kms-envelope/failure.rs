@@ -10,10 +10,13 @@ use std::{
 
 use aws_sdk_kms::{
     error::ProvideErrorMetadata,
-    operation::{decrypt::DecryptError, describe_key::DescribeKeyError, generate_data_key::GenerateDataKeyError},
+    operation::{
+        decrypt::DecryptError, describe_key::DescribeKeyError, encrypt::EncryptError,
+        generate_data_key::GenerateDataKeyError,
+    },
 };
 use kms_envelope::{
-    ConfigError, ContextError, FormatError, HeaderError, LimitError, OpenError, ProviderError, SealError,
+    ConfigError, ContextError, FormatError, HeaderError, LimitError, OpenError, ProviderError, RewrapError, SealError,
 };
 
 /// Why the command did not do its work.
@@ -123,10 +126,25 @@ impl From<OpenError> for Failure {
             OpenError::Commitment | OpenError::HeaderTag | OpenError::FrameTag { .. } | OpenError::Signature => {
                 Self::new(error.to_string()).advise(ANOTHER_COPY)
             }
+            OpenError::DetachedKeys { .. } => {
+                Self::new(error.to_string()).advise("`--keys` takes what `kms-envelope rewrap` wrote for this message")
+            }
             OpenError::CommitmentPolicy { suite, .. } => {
                 Self::new(format!("the message's algorithm suite {suite} has no key commitment"))
                     .advise("`--commitment-policy require-encrypt-allow-decrypt` opens it all the same")
             }
+            error => Self::new(chain(&error)),
+        }
+    }
+}
+
+impl From<RewrapError> for Failure {
+    fn from(error: RewrapError) -> Self {
+        let what = error.to_string();
+        match error {
+            RewrapError::Open(error) => error.into(),
+            RewrapError::Encrypt(error) => Self::from(error).of(what),
+            RewrapError::Keys(error) => Self::from(error).of(what),
             error => Self::new(chain(&error)),
         }
     }
@@ -145,6 +163,7 @@ impl From<FormatError> for Failure {
             FormatError::Version(_) | FormatError::Type(_) => {
                 this.advise("give what `kms-envelope seal` or an AWS Encryption SDK wrote")
             }
+            FormatError::DetachedKeys(_) => this.advise("give what `kms-envelope rewrap` wrote"),
             FormatError::TrailingBytes => this.advise("something was appended to it: use another copy of the message"),
             FormatError::Length { .. } => this.advise("it was cut off, or something follows its end"),
             _ => this.advise(ANOTHER_COPY),
@@ -232,6 +251,7 @@ fn chain(error: &dyn Error) -> String {
     for cause in error.source().into_iter().flat_map(causes) {
         let answer = answer::<GenerateDataKeyError>(cause)
             .or_else(|| answer::<DecryptError>(cause))
+            .or_else(|| answer::<EncryptError>(cause))
             .or_else(|| answer::<DescribeKeyError>(cause));
         if let Some(answer) = answer {
             // What is behind it says the same again.

@@ -10,15 +10,26 @@ use base64ct::{Base64, Encoding};
 use kms_envelope::{
     AlgorithmSuite, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm,
     message::{ContentType, Geometry, Header},
+    stream::MessageInfo,
 };
 use serde::Serialize;
 
-use crate::{args::InspectArguments, failure::Failure, files::Input};
+use crate::{
+    args::{InspectArguments, usage},
+    failure::Failure,
+    files::Input,
+    keys,
+    transfer::runtime,
+};
 
 /// `kms-envelope inspect`.
 pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
+    if arguments.sources.is_empty() && arguments.terms.are_given() {
+        usage("--context, --required and --keys need --key".into());
+    }
     let mut input = Input::open(arguments.input.path())?;
     let header = input.read_header()?;
+    let opens = try_key(arguments, &header)?;
     let sealed_len = match input.len() {
         Some(len) => len,
         None => {
@@ -33,21 +44,44 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         (ContentType::NonFramed, _) => None,
     };
     let known = geometry.as_ref().and_then(|geometry| geometry.as_ref().ok());
-    let text = if arguments.json { json(&header, sealed_len, known)? } else { text(&header, sealed_len, known) };
+    let text = if arguments.json {
+        json(&header, sealed_len, known, opens.as_ref())?
+    } else {
+        text(&header, sealed_len, known, opens.as_ref())
+    };
     let name = input.name().to_owned();
     drop(input);
     io::stdout()
         .write_all(text.as_bytes())
         .and_then(|()| io::stdout().flush())
         .map_err(|error| Failure::writing("standard output", &error))?;
-    match geometry {
-        Some(Err(error)) => Err(Failure::from(error).of(name)),
+    match (geometry, opens) {
+        (Some(Err(error)), _) => Err(Failure::from(error).of(name)),
+        (_, Some(Err(failure))) => Err(failure.of(name)),
         _ => Ok(()),
     }
 }
 
+/// What opens the message, if a key was given. It is asked for the data key, and the header verifies or does not.
+fn try_key(arguments: &InspectArguments, header: &Header) -> Result<Option<Result<MessageInfo, Failure>>, Failure> {
+    if arguments.sources.is_empty() {
+        return Ok(None);
+    }
+    let context = arguments.terms.context.to_context();
+    let runtime = runtime()?;
+    let provider = runtime.block_on(keys::provider(&arguments.sources, &arguments.rsa, false))?;
+    let envelope = arguments.terms.envelope(provider)?;
+    let opener = runtime.block_on(envelope.opener(header, &context));
+    Ok(Some(opener.map(|opener| opener.info().clone()).map_err(Failure::from)))
+}
+
 /// What people read. The strings are whatever the message's author wrote: they are escaped.
-fn text(header: &Header, sealed_len: u64, geometry: Option<&Geometry>) -> String {
+fn text(
+    header: &Header,
+    sealed_len: u64,
+    geometry: Option<&Geometry>,
+    opens: Option<&Result<MessageInfo, Failure>>,
+) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: &dyn fmt::Display| {
         // Writing to a String does not fail.
@@ -81,14 +115,34 @@ fn text(header: &Header, sealed_len: u64, geometry: Option<&Geometry>) -> String
     if header.context().is_empty() {
         line("encryption context", &"empty");
     }
-    out.push_str("\nNothing of this is authenticated: only `kms-envelope open` checks a message.\n");
+    match opens {
+        Some(Ok(info)) => {
+            line(
+                "opens with",
+                &format_args!("{} (encrypted data key {})", info.key_id.escape_debug(), info.encrypted_data_key_index),
+            );
+            out.push_str("\nThe header verifies under this key; only `kms-envelope open` checks the rest.\n");
+        }
+        Some(Err(_)) => {
+            line("opens with", &"not with this key");
+            out.push_str("\nNothing of this is authenticated.\n");
+        }
+        None => out.push_str("\nNothing of this is authenticated: only `kms-envelope open` checks a message.\n"),
+    }
     out
 }
 
 #[derive(Serialize)]
 struct Report<'a> {
-    /// Never, as there is no key; for the programs that would forget it.
+    /// Whether the header has been verified, with a key that was given; for the programs that would forget it.
     authenticated: bool,
+    /// Where a key was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opens: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encrypted_data_key_index: Option<usize>,
     version: u8,
     suite: String,
     suite_name: String,
@@ -111,13 +165,22 @@ struct KeyReport<'a> {
     ciphertext_len: usize,
 }
 
-fn json(header: &Header, sealed_len: u64, geometry: Option<&Geometry>) -> Result<String, Failure> {
+fn json(
+    header: &Header,
+    sealed_len: u64,
+    geometry: Option<&Geometry>,
+    opens: Option<&Result<MessageInfo, Failure>>,
+) -> Result<String, Failure> {
+    let info = opens.and_then(|opens| opens.as_ref().ok());
     let (content_type, frame_len) = match header.content_type() {
         ContentType::Framed { frame_len } => ("framed", Some(frame_len.get())),
         ContentType::NonFramed => ("non-framed", None),
     };
     let report = Report {
-        authenticated: false,
+        authenticated: info.is_some(),
+        opens: opens.map(Result::is_ok),
+        key_id: info.map(|info| &info.key_id[..]),
+        encrypted_data_key_index: info.map(|info| info.encrypted_data_key_index),
         version: version(header.suite()),
         suite: header.suite().to_string(),
         suite_name: suite_name(header.suite()),

@@ -2,13 +2,16 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use aws_config::{BehaviorVersion, Region};
-use kms_envelope::{AwsKms, ConfigError, KeyProvider, LocalKey, MultiProvider, RawRsa, RsaPadding};
+use kms_envelope::{
+    AwsKms, ConfigError, KeyProvider, Limits, LocalKey, MultiProvider, RawRsa, RsaPadding, message::DetachedKeys,
+};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -29,17 +32,36 @@ pub(crate) enum KeySource {
 impl KeyArguments {
     /// The key, or all of them as one, each made now if it may be and is not there.
     pub(crate) async fn provider(&self, new_key: bool) -> Result<Arc<dyn KeyProvider>, Failure> {
-        let mut providers = Vec::new();
-        for source in &self.sources {
-            providers.push(source.provider(new_key, &self.rsa).await?);
-        }
-        let mut providers = providers.into_iter();
-        match (providers.next(), providers.len()) {
-            (Some(only), 0) => Ok(only),
-            (Some(generator), _) => Ok(Arc::new(providers.fold(MultiProvider::new(generator), MultiProvider::with))),
-            (None, _) => usage("--key is missing".into()),
-        }
+        provider(&self.sources, &self.rsa, new_key).await
     }
+}
+
+/// The key, or all of them as one, each made now if it may be and is not there.
+pub(crate) async fn provider(
+    sources: &[KeySource],
+    rsa: &RsaArguments,
+    new_key: bool,
+) -> Result<Arc<dyn KeyProvider>, Failure> {
+    let mut providers = Vec::new();
+    for source in sources {
+        providers.push(source.provider(new_key, rsa).await?);
+    }
+    let mut providers = providers.into_iter();
+    match (providers.next(), providers.len()) {
+        (Some(only), 0) => Ok(only),
+        (Some(generator), _) => Ok(Arc::new(providers.fold(MultiProvider::new(generator), MultiProvider::with))),
+        (None, _) => usage("--key is missing".into()),
+    }
+}
+
+/// What `rewrap` wrote.
+pub(crate) fn read_detached(path: &Path) -> Result<DetachedKeys, Failure> {
+    let limits = Limits::default();
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(limits.header_len as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| Failure::reading(path.display(), &error))?;
+    DetachedKeys::parse(&bytes, &limits).map_err(|error| Failure::from(error).of(path.display()))
 }
 
 impl KeySource {

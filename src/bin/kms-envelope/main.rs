@@ -7,6 +7,7 @@ mod inspect;
 mod interrupt;
 mod keys;
 mod progress;
+mod rewrap;
 mod transfer;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::Keygen(arguments) => keys::keygen(&arguments),
         Command::Seal(arguments) => transfer::seal(&arguments),
         Command::Open(arguments) => transfer::open(&arguments),
+        Command::Rewrap(arguments) => rewrap::rewrap(&arguments),
         Command::Inspect(arguments) => inspect::inspect(&arguments),
     };
     match done {

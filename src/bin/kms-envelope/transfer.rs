@@ -47,15 +47,11 @@ pub(crate) fn seal(arguments: &SealArguments) -> Result<(), Failure> {
 
 /// `kms-envelope open`.
 pub(crate) fn open(arguments: &OpenArguments) -> Result<(), Failure> {
-    let context = arguments.context.to_context();
+    let context = arguments.terms.context.to_context();
     let mut input = Input::open(arguments.input.path())?;
     let output = Output::create(arguments.output.path(), &input)?;
     let runtime = runtime()?;
-    let envelope = Envelope::builder(runtime.block_on(arguments.key.provider(false))?)
-        .commitment_policy(arguments.policy.policy.into())
-        .required_context(arguments.context.required_names())
-        .build()
-        .map_err(|error| Failure::new(error.to_string()))?;
+    let envelope = arguments.terms.envelope(runtime.block_on(arguments.key.provider(false))?)?;
     let header = input.read_header()?;
     let opener =
         runtime.block_on(envelope.opener(&header, &context)).map_err(|error| Failure::from(error).of(input.name()))?;
@@ -63,7 +59,7 @@ pub(crate) fn open(arguments: &OpenArguments) -> Result<(), Failure> {
 }
 
 /// For the requests to the key service, which are made before the body is touched.
-fn runtime() -> Result<Runtime, Failure> {
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Builder::new_current_thread()
         .enable_all()
         .build()
