@@ -254,7 +254,13 @@ pub enum ConfigError {
         /// What was given.
         key_id: String,
         /// What is wrong with it, and what to do.
-        why: &'static str,
+        why: String,
+    },
+    /// KMS keys or regions that do not go together.
+    #[error("these KMS keys cannot be used so: {why}")]
+    KmsKeys {
+        /// What is wrong with them, and what to do.
+        why: String,
     },
     /// A key file that does not hold a key.
     #[error("the key file does not hold a key: {0}")]
@@ -345,6 +351,34 @@ pub enum ProviderError {
         /// What happened.
         source: Cause,
     },
+    /// There was no answer in time. A retry makes sense.
+    #[error("{operation} with key {key_id}: no answer in time; retry, check the network, or allow more time")]
+    TimedOut {
+        /// What was asked for.
+        operation: &'static str,
+        /// The key.
+        key_id: String,
+        /// What took how long.
+        source: Cause,
+    },
+    /// A multi-region key's region failed, and so did all that stand in for it.
+    #[error("{operation} failed in every region: {}", join(attempts))]
+    AllRegionsFailed {
+        /// What was asked for.
+        operation: &'static str,
+        /// What happened in each, in order.
+        attempts: Vec<ProviderError>,
+    },
+    /// The provider does not do this at all.
+    #[error("{operation} with {key_id} is not possible: {why}")]
+    Unsupported {
+        /// What was asked for.
+        operation: &'static str,
+        /// The provider or its key.
+        key_id: String,
+        /// Why not, and what to do.
+        why: &'static str,
+    },
     /// The service answered something that it must not answer.
     #[error("{operation} with key {key_id}: the answer cannot be right: {what}")]
     UnexpectedResponse {
@@ -388,8 +422,10 @@ impl ProviderError {
     /// Whether the same request may succeed when it is made again later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Throttled { .. } | Self::Unavailable { .. } => true,
-            Self::NoneDecrypted { attempts } => attempts.iter().any(Self::is_retryable),
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::TimedOut { .. } => true,
+            Self::NoneDecrypted { attempts } | Self::AllRegionsFailed { attempts, .. } => {
+                attempts.iter().any(Self::is_retryable)
+            }
             _ => false,
         }
     }

@@ -6,9 +6,8 @@ pub(crate) use tracing::{debug, trace, warn};
 
 #[cfg(not(feature = "tracing"))]
 mod none {
-    /// Evaluates nothing.
     macro_rules! none {
-        ($(?$field:ident,)* $text:literal) => {
+        ($($(?)? $(%)? $field:ident,)* $text:literal) => {
             $(let _ = &$field;)*
         };
     }

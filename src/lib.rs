@@ -73,10 +73,12 @@ pub use error::{
     ResealError, RewrapError, SealError,
 };
 pub use message::{EncryptedDataKey, Limits};
-#[cfg(feature = "aws-kms")]
-pub use provider::AwsKms;
+#[cfg(all(feature = "aws-kms", feature = "rsa"))]
+pub use provider::AwsKmsRsa;
 #[cfg(feature = "branch-key")]
 pub use provider::StaticBranchKey;
+#[cfg(feature = "aws-kms")]
+pub use provider::{AwsKms, AwsKmsDiscovery};
 #[cfg(feature = "mock")]
 pub use provider::{Calls, Fault, MemoryKey, MockKeyProvider, ScriptedProvider};
 pub use provider::{

@@ -19,8 +19,10 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
+#[cfg(all(feature = "aws-kms", feature = "rsa"))]
+pub use aws_kms::AwsKmsRsa;
 #[cfg(feature = "aws-kms")]
-pub use aws_kms::AwsKms;
+pub use aws_kms::{AwsKms, AwsKmsDiscovery};
 #[cfg(feature = "branch-key")]
 pub use branch_key::StaticBranchKey;
 #[cfg(feature = "ecdh")]

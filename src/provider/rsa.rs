@@ -40,7 +40,7 @@ pub enum RsaPadding {
 }
 
 impl RsaPadding {
-    fn oaep(self) -> Option<&'static OaepAlgorithm> {
+    pub(super) fn oaep(self) -> Option<&'static OaepAlgorithm> {
         match self {
             Self::Pkcs1v15 => None,
             Self::OaepSha1 => Some(&OAEP_SHA1_MGF1SHA1),
@@ -95,9 +95,7 @@ impl RawRsa {
     /// # Errors
     /// [`ConfigError::Pem`].
     pub fn with_public_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
-        const WHAT: &str = "RSA public key";
-        let der = pem_contents(pem, "PUBLIC KEY", WHAT)?;
-        self.public = Some(PublicEncryptingKey::from_der(&der).map_err(|error| refused(WHAT, error))?);
+        self.public = Some(public_key_of_pem(pem)?);
         Ok(self)
     }
 
@@ -167,6 +165,13 @@ impl KeyProvider for RawRsa {
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
     }
+}
+
+/// A SubjectPublicKeyInfo in PEM.
+pub(super) fn public_key_of_pem(pem: &str) -> Result<PublicEncryptingKey, ConfigError> {
+    const WHAT: &str = "RSA public key";
+    let der = pem_contents(pem, "PUBLIC KEY", WHAT)?;
+    PublicEncryptingKey::from_der(&der).map_err(|error| refused(WHAT, error))
 }
 
 /// What the PEM holds, if it has this label.

@@ -1,0 +1,169 @@
+//! What names a KMS key. Specification: `framework/aws-kms/aws-kms-key-arn.md`, `aws-kms-mrk-match-for-decrypt.md`.
+
+use std::fmt;
+
+/// The ARN of a key: it names the same key for ever.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct KeyArn {
+    pub(super) partition: String,
+    pub(super) region: String,
+    pub(super) account: String,
+    /// What follows `key/`.
+    id: String,
+}
+
+/// What a caller may name a key by.
+#[derive(Debug, PartialEq)]
+pub(super) enum KeyId {
+    Key(KeyArn),
+    /// An alias ARN, an alias, or a bare key id.
+    Other,
+}
+
+const SHAPE: &str = "an ARN is arn:aws:kms:REGION:ACCOUNT:key/ID";
+
+impl KeyArn {
+    /// The ARN of a key, and of nothing else.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        match KeyId::parse(text)? {
+            KeyId::Key(arn) => Ok(arn),
+            KeyId::Other => Err("an alias or a bare id can stand for another key tomorrow; use AwsKms::resolve".into()),
+        }
+    }
+
+    /// Whether the key has replicas in other regions, which decrypt what it has encrypted.
+    pub(super) fn is_multi_region(&self) -> bool {
+        self.id.starts_with("mrk-")
+    }
+
+    /// The replica of the key in another region.
+    pub(super) fn in_region(&self, region: &str) -> Self {
+        Self { region: region.into(), ..self.clone() }
+    }
+
+    /// Whether this key can decrypt what the other one has encrypted: it is the same, or its replica.
+    pub(super) fn decrypts(&self, other: &Self) -> bool {
+        self == other || (self.is_multi_region() && *self == other.in_region(&self.region))
+    }
+}
+
+impl fmt::Display for KeyArn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { partition, region, account, id } = self;
+        write!(f, "arn:{partition}:kms:{region}:{account}:key/{id}")
+    }
+}
+
+impl fmt::Debug for KeyArn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl KeyId {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("it is empty".into());
+        }
+        let Some(rest) = text.strip_prefix("arn:") else {
+            let bare = !text.contains([':', '/']);
+            let alias = text.strip_prefix("alias/").is_some_and(|name| !name.is_empty());
+            return if bare || alias {
+                Ok(Self::Other)
+            } else {
+                Err("it is no ARN, no alias/NAME and no key id".into())
+            };
+        };
+        let parts: Vec<_> = rest.split(':').collect();
+        let [partition, service, region, account, resource] = parts[..] else {
+            return Err(format!("it has {} parts, not six; {SHAPE}", parts.len() + 1));
+        };
+        for (name, part) in [("partition", partition), ("region", region), ("account", account)] {
+            if part.is_empty() {
+                return Err(format!("its {name} is empty; {SHAPE}"));
+            }
+        }
+        if service != "kms" {
+            return Err(format!("its service is {service:?}, not \"kms\"; {SHAPE}"));
+        }
+        let (kind, id) = resource.split_once('/').unwrap_or((resource, ""));
+        match kind {
+            "key" | "alias" if id.is_empty() => Err(format!("nothing follows \"{kind}/\" in it; {SHAPE}")),
+            "key" => {
+                let [partition, region, account, id] = [partition, region, account, id].map(str::to_owned);
+                Ok(Self::Key(KeyArn { partition, region, account, id }))
+            }
+            "alias" => Ok(Self::Other),
+            _ => Err(format!("it names {resource:?}, not key/ID or alias/NAME; {SHAPE}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn only_the_arn_of_a_key_names_a_key_for_ever() {
+        for arn in ["arn:aws:kms:eu-west-1:1:key/a", "arn:aws-cn:kms:cn-north-1:1:key/mrk-1/x"] {
+            assert_eq!(KeyArn::parse(arn).unwrap().to_string(), arn);
+        }
+        for id in ["arn:aws:kms:eu-west-1:1:alias/a", "alias/a", "1234abcd-12ab-34cd-56ef-1234567890ab", "mrk-1"] {
+            assert_eq!(KeyId::parse(id), Ok(KeyId::Other), "{id}");
+            assert!(KeyArn::parse(id).unwrap_err().contains("AwsKms::resolve"));
+        }
+    }
+
+    #[test]
+    fn what_names_no_key_is_refused_and_told_why() {
+        for (id, why) in [
+            ("", "empty"),
+            ("alias/", "no alias/NAME"),
+            ("key/a", "no ARN"),
+            ("a:b", "no ARN"),
+            ("arn:aws:kms:eu-west-1:1", "5 parts"),
+            ("arn:aws:kms:eu-west-1:1:key/a:b", "7 parts"),
+            ("arn::kms:eu-west-1:1:key/a", "partition is empty"),
+            ("arn:aws:s3:eu-west-1:1:key/a", "service is \"s3\""),
+            ("arn:aws::eu-west-1:1:key/a", "service is \"\""),
+            ("arn:aws:kms::1:key/a", "region is empty"),
+            ("arn:aws:kms:eu-west-1::key/a", "account is empty"),
+            ("arn:aws:kms:eu-west-1:1:key", "nothing follows \"key/\""),
+            ("arn:aws:kms:eu-west-1:1:alias/", "nothing follows \"alias/\""),
+            ("arn:aws:kms:eu-west-1:1:grant/a", "it names \"grant/a\""),
+            ("arn:aws:kms:eu-west-1:1:", "it names \"\""),
+        ] {
+            let error = KeyId::parse(id).unwrap_err();
+            assert!(error.contains(why), "{id}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_key_decrypts_what_it_or_its_primary_has_encrypted() {
+        let arn = |text| KeyArn::parse(text).unwrap();
+        let replica = arn("arn:aws:kms:eu-west-1:1:key/mrk-a");
+        for (other, expected) in [
+            ("arn:aws:kms:eu-west-1:1:key/mrk-a", true),
+            ("arn:aws:kms:us-east-1:1:key/mrk-a", true),
+            ("arn:aws:kms:us-east-1:1:key/mrk-b", false),
+            ("arn:aws:kms:us-east-1:2:key/mrk-a", false),
+            ("arn:aws-cn:kms:us-east-1:1:key/mrk-a", false),
+        ] {
+            assert_eq!(replica.decrypts(&arn(other)), expected, "{other}");
+            assert_eq!(arn(other).decrypts(&replica), expected, "{other}");
+        }
+        let single = arn("arn:aws:kms:eu-west-1:1:key/a");
+        assert!(single.decrypts(&single) && !single.decrypts(&single.in_region("us-east-1")));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_without_panic(text in "(arn:)?[a-z:/-]{0,30}") {
+            if let Ok(KeyId::Key(arn)) = KeyId::parse(&text) {
+                prop_assert_eq!(arn.to_string(), text);
+            }
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Requests to AWS KMS in one region, and what its answers mean.
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_sdk_kms::{
+    Client, Config,
+    config::{Builder, timeout::TimeoutConfig},
+    error::{ProvideErrorMetadata, SdkError},
+    primitives::Blob,
+    types::EncryptionAlgorithmSpec,
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    context::EncryptionContext,
+    crypto::SecretKey,
+    error::{Cause, ProviderError},
+    events::{debug, warn},
+    message::EncryptedDataKey,
+};
+
+/// How long a request may take with all its retries, where neither the client nor the caller says anything: without
+/// any limit, which is the SDK's default, a server that accepts a connection and is silent would hold its callers for
+/// ever.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
+
+const GENERATE_DATA_KEY: &str = "GenerateDataKey";
+const ENCRYPT: &str = "Encrypt";
+const DECRYPT: &str = "Decrypt";
+pub(super) const DESCRIBE_KEY: &str = "DescribeKey";
+#[cfg(feature = "rsa")]
+pub(super) const GET_PUBLIC_KEY: &str = "GetPublicKey";
+
+/// A client, and what goes with each of its requests.
+#[derive(Clone, Debug)]
+pub(super) struct Requests {
+    pub(super) client: Client,
+    pub(super) grant_tokens: Vec<String>,
+    pub(super) timeout: Option<Duration>,
+}
+
+/// Sends a request, with its time limit, and tells `tracing` of it.
+macro_rules! send {
+    ($this:expr, $operation:expr, $key_id:expr, $request:expr) => {{
+        let (operation, key_id): (&'static str, &str) = ($operation, $key_id);
+        debug!(operation, key_id, "a request to AWS KMS");
+        let request = $request.customize().config_override($this.config());
+        request.send().await.map_err(|error| provider_error(operation, key_id, error))
+    }};
+}
+
+impl Requests {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client, grant_tokens: Vec::new(), timeout: None }
+    }
+
+    /// What a request has that the client's configuration does not say.
+    fn config(&self) -> Builder {
+        let of_client = self.client.config().timeout_config().and_then(TimeoutConfig::operation_timeout);
+        let timeout = self.timeout.or(of_client).unwrap_or(DEFAULT_TIMEOUT);
+        Config::builder().timeout_config(TimeoutConfig::builder().operation_timeout(timeout).build())
+    }
+
+    fn grant_tokens(&self) -> Option<Vec<String>> {
+        (!self.grant_tokens.is_empty()).then(|| self.grant_tokens.clone())
+    }
+
+    /// A new data key of so many bytes, in the clear and encrypted.
+    pub(super) async fn generate_data_key(
+        &self,
+        key_arn: &str,
+        len: usize,
+        context: &EncryptionContext,
+    ) -> Result<(SecretKey, EncryptedDataKey), ProviderError> {
+        let request = self
+            .client
+            .generate_data_key()
+            .key_id(key_arn)
+            .number_of_bytes(i32::try_from(len).unwrap_or(i32::MAX))
+            .set_encryption_context(pairs(context))
+            .set_grant_tokens(self.grant_tokens());
+        let answer = send!(self, GENERATE_DATA_KEY, key_arn, request)?;
+        let plaintext = data_key(GENERATE_DATA_KEY, key_arn, answer.plaintext, len)?;
+        Ok((plaintext, encrypted(GENERATE_DATA_KEY, key_arn, answer.key_id, answer.ciphertext_blob)?))
+    }
+
+    /// A data key, encrypted.
+    pub(super) async fn encrypt(
+        &self,
+        key_arn: &str,
+        plaintext: &SecretKey,
+        context: &EncryptionContext,
+    ) -> Result<EncryptedDataKey, ProviderError> {
+        let request = self
+            .client
+            .encrypt()
+            .key_id(key_arn)
+            .plaintext(Blob::new(plaintext.expose()))
+            .set_encryption_context(pairs(context))
+            .set_grant_tokens(self.grant_tokens());
+        let answer = send!(self, ENCRYPT, key_arn, request)?;
+        encrypted(ENCRYPT, key_arn, answer.key_id, answer.ciphertext_blob)
+    }
+
+    /// A data key of so many bytes, decrypted.
+    pub(super) async fn decrypt(
+        &self,
+        key_arn: &str,
+        ciphertext: &[u8],
+        len: usize,
+        context: &EncryptionContext,
+    ) -> Result<SecretKey, ProviderError> {
+        let request = self.client.decrypt().set_encryption_context(pairs(context));
+        data_key(DECRYPT, key_arn, Some(self.decrypted(key_arn, ciphertext, request).await?), len)
+    }
+
+    /// What an RSA key has encrypted in this way, decrypted.
+    #[cfg_attr(not(feature = "rsa"), expect(dead_code, reason = "for RSA keys only"))]
+    pub(super) async fn decrypt_rsa(
+        &self,
+        key_arn: &str,
+        ciphertext: &[u8],
+        algorithm: EncryptionAlgorithmSpec,
+    ) -> Result<Zeroizing<Vec<u8>>, ProviderError> {
+        let request = self.client.decrypt().encryption_algorithm(algorithm);
+        Ok(Zeroizing::new(self.decrypted(key_arn, ciphertext, request).await?.into_inner()))
+    }
+
+    async fn decrypted(
+        &self,
+        key_arn: &str,
+        ciphertext: &[u8],
+        request: aws_sdk_kms::operation::decrypt::builders::DecryptFluentBuilder,
+    ) -> Result<Blob, ProviderError> {
+        let request =
+            request.key_id(key_arn).ciphertext_blob(Blob::new(ciphertext)).set_grant_tokens(self.grant_tokens());
+        let answer = send!(self, DECRYPT, key_arn, request)?;
+        let plaintext = answer.plaintext.map(Blob::into_inner).map(Zeroizing::new);
+        if answer.key_id.as_deref() != Some(key_arn) {
+            let what = format!("it used the key {}", answer.key_id.as_deref().unwrap_or("(none)"));
+            return Err(unexpected(DECRYPT, key_arn, what));
+        }
+        // Moved out, and not copied.
+        Ok(Blob::new(plaintext.map(|mut bytes| std::mem::take(&mut *bytes)).unwrap_or_default()))
+    }
+
+    /// The ARN of the key that an identifier stands for now.
+    pub(super) async fn describe_key(&self, key_id: &str) -> Result<String, ProviderError> {
+        let request = self.client.describe_key().key_id(key_id).set_grant_tokens(self.grant_tokens());
+        let answer = send!(self, DESCRIBE_KEY, key_id, request)?;
+        let arn = answer.key_metadata.and_then(|key| key.arn);
+        arn.ok_or_else(|| unexpected(DESCRIBE_KEY, key_id, "it names no key"))
+    }
+
+    /// The public half of an RSA key: a SubjectPublicKeyInfo in DER.
+    #[cfg(feature = "rsa")]
+    pub(super) async fn public_key(&self, key_arn: &str) -> Result<Vec<u8>, ProviderError> {
+        let request = self.client.get_public_key().key_id(key_arn).set_grant_tokens(self.grant_tokens());
+        let answer = send!(self, GET_PUBLIC_KEY, key_arn, request)?;
+        if answer.key_id.as_deref() != Some(key_arn) {
+            return Err(unexpected(GET_PUBLIC_KEY, key_arn, "it does not name this key"));
+        }
+        Ok(answer.public_key.map(Blob::into_inner).unwrap_or_default())
+    }
+}
+
+/// What stands before the encrypted data keys of AWS KMS.
+pub(super) const PROVIDER_ID: &str = "aws-kms";
+
+/// The encrypted data key in an answer. It names its key by the ARN that KMS gives: any other key's would make a
+/// message that its writer cannot open.
+fn encrypted(
+    operation: &'static str,
+    key_arn: &str,
+    key_id: Option<String>,
+    ciphertext: Option<Blob>,
+) -> Result<EncryptedDataKey, ProviderError> {
+    let key_id =
+        key_id.filter(|id| id == key_arn).ok_or_else(|| unexpected(operation, key_arn, "it does not name this key"))?;
+    let ciphertext = ciphertext
+        .filter(|blob| !blob.as_ref().is_empty())
+        .ok_or_else(|| unexpected(operation, key_arn, "no encrypted data key"))?;
+    Ok(EncryptedDataKey::new(PROVIDER_ID, key_id, ciphertext.into_inner()))
+}
+
+/// The data key in an answer, whose bytes are taken over, not copied.
+fn data_key(
+    operation: &'static str,
+    key_arn: &str,
+    plaintext: Option<Blob>,
+    len: usize,
+) -> Result<SecretKey, ProviderError> {
+    match SecretKey::try_from(plaintext.map(Blob::into_inner).unwrap_or_default()) {
+        Ok(key) if key.len() == len => Ok(key),
+        Ok(key) => Err(unexpected(operation, key_arn, format!("a data key of {} bytes, not {len}", key.len()))),
+        Err(error) => Err(unexpected(operation, key_arn, error.to_string())),
+    }
+}
+
+fn pairs(context: &EncryptionContext) -> Option<HashMap<String, String>> {
+    let pairs = || context.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    (!context.is_empty()).then(pairs)
+}
+
+fn unexpected(operation: &'static str, key_id: &str, what: impl Into<String>) -> ProviderError {
+    ProviderError::UnexpectedResponse { operation, key_id: key_id.into(), what: what.into() }
+}
+
+/// The SDK's error as ours, by the codes in KMS's API reference.
+///
+/// It stays as the source, but not the raw response beside it: what could not be read of an answer may hold a data
+/// key in the clear, and the SDK prints it.
+fn provider_error<E>(operation: &'static str, key_id: &str, error: SdkError<E>) -> ProviderError
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let key_id = key_id.to_owned();
+    let code = error.as_service_error().and_then(ProvideErrorMetadata::code).map(str::to_owned);
+    let failed_inside = error.raw_response().is_some_and(|response| response.status().is_server_error());
+    let never_sent = matches!(error, SdkError::ConstructionFailure(_));
+    let timed_out = matches!(error, SdkError::TimeoutError(_));
+    let source: Cause = error.into_source().unwrap_or_else(|error| error.to_string().into()).into();
+    let error = match code.as_deref() {
+        Some("AccessDeniedException") => ProviderError::AccessDenied { operation, key_id, source },
+        Some("NotFoundException") => ProviderError::NotFound { operation, key_id, source },
+        Some("DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException") => {
+            ProviderError::KeyUnusable { operation, key_id, source }
+        }
+        Some("InvalidCiphertextException" | "IncorrectKeyException") => {
+            ProviderError::InvalidCiphertext { operation, key_id, source: Some(source) }
+        }
+        Some("ThrottlingException" | "LimitExceededException" | "TooManyRequestsException") => {
+            ProviderError::Throttled { operation, key_id, source }
+        }
+        Some("KMSInternalException" | "DependencyTimeoutException" | "KeyUnavailableException") => {
+            ProviderError::Unavailable { operation, key_id, source }
+        }
+        Some(_) if failed_inside => ProviderError::Unavailable { operation, key_id, source },
+        None if timed_out => ProviderError::TimedOut { operation, key_id, source },
+        // No answer, or none that can be understood: the network, or a proxy.
+        None if !never_sent => ProviderError::Unavailable { operation, key_id, source },
+        _ => ProviderError::Other { operation, key_id, source },
+    };
+    warn!(%error, "a request to AWS KMS failed");
+    error
+}

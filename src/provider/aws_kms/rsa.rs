@@ -1,0 +1,200 @@
+//! RSA keys in AWS KMS: sealing by the public key, here; opening by KMS. Specification:
+//! `framework/aws-kms/aws-kms-rsa-keyring.md`.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use aws_lc_rs::rsa::{OaepPublicEncryptingKey, PublicEncryptingKey};
+use aws_sdk_kms::{Client, types::EncryptionAlgorithmSpec};
+use sha2::{Digest, Sha384};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::{KeyArn, Requests, key_arn_of, requests::GET_PUBLIC_KEY};
+use crate::{
+    context::EncryptionContext,
+    crypto::{Random, SecretKey},
+    error::{ConfigError, ProviderError},
+    message::EncryptedDataKey,
+    provider::{
+        DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
+        failed, generated, invalid_ciphertext,
+        rsa::{RsaPadding, public_key_of_pem},
+    },
+    suite::AlgorithmSuite,
+};
+
+const PROVIDER_ID: &str = "aws-kms-rsa";
+const DIGEST_LEN: usize = 48;
+
+/// An RSA key in AWS KMS as key provider: seals without any request, by the public key, and opens by
+/// `kms:Decrypt`.
+///
+/// Who has the public key can seal; who may call `kms:Decrypt` can open. The encryption context is bound to the data
+/// key, but KMS does not see it. Suites that sign are refused, as AWS's SDKs do: their signature would say no more
+/// than that somebody had the public key.
+///
+/// ```no_run
+/// use kms_envelope::{AwsKmsRsa, Envelope, RsaPadding};
+///
+/// # async fn example(client: aws_sdk_kms::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let arn = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+/// let key = AwsKmsRsa::new(client, arn, RsaPadding::OaepSha256)?.fetch_public_key().await?;
+/// let envelope = Envelope::new(key);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct AwsKmsRsa {
+    requests: Requests,
+    key_arn: KeyArn,
+    padding: RsaPadding,
+    algorithm: EncryptionAlgorithmSpec,
+    public: Option<PublicEncryptingKey>,
+}
+
+impl AwsKmsRsa {
+    /// The key with this ARN, for opening. For sealing, it needs its public key as well.
+    ///
+    /// # Errors
+    /// [`ConfigError::KmsKeyId`] where `key_arn` is not the ARN of a key, and [`ConfigError::KmsKeys`] for a padding
+    /// that KMS does not have: it has [`RsaPadding::OaepSha1`] and [`RsaPadding::OaepSha256`].
+    pub fn new(client: Client, key_arn: impl Into<String>, padding: RsaPadding) -> Result<Self, ConfigError> {
+        let key_arn = key_arn_of(key_arn)?;
+        let algorithm = match padding {
+            RsaPadding::OaepSha1 => EncryptionAlgorithmSpec::RsaesOaepSha1,
+            RsaPadding::OaepSha256 => EncryptionAlgorithmSpec::RsaesOaepSha256,
+            _ => {
+                let why = format!("{key_arn}: KMS has the paddings OaepSha1 and OaepSha256, not {padding:?}");
+                return Err(ConfigError::KmsKeys { why });
+            }
+        };
+        Ok(Self { requests: Requests::new(client), key_arn, padding, algorithm, public: None })
+    }
+
+    /// With the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), 2048 bits or more.
+    ///
+    /// # Errors
+    /// [`ConfigError::Pem`].
+    pub fn with_public_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
+        self.public = Some(public_key_of_pem(pem)?);
+        Ok(self)
+    }
+
+    /// With the public key that KMS gives: one GetPublicKey, which needs the permission `kms:GetPublicKey`.
+    ///
+    /// # Errors
+    /// [`ProviderError`] where KMS gives none that can be used.
+    pub async fn fetch_public_key(mut self) -> Result<Self, ProviderError> {
+        let der = self.requests.public_key(&self.key_arn.to_string()).await?;
+        let public = PublicEncryptingKey::from_der(&der).map_err(|error| failed(GET_PUBLIC_KEY, &self, error))?;
+        self.public = Some(public);
+        Ok(self)
+    }
+
+    /// As [`AwsKms::with_grant_tokens`](super::AwsKms::with_grant_tokens).
+    #[must_use]
+    pub fn with_grant_tokens<T: Into<String>>(mut self, tokens: impl IntoIterator<Item = T>) -> Self {
+        self.requests.grant_tokens = tokens.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// As [`AwsKms::with_timeout`](super::AwsKms::with_timeout).
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.requests.timeout = Some(timeout);
+        self
+    }
+
+    fn check(&self, operation: &'static str, suite: AlgorithmSuite) -> Result<(), ProviderError> {
+        match suite.signature() {
+            None => Ok(()),
+            Some(_) => {
+                let why = "suites that sign are not for RSA keys of KMS";
+                Err(ProviderError::Unsupported { operation, key_id: self.to_string(), why })
+            }
+        }
+    }
+
+    fn wrap(&self, data_key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
+        const OPERATION: &str = "Encrypt";
+        let failed_with = |error: aws_lc_rs::error::Unspecified| failed(OPERATION, self, error);
+        let public = self.public.clone();
+        let public = public.ok_or_else(|| failed(OPERATION, self, "it has no public key; fetch_public_key gets it"))?;
+        let oaep = self.padding.oaep().ok_or_else(|| failed(OPERATION, self, "its padding is not OAEP"))?;
+        let plaintext = Zeroizing::new([&digest(self, OPERATION, context)?[..], data_key.expose()].concat());
+        let mut ciphertext = vec![0; public.key_size_bytes()];
+        let key = OaepPublicEncryptingKey::new(public).map_err(failed_with)?;
+        key.encrypt(oaep, &plaintext, &mut ciphertext, None).map_err(failed_with)?;
+        Ok(EncryptedDataKey::new(PROVIDER_ID, self.key_arn.to_string().into_bytes(), ciphertext))
+    }
+
+    async fn unwrap(&self, ciphertext: &[u8], request: &DecryptDataKeyRequest<'_>) -> Result<SecretKey, ProviderError> {
+        let key_arn = self.key_arn.to_string();
+        let plaintext = self.requests.decrypt_rsa(&key_arn, ciphertext, self.algorithm.clone()).await?;
+        let expected = digest(self, "Decrypt", request.context)?;
+        let key = plaintext
+            .split_at_checked(DIGEST_LEN)
+            .filter(|(digest, key)| key.len() == request.suite.data_key_len() && bool::from(digest.ct_eq(&expected)));
+        key.and_then(|(_, key)| SecretKey::try_from(key).ok()).ok_or_else(|| invalid_ciphertext(self))
+    }
+}
+
+/// What binds a data key to its context.
+fn digest(
+    provider: &AwsKmsRsa,
+    operation: &'static str,
+    context: &EncryptionContext,
+) -> Result<[u8; DIGEST_LEN], ProviderError> {
+    let context = context.serialize().map_err(|error| failed(operation, provider, error))?;
+    Ok(Sha384::digest(context).into())
+}
+
+#[async_trait]
+impl KeyProvider for AwsKmsRsa {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        self.check("GenerateDataKey", request.suite)?;
+        generated(request, &Random::System, |data_key| self.wrap(data_key, request.context))
+    }
+
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        self.check("Encrypt", request.suite)?;
+        Ok(vec![self.wrap(request.data_key, request.context)?])
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        self.check("Decrypt", request.suite)?;
+        let key_id = self.key_arn.to_string();
+        let mut attempts = Vec::new();
+        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
+            if encrypted.provider_id != PROVIDER_ID || encrypted.provider_info != key_id.as_bytes() {
+                continue;
+            }
+            match self.unwrap(&encrypted.ciphertext, request).await {
+                Ok(key) => return Ok(PlaintextDataKey { key, index, key_id }),
+                Err(error) => attempts.push(error),
+            }
+        }
+        Err(request.none_decrypted(self, attempts))
+    }
+}
+
+/// The key's ARN.
+impl fmt::Display for AwsKmsRsa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.key_arn.fmt(f)
+    }
+}
+
+impl fmt::Debug for AwsKmsRsa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsKmsRsa")
+            .field("key_arn", &self.key_arn)
+            .field("padding", &self.padding)
+            .field("has_public_key", &self.public.is_some())
+            .finish_non_exhaustive()
+    }
+}
