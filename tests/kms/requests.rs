@@ -1,5 +1,5 @@
-//! `AwsKms` against the real client of aws-sdk-kms, with answers made up: requests exactly as they must be, and every
-//! answer that KMS gives or should never give.
+//! `AwsKms` with answers made up: requests exactly as they must be, and every answer that KMS gives or should never
+//! give.
 
 use std::{error::Error, time::Duration};
 

@@ -1,0 +1,302 @@
+//! A KMS over HTTP: enough of it, with the errors of the real one, and with faults on demand.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use aws_sdk_kms::{
+    Client, Config,
+    config::{Builder, Credentials, Region, retry::RetryConfig},
+};
+use base64ct::{Base64, Encoding};
+use kms_envelope::{
+    AlgorithmSuite, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, KeyProvider,
+    LocalKey, SecretKey,
+};
+use pollster::block_on;
+use serde_json::{Value, json};
+
+pub(crate) const ACCOUNT: &str = "111122223333";
+
+pub(crate) fn arn(region: &str, id: &str) -> String {
+    format!("arn:aws:kms:{region}:{ACCOUNT}:key/{id}")
+}
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Fault {
+    None,
+    Throttle,
+    /// No answer, until the caller goes away.
+    Hang,
+    /// Half of the answer, and the end of the connection.
+    Cut,
+    /// The end of the connection, and no answer.
+    Close,
+}
+
+type Script = Box<dyn Fn(&Request) -> Fault + Send>;
+
+/// A request, as far as scripts care.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// From 0.
+    pub(crate) number: usize,
+    pub(crate) operation: String,
+    pub(crate) region: String,
+}
+
+/// A KMS of this process. It ends with the process.
+pub(crate) struct Endpoint {
+    url: String,
+    state: Arc<State>,
+}
+
+struct State {
+    /// Those that are there: region and id. A multi-region key has the same key material everywhere.
+    keys: BTreeSet<(String, String)>,
+    disabled: Mutex<BTreeSet<String>>,
+    script: Mutex<Script>,
+    requests: Mutex<Vec<Request>>,
+    given_up: AtomicUsize,
+    rsa: Option<Rsa>,
+}
+
+/// An RSA key.
+pub(crate) struct Rsa {
+    /// A SubjectPublicKeyInfo in DER.
+    pub(crate) public: Vec<u8>,
+    /// What an algorithm makes of a ciphertext.
+    pub(crate) decrypt: RsaDecrypt,
+}
+
+pub(crate) type RsaDecrypt = Box<dyn Fn(&str, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
+
+impl Endpoint {
+    /// With these keys.
+    pub(crate) fn new<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self::with_rsa(keys, None)
+    }
+
+    /// With these keys, which decrypt by RSA if there is what does.
+    pub(crate) fn with_rsa<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>, rsa: Option<Rsa>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let state = Arc::new(State {
+            keys: keys.into_iter().map(|(region, id)| (region.to_owned(), id.to_owned())).collect(),
+            disabled: Mutex::default(),
+            script: Mutex::new(Box::new(|_| Fault::None)),
+            requests: Mutex::default(),
+            given_up: AtomicUsize::new(0),
+            rsa,
+        });
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = shared.clone();
+                std::thread::spawn(move || state.serve(stream));
+            }
+        });
+        Self { url, state }
+    }
+
+    /// A client in this region that retries nothing.
+    pub(crate) fn client(&self, region: &str) -> Client {
+        self.client_with(region, |config| config.retry_config(RetryConfig::disabled()))
+    }
+
+    pub(crate) fn client_with(&self, region: &str, configure: impl FnOnce(Builder) -> Builder) -> Client {
+        let config = Config::builder()
+            .behavior_version_latest()
+            .region(Region::new(region.to_owned()))
+            .credentials_provider(Credentials::for_tests())
+            .endpoint_url(&self.url)
+            .http_client(aws_smithy_http_client::Builder::new().build_http());
+        Client::from_conf(configure(config).build())
+    }
+
+    /// What happens to the requests from now on.
+    pub(crate) fn script(&self, script: impl Fn(&Request) -> Fault + Send + 'static) {
+        *lock(&self.state.script) = Box::new(script);
+    }
+
+    pub(crate) fn disable(&self, id: &str) {
+        lock(&self.state.disabled).insert(id.to_owned());
+    }
+
+    /// How many requests for each operation there have been.
+    pub(crate) fn calls(&self) -> BTreeMap<String, usize> {
+        let mut calls = BTreeMap::new();
+        lock(&self.state.requests).iter().for_each(|request| *calls.entry(request.operation.clone()).or_default() += 1);
+        calls
+    }
+
+    pub(crate) fn calls_of(&self, operation: &str) -> usize {
+        self.calls().get(operation).copied().unwrap_or(0)
+    }
+
+    /// The operations and regions of all requests, in order.
+    pub(crate) fn log(&self) -> Vec<(String, String)> {
+        lock(&self.state.requests).iter().map(|request| (request.operation.clone(), request.region.clone())).collect()
+    }
+
+    /// How many callers went away while they were kept waiting.
+    pub(crate) fn given_up(&self) -> usize {
+        self.state.given_up.load(Ordering::SeqCst)
+    }
+}
+
+impl State {
+    /// Answers the requests of one connection.
+    fn serve(&self, stream: TcpStream) {
+        stream.set_nodelay(true).unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        let mut stream = stream;
+        while let Some((operation, region, body)) = read_request(&mut reader) {
+            let request = {
+                let mut requests = lock(&self.requests);
+                let request = Request { number: requests.len(), operation, region };
+                requests.push(request.clone());
+                request
+            };
+            let fault = lock(&self.script)(&request);
+            let (status, answer) = match fault {
+                Fault::Throttle => refusal("ThrottlingException"),
+                _ => self.answer(&request, &body).map_or_else(refusal, |answer| (200, answer)),
+            };
+            let answer = answer.to_string();
+            let head = format!(
+                "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n",
+                answer.len()
+            );
+            let bytes = [head.as_bytes(), answer.as_bytes()].concat();
+            match fault {
+                Fault::None | Fault::Throttle => {
+                    if stream.write_all(&bytes).is_err() {
+                        return;
+                    }
+                }
+                Fault::Cut => {
+                    let _ = stream.write_all(&bytes[..head.len() + answer.len() / 2]);
+                    return;
+                }
+                Fault::Close => return,
+                Fault::Hang => {
+                    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                    if matches!(reader.read(&mut [0]), Ok(0)) {
+                        self.given_up.fetch_add(1, Ordering::SeqCst);
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The answer, or the code of an error.
+    fn answer(&self, request: &Request, body: &Value) -> Result<Value, &'static str> {
+        let key_arn = body["KeyId"].as_str().unwrap_or_default();
+        let id = key_arn.strip_prefix(&format!("arn:aws:kms:{}:{ACCOUNT}:key/", request.region));
+        let id = id.ok_or("NotFoundException")?;
+        if !self.keys.contains(&(request.region.clone(), id.to_owned())) {
+            return Err("NotFoundException");
+        }
+        if lock(&self.disabled).contains(id) {
+            return Err("DisabledException");
+        }
+        let context: EncryptionContext = body["EncryptionContext"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
+            .collect();
+        let suite = AlgorithmSuite::default();
+        let key = LocalKey::new("kms", id, [id.len() as u8; 32]).unwrap();
+        let bytes = |field: &str| Base64::decode_vec(body[field].as_str().unwrap_or_default()).unwrap();
+        let encrypted = |data_key: &SecretKey| {
+            let request = EncryptDataKeyRequest { suite, context: &context, data_key };
+            let [encrypted] = &block_on(key.encrypt_data_key(&request)).unwrap()[..] else { panic!() };
+            let parts = [&[encrypted.provider_info.len() as u8][..], &encrypted.provider_info, &encrypted.ciphertext];
+            Base64::encode_string(&parts.concat())
+        };
+        match &request.operation[..] {
+            "GenerateDataKey" => {
+                let len = body["NumberOfBytes"].as_u64().unwrap() as usize;
+                let mut plaintext = vec![0; len];
+                getrandom::fill(&mut plaintext).unwrap();
+                let encoded = Base64::encode_string(&plaintext);
+                let blob = encrypted(&SecretKey::try_from(plaintext).unwrap());
+                Ok(json!({"KeyId": key_arn, "Plaintext": encoded, "CiphertextBlob": blob}))
+            }
+            "Encrypt" => {
+                let plaintext = SecretKey::try_from(bytes("Plaintext")).unwrap();
+                Ok(json!({"KeyId": key_arn, "CiphertextBlob": encrypted(&plaintext)}))
+            }
+            "Decrypt" => {
+                let blob = bytes("CiphertextBlob");
+                if let Some(Rsa { decrypt, .. }) = &self.rsa {
+                    let algorithm = body["EncryptionAlgorithm"].as_str().unwrap_or_default();
+                    assert!(body.get("EncryptionContext").is_none(), "KMS refuses a context with RSA");
+                    let plaintext = decrypt(algorithm, &blob).ok_or("InvalidCiphertextException")?;
+                    return Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(&plaintext)}));
+                }
+                let (len, rest) = blob.split_first().ok_or("InvalidCiphertextException")?;
+                let (info, ciphertext) = rest.split_at_checked((*len).into()).ok_or("InvalidCiphertextException")?;
+                let encrypted = EncryptedDataKey::new("kms", info.to_vec(), ciphertext.to_vec());
+                if encrypted.key_name() != id {
+                    return Err("IncorrectKeyException");
+                }
+                let keys = [encrypted];
+                let request = DecryptDataKeyRequest { suite, context: &context, encrypted_data_keys: &keys };
+                let data_key = block_on(key.decrypt_data_key(&request)).map_err(|_| "InvalidCiphertextException")?;
+                Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(data_key.key.expose())}))
+            }
+            "GetPublicKey" => {
+                let Some(Rsa { public, .. }) = &self.rsa else { return Err("UnsupportedOperationException") };
+                Ok(json!({"KeyId": key_arn, "PublicKey": Base64::encode_string(public)}))
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+fn refusal(code: &str) -> (u16, Value) {
+    (400, json!({"__type": code, "message": "said KMS"}))
+}
+
+/// The operation, the region of its signature, and the body. None at the end of the connection.
+fn read_request(reader: &mut impl BufRead) -> Option<(String, String, Value)> {
+    let (mut operation, mut region, mut len) = (None, None, 0);
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+        let Some((name, value)) = line.trim_end().split_once(": ") else {
+            if line.trim_end().is_empty() {
+                break;
+            }
+            continue;
+        };
+        match &name.to_ascii_lowercase()[..] {
+            "x-amz-target" => operation = value.strip_prefix("TrentService.").map(str::to_owned),
+            // Credential=ID/DATE/REGION/kms/aws4_request
+            "authorization" => region = value.split('/').nth(2).map(str::to_owned),
+            "content-length" => len = value.parse().unwrap(),
+            _ => {}
+        }
+    }
+    let mut body = vec![0; len];
+    reader.read_exact(&mut body).ok()?;
+    Some((operation?, region?, serde_json::from_slice(&body).unwrap()))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap()
+}

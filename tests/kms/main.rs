@@ -1,0 +1,9 @@
+//! `AwsKms` and its siblings, through the real client of aws-sdk-kms: against made-up answers (`requests`), and over
+//! HTTP against a KMS of this process (`endpoint`) that has regions, and that throttles, hangs and breaks off.
+
+mod endpoint;
+mod load;
+mod regions;
+mod requests;
+#[cfg(feature = "rsa")]
+mod rsa;

@@ -1,0 +1,282 @@
+//! Several regions: keys and their replicas, discovery, and what happens when a region is away.
+
+use std::time::{Duration, Instant};
+
+use aws_sdk_kms::Client;
+use kms_envelope::{
+    AwsKms, AwsKmsDiscovery, ConfigError, DecryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
+    KeyProvider, LocalKey, MultiProvider, OpenError, ProviderError, SealError, message::Header,
+};
+
+use crate::endpoint::{ACCOUNT, Endpoint, Fault, arn};
+
+const NEAR: &str = "eu-west-1";
+const FAR: &str = "us-east-1";
+const KEY: &str = "1234abcd";
+const REPLICATED: &str = "mrk-5678";
+
+/// Two regions: each with a key of its own, and a multi-region key in both.
+fn endpoint() -> Endpoint {
+    Endpoint::new([(NEAR, KEY), (FAR, "0987dcba"), (NEAR, REPLICATED), (FAR, REPLICATED)])
+}
+
+fn context() -> EncryptionContext {
+    EncryptionContext::from([("tenant", "acme")])
+}
+
+async fn seal(provider: impl KeyProvider + 'static) -> Vec<u8> {
+    Envelope::new(provider).seal(b"data", &context()).await.unwrap()
+}
+
+async fn open(provider: impl KeyProvider + 'static, sealed: &[u8]) -> Result<String, OpenError> {
+    let opened = Envelope::new(provider).open(sealed, &context()).await?;
+    assert_eq!(opened.plaintext, b"data");
+    Ok(opened.key_id)
+}
+
+fn key(endpoint: &Endpoint, region: &str, id: &str) -> AwsKms {
+    AwsKms::new(endpoint.client(region), arn(region, id)).unwrap()
+}
+
+fn encrypted_data_keys(sealed: &[u8]) -> Vec<EncryptedDataKey> {
+    let Ok(kms_envelope::message::Parsed::Complete(header)) = Header::parse(sealed, &Default::default()) else {
+        panic!()
+    };
+    header.encrypted_data_keys().to_vec()
+}
+
+#[tokio::test]
+async fn a_replica_opens_what_the_primary_sealed_and_says_so() {
+    let endpoint = endpoint();
+    let sealed = seal(key(&endpoint, FAR, REPLICATED)).await;
+    assert_eq!(open(key(&endpoint, NEAR, REPLICATED), &sealed).await.unwrap(), arn(NEAR, REPLICATED));
+    let opened = Envelope::new(key(&endpoint, NEAR, REPLICATED)).open(&sealed, &context()).await.unwrap();
+    assert_eq!(opened.encrypted_data_key.key_name(), arn(FAR, REPLICATED));
+
+    // A key of one region has no replicas, whatever is in another region under its name.
+    let sealed = seal(key(&endpoint, NEAR, KEY)).await;
+    let error = open(AwsKms::new(endpoint.client(FAR), arn(FAR, KEY)).unwrap(), &sealed).await.unwrap_err();
+    assert!(matches!(error, OpenError::Provider(ProviderError::NoMatchingKey { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn when_a_region_fails_its_replica_seals_and_opens() {
+    let endpoint = endpoint();
+    let both = || key(&endpoint, NEAR, REPLICATED).with_replica(endpoint.client(FAR), FAR).unwrap();
+    let sealed = seal(both()).await;
+    assert_eq!(open(both(), &sealed).await.unwrap(), arn(NEAR, REPLICATED));
+    assert_eq!(endpoint.log().iter().filter(|(_, region)| region == FAR).count(), 0);
+
+    for fault in [Fault::Close, Fault::Throttle, Fault::Cut, Fault::Hang] {
+        endpoint.script(move |request| if request.region == NEAR { fault } else { Fault::None });
+        let limited = || both().with_timeout(Duration::from_millis(300));
+        let start = Instant::now();
+        let elsewhere = seal(limited()).await;
+        assert_eq!(encrypted_data_keys(&elsewhere)[0].key_name(), arn(FAR, REPLICATED), "{fault:?}");
+        assert_eq!(open(limited(), &sealed).await.unwrap(), arn(FAR, REPLICATED));
+        let envelope = Envelope::new(limited());
+        let Ok(kms_envelope::message::Parsed::Complete(header)) = Header::parse(&sealed, &Default::default()) else {
+            panic!()
+        };
+        envelope.rewrap(&header, &context(), &limited()).await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(5), "{fault:?}");
+        // What was sealed elsewhere opens here, when this region is back.
+        endpoint.script(|_| Fault::None);
+        assert_eq!(open(both(), &elsewhere).await.unwrap(), arn(NEAR, REPLICATED));
+    }
+
+    endpoint.script(|_| Fault::Throttle);
+    let error = Envelope::new(both()).seal(b"data", &context()).await.unwrap_err();
+    let SealError::Provider(ProviderError::AllRegionsFailed { attempts, .. }) = &error else { panic!("{error}") };
+    assert!(attempts.len() == 2 && error.to_string().contains(NEAR) && error.to_string().contains(FAR), "{error}");
+    let error = open(both(), &sealed).await.unwrap_err();
+    let OpenError::Provider(error @ ProviderError::NoneDecrypted { attempts }) = &error else { panic!("{error}") };
+    assert!(attempts.len() == 2 && error.is_retryable());
+}
+
+#[tokio::test]
+async fn replicas_are_for_multi_region_keys_and_each_region_once() {
+    let endpoint = endpoint();
+    let with = |id, region: &str| key(&endpoint, NEAR, id).with_replica(endpoint.client(region), region);
+    for (refused, why) in [
+        (with(KEY, FAR), "mrk-"),
+        (with(REPLICATED, NEAR), "there already"),
+        (with(REPLICATED, ""), "not the name"),
+        (with(REPLICATED, "eu:west"), "not the name"),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, ConfigError::KmsKeys { .. }) && error.to_string().contains(why), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn several_keys_seal_together_and_each_opens() {
+    let endpoint = endpoint();
+    let mut asked = Vec::new();
+    let asked = std::sync::Mutex::new(&mut asked);
+    let client = |region: &str| {
+        asked.lock().unwrap().push(region.to_owned());
+        endpoint.client(region)
+    };
+    let arns = [arn(NEAR, KEY), arn(FAR, "0987dcba"), arn(FAR, REPLICATED)];
+    let sealed = seal(AwsKms::several(client, arns.clone()).unwrap()).await;
+    assert_eq!(**asked.lock().unwrap(), [NEAR, FAR]);
+    assert_eq!(
+        endpoint.calls().into_iter().collect::<Vec<_>>(),
+        [("Encrypt".into(), 2), ("GenerateDataKey".into(), 1)]
+    );
+    let names: Vec<_> = encrypted_data_keys(&sealed).iter().map(EncryptedDataKey::key_name).collect();
+    assert_eq!(names, arns);
+    assert_eq!(open(key(&endpoint, NEAR, KEY), &sealed).await.unwrap(), arns[0]);
+    assert_eq!(open(key(&endpoint, FAR, "0987dcba"), &sealed).await.unwrap(), arns[1]);
+    assert_eq!(open(key(&endpoint, NEAR, REPLICATED), &sealed).await.unwrap(), arn(NEAR, REPLICATED));
+
+    // The first that can opens; the next one when its region hangs.
+    let all = || {
+        AwsKms::several(
+            |region| {
+                endpoint.client_with(region, |config| {
+                    config.timeout_config(
+                        aws_sdk_kms::config::timeout::TimeoutConfig::builder()
+                            .operation_timeout(Duration::from_millis(300))
+                            .build(),
+                    )
+                })
+            },
+            arns.clone(),
+        )
+        .unwrap()
+    };
+    assert_eq!(open(all(), &sealed).await.unwrap(), arns[0]);
+    endpoint.script(|request| if request.region == NEAR { Fault::Hang } else { Fault::None });
+    let start = Instant::now();
+    assert_eq!(open(all(), &sealed).await.unwrap(), arns[1]);
+    assert!(start.elapsed() < Duration::from_secs(3));
+    // All must seal, or nothing is.
+    assert!(Envelope::new(all()).seal(b"data", &context()).await.is_err());
+}
+
+#[test]
+fn keys_that_are_one_or_none_are_refused_with_their_names() {
+    let endpoint = endpoint();
+    let refused = |arns: &[String]| AwsKms::several(|region| endpoint.client(region), arns).unwrap_err().to_string();
+    assert!(refused(&[]).contains("there are none"));
+    assert!(refused(&["alias/a".into()]).contains("AwsKms::resolve"));
+    let said = refused(&[arn(NEAR, REPLICATED), arn(NEAR, KEY), arn(FAR, REPLICATED)]);
+    assert!(said.contains(&arn(NEAR, REPLICATED)) && said.contains(&arn(FAR, REPLICATED)), "{said}");
+    assert!(!said.contains(KEY), "{said}");
+    assert!(refused(&[arn(NEAR, KEY), arn(NEAR, KEY)]).contains(KEY));
+}
+
+fn discovery(endpoint: &Endpoint, regions: &[&str]) -> AwsKmsDiscovery {
+    AwsKmsDiscovery::new(|region| -> Client { endpoint.client(region) }, regions.iter().copied()).unwrap()
+}
+
+#[tokio::test]
+async fn discovery_opens_under_whatever_key_the_message_names() {
+    let endpoint = endpoint();
+    for (region, id) in [(NEAR, KEY), (FAR, "0987dcba")] {
+        let sealed = seal(key(&endpoint, region, id)).await;
+        assert_eq!(open(discovery(&endpoint, &[NEAR, FAR]), &sealed).await.unwrap(), arn(region, id));
+        // Not where the key is not.
+        let other = if region == NEAR { FAR } else { NEAR };
+        let before = endpoint.log().len();
+        let error = open(discovery(&endpoint, &[other]), &sealed).await.unwrap_err();
+        assert!(matches!(error, OpenError::Provider(ProviderError::NoMatchingKey { .. })), "{error}");
+        assert!(error.to_string().contains(&format!("any KMS key in {other}")), "{error}");
+        assert_eq!(endpoint.log().len(), before);
+    }
+}
+
+#[tokio::test]
+async fn discovery_asks_the_nearest_region_first_and_the_next_when_it_fails() {
+    let endpoint = endpoint();
+    let sealed = seal(key(&endpoint, FAR, REPLICATED)).await;
+    assert_eq!(open(discovery(&endpoint, &[NEAR, FAR]), &sealed).await.unwrap(), arn(NEAR, REPLICATED));
+    assert_eq!(open(discovery(&endpoint, &[FAR, NEAR]), &sealed).await.unwrap(), arn(FAR, REPLICATED));
+    endpoint.script(|request| if request.region == NEAR { Fault::Hang } else { Fault::None });
+    let limited = discovery(&endpoint, &[NEAR, FAR]).with_timeout(Duration::from_millis(300));
+    let start = Instant::now();
+    assert_eq!(open(limited, &sealed).await.unwrap(), arn(FAR, REPLICATED));
+    assert!(start.elapsed() < Duration::from_secs(3));
+    // A region without a replica is a region that fails.
+    endpoint.script(|_| Fault::None);
+    assert_eq!(open(discovery(&endpoint, &["eu-north-1", FAR]), &sealed).await.unwrap(), arn(FAR, REPLICATED));
+}
+
+#[tokio::test]
+async fn discovery_leaves_keys_of_other_partitions_and_accounts_alone() {
+    let endpoint = endpoint();
+    let sealed = seal(key(&endpoint, NEAR, KEY)).await;
+    let filtered = |partition, account| discovery(&endpoint, &[NEAR]).with_filter(partition, ["999999999999", account]);
+    assert!(open(filtered("aws", ACCOUNT), &sealed).await.is_ok());
+    let before = endpoint.log().len();
+    for (partition, account) in [("aws-cn", ACCOUNT), ("aws", "444455556666")] {
+        let error = open(filtered(partition, account), &sealed).await.unwrap_err();
+        assert!(matches!(error, OpenError::Provider(ProviderError::NoMatchingKey { .. })), "{error}");
+    }
+    assert_eq!(endpoint.log().len(), before);
+}
+
+#[tokio::test]
+async fn discovery_does_not_seal() {
+    let endpoint = endpoint();
+    let error = Envelope::new(discovery(&endpoint, &[NEAR])).seal(b"data", &context()).await.unwrap_err();
+    assert!(matches!(error, SealError::Provider(ProviderError::Unsupported { .. })));
+    assert!(error.to_string().contains("seal with AwsKms"), "{error}");
+    // As one of several, it is for opening: put behind a key that seals, it refuses all the same.
+    let several = MultiProvider::new(key(&endpoint, NEAR, KEY)).with(discovery(&endpoint, &[NEAR]));
+    assert!(Envelope::new(several).seal(b"data", &context()).await.is_err());
+    assert_eq!(endpoint.calls_of("Encrypt"), 0);
+}
+
+#[tokio::test]
+async fn discovery_needs_regions() {
+    let endpoint = endpoint();
+    for regions in [&[][..], &[""], &[NEAR, NEAR]] {
+        let refused = AwsKmsDiscovery::new(|region| endpoint.client(region), regions.iter().copied());
+        assert!(matches!(refused, Err(ConfigError::KmsKeys { .. })));
+    }
+}
+
+#[tokio::test]
+async fn discovery_makes_no_request_for_what_names_no_key() {
+    let endpoint = endpoint();
+    let keys = ["", "alias/a", "arn:aws:kms:eu-west-1:1:alias/a", "arn:aws:s3:eu-west-1:1:key/a", "\u{fffd}"];
+    let mut keys: Vec<_> =
+        keys.iter().map(|info| EncryptedDataKey::new("aws-kms", info.as_bytes(), &b"c"[..])).collect();
+    keys.push(EncryptedDataKey::new("aws-kms", &b"\xff"[..], &b"c"[..]));
+    keys.push(EncryptedDataKey::new("aws-kms-rsa", arn(NEAR, KEY), &b"c"[..]));
+    let request = DecryptDataKeyRequest { suite: Default::default(), context: &context(), encrypted_data_keys: &keys };
+    let refused = discovery(&endpoint, &[NEAR, FAR]).decrypt_data_key(&request).await;
+    assert!(matches!(refused, Err(ProviderError::NoMatchingKey { .. })));
+    assert!(endpoint.log().is_empty());
+}
+
+/// The old key can be disabled, which KMS in truth can do and moto cannot.
+#[tokio::test]
+async fn a_rewrapped_message_opens_when_its_old_key_is_disabled() {
+    let endpoint = endpoint();
+    let old = Envelope::new(key(&endpoint, NEAR, KEY));
+    let sealed = old.seal(b"data", &context()).await.unwrap();
+    let Ok(kms_envelope::message::Parsed::Complete(header)) = Header::parse(&sealed, &Default::default()) else {
+        panic!()
+    };
+    let keys = old.rewrap(&header, &context(), &key(&endpoint, FAR, "0987dcba")).await.unwrap();
+    endpoint.disable(KEY);
+    let error = old.open(&sealed, &context()).await.unwrap_err();
+    assert!(error.to_string().contains("the key's state"), "{error}");
+    let new = Envelope::new(key(&endpoint, FAR, "0987dcba")).with_detached_keys(keys);
+    assert_eq!(new.open(&sealed, &context()).await.unwrap().plaintext, b"data");
+    assert_eq!(endpoint.calls_of("Encrypt"), 1);
+}
+
+#[tokio::test]
+async fn a_local_key_may_stand_beside_kms() {
+    let endpoint = endpoint();
+    let local = || LocalKey::new("tests", "local", [1; 32]).unwrap();
+    let sealed = seal(MultiProvider::new(key(&endpoint, NEAR, KEY)).with(local())).await;
+    endpoint.script(|_| Fault::Close);
+    let both = MultiProvider::new(key(&endpoint, NEAR, KEY)).with(local());
+    assert_eq!(open(both, &sealed).await.unwrap(), "tests/local");
+}

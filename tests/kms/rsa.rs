@@ -1,0 +1,130 @@
+//! RSA keys in KMS: sealing here, by the public key; opening there.
+
+use std::sync::Arc;
+
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use base64ct::{Base64, Encoding};
+use kms_envelope::{
+    AlgorithmSuite, AwsKmsRsa, ConfigError, EncryptionContext, Envelope, OpenError, ProviderError, RsaPadding,
+    SealError,
+};
+
+use crate::endpoint::{Endpoint, Rsa, arn};
+
+const REGION: &str = "eu-west-1";
+const ID: &str = "5ea1ed00";
+const PUBLIC: &str = include_str!("../fixtures/pem/rsa-public.pem");
+const PRIVATE: &str = include_str!("../fixtures/pem/rsa-private.pem");
+
+fn context() -> EncryptionContext {
+    EncryptionContext::from([("tenant", "acme")])
+}
+
+fn endpoint() -> Endpoint {
+    let [public, der] = [PUBLIC, PRIVATE].map(|pem| {
+        let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+        Base64::decode_vec(&base64).unwrap()
+    });
+    let key = Arc::new(OaepPrivateDecryptingKey::new(PrivateDecryptingKey::from_pkcs8(&der).unwrap()).unwrap());
+    let decrypt = move |algorithm: &str, ciphertext: &[u8]| {
+        let padding = match algorithm {
+            "RSAES_OAEP_SHA_1" => &OAEP_SHA1_MGF1SHA1,
+            "RSAES_OAEP_SHA_256" => &OAEP_SHA256_MGF1SHA256,
+            other => panic!("{other}"),
+        };
+        let mut plaintext = vec![0; key.min_output_size()];
+        let len = key.decrypt(padding, ciphertext, &mut plaintext, None).ok()?.len();
+        plaintext.truncate(len);
+        Some(plaintext)
+    };
+    Endpoint::with_rsa([(REGION, ID)], Some(Rsa { public, decrypt: Box::new(decrypt) }))
+}
+
+fn key(endpoint: &Endpoint, padding: RsaPadding) -> AwsKmsRsa {
+    AwsKmsRsa::new(endpoint.client(REGION), arn(REGION, ID), padding).unwrap()
+}
+
+#[tokio::test]
+async fn sealing_makes_no_request_and_opening_one() {
+    for padding in [RsaPadding::OaepSha1, RsaPadding::OaepSha256] {
+        let endpoint = endpoint();
+        let envelope = Envelope::new(key(&endpoint, padding).with_public_key_pem(PUBLIC).unwrap());
+        let sealed = envelope.seal(b"data", &context()).await.unwrap();
+        assert!(endpoint.log().is_empty());
+        let opened = Envelope::new(key(&endpoint, padding)).open(&sealed, &context()).await.unwrap();
+        assert_eq!((&opened.plaintext[..], opened.key_id), (&b"data"[..], arn(REGION, ID)));
+        assert_eq!(opened.encrypted_data_key.provider_id, "aws-kms-rsa");
+        assert_eq!(endpoint.calls_of("Decrypt"), 1);
+    }
+}
+
+#[tokio::test]
+async fn kms_gives_the_public_key() {
+    let endpoint = endpoint();
+    let key = key(&endpoint, RsaPadding::OaepSha256).fetch_public_key().await.unwrap();
+    let envelope = Envelope::new(key);
+    let sealed = envelope.seal(b"data", &context()).await.unwrap();
+    assert_eq!(envelope.open(&sealed, &context()).await.unwrap().plaintext, b"data");
+    assert_eq!(endpoint.calls().into_iter().collect::<Vec<_>>(), [("Decrypt".into(), 1), ("GetPublicKey".into(), 1)]);
+
+    let symmetric = Endpoint::new([(REGION, ID)]);
+    let refused = AwsKmsRsa::new(symmetric.client(REGION), arn(REGION, ID), RsaPadding::OaepSha256).unwrap();
+    let error = refused.fetch_public_key().await.unwrap_err();
+    assert!(error.to_string().starts_with("GetPublicKey with key arn:"), "{error}");
+}
+
+#[tokio::test]
+async fn the_context_is_bound_to_the_data_key() {
+    let endpoint = endpoint();
+    let key = key(&endpoint, RsaPadding::OaepSha256).with_public_key_pem(PUBLIC).unwrap();
+    let writer = Envelope::builder(key.clone()).required_context(["tenant"]).build().unwrap();
+    let sealed = writer.seal(b"data", &context()).await.unwrap();
+    assert_eq!(writer.open(&sealed, &context()).await.unwrap().plaintext, b"data");
+    let error = writer.open(&sealed, &EncryptionContext::from([("tenant", "other")])).await.unwrap_err();
+    let OpenError::Provider(ProviderError::NoneDecrypted { attempts }) = &error else { panic!("{error}") };
+    assert!(matches!(attempts[..], [ProviderError::InvalidCiphertext { .. }]));
+}
+
+#[tokio::test]
+async fn another_padding_does_not_open() {
+    let endpoint = endpoint();
+    let writer = key(&endpoint, RsaPadding::OaepSha256).with_public_key_pem(PUBLIC).unwrap();
+    let sealed = Envelope::new(writer).seal(b"data", &context()).await.unwrap();
+    let reader = Envelope::new(key(&endpoint, RsaPadding::OaepSha1));
+    assert!(matches!(reader.open(&sealed, &context()).await, Err(OpenError::Provider(_))));
+}
+
+#[tokio::test]
+async fn suites_that_sign_are_refused_both_ways() {
+    let endpoint = endpoint();
+    let key = key(&endpoint, RsaPadding::OaepSha256).with_public_key_pem(PUBLIC).unwrap();
+    let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
+    let envelope = Envelope::builder(key).suite(suite).build().unwrap();
+    let error = envelope.seal(b"data", &context()).await.unwrap_err();
+    assert!(matches!(error, SealError::Provider(ProviderError::Unsupported { .. })), "{error}");
+
+    let local = kms_envelope::LocalKey::generate("tests", "key").unwrap();
+    let signed = Envelope::builder(local).suite(suite).build().unwrap().seal(b"data", &context()).await.unwrap();
+    let error = envelope.open(&signed, &context()).await.unwrap_err();
+    assert!(matches!(error, OpenError::Provider(ProviderError::Unsupported { .. })), "{error}");
+    assert!(endpoint.log().is_empty());
+}
+
+#[tokio::test]
+async fn without_its_public_key_it_says_how_to_get_it() {
+    let endpoint = endpoint();
+    let error = Envelope::new(key(&endpoint, RsaPadding::OaepSha256)).seal(b"data", &context()).await.unwrap_err();
+    assert!(format!("{:?}", error).contains("fetch_public_key"), "{error:?}");
+    assert!(key(&endpoint, RsaPadding::OaepSha256).with_public_key_pem(PRIVATE).is_err());
+}
+
+#[tokio::test]
+async fn paddings_and_names_that_kms_does_not_have_are_refused() {
+    let endpoint = endpoint();
+    for padding in [RsaPadding::Pkcs1v15, RsaPadding::OaepSha384, RsaPadding::OaepSha512] {
+        let refused = AwsKmsRsa::new(endpoint.client(REGION), arn(REGION, ID), padding);
+        assert!(matches!(refused, Err(ConfigError::KmsKeys { .. })));
+    }
+    let refused = AwsKmsRsa::new(endpoint.client(REGION), "alias/rsa", RsaPadding::OaepSha256);
+    assert!(matches!(refused, Err(ConfigError::KmsKeyId { .. })));
+}
