@@ -4,6 +4,7 @@
 //! `cargo bench --all-features`, then `python3 benches/report.py` for the tables and the chart of docs/performance.md.
 
 mod bare;
+mod cached;
 mod files;
 mod ranges;
 mod signed;
@@ -41,6 +42,6 @@ fn buffer(len: usize) -> Vec<u8> {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = whole::benches, small::benches, signed::benches, streams::benches, ranges::benches, files::benches
+    targets = whole::benches, small::benches, cached::benches, signed::benches, streams::benches, ranges::benches, files::benches
 }
 criterion_main!(benches);

@@ -4,7 +4,7 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     fmt,
     future::Future,
-    hash::BuildHasher,
+    hash::{BuildHasher, Hash, Hasher},
     panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -72,11 +72,24 @@ pub(super) struct Store<T> {
     shards: Box<[Mutex<Shard<T>>]>,
 }
 
+/// What an entry is kept under, with its hash, so that the long part is hashed once, and outside of all locks.
+#[derive(Clone, PartialEq, Eq)]
+struct Key {
+    hash: u64,
+    bytes: Vec<u8>,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
 struct Shard<T> {
-    entries: LruCache<Arc<[u8]>, Arc<Entry<T>>, RandomState>,
+    entries: LruCache<Key, Arc<Entry<T>>, RandomState>,
     capacity: usize,
     /// Requests that are on their way. Those that nobody waits for any more are gone.
-    flights: HashMap<Arc<[u8]>, WeakShared<Flight<T>>>,
+    flights: HashMap<Key, WeakShared<Flight<T>>>,
     /// Grows when the shard is cleared: flights of before are not kept.
     generation: u64,
     stats: CacheStats,
@@ -139,6 +152,7 @@ impl<T: Send + Sync + 'static> Store<T> {
         bytes: Option<u64>,
         fetch: impl Fn() -> Fetch<T>,
     ) -> Result<Arc<T>, MaterialsError> {
+        let key = Key { hash: self.hasher.hash_one(&key), bytes: key };
         loop {
             let flight = match self.look_up(&key, bytes, &fetch) {
                 Ok((entry, renewal)) => {
@@ -161,7 +175,7 @@ impl<T: Send + Sync + 'static> Store<T> {
     #[expect(clippy::type_complexity, reason = "it says what it is")]
     fn look_up(
         self: &Arc<Self>,
-        key: &[u8],
+        key: &Key,
         bytes: Option<u64>,
         fetch: &impl Fn() -> Fetch<T>,
     ) -> Result<(Arc<Entry<T>>, Option<Shared<Flight<T>>>), Shared<Flight<T>>> {
@@ -196,19 +210,19 @@ impl<T: Send + Sync + 'static> Store<T> {
     fn take_off(
         self: &Arc<Self>,
         shard: &mut Shard<T>,
-        key: &[u8],
+        key: &Key,
         started: Instant,
         fetch: Fetch<T>,
     ) -> Shared<Flight<T>> {
         debug!("a request for a data key begins");
         shard.stats.calls += 1;
-        let (this, generation, key) = (self.clone(), shard.generation, Arc::<[u8]>::from(key));
+        let (this, generation, key) = (self.clone(), shard.generation, key.clone());
         let landing_key = key.clone();
         let flight: Flight<T> = Box::pin(async move {
             let fetched = AssertUnwindSafe(fetch).catch_unwind().await;
             let fetched =
                 fetched.unwrap_or_else(|_| Err(MaterialsError::DataKey { what: "no data key: it panicked".into() }));
-            this.land(landing_key, fetched, started, generation)
+            this.land(&landing_key, fetched, started, generation)
         });
         let flight = flight.shared();
         // Before the map grows, those leave that were given up by all.
@@ -224,17 +238,17 @@ impl<T: Send + Sync + 'static> Store<T> {
     /// Keeps what a request has brought.
     fn land(
         &self,
-        key: Arc<[u8]>,
+        key: &Key,
         fetched: Result<T, MaterialsError>,
         started: Instant,
         generation: u64,
     ) -> Result<Arc<Entry<T>>, MaterialsError> {
         let settings = &*self.settings;
         let now = settings.clock.now();
-        let mut shard = self.shard(&key);
+        let mut shard = self.shard(key);
         let is_kept = shard.generation == generation;
         if is_kept {
-            shard.flights.remove(&key);
+            shard.flights.remove(key);
         }
         match fetched {
             Ok(value) => {
@@ -243,7 +257,7 @@ impl<T: Send + Sync + 'static> Store<T> {
                 let entry = Arc::new(Entry { value: Arc::new(value), fetched: started, usage });
                 if is_kept {
                     shard.remove_expired(settings, now);
-                    shard.entries.put(key, entry.clone());
+                    shard.entries.put(key.clone(), entry.clone());
                     while shard.entries.len() > shard.capacity {
                         shard.entries.pop_lru();
                         shard.stats.evictions += 1;
@@ -254,7 +268,7 @@ impl<T: Send + Sync + 'static> Store<T> {
             Err(error) => {
                 warn!(?error, "a request for a data key failed");
                 shard.stats.failures += 1;
-                if let Some((entry, (ahead, _))) = shard.entries.peek(&key).zip(settings.refresh.as_ref()) {
+                if let Some((entry, (ahead, _))) = shard.entries.peek(key).zip(settings.refresh.as_ref()) {
                     lock(&entry.usage).refresh_from = Some(now + *ahead / 10);
                 }
                 Err(error)
@@ -299,11 +313,10 @@ impl<T: Send + Sync + 'static> Store<T> {
         self.shards.iter().for_each(|shard| lock(shard).remove_expired(&self.settings, now));
     }
 
-    fn shard(&self, key: &[u8]) -> MutexGuard<'_, Shard<T>> {
-        let hash = self.hasher.hash_one(key);
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard<T>> {
         // There are a few shards only.
         #[expect(clippy::cast_possible_truncation, reason = "the lower bits are as good as the rest")]
-        lock(&self.shards[hash as usize % self.shards.len()])
+        lock(&self.shards[key.hash as usize % self.shards.len()])
     }
 }
 

@@ -1,0 +1,94 @@
+//! Messages of 1 KiB with the data-key cache, beside what they cost where the data key costs nothing; and rewrapping.
+
+use std::{
+    hint::black_box,
+    thread,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use criterion::{Bencher, Criterion, Throughput};
+use kms_envelope::{
+    DataKey, DataKeyCache, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, Envelope,
+    GenerateDataKeyRequest, KeyProvider, Limits, LocalKey, PlaintextDataKey, ProviderError, SecretKey,
+    message::{Header, Parsed},
+};
+use pollster::block_on;
+
+use crate::{MIB, buffer, builder, context};
+
+const LEN: usize = 1 << 10;
+
+/// Always the same data key, for nothing.
+#[derive(Debug)]
+struct Free;
+
+#[async_trait]
+impl KeyProvider for Free {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        // As long as those of KMS.
+        let encrypted = EncryptedDataKey::new("bench", &[1; 75][..], &[2; 184][..]);
+        Ok(DataKey { plaintext: SecretKey::from([7; 32]), encrypted: vec![encrypted] })
+    }
+
+    async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        unreachable!("nobody asks")
+    }
+
+    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        Ok(PlaintextDataKey { key: SecretKey::from([7; 32]), index: 0, key_id: "bench".into() })
+    }
+}
+
+/// Runs it on so many threads at once. The time is that of one message on each.
+fn on_threads(bencher: &mut Bencher<'_>, count: usize, run: impl Fn() + Sync) {
+    bencher.iter_custom(|iterations| {
+        let start = Instant::now();
+        thread::scope(|scope| {
+            for _ in 0..count {
+                scope.spawn(|| (0..iterations).for_each(|_| run()));
+            }
+        });
+        start.elapsed()
+    });
+}
+
+pub(crate) fn benches(criterion: &mut Criterion) {
+    let (plaintext, context) = (buffer(LEN), context());
+    let cache = || DataKeyCache::builder(Duration::from_secs(3600)).build().unwrap();
+    let without = Envelope::new(Free);
+    let with = Envelope::builder(Free).cache(cache()).build().unwrap();
+    let sealed = block_on(without.seal(&plaintext, &context)).unwrap();
+    for threads in [1, 2] {
+        let mut group = criterion.benchmark_group(format!("cached/{threads}"));
+        group.throughput(Throughput::Bytes((LEN * threads) as u64));
+        for (name, envelope) in [("without provider", &without), ("cached", &with)] {
+            group.bench_function(format!("{name}, seal"), |bencher| {
+                on_threads(bencher, threads, || {
+                    drop(block_on(envelope.seal(black_box(&plaintext), &context)).unwrap())
+                });
+            });
+            group.bench_function(format!("{name}, open"), |bencher| {
+                on_threads(bencher, threads, || drop(block_on(envelope.open(black_box(&sealed), &context)).unwrap()));
+            });
+        }
+        group.finish();
+    }
+
+    let mut group = criterion.benchmark_group("rewrap");
+    let old = builder(65_536).build().unwrap();
+    let new = LocalKey::generate("bench", "new").unwrap();
+    for (name, len) in [("1 KiB", LEN), ("1 GiB", 1024 * MIB)] {
+        let sealed = block_on(old.seal(&buffer(len), &context)).unwrap();
+        group.throughput(Throughput::Bytes(len as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let Ok(Parsed::Complete(header)) = Header::parse(black_box(&sealed), &Limits::default()) else {
+                    panic!()
+                };
+                block_on(old.rewrap(&header, &context, &new)).unwrap()
+            });
+        });
+    }
+    group.finish();
+}
