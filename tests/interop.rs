@@ -8,6 +8,10 @@
 //!
 //! or name another Python, which has the same packages, in `KMS_ENVELOPE_PYTHON`.
 
+#[expect(dead_code, reason = "the tests of faults are elsewhere")]
+#[path = "kms/endpoint.rs"]
+mod endpoint;
+
 use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
@@ -23,9 +27,10 @@ use aws_sdk_kms::{
     Client,
     config::{Credentials, Region},
 };
+use endpoint::{ACCOUNT, Endpoint, RSA_PUBLIC, Rsa, arn};
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits, LocalKey,
-    OpenError, ProviderError, RawRsa, RsaPadding,
+    AlgorithmSuite, AwsKms, AwsKmsDiscovery, AwsKmsRsa, Backend, CommitmentPolicy, DataKeyCache, EncryptionContext,
+    Envelope, KeyProvider, Limits, LocalKey, OpenError, ProviderError, RawRsa, RsaPadding,
     message::{ContentType, Header, Parsed},
 };
 use serde_json::{Value, json};
@@ -268,6 +273,108 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_a_kms_key() {
         }
     }
     println!("KMS, this crate and Python: {cells} messages opened by the other side");
+}
+
+/// A key file for the Python peer.
+fn key_file(peer: &Peer, name: &str, entry: &Value) -> String {
+    let file = path(peer.folder.path(), name);
+    fs::write(&file, entry.to_string()).unwrap();
+    file
+}
+
+fn acme() -> EncryptionContext {
+    EncryptionContext::from([("tenant", "acme"), ("ключ", "значение")])
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
+async fn messages_go_both_ways_between_this_crate_and_python_under_rsa_keys_of_kms() {
+    let endpoint = Endpoint::with_rsa([(REGION, "rsa")], Some(Rsa::of_fixtures()));
+    let mut peer = Peer::start(Some(endpoint.url()));
+    let mut cells = 0;
+    for (padding, algorithm) in
+        [(RsaPadding::OaepSha1, "RSAES_OAEP_SHA_1"), (RsaPadding::OaepSha256, "RSAES_OAEP_SHA_256")]
+    {
+        let key_arn = arn(REGION, "rsa");
+        let entry = json!({"kms": "rsa", "key_arn": key_arn, "algorithm": algorithm, "public_key": RSA_PUBLIC});
+        let peers_key = key_file(&peer, "rsa.json", &entry);
+        let key = AwsKmsRsa::new(endpoint.client(REGION), key_arn, padding).unwrap();
+        let key: Arc<dyn KeyProvider> = Arc::new(key.with_public_key_pem(RSA_PUBLIC).unwrap());
+        for suite in AlgorithmSuite::all().filter(|suite| suite.signature().is_none()) {
+            let contexts = [EncryptionContext::new(), acme()];
+            let cell = both_ways(&mut peer, suite, (&key, &peers_key), &contexts).await;
+            cells += cell.ours + cell.theirs;
+        }
+    }
+    println!("RSA keys of KMS, this crate and Python: {cells} messages opened by the other side");
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
+async fn replicas_and_discovery_open_what_the_other_side_sealed() {
+    let (near, far) = ("eu-west-1", "us-east-1");
+    let endpoint = Endpoint::new([(near, "mrk-1"), (far, "mrk-1"), (near, "single"), (far, "other")]);
+    let mut peer = Peer::start(Some(endpoint.url()));
+    let context = acme();
+    let mrk = |region| json!({"kms": "mrk", "key_arn": arn(region, "mrk-1")});
+    let discovery = |region| json!({"kms": "discovery", "region": region, "account": ACCOUNT});
+    let replica = |region| Envelope::new(AwsKms::new(endpoint.client(region), arn(region, "mrk-1")).unwrap());
+    let discover = AwsKmsDiscovery::new(|region| endpoint.client(region), [near, far]).unwrap();
+    let discover = Envelope::new(discover.with_filter("aws", [ACCOUNT]));
+
+    for (ours, theirs) in [(near, far), (far, near), (near, near)] {
+        let peers_key = key_file(&peer, "mrk.json", &mrk(theirs));
+        let sealed = replica(ours).seal(b"data", &context).await.unwrap();
+        assert_eq!(peer.open(&peers_key, &context, &sealed).unwrap(), b"data");
+        let sealed = peer.seal(&peers_key, &context, 4096, b"data");
+        let opened = replica(ours).open(&sealed, &context).await.unwrap();
+        assert_eq!((&opened.plaintext[..], opened.key_id), (&b"data"[..], arn(ours, "mrk-1")));
+        assert_eq!(discover.open(&sealed, &context).await.unwrap().key_id, arn(near, "mrk-1"));
+    }
+
+    let keys = [arn(near, "single"), arn(far, "other")];
+    let several = Envelope::new(AwsKms::several(|region| endpoint.client(region), &keys).unwrap());
+    let sealed = several.seal(b"data", &context).await.unwrap();
+    for key in &keys {
+        assert_eq!(peer.open(key, &context, &sealed).unwrap(), b"data");
+        let theirs = peer.seal(key, &context, 4096, b"data");
+        assert_eq!(several.open(&theirs, &context).await.unwrap().key_id, *key);
+        assert_eq!(discover.open(&theirs, &context).await.unwrap().key_id, *key);
+    }
+    for region in [near, far] {
+        let peers_key = key_file(&peer, "discovery.json", &discovery(region));
+        assert_eq!(peer.open(&peers_key, &context, &sealed).unwrap(), b"data");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
+async fn python_opens_what_shares_a_data_key_and_what_was_rewrapped() {
+    let endpoint = Endpoint::new([(REGION, "old"), (REGION, "newer")]);
+    let mut peer = Peer::start(Some(endpoint.url()));
+    let context = acme();
+    let key = |id| AwsKms::new(endpoint.client(REGION), arn(REGION, id)).unwrap();
+    for suite in [AlgorithmSuite::default(), AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384] {
+        let cache = DataKeyCache::builder(Duration::from_secs(60)).build().unwrap();
+        let envelope = Envelope::builder(key("old")).suite(suite).cache(cache.clone()).build().unwrap();
+        for number in 0..3 {
+            let sealed = envelope.seal(&[number], &context).await.unwrap();
+            assert_eq!(peer.open(&arn(REGION, "old"), &context, &sealed).unwrap(), [number]);
+        }
+        assert_eq!(cache.stats().calls, 1);
+    }
+
+    let (old, new) = (Envelope::new(key("old")), Envelope::new(key("newer")));
+    let ours = old.seal(b"data", &context).await.unwrap();
+    for sealed in [ours, peer.seal(&arn(REGION, "old"), &context, 4096, b"data")] {
+        let Ok(Parsed::Complete(header)) = Header::parse(&sealed, &Limits::default()) else { panic!() };
+        let keys = old.rewrap(&header, &context, &key("newer")).await.unwrap();
+        assert_eq!(new.with_detached_keys(keys).open(&sealed, &context).await.unwrap().plaintext, b"data");
+        // The message is untouched.
+        assert_eq!(peer.open(&arn(REGION, "old"), &context, &sealed).unwrap(), b"data");
+        let resealed = old.reseal(&sealed, &context, &new).await.unwrap();
+        assert_eq!(peer.open(&arn(REGION, "newer"), &context, &resealed).unwrap(), b"data");
+    }
 }
 
 const PADDINGS: [(RsaPadding, &str); 5] = [

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
 use aws_sdk_kms::{
     Client, Config,
     config::{Builder, Credentials, Region, retry::RetryConfig},
@@ -79,6 +80,32 @@ pub(crate) struct Rsa {
 
 pub(crate) type RsaDecrypt = Box<dyn Fn(&str, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
+pub(crate) const RSA_PUBLIC: &str = include_str!("../fixtures/pem/rsa-public.pem");
+pub(crate) const RSA_PRIVATE: &str = include_str!("../fixtures/pem/rsa-private.pem");
+
+impl Rsa {
+    /// The RSA key of the fixtures.
+    pub(crate) fn of_fixtures() -> Self {
+        let [public, private] = [RSA_PUBLIC, RSA_PRIVATE].map(|pem| {
+            let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+            Base64::decode_vec(&base64).unwrap()
+        });
+        let key = OaepPrivateDecryptingKey::new(PrivateDecryptingKey::from_pkcs8(&private).unwrap()).unwrap();
+        let decrypt = move |algorithm: &str, ciphertext: &[u8]| {
+            let padding = match algorithm {
+                "RSAES_OAEP_SHA_1" => &OAEP_SHA1_MGF1SHA1,
+                "RSAES_OAEP_SHA_256" => &OAEP_SHA256_MGF1SHA256,
+                other => panic!("{other}"),
+            };
+            let mut plaintext = vec![0; key.min_output_size()];
+            let len = key.decrypt(padding, ciphertext, &mut plaintext, None).ok()?.len();
+            plaintext.truncate(len);
+            Some(plaintext)
+        };
+        Self { public, decrypt: Box::new(decrypt) }
+    }
+}
+
 impl Endpoint {
     /// With these keys.
     pub(crate) fn new<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
@@ -105,6 +132,10 @@ impl Endpoint {
             }
         });
         Self { url, state }
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
     }
 
     /// A client in this region that retries nothing.

@@ -1,43 +1,21 @@
 //! RSA keys in KMS: sealing here, by the public key; opening there.
 
-use std::sync::Arc;
-
-use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
-use base64ct::{Base64, Encoding};
 use kms_envelope::{
     AlgorithmSuite, AwsKmsRsa, ConfigError, EncryptionContext, Envelope, OpenError, ProviderError, RsaPadding,
     SealError,
 };
 
-use crate::endpoint::{Endpoint, Rsa, arn};
+use crate::endpoint::{Endpoint, RSA_PRIVATE as PRIVATE, RSA_PUBLIC as PUBLIC, Rsa, arn};
 
 const REGION: &str = "eu-west-1";
 const ID: &str = "5ea1ed00";
-const PUBLIC: &str = include_str!("../fixtures/pem/rsa-public.pem");
-const PRIVATE: &str = include_str!("../fixtures/pem/rsa-private.pem");
 
 fn context() -> EncryptionContext {
     EncryptionContext::from([("tenant", "acme")])
 }
 
 fn endpoint() -> Endpoint {
-    let [public, der] = [PUBLIC, PRIVATE].map(|pem| {
-        let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-        Base64::decode_vec(&base64).unwrap()
-    });
-    let key = Arc::new(OaepPrivateDecryptingKey::new(PrivateDecryptingKey::from_pkcs8(&der).unwrap()).unwrap());
-    let decrypt = move |algorithm: &str, ciphertext: &[u8]| {
-        let padding = match algorithm {
-            "RSAES_OAEP_SHA_1" => &OAEP_SHA1_MGF1SHA1,
-            "RSAES_OAEP_SHA_256" => &OAEP_SHA256_MGF1SHA256,
-            other => panic!("{other}"),
-        };
-        let mut plaintext = vec![0; key.min_output_size()];
-        let len = key.decrypt(padding, ciphertext, &mut plaintext, None).ok()?.len();
-        plaintext.truncate(len);
-        Some(plaintext)
-    };
-    Endpoint::with_rsa([(REGION, ID)], Some(Rsa { public, decrypt: Box::new(decrypt) }))
+    Endpoint::with_rsa([(REGION, ID)], Some(Rsa::of_fixtures()))
 }
 
 fn key(endpoint: &Endpoint, padding: RsaPadding) -> AwsKmsRsa {

@@ -8,7 +8,10 @@ The interop tests run this program as an independent peer of kms-envelope:
 
 KEY is the ARN of a KMS key, or the path of a key file, which is JSON:
 {"namespace": "...", "name": "...", "key": "<base64 of 16, 24 or 32 bytes>"}, or, for RSA,
-{"namespace": "...", "name": "...", "padding": "OAEP_SHA256_MGF1", "public_key": PEM, "private_key": PEM}.
+{"namespace": "...", "name": "...", "padding": "OAEP_SHA256_MGF1", "public_key": PEM, "private_key": PEM}, or, for
+the other keyrings of AWS KMS, one of
+{"kms": "mrk", "key_arn": ARN}, {"kms": "discovery", "region": REGION, "account": ACCOUNT} and
+{"kms": "rsa", "key_arn": ARN, "algorithm": "RSAES_OAEP_SHA_256", "public_key": PEM}.
 A KMS key's region is the one in its ARN; the endpoint and the credentials come
 from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
 
@@ -43,9 +46,13 @@ from aws_cryptographic_material_providers.mpl import AwsCryptographicMaterialPro
 from aws_cryptographic_material_providers.mpl.config import MaterialProvidersConfig
 from aws_cryptographic_material_providers.mpl.models import (
     AesWrappingAlg,
+    CreateAwsKmsDiscoveryKeyringInput,
     CreateAwsKmsKeyringInput,
+    CreateAwsKmsMrkKeyringInput,
+    CreateAwsKmsRsaKeyringInput,
     CreateRawAesKeyringInput,
     CreateRawRsaKeyringInput,
+    DiscoveryFilter,
     PaddingScheme,
 )
 from aws_encryption_sdk import CommitmentPolicy, EncryptionSDKClient
@@ -72,6 +79,8 @@ def keyring(key):
             CreateAwsKmsKeyringInput(kms_key_id=key, kms_client=kms_client(region=key.split(":")[3]))
         )
     entry = json.loads(Path(key).read_text("utf-8"))
+    if "kms" in entry:
+        return kms_keyring(entry)
     if "padding" in entry:
         return providers.create_raw_rsa_keyring(
             CreateRawRsaKeyringInput(
@@ -93,6 +102,31 @@ def keyring(key):
             wrapping_alg=WRAPPING_ALGS[len(wrapping_key)],
         )
     )
+
+
+def kms_keyring(entry):
+    """A keyring of AWS KMS that takes more than the ARN of a key."""
+    if entry["kms"] == "discovery":
+        discovery_filter = DiscoveryFilter(account_ids=[entry["account"]], partition="aws")
+        return providers.create_aws_kms_discovery_keyring(
+            CreateAwsKmsDiscoveryKeyringInput(
+                kms_client=kms_client(region=entry["region"]), discovery_filter=discovery_filter
+            )
+        )
+    arn = entry["key_arn"]
+    client = kms_client(region=arn.split(":")[3])
+    if entry["kms"] == "mrk":
+        return providers.create_aws_kms_mrk_keyring(CreateAwsKmsMrkKeyringInput(kms_key_id=arn, kms_client=client))
+    if entry["kms"] == "rsa":
+        return providers.create_aws_kms_rsa_keyring(
+            CreateAwsKmsRsaKeyringInput(
+                kms_key_id=arn,
+                kms_client=client,
+                encryption_algorithm=entry["algorithm"],
+                public_key=entry["public_key"].encode(),
+            )
+        )
+    raise ValueError(f"unknown keyring {entry['kms']!r}")
 
 
 @functools.cache
