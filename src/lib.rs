@@ -27,6 +27,12 @@
 //! provider, then plain I/O in about a megabyte of memory. [`stream::Sealer`] and [`stream::Opener`] do the same
 //! without any I/O. [`Envelope::range_reader`] reads any part of the plaintext without the rest.
 //!
+//! # In production
+//! A [`DataKeyCache`] makes one request to the key provider serve for many messages and for many who wait, and goes on
+//! while the key service is away. `AwsKms::several`, `AwsKms::with_replica` and `AwsKmsDiscovery` are for several
+//! regions. [`Envelope::rewrap`] puts a message's data key under another key without touching the message;
+//! [`Envelope::reseal`] makes a new one.
+//!
 //! # What is protected
 //! Nobody without the provider's key reads the plaintext or changes a byte of the message unnoticed; a message that
 //! is cut short, goes on after its end, or is opened under another key or context is refused. The length of the
@@ -34,7 +40,7 @@
 //!
 //! # Features
 //! `aws-kms` and `aws-lc` are on by default; `tokio`, `stream`, `parallel`, `rsa`, `ecdh`, `branch-key`, `key-file`,
-//! `mock` and `cli` are not. Without default features the crate is pure Rust. A feature adds; none changes what another does.
+//! `tracing`, `mock` and `cli` are not. Without default features the crate is pure Rust. A feature adds; none changes what another does.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -95,3 +101,8 @@ pub use suite::{AlgorithmSuite, CommitmentPolicy, HashAlgorithm, KeyDerivation, 
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles the examples of docs/keys.md.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/keys.md")]
+struct Keys;

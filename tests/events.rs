@@ -1,0 +1,72 @@
+//! What `tracing` is told: that something happens, of which key, and never of what data.
+
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use kms_envelope::{DataKeyCache, EncryptionContext, Envelope, Fault, MemoryKey, ScriptedProvider};
+use pollster::block_on;
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
+
+/// Writes down the events of this crate.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<(Level, String)>>>);
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("kms_envelope")
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        struct Text(String);
+        impl Visit for Text {
+            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+                self.0 += &format!("{field}={value:?} ");
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().unwrap().push((*event.metadata().level(), text.0));
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[test]
+fn requests_hits_and_failures_are_told_and_no_context() {
+    let log = Log::default();
+    let provider = ScriptedProvider::new(MemoryKey::new().unwrap());
+    let cache = DataKeyCache::builder(Duration::from_secs(60)).build().unwrap();
+    let envelope = Envelope::builder(provider.clone()).cache(cache).build().unwrap();
+    let context = EncryptionContext::from([("tenant", "acme")]);
+    tracing::subscriber::with_default(log.clone(), || {
+        provider.script([Fault::Throttled]);
+        block_on(envelope.seal(b"plaintext", &context)).unwrap_err();
+        let sealed = block_on(envelope.seal(b"plaintext", &context)).unwrap();
+        block_on(envelope.seal(b"plaintext", &context)).unwrap();
+        block_on(envelope.open(&sealed, &context)).unwrap();
+    });
+    let log = log.0.lock().unwrap();
+    let levels: Vec<_> = log.iter().map(|(level, _)| *level).collect();
+    assert_eq!(levels, [Level::DEBUG, Level::WARN, Level::DEBUG, Level::TRACE, Level::DEBUG], "{log:?}");
+    assert!(log[1].1.contains("Throttled") && log[1].1.contains("failed"), "{log:?}");
+    for secret in ["acme", "tenant", "plaintext"] {
+        assert!(log.iter().all(|(_, text)| !text.contains(secret)), "{log:?}");
+    }
+}
