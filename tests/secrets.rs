@@ -6,11 +6,12 @@ use std::{
     fs::{self, File},
     hint::black_box,
     os::unix::fs::FileExt,
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use kms_envelope::{
-    Backend, CommitmentPolicy, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey,
+    Backend, CommitmentPolicy, DataKey, DataKeyCache, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey,
     EncryptionContext, Envelope, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey, ProviderError, SecretKey,
 };
 use pollster::block_on;
@@ -187,4 +188,17 @@ fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() 
             }
         }
     }
+
+    // Cached keys are there until they leave, and then nowhere: by being pushed out, and by clearing the cache.
+    let (key, other) = (Masked::new(20), EncryptionContext::from([("tenant", "other")]));
+    let cache = DataKeyCache::builder(Duration::from_secs(60)).capacity(1).build().unwrap();
+    let envelope = Envelope::builder(Same(key)).cache(cache.clone()).build().unwrap();
+    let sealed = block_on(envelope.seal(b"data", &context)).unwrap();
+    assert_eq!(key.count(), 2, "one entry");
+    block_on(envelope.open(&sealed, &context)).unwrap();
+    assert_eq!(key.count(), 4, "one for sealing, one for opening");
+    block_on(envelope.seal(b"data", &other)).unwrap();
+    assert_eq!((key.count(), cache.stats().evictions), (4, 1), "another one in its place");
+    cache.clear();
+    assert_eq!(key.count(), 0, "after clearing the cache");
 }
