@@ -1,11 +1,13 @@
-//! Key files, ARNs of keys and PEM, whatever they hold, are read or refused.
+//! Key files, detached keys, ARNs of keys and PEM, whatever they hold, are read or refused.
 
 #![no_main]
 
 use std::sync::LazyLock;
 
 use aws_sdk_kms::{Client, Config, config::BehaviorVersion};
-use kms_envelope::{AwsKms, EcdhPrivateKey, EcdhPublicKey, LocalKey, RawRsa, RsaPadding};
+use kms_envelope::{
+    AwsKms, EcdhPrivateKey, EcdhPublicKey, Limits, LocalKey, RawRsa, RsaPadding, message::DetachedKeys,
+};
 use libfuzzer_sys::fuzz_target;
 
 static CLIENT: LazyLock<Client> =
@@ -14,6 +16,9 @@ static CLIENT: LazyLock<Client> =
 fuzz_target!(|data: &[u8]| {
     if let Ok(key) = LocalKey::from_json(data) {
         assert!(matches!(key.key().len(), 16 | 24 | 32));
+    }
+    if let Ok(keys) = DetachedKeys::parse(data, &Limits::default()) {
+        assert_eq!(keys.to_bytes().unwrap(), data);
     }
     let Ok(text) = str::from_utf8(data) else { return };
     if AwsKms::new(CLIENT.clone(), text).is_ok() {

@@ -1,0 +1,113 @@
+//! Files in S3 that are sealed on the way up and opened on the way down, never whole in memory.
+//!
+//! ```text
+//! cargo run -p kms-envelope-examples --bin s3 -- put FILE s3://BUCKET/KEY
+//! cargo run -p kms-envelope-examples --bin s3 -- get s3://BUCKET/KEY FILE
+//! ```
+//!
+//! `KMS_ENVELOPE_KEY` names a key file (`kms-envelope keygen FILE` makes one) or a KMS key's ARN. Region, credentials
+//! and `AWS_ENDPOINT_URL` come from the environment, as for every AWS tool.
+
+use std::{env, path::Path};
+
+use anyhow::{Context, bail};
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_s3::{
+    Client,
+    config::RequestChecksumCalculation,
+    primitives::{ByteStream, SdkBody},
+};
+use futures_util::TryStreamExt;
+use http_body_util::StreamBody;
+use kms_envelope::{AwsKms, EncryptionContext, Envelope, LocalKey};
+use tempfile::NamedTempFile;
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, AsyncWriteExt},
+};
+use tokio_util::io::ReaderStream;
+
+/// The bytes that are read at once.
+const PIECE: usize = 1 << 16;
+
+const USAGE: &str = "usage: s3 put FILE s3://BUCKET/KEY, or s3 get s3://BUCKET/KEY FILE";
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
+    let service = Service { s3: s3_client(&config), envelope: envelope(&config)? };
+    match &args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["put", file, url] => service.put(file, url).await,
+        ["get", url, file] => service.get(url, file).await,
+        _ => bail!(USAGE),
+    }
+}
+
+fn s3_client(config: &SdkConfig) -> Client {
+    // A checksum of its own makes the SDK send the body in chunks, whose signing and length would have to fit what
+    // streams through. The message authenticates itself.
+    let config = aws_sdk_s3::config::Builder::from(config)
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        // Other servers than AWS's seldom have a host name for each bucket.
+        .force_path_style(config.endpoint_url().is_some())
+        .build();
+    Client::from_conf(config)
+}
+
+fn envelope(config: &SdkConfig) -> anyhow::Result<Envelope> {
+    let key = env::var("KMS_ENVELOPE_KEY").context("KMS_ENVELOPE_KEY names no key file and no KMS key")?;
+    Ok(match key.starts_with("arn:") {
+        true => Envelope::new(AwsKms::new(aws_sdk_kms::Client::new(config), key)?),
+        false => Envelope::new(LocalKey::read_key_file(key)?),
+    })
+}
+
+struct Service {
+    s3: Client,
+    envelope: Envelope,
+}
+
+impl Service {
+    async fn put(&self, file: &str, url: &str) -> anyhow::Result<()> {
+        let (bucket, key, context) = locate(url)?;
+        let file = File::open(file).await?;
+        let len = file.metadata().await?.len();
+        // Of a file that grows meanwhile, what was there: the request says its length beforehand.
+        let plaintext = ReaderStream::with_capacity(file.take(len), PIECE);
+        let sealed = self.envelope.seal_stream(plaintext, &context).await?;
+        // One PutObject takes 5 GB; more is for a multipart upload.
+        let sealed_len = sealed.sealed_len(len)?;
+        let body = StreamBody::new(sealed.map_ok(http_body::Frame::data));
+        let put = self.s3.put_object().bucket(bucket).key(key).content_length(sealed_len.try_into()?);
+        put.body(ByteStream::new(SdkBody::from_body_1_x(body))).send().await?;
+        println!("{url}: {len} bytes, sealed {sealed_len}");
+        Ok(())
+    }
+
+    async fn get(&self, url: &str, file: &str) -> anyhow::Result<()> {
+        let (bucket, key, context) = locate(url)?;
+        let object = self.s3.get_object().bucket(bucket).key(key).send().await?;
+        let sealed = ReaderStream::with_capacity(object.body.into_async_read(), PIECE);
+        let mut opened = self.envelope.open_stream(sealed, &context).await?;
+        // Every piece is authentic, but only the end says that they are all: the file gets its name then.
+        let folder = Path::new(file).parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let (unfinished, path) = NamedTempFile::new_in(folder)?.into_parts();
+        let mut unfinished = File::from_std(unfinished);
+        let mut len = 0;
+        while let Some(piece) = opened.try_next().await? {
+            unfinished.write_all(&piece).await?;
+            len += piece.len();
+        }
+        unfinished.flush().await?;
+        path.persist(file)?;
+        println!("{file}: {len} bytes, key {}", opened.info().encrypted_data_key);
+        Ok(())
+    }
+}
+
+/// Bucket and key of a URL, and the context that binds an object to them: it does not open under another name.
+fn locate(url: &str) -> anyhow::Result<(&str, &str, EncryptionContext)> {
+    let (bucket, key) = url.strip_prefix("s3://").and_then(|url| url.split_once('/')).context(USAGE)?;
+    Ok((bucket, key, EncryptionContext::from([("bucket", bucket), ("key", key)])))
+}

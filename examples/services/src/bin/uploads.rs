@@ -1,0 +1,166 @@
+//! A file service that holds no plaintext: uploads are sealed as they come in, and any range of one is read back
+//! without opening the rest.
+//!
+//! ```text
+//! cargo run -p kms-envelope-examples --bin uploads -- FOLDER [ADDRESS]
+//! curl -T holiday.jpg http://127.0.0.1:8080/files/holiday.jpg
+//! curl -r 0-99 http://127.0.0.1:8080/files/holiday.jpg
+//! ```
+//!
+//! With a KMS key's ARN in `KMS_ENVELOPE_KEY`, files are sealed under that key; without, under a key that is made at
+//! the start and gone at the end.
+
+use std::{env, fs, io, ops::Range, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, anyhow};
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Path, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::{TryStreamExt, stream};
+use http_range_header::RangeUnsatisfiableError::Unsatisfiable;
+use kms_envelope::{
+    AwsKms, EncryptionContext, Envelope, LocalKey,
+    stream::{AsyncReadAt, ReadAt},
+};
+use tempfile::NamedTempFile;
+use tokio::{net::TcpListener, task::spawn_blocking};
+use tokio_util::io::StreamReader;
+
+/// What is read, opened and sent at once: a multiple of the frames' length, so that no frame is opened twice.
+const PIECE: u64 = 1 << 20;
+
+struct Store {
+    envelope: Envelope,
+    folder: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let folder = env::args().nth(1).context("usage: uploads FOLDER [ADDRESS]")?.into();
+    let address = env::args().nth(2).unwrap_or("127.0.0.1:8080".into());
+    let envelope = match env::var("KMS_ENVELOPE_KEY") {
+        Ok(arn) => {
+            let config = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
+            Envelope::new(AwsKms::new(aws_sdk_kms::Client::new(&config), arn)?)
+        }
+        Err(_) => Envelope::new(LocalKey::generate("uploads", "until the end of the process")?),
+    };
+    fs::create_dir_all(&folder)?;
+    let files = get(download).put(upload);
+    let service = Router::new().route("/files/{name}", files).with_state(Arc::new(Store { envelope, folder }));
+    let listener = TcpListener::bind(address).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    Ok(axum::serve(listener, service).await?)
+}
+
+async fn upload(State(store): State<Arc<Store>>, Path(name): Path<String>, body: Body) -> Result<StatusCode, Failure> {
+    let (path, context) = store.locate(&name)?;
+    // Nobody sees half an upload: it gets its name at its end, and is deleted if it does not come so far.
+    let (file, unfinished) = NamedTempFile::new_in(&store.folder)?.into_parts();
+    let mut file = tokio::fs::File::from_std(file);
+    let sealed = store.envelope.seal_stream(body.into_data_stream(), &context).await?;
+    tokio::io::copy_buf(&mut StreamReader::new(sealed.map_err(io::Error::other)), &mut file).await?;
+    file.sync_all().await?;
+    unfinished.persist(path)?;
+    Ok(StatusCode::CREATED)
+}
+
+/// Answers HEAD too: axum leaves the body away, and nothing of it is read.
+async fn download(
+    State(store): State<Arc<Store>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let (path, context) = store.locate(&name)?;
+    let file = tokio::fs::File::open(path).await?;
+    let sealed_len = file.metadata().await?.len();
+    let file = SealedFile(Arc::new(file.into_std().await));
+    // Fails for a file that was renamed, cut or extended: there is a status to say so now, and none later.
+    let reader = store.envelope.async_range_reader(file, sealed_len, &context).await?;
+
+    let len = reader.len();
+    let asked = headers.get(header::RANGE).and_then(|range| range.to_str().ok());
+    let ranges = asked.map(|range| http_range_header::parse_range_header(range).and_then(|r| r.validate(len)));
+    let mut headers = HeaderMap::from_iter([(header::ACCEPT_RANGES, "bytes".try_into()?)]);
+    let (status, range) = match ranges.transpose().as_ref().map(Option::as_deref) {
+        Ok(Some([range])) => {
+            let (first, last) = (*range.start(), *range.end());
+            headers.insert(header::CONTENT_RANGE, format!("bytes {first}-{last}/{len}").try_into()?);
+            (StatusCode::PARTIAL_CONTENT, first..last + 1)
+        }
+        Err(Unsatisfiable) => {
+            headers.insert(header::CONTENT_RANGE, format!("bytes */{len}").try_into()?);
+            return Ok((StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response());
+        }
+        // No range, a malformed one, or several: RFC 9110 (section 14.2) lets a server send the whole.
+        _ => (StatusCode::OK, 0..len),
+    };
+    headers.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
+
+    // An error in here breaks the connection before the Content-Length is reached.
+    let pieces = stream::try_unfold((reader, range), async |(reader, Range { start, end })| {
+        if start == end {
+            return Ok(None);
+        }
+        let next = end.min((start / PIECE + 1) * PIECE);
+        let piece = reader.read_async(start..next).await.inspect_err(|error| eprintln!("{error}"))?;
+        Ok::<_, kms_envelope::OpenError>(Some((Bytes::from(piece), (reader, next..end))))
+    });
+    Ok((status, headers, Body::from_stream(pieces)).into_response())
+}
+
+impl Store {
+    /// Where a file is, and what binds its bytes to its name.
+    fn locate(&self, name: &str) -> Result<(PathBuf, EncryptionContext), Failure> {
+        let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !is_plain || name.starts_with('.') {
+            return Err(Failure(StatusCode::BAD_REQUEST, anyhow!("a name has letters, digits, '-', '_' and '.' only")));
+        }
+        Ok((self.folder.join(name), EncryptionContext::from([("file", name)])))
+    }
+}
+
+/// Reads of a file, off the threads that serve requests.
+struct SealedFile(Arc<fs::File>);
+
+impl AsyncReadAt for SealedFile {
+    async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let file = self.0.clone();
+        let read = move || {
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            let mut len = 0;
+            while len < bytes.len() {
+                match file.read_at(&mut bytes[len..], range.start + len as u64)? {
+                    0 => break,
+                    more => len += more,
+                }
+            }
+            bytes.truncate(len);
+            Ok(bytes.into())
+        };
+        spawn_blocking(read).await?
+    }
+}
+
+/// The cause goes to the log, and only the status to the client.
+struct Failure(StatusCode, anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let is_missing = error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::NotFound);
+        Self(if is_missing { StatusCode::NOT_FOUND } else { StatusCode::INTERNAL_SERVER_ERROR }, error)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        eprintln!("{}: {:#}", self.0, self.1);
+        self.0.into_response()
+    }
+}

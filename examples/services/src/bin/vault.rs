@@ -1,0 +1,200 @@
+//! A key provider of one's own: its keys are in the transit engine of HashiCorp Vault.
+//!
+//! ```text
+//! vault secrets enable transit && vault write -f transit/keys/invoices
+//! VAULT_ADDR=... VAULT_TOKEN=... cargo run -p kms-envelope-examples --bin vault -- invoices 'attack at dawn'
+//! ```
+//!
+//! The token needs `update` on `transit/encrypt/invoices` and `transit/decrypt/invoices`.
+
+use std::{env, fmt, str, time::Duration};
+
+use anyhow::{Context, ensure};
+use async_trait::async_trait;
+use base64ct::{Base64, Encoding};
+use kms_envelope::{
+    Cause, ContextError, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext,
+    Envelope, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey, ProviderError, SecretKey,
+};
+use reqwest::{Client, StatusCode, header::HeaderValue, redirect::Policy};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let (key, text) = env::args().nth(1).zip(env::args().nth(2)).context("usage: vault KEY TEXT")?;
+    let (address, token) =
+        (env::var("VAULT_ADDR").context("VAULT_ADDR")?, env::var("VAULT_TOKEN").context("VAULT_TOKEN")?);
+    let envelope = Envelope::new(VaultTransit::new(address, &token, key)?);
+
+    let context = EncryptionContext::from([("tenant", "acme")]);
+    let sealed = envelope.seal(text.as_bytes(), &context).await?;
+    let opened = envelope.open(&sealed, &context).await?;
+    println!("{} bytes, sealed {}, key {}", text.len(), sealed.len(), opened.encrypted_data_key);
+    println!("opened: {}", String::from_utf8(opened.plaintext)?);
+    Ok(())
+}
+
+/// A key of Vault's transit engine. Its type must know associated data, as the default (`aes256-gcm96`) does; Vault
+/// refuses it for others.
+#[derive(Debug)]
+pub(crate) struct VaultTransit {
+    http: Client,
+    address: String,
+    token: HeaderValue,
+    key: String,
+}
+
+impl VaultTransit {
+    pub(crate) fn new(address: impl Into<String>, token: &str, key: impl Into<String>) -> anyhow::Result<Self> {
+        let (address, key) = (address.into(), key.into());
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        ensure!(
+            !key.is_empty() && key.bytes().all(is_plain) && !key.starts_with('.'),
+            "{key:?} is no name of a transit key"
+        );
+        let mut token = HeaderValue::from_str(token)?;
+        token.set_sensitive(true); // Debug does not print it.
+        // A redirect would take the token and the data keys wherever it points.
+        let http = Client::builder().timeout(Duration::from_secs(5)).redirect(Policy::none()).build()?;
+        Ok(Self { http, address, token, key })
+    }
+
+    async fn encrypt(&self, key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
+        let request = Encrypt {
+            plaintext: &Zeroizing::new(Base64::encode_string(key.expose())),
+            associated_data: self.associated_data("Encrypt", context)?,
+        };
+        let Encrypted { ciphertext } = self.post("Encrypt", &request).await?;
+        Ok(EncryptedDataKey::new(PROVIDER_ID, self.key.clone(), ciphertext))
+    }
+
+    async fn decrypt(&self, key: &EncryptedDataKey, context: &EncryptionContext) -> Result<SecretKey, ProviderError> {
+        let ciphertext = str::from_utf8(&key.ciphertext);
+        let request = Decrypt {
+            ciphertext: ciphertext.map_err(|error| self.invalid_ciphertext(Some(error.into())))?,
+            associated_data: self.associated_data("Decrypt", context)?,
+        };
+        let Decrypted { plaintext } = self.post("Decrypt", &request).await?;
+        let key = Base64::decode_vec(&plaintext).map_err(|_| self.unexpected("Decrypt", "the key is no base64"))?;
+        // Takes the bytes over, and wipes them where they are no key.
+        SecretKey::try_from(key).map_err(|error| self.unexpected("Decrypt", error))
+    }
+
+    /// One request. What the HTTP client and TLS hold of a key in the meantime is theirs, and is not wiped.
+    async fn post<T: DeserializeOwned>(
+        &self,
+        operation: &'static str,
+        request: &impl Serialize,
+    ) -> Result<T, ProviderError> {
+        let key_id = self.key.clone();
+        let url = format!("{}/v1/transit/{}/{key_id}", self.address.trim_end_matches('/'), operation.to_lowercase());
+        let request = self.http.post(url).header("x-vault-token", &self.token).json(request);
+        let answered = async {
+            let answer = request.send().await?;
+            Ok::<_, reqwest::Error>((answer.status(), Zeroizing::new(answer.bytes().await?.to_vec())))
+        };
+        let (status, body) = match answered.await {
+            Ok(answer) => answer,
+            Err(error) => return Err(ProviderError::Unavailable { operation, key_id, source: error.into() }),
+        };
+        if status.is_success() {
+            // Not with serde's error as the source: it can quote what it has read.
+            let answer = serde_json::from_slice::<Answer<T>>(&body);
+            return Ok(answer.map_err(|_| self.unexpected(operation, "it is not what transit answers"))?.data);
+        }
+        let said = serde_json::from_slice(&body).map_or_else(|_| String::new(), |Refused { errors }| errors.join("; "));
+        let source = Cause::from(format!("Vault answered {status}: {said}"));
+        Err(match status {
+            StatusCode::BAD_REQUEST if operation == "Decrypt" => self.invalid_ciphertext(Some(source)),
+            StatusCode::FORBIDDEN => ProviderError::AccessDenied { operation, key_id, source },
+            StatusCode::NOT_FOUND => ProviderError::NotFound { operation, key_id, source },
+            StatusCode::TOO_MANY_REQUESTS => ProviderError::Throttled { operation, key_id, source },
+            _ if status.is_server_error() => ProviderError::Unavailable { operation, key_id, source },
+            _ => ProviderError::Other { operation, key_id, source },
+        })
+    }
+
+    /// What binds a data key to its context: the same bytes for the same pairs, and for no others.
+    fn associated_data(&self, operation: &'static str, context: &EncryptionContext) -> Result<String, ProviderError> {
+        let other =
+            |error: ContextError| ProviderError::Other { operation, key_id: self.key.clone(), source: error.into() };
+        Ok(Base64::encode_string(&context.serialize().map_err(other)?))
+    }
+
+    fn invalid_ciphertext(&self, source: Option<Cause>) -> ProviderError {
+        ProviderError::InvalidCiphertext { operation: "Decrypt", key_id: self.key.clone(), source }
+    }
+
+    fn unexpected(&self, operation: &'static str, what: impl fmt::Display) -> ProviderError {
+        ProviderError::UnexpectedResponse { operation, key_id: self.key.clone(), what: what.to_string() }
+    }
+}
+
+#[async_trait]
+impl KeyProvider for VaultTransit {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        // Not by transit's own `datakey`: it takes no associated data, so that nothing would bind the context.
+        let failed = |source: Cause| ProviderError::Other { operation: "Encrypt", key_id: self.key.clone(), source };
+        let mut bytes = Zeroizing::new(vec![0; request.suite.data_key_len()]);
+        getrandom::fill(&mut bytes).map_err(|error| failed(error.into()))?;
+        let plaintext = SecretKey::try_from(bytes).map_err(|error| failed(error.into()))?;
+        let encrypted = vec![self.encrypt(&plaintext, request.context).await?];
+        Ok(DataKey { plaintext, encrypted })
+    }
+
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        Ok(vec![self.encrypt(request.data_key, request.context).await?])
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        let mut attempts = Vec::new();
+        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
+            if encrypted.provider_id == PROVIDER_ID && encrypted.provider_info == self.key {
+                match self.decrypt(encrypted, request.context).await {
+                    Ok(key) => return Ok(PlaintextDataKey { key, index, key_id: encrypted.to_string() }),
+                    Err(error) => attempts.push(error),
+                }
+            }
+        }
+        Err(request.none_decrypted(format!("{PROVIDER_ID}/{}", self.key), attempts))
+    }
+}
+
+/// What stands before the encrypted data keys of this provider.
+const PROVIDER_ID: &str = "vault-transit";
+
+#[derive(Serialize)]
+struct Encrypt<'a> {
+    plaintext: &'a str,
+    associated_data: String,
+}
+
+#[derive(Serialize)]
+struct Decrypt<'a> {
+    ciphertext: &'a str,
+    associated_data: String,
+}
+
+#[derive(Deserialize)]
+struct Answer<T> {
+    data: T,
+}
+
+#[derive(Deserialize)]
+struct Encrypted {
+    ciphertext: String,
+}
+
+#[derive(Deserialize)]
+struct Decrypted {
+    plaintext: Zeroizing<String>,
+}
+
+#[derive(Deserialize)]
+struct Refused {
+    errors: Vec<String>,
+}
