@@ -119,24 +119,34 @@ pub trait KeyProvider: fmt::Debug + Send + Sync {
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError>;
 }
 
-/// A provider behind an `Arc`, such as an `Arc<dyn KeyProvider>`, is one.
-#[async_trait]
-impl<P: KeyProvider + ?Sized> KeyProvider for Arc<P> {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
-        P::generate_data_key(self, request).await
-    }
+/// A provider behind a pointer is one.
+macro_rules! pointer {
+    ($pointer:ident) => {
+        #[async_trait]
+        impl<P: KeyProvider + ?Sized> KeyProvider for $pointer<P> {
+            async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+                P::generate_data_key(self, request).await
+            }
 
-    async fn encrypt_data_key(
-        &self,
-        request: &EncryptDataKeyRequest<'_>,
-    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        P::encrypt_data_key(self, request).await
-    }
+            async fn encrypt_data_key(
+                &self,
+                request: &EncryptDataKeyRequest<'_>,
+            ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+                P::encrypt_data_key(self, request).await
+            }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        P::decrypt_data_key(self, request).await
-    }
+            async fn decrypt_data_key(
+                &self,
+                request: &DecryptDataKeyRequest<'_>,
+            ) -> Result<PlaintextDataKey, ProviderError> {
+                P::decrypt_data_key(self, request).await
+            }
+        }
+    };
 }
+
+pointer!(Arc);
+pointer!(Box);
 
 /// What [`KeyProvider::generate_data_key`] is given.
 #[derive(Clone, Copy, Debug)]

@@ -73,6 +73,13 @@ impl Gate {
     }
 }
 
+/// A provider whose answers wait until the gate is open.
+fn gated() -> (Gate, ScriptedProvider) {
+    let gate = Gate::default();
+    let waited = gate.clone();
+    (gate, provider().with_delay(move || waited.wait()))
+}
+
 fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(&noop_waker()))
 }
@@ -214,9 +221,7 @@ fn what_has_expired_can_be_removed_and_everything_can() {
 
 #[test]
 fn what_was_on_its_way_when_the_cache_was_cleared_is_not_kept() {
-    let gate = Gate::default();
-    let waited = gate.clone();
-    let provider = provider().with_delay(move || waited.wait());
+    let (gate, provider) = gated();
     let cache = cache();
     let envelope = envelope(&provider, &cache);
     let context = context();
@@ -235,9 +240,7 @@ fn what_was_on_its_way_when_the_cache_was_cleared_is_not_kept() {
 #[test]
 fn many_who_want_the_same_key_make_one_request() {
     for limit in [1 << 32, 100] {
-        let gate = Gate::default();
-        let waited = gate.clone();
-        let provider = provider().with_delay(move || waited.wait());
+        let (gate, provider) = gated();
         let cache = DataKeyCache::builder(AGE).max_messages(limit).build().unwrap();
         let envelope = envelope(&provider, &cache);
         let context = context();
@@ -256,9 +259,7 @@ fn many_who_want_the_same_key_make_one_request() {
 
 #[test]
 fn a_request_that_fails_fails_all_who_wait_for_it_and_is_not_kept() {
-    let gate = Gate::default();
-    let waited = gate.clone();
-    let provider = provider().with_delay(move || waited.wait());
+    let (gate, provider) = gated();
     provider.script([Fault::Throttled]);
     let cache = cache();
     let envelope = envelope(&provider, &cache);
@@ -279,9 +280,7 @@ fn a_request_that_fails_fails_all_who_wait_for_it_and_is_not_kept() {
 #[test]
 fn when_the_caller_who_leads_gives_up_the_others_get_their_key() {
     for cancelled in 0..3 {
-        let gate = Gate::default();
-        let waited = gate.clone();
-        let provider = provider().with_delay(move || waited.wait());
+        let (gate, provider) = gated();
         let envelope = envelope(&provider, &cache());
         let context = context();
         let mut seals: Vec<_> = (0..3).map(|_| Some(Box::pin(envelope.seal(b"data", &context)))).collect();
@@ -299,9 +298,7 @@ fn when_the_caller_who_leads_gives_up_the_others_get_their_key() {
 
 #[test]
 fn when_all_give_up_the_next_caller_begins_anew() {
-    let gate = Gate::default();
-    let waited = gate.clone();
-    let provider = provider().with_delay(move || waited.wait());
+    let (gate, provider) = gated();
     let cache = cache();
     let envelope = envelope(&provider, &cache);
     let context = context();
@@ -392,8 +389,17 @@ fn a_key_is_renewed_in_the_background_before_its_age() {
     assert_eq!(provider.calls().generate, 2);
     assert_ne!(keys(&seal(&envelope, b"data")).0, first);
     clock.advance(AGE / 3);
-    seal(&envelope, b"data");
+    let sealed = seal(&envelope, b"data");
     assert_eq!((background.run(), provider.calls().generate), (0, 2));
+
+    // On opening too.
+    block_on(envelope.open(&sealed, &context())).unwrap();
+    clock.advance(AGE - Duration::from_nanos(1));
+    block_on(envelope.open(&sealed, &context())).unwrap();
+    assert_eq!((background.run(), provider.calls().decrypt), (1, 2));
+    clock.advance(AGE / 3);
+    block_on(envelope.open(&sealed, &context())).unwrap();
+    assert_eq!(provider.calls().decrypt, 2);
 }
 
 #[test]

@@ -127,21 +127,23 @@ impl AwsKms {
     pub fn several<A: Into<String>>(
         client: impl Fn(&str) -> Client,
         key_arns: impl IntoIterator<Item = A>,
-    ) -> Result<MultiProvider, ConfigError> {
+    ) -> Result<MultiProvider<Self>, ConfigError> {
         let arns = key_arns.into_iter().map(key_arn_of).collect::<Result<Vec<_>, _>>()?;
         let is_double = |arn: &&KeyArn| arns.iter().filter(|other| other.decrypts(arn)).count() > 1;
         let double: Vec<_> = arns.iter().filter(is_double).map(KeyArn::to_string).collect();
+        if arns.is_empty() {
+            return Err(ConfigError::KmsKeys { why: "there are none".into() });
+        }
         if !double.is_empty() {
             let why = format!("these are one key, and one of them is enough: {}", double.join(", "));
             return Err(ConfigError::KmsKeys { why });
         }
         let mut clients: HashMap<String, Client> = HashMap::new();
-        let mut keys = arns.into_iter().map(|arn| {
+        let key = |arn: KeyArn| {
             let client = clients.entry(arn.region.clone()).or_insert_with(|| client(&arn.region)).clone();
             Self { regions: vec![(Requests::new(client), arn)] }
-        });
-        let generator = keys.next().ok_or_else(|| ConfigError::KmsKeys { why: "there are none".into() })?;
-        Ok(keys.fold(MultiProvider::new(generator), MultiProvider::with))
+        };
+        Ok(MultiProvider { providers: arns.into_iter().map(key).collect() })
     }
 
     /// With the replica of this multi-region key in another region, which `client` is for: it is asked, for sealing and
@@ -189,6 +191,24 @@ impl AwsKms {
 
     fn nearest(&self) -> &(Requests, KeyArn) {
         &self.regions[0]
+    }
+}
+
+/// Made by [`AwsKms::several`].
+impl MultiProvider<AwsKms> {
+    /// As [`AwsKms::with_grant_tokens`], for each of the keys.
+    #[must_use]
+    pub fn with_grant_tokens<T: Into<String>>(mut self, tokens: impl IntoIterator<Item = T>) -> Self {
+        let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
+        self.providers = self.providers.into_iter().map(|key| key.with_grant_tokens(tokens.clone())).collect();
+        self
+    }
+
+    /// As [`AwsKms::with_timeout`], for each of the keys: on opening, the next one is asked then.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.providers = self.providers.into_iter().map(|key| key.with_timeout(timeout)).collect();
+        self
     }
 }
 

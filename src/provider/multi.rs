@@ -26,9 +26,9 @@ use crate::{error::ProviderError, message::EncryptedDataKey};
 /// # }).unwrap();
 /// ```
 #[derive(Debug)]
-pub struct MultiProvider {
+pub struct MultiProvider<P = Box<dyn KeyProvider>> {
     /// The generator is the first.
-    providers: Vec<Box<dyn KeyProvider>>,
+    pub(super) providers: Vec<P>,
 }
 
 impl MultiProvider {
@@ -46,7 +46,7 @@ impl MultiProvider {
 }
 
 #[async_trait]
-impl KeyProvider for MultiProvider {
+impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
         let [generator, children @ ..] = &self.providers[..] else { unreachable!("there is a generator") };
         let mut data_key = generator.generate_data_key(request).await?;

@@ -52,6 +52,7 @@ pub(crate) struct Request {
     pub(crate) number: usize,
     pub(crate) operation: String,
     pub(crate) region: String,
+    pub(crate) grant_tokens: Value,
 }
 
 /// A KMS of this process. It ends with the process.
@@ -178,6 +179,11 @@ impl Endpoint {
         lock(&self.state.requests).iter().map(|request| (request.operation.clone(), request.region.clone())).collect()
     }
 
+    /// The grant tokens of all requests.
+    pub(crate) fn grant_tokens(&self) -> Vec<Value> {
+        lock(&self.state.requests).iter().map(|request| request.grant_tokens.clone()).collect()
+    }
+
     /// How many callers went away while they were kept waiting.
     pub(crate) fn given_up(&self) -> usize {
         self.state.given_up.load(Ordering::SeqCst)
@@ -193,7 +199,8 @@ impl State {
         while let Some((operation, region, body)) = read_request(&mut reader) {
             let request = {
                 let mut requests = lock(&self.requests);
-                let request = Request { number: requests.len(), operation, region };
+                let grant_tokens = body["GrantTokens"].clone();
+                let request = Request { number: requests.len(), operation, region, grant_tokens };
                 requests.push(request.clone());
                 request
             };

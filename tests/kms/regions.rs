@@ -133,25 +133,15 @@ async fn several_keys_seal_together_and_each_opens() {
 
     // The first that can opens; the next one when its region hangs.
     let all = || {
-        AwsKms::several(
-            |region| {
-                endpoint.client_with(region, |config| {
-                    config.timeout_config(
-                        aws_sdk_kms::config::timeout::TimeoutConfig::builder()
-                            .operation_timeout(Duration::from_millis(300))
-                            .build(),
-                    )
-                })
-            },
-            arns.clone(),
-        )
-        .unwrap()
+        let keys = AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
+        keys.with_timeout(Duration::from_millis(300)).with_grant_tokens(["token"])
     };
     assert_eq!(open(all(), &sealed).await.unwrap(), arns[0]);
     endpoint.script(|request| if request.region == NEAR { Fault::Hang } else { Fault::None });
     let start = Instant::now();
     assert_eq!(open(all(), &sealed).await.unwrap(), arns[1]);
     assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(endpoint.grant_tokens()[6..].iter().all(|tokens| *tokens == serde_json::json!(["token"])));
     // All must seal, or nothing is.
     assert!(Envelope::new(all()).seal(b"data", &context()).await.is_err());
 }
@@ -279,4 +269,20 @@ async fn a_local_key_may_stand_beside_kms() {
     endpoint.script(|_| Fault::Close);
     let both = MultiProvider::new(key(&endpoint, NEAR, KEY)).with(local());
     assert_eq!(open(both, &sealed).await.unwrap(), "tests/local");
+}
+
+#[tokio::test]
+async fn grant_tokens_go_with_every_request_of_every_region() {
+    let endpoint = endpoint();
+    let key = key(&endpoint, NEAR, REPLICATED).with_replica(endpoint.client(FAR), FAR).unwrap();
+    let envelope = Envelope::new(key.clone().with_grant_tokens(["one", "two"]));
+    let sealed = envelope.seal(b"data", &context()).await.unwrap();
+    endpoint.script(|request| if request.region == NEAR { Fault::Close } else { Fault::None });
+    envelope.open(&sealed, &context()).await.unwrap();
+    open(discovery(&endpoint, &[NEAR, FAR]).with_grant_tokens(["one", "two"]), &sealed).await.unwrap();
+    assert_eq!(endpoint.grant_tokens(), vec![serde_json::json!(["one", "two"]); 5]);
+    // Given before the replica, they go along as well.
+    let replicated = AwsKms::new(endpoint.client(NEAR), arn(NEAR, REPLICATED)).unwrap().with_grant_tokens(["three"]);
+    seal(replicated.with_replica(endpoint.client(FAR), FAR).unwrap()).await;
+    assert_eq!(endpoint.grant_tokens()[5..], vec![serde_json::json!(["three"]); 2]);
 }
