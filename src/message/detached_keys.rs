@@ -119,7 +119,7 @@ mod tests {
         }
         let written = keys(MessageVersion::V1).to_bytes().unwrap();
         assert_eq!(written[..22], *b"KEDK\x01\x10\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07");
-        assert_eq!(written[22..39], *b"\0\x02\0\x01p\0\x03one\0\x0aciph");
+        assert_eq!(written[22..38], *b"\0\x02\0\x01p\0\x03one\0\x0aciph");
     }
 
     #[test]
