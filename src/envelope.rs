@@ -32,7 +32,8 @@ const DEFAULT_FRAME_LEN: u32 = 65_536;
 
 /// Seals data under the keys of a [`KeyProvider`], and opens it again.
 ///
-/// Cheap to clone and to share between threads. See the [crate's documentation](crate) for examples.
+/// Cheap to clone and to share between threads. What is said to make a request to the key provider makes none where a
+/// [cache](EnvelopeBuilder::cache) has the data key. See the [crate's documentation](crate) for examples.
 #[derive(Clone, Debug)]
 pub struct Envelope {
     settings: Arc<Settings>,
