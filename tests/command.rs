@@ -659,6 +659,36 @@ fn rewrap_says_which_of_the_keys_failed_and_leaves_nothing() {
 }
 
 #[test]
+fn keys_and_what_they_belong_to_are_never_written_over() {
+    let folder = rewrapped(b"data");
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.path("key"), folder.path("link")).unwrap();
+    let before = ["key", "new", "sealed"].map(|name| folder.read(name));
+    let key_is_spared = |args: &[&str]| {
+        let said = folder.run(args).failed();
+        assert!(said.contains("a key that was given") && said.contains("give another file"), "{said}");
+    };
+    key_is_spared(&["seal", "--key", "key", "-o", "key", "sealed"]);
+    key_is_spared(&["seal", "--key", "new", "--key", "./key", "-o", "key", "sealed"]);
+    let fresh = folder.run(&["seal", "--key", "fresh", "--new-key", "-o", "fresh", "sealed"]);
+    assert!(fresh.status == 1 && fresh.stderr.contains("a key that was given"), "{}", fresh.stderr);
+    folder.run(&["seal", "--key", "fresh", "-o", "out", "sealed"]).done();
+    key_is_spared(&["open", "--key", "key", "-o", "key", "sealed"]);
+    key_is_spared(&["rewrap", "--key", "key", "--to", "new", "-o", "key", "sealed"]);
+    key_is_spared(&["rewrap", "--key", "key", "--to", "new", "-o", "new", "sealed"]);
+    #[cfg(unix)]
+    key_is_spared(&["open", "--key", "link", "-o", "key", "sealed"]);
+    #[cfg(unix)]
+    key_is_spared(&["open", "--key", "key", "-o", "link", "sealed"]);
+    let said = folder.run(&["rewrap", "--key", "key", "--to", "new", "-o", "sealed", "sealed"]).failed();
+    assert!(said.contains("this is the message"), "{said}");
+    assert_eq!(["key", "new", "sealed"].map(|name| folder.read(name)), before);
+    // The keys of before may be: they have done their work, and the message still has its own.
+    folder.run(&["rewrap", "--key", "new", "--keys", "keys", "--to", "key", "-o", "keys", "sealed"]).done();
+    assert_eq!(folder.run(&["open", "--key", "key", "--keys", "keys", "sealed"]).done(), b"data");
+}
+
+#[test]
 fn inspect_with_a_key_says_whether_it_opens_the_message_without_its_body() {
     let folder = rewrapped(&data(3_000));
     let inspect = |more: &[&str]| folder.run(&[&["inspect", "--json"], more, &["sealed"]].concat());

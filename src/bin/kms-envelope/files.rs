@@ -161,6 +161,17 @@ impl Output {
         }
     }
 
+    /// Fails where this would replace one of these files, which are still needed.
+    pub(crate) fn spare<'a>(&self, needed: impl IntoIterator<Item = &'a Path>, what: &str) -> Result<(), Failure> {
+        let Target::Beside { path, .. } = &self.target else { return Ok(()) };
+        // It may not be there, and then nothing is replaced.
+        let Ok(replaced) = fs::canonicalize(path) else { return Ok(()) };
+        if needed.into_iter().any(|needed| fs::canonicalize(needed).is_ok_and(|needed| needed == replaced)) {
+            return Err(Failure::new(format!("this is {what}")).of(&self.name).advise("give another file with -o"));
+        }
+        Ok(())
+    }
+
     /// The end: everything is on the disk, and the file gets its name.
     pub(crate) fn finish(self) -> Result<(), Failure> {
         let Target::Beside { temporary, path } = self.target else { return Ok(()) };

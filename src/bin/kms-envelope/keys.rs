@@ -65,6 +65,14 @@ pub(crate) fn read_detached(path: &Path) -> Result<DetachedKeys, Failure> {
 }
 
 impl KeySource {
+    /// The file that holds the key, if one does.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::Rsa(path) => Some(path),
+            Self::Kms { .. } => None,
+        }
+    }
+
     /// Whatever begins with `arn:` is KMS's, with `rsa:` the path of an RSA key, and everything else a path.
     pub(crate) fn parse(text: OsString) -> Result<Self, &'static str> {
         if text.is_empty() {

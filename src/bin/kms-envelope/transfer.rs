@@ -18,7 +18,11 @@ use crate::{
     args::{OpenArguments, SealArguments},
     failure::Failure,
     files::{Input, Output, PIECE},
+    keys::KeySource,
 };
+
+/// What must not be written over: nothing that the key has sealed would open.
+pub(crate) const A_KEY: &str = "a key that was given, and not to be replaced";
 
 /// `kms-envelope seal`.
 pub(crate) fn seal(arguments: &SealArguments) -> Result<(), Failure> {
@@ -27,9 +31,11 @@ pub(crate) fn seal(arguments: &SealArguments) -> Result<(), Failure> {
     let output = Output::create(arguments.output.path(), &input)?;
     let runtime = runtime()?;
     let policy = CommitmentPolicy::from(arguments.policy.policy);
-    let mut envelope = Envelope::builder(runtime.block_on(arguments.key.provider(arguments.new_key))?)
-        .commitment_policy(policy)
-        .required_context(arguments.context.required_names());
+    let provider = runtime.block_on(arguments.key.provider(arguments.new_key))?;
+    // Only now is a new key there.
+    output.spare(arguments.key.sources.iter().filter_map(KeySource::path), A_KEY)?;
+    let mut envelope =
+        Envelope::builder(provider).commitment_policy(policy).required_context(arguments.context.required_names());
     if let Some(len) = arguments.frame_len {
         envelope = envelope.frame_len(len);
     }
@@ -51,6 +57,7 @@ pub(crate) fn open(arguments: &OpenArguments) -> Result<(), Failure> {
     let mut input = Input::open(arguments.input.path())?;
     let output = Output::create(arguments.output.path(), &input)?;
     let runtime = runtime()?;
+    output.spare(arguments.key.sources.iter().filter_map(KeySource::path), A_KEY)?;
     let envelope = arguments.terms.envelope(runtime.block_on(arguments.key.provider(false))?)?;
     let header = input.read_header()?;
     let opener =
