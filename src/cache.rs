@@ -218,7 +218,8 @@ impl DataKeyCacheBuilder {
     }
 
     /// The most entries for sealing, and the most for opening. Default: 1,000. The one that was used least recently
-    /// leaves first; with a capacity of 128 or more, the one among those that share a lock with it.
+    /// leaves first; with a capacity of 128 or more, the one among those that share a lock with it. An entry takes
+    /// about as much memory as its context and its encrypted data keys.
     pub fn capacity(mut self, entries: usize) -> Self {
         self.0.capacity = entries;
         self

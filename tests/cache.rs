@@ -438,6 +438,21 @@ fn a_renewal_that_is_never_run_does_not_stop_the_next_request() {
 }
 
 #[test]
+fn a_key_may_serve_for_ever() {
+    let provider = provider();
+    for builder in [
+        DataKeyCache::builder(Duration::MAX),
+        DataKeyCache::builder(Duration::MAX).refresh_ahead(Duration::from_secs(1), |_| panic!("never")),
+        DataKeyCache::builder(Duration::MAX).refresh_ahead(Duration::MAX - Duration::from_nanos(1), drop),
+    ] {
+        let envelope = envelope(&provider, &builder.build().unwrap());
+        (0..3).for_each(|_| drop(seal(&envelope, b"data")));
+    }
+    provider.down_for(Duration::MAX);
+    assert!(block_on(Envelope::new(provider.clone()).seal(b"data", &context())).is_err());
+}
+
+#[test]
 fn signed_messages_share_the_signing_key_too() {
     let (provider, cache) = (provider(), cache());
     let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;

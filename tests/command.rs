@@ -674,6 +674,7 @@ fn keys_and_what_they_belong_to_are_never_written_over() {
     assert!(fresh.status == 1 && fresh.stderr.contains("a key that was given"), "{}", fresh.stderr);
     folder.run(&["seal", "--key", "fresh", "-o", "out", "sealed"]).done();
     key_is_spared(&["open", "--key", "key", "-o", "key", "sealed"]);
+    key_is_spared(&["open", "--key", "new", "--keys", "keys", "-o", "keys", "sealed"]);
     key_is_spared(&["rewrap", "--key", "key", "--to", "new", "-o", "key", "sealed"]);
     key_is_spared(&["rewrap", "--key", "key", "--to", "new", "-o", "new", "sealed"]);
     #[cfg(unix)]

@@ -107,7 +107,7 @@ struct Entry<T> {
 struct Usage {
     messages: u64,
     bytes: u64,
-    /// When it may be renewed, once more if that has failed before.
+    /// When it may be renewed, once more if that has failed before. Never, where the clock does not go so far.
     refresh_from: Option<Instant>,
 }
 
@@ -252,7 +252,8 @@ impl<T: Send + Sync + 'static> Store<T> {
         }
         match fetched {
             Ok(value) => {
-                let refresh_from = settings.refresh.as_ref().map(|(ahead, _)| started + (settings.max_age - *ahead));
+                let refresh_from = settings.refresh.as_ref();
+                let refresh_from = refresh_from.and_then(|(ahead, _)| started.checked_add(settings.max_age - *ahead));
                 let usage = Mutex::new(Usage { messages: 0, bytes: 0, refresh_from });
                 let entry = Arc::new(Entry { value: Arc::new(value), fetched: started, usage });
                 if is_kept {
@@ -269,7 +270,7 @@ impl<T: Send + Sync + 'static> Store<T> {
                 warn!(?error, "a request for a data key failed");
                 shard.stats.failures += 1;
                 if let Some((entry, (ahead, _))) = shard.entries.peek(key).zip(settings.refresh.as_ref()) {
-                    lock(&entry.usage).refresh_from = Some(now + *ahead / 10);
+                    lock(&entry.usage).refresh_from = now.checked_add(*ahead / 10);
                 }
                 Err(error)
             }

@@ -64,7 +64,8 @@ type Delay = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + S
 struct State {
     calls: Calls,
     script: VecDeque<Fault>,
-    down_until: Option<Instant>,
+    /// Since when, and for how long.
+    down: Option<(Instant, Duration)>,
     clock: Option<Box<dyn Clock>>,
     delay: Option<Delay>,
 }
@@ -130,7 +131,7 @@ impl ScriptedProvider {
     /// Every request fails with [`ProviderError::Unavailable`] for so long from now.
     pub fn down_for(&self, duration: Duration) {
         let mut state = self.state();
-        state.down_until = Some(state.now() + duration);
+        state.down = Some((state.now(), duration));
     }
 
     /// How many requests there have been.
@@ -147,7 +148,7 @@ impl ScriptedProvider {
         let (fault, delay) = {
             let mut state = self.state();
             count(&mut state.calls);
-            let is_down = state.down_until.is_some_and(|until| state.now() < until);
+            let is_down = state.down.is_some_and(|(since, time)| state.now().saturating_duration_since(since) < time);
             // What is down does not go on in its script.
             let fault = if is_down { Some(Fault::Unavailable) } else { state.script.pop_front() };
             (fault.unwrap_or(Fault::None), state.delay.clone())

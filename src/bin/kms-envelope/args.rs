@@ -157,6 +157,11 @@ impl OpeningArguments {
         self.keys.is_some() || !self.context.pairs.is_empty() || !self.context.required.is_empty()
     }
 
+    /// The file with detached keys.
+    pub(crate) fn keys_path(&self) -> Option<&Path> {
+        self.keys.as_deref()
+    }
+
     /// The envelope that opens with this key.
     pub(crate) fn envelope(&self, provider: Arc<dyn KeyProvider>) -> Result<Envelope, Failure> {
         let envelope = Envelope::builder(provider)

@@ -57,7 +57,8 @@ pub(crate) fn open(arguments: &OpenArguments) -> Result<(), Failure> {
     let mut input = Input::open(arguments.input.path())?;
     let output = Output::create(arguments.output.path(), &input)?;
     let runtime = runtime()?;
-    output.spare(arguments.key.sources.iter().filter_map(KeySource::path), A_KEY)?;
+    let keys = arguments.key.sources.iter().filter_map(KeySource::path).chain(arguments.terms.keys_path());
+    output.spare(keys, A_KEY)?;
     let envelope = arguments.terms.envelope(runtime.block_on(arguments.key.provider(false))?)?;
     let header = input.read_header()?;
     let opener =
