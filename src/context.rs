@@ -67,14 +67,14 @@ impl EncryptionContext {
     /// # Errors
     /// [`ContextError::TooLong`] where it would take more than 65,535 bytes.
     pub fn serialize(&self) -> Result<Vec<u8>, ContextError> {
-        let mut out = Vec::with_capacity(self.serialized_len()?);
+        let mut out = Vec::new();
         self.serialize_into(&mut out)?;
         Ok(out)
     }
 
     /// Appends the canonical serialisation.
     pub(crate) fn serialize_into(&self, out: &mut Vec<u8>) -> Result<(), ContextError> {
-        self.serialized_len()?;
+        out.reserve(self.serialized_len()?);
         if self.is_empty() {
             return Ok(());
         }

@@ -55,9 +55,9 @@ fn on_threads(bencher: &mut Bencher<'_>, count: usize, run: impl Fn() + Sync) {
 
 pub(crate) fn benches(criterion: &mut Criterion) {
     let (plaintext, context) = (buffer(LEN), context());
-    let cache = || DataKeyCache::builder(Duration::from_secs(3600)).build().unwrap();
+    let cache = DataKeyCache::builder(Duration::from_secs(3600)).build().unwrap();
     let without = Envelope::new(Free);
-    let with = Envelope::builder(Free).cache(cache()).build().unwrap();
+    let with = Envelope::builder(Free).cache(cache).build().unwrap();
     let sealed = block_on(without.seal(&plaintext, &context)).unwrap();
     for threads in [1, 2] {
         let mut group = criterion.benchmark_group(format!("cached/{threads}"));
