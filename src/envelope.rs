@@ -16,9 +16,9 @@ use crate::{
     cache::{DataKeyCache, Fetch, Partition},
     context::EncryptionContext,
     crypto::{Backend, Random},
-    error::{ConfigError, FormatError, LimitError, OpenError, SealError},
+    error::{ConfigError, OpenError, SealError},
     materials::{self, MaterialsError, SealingMaterials},
-    message::{ContentType, DetachedKeys, EncryptedDataKey, Header, Limits, MessageId, Parsed},
+    message::{ContentType, DetachedKeys, EncryptedDataKey, Header, Limits, MessageId},
     provider::{KeyProvider, PlaintextDataKey},
     stream::{
         self, AsyncReadAt, MessageInfo, OpenReader, Opener, OpenerParts, RangeOpener, RangeReader, ReadAt, SealReader,
@@ -100,18 +100,21 @@ impl Envelope {
     /// clear the buffer in between: what it grows by is filled with zeros first.
     ///
     /// # Errors
-    /// As [`seal`](Self::seal). What is in the buffer is of no use then.
+    /// As [`seal`](Self::seal). The buffer is empty then, and its memory gone, as when the call is cancelled.
     pub async fn seal_into(
         &self,
         plaintext: &[u8],
         context: &EncryptionContext,
         sealed: &mut Vec<u8>,
     ) -> Result<(), SealError> {
+        // Taken, so that no other message is in the buffer if this call fails or is cancelled.
+        let mut buffer = std::mem::take(sealed);
         let sealer = self.sealer_of(context, Some(plaintext.len() as u64)).await?;
-        let len = usize::try_from(sealer.sealed_len(plaintext.len() as u64)?)
-            .map_err(|_| SealError::TooLong { frame_len: self.settings.frame_len.get() })?;
-        resize(sealed, len);
-        sealer.seal_whole(plaintext, sealed)
+        let len = sealer.sealed_len(plaintext.len() as u64)?;
+        resize(&mut buffer, usize::try_from(len).map_err(|_| SealError::TooLongForMemory { len })?);
+        sealer.seal_whole(plaintext, &mut buffer)?;
+        *sealed = buffer;
+        Ok(())
     }
 
     /// Opens a whole message. One request to the key provider.
@@ -132,36 +135,23 @@ impl Envelope {
     /// its memory is used again.
     ///
     /// # Errors
-    /// As [`open`](Self::open). The buffer is empty then.
+    /// As [`open`](Self::open). The buffer is empty then, and its memory gone, as when the call is cancelled.
     pub async fn open_into(
         &self,
         sealed: &[u8],
         context: &EncryptionContext,
         plaintext: &mut Vec<u8>,
     ) -> Result<MessageInfo, OpenError> {
-        let opened = self.open_to_end(sealed, context, plaintext).await;
-        if opened.is_err() {
-            plaintext.clear();
-        }
-        opened
-    }
-
-    async fn open_to_end(
-        &self,
-        sealed: &[u8],
-        context: &EncryptionContext,
-        plaintext: &mut Vec<u8>,
-    ) -> Result<MessageInfo, OpenError> {
-        let header = match Header::parse(sealed, &self.settings.limits)? {
-            Parsed::Complete(header) => header,
-            Parsed::Incomplete { .. } => return Err(truncated_header()),
-        };
+        // Taken, so that no other message's plaintext is in the buffer if this call fails or is cancelled.
+        let mut buffer = std::mem::take(plaintext);
+        let header = Header::parse(sealed, &self.settings.limits)?;
         let mut opener = self.opener_of_whole(&header, context).await?;
         let body = &sealed[header.len()..];
-        resize(plaintext, opener.update_len(body.len()));
-        let len = opener.update(body, plaintext)?;
+        resize(&mut buffer, opener.update_len(body.len()));
+        let len = opener.update(body, &mut buffer)?;
         opener.finish()?;
-        plaintext.truncate(len);
+        buffer.truncate(len);
+        *plaintext = buffer;
         Ok(opener.into_info())
     }
 
@@ -233,18 +223,7 @@ impl Envelope {
         mut reader: R,
         context: &EncryptionContext,
     ) -> Result<OpenReader<R>, OpenError> {
-        let mut bytes = Vec::new();
-        let header = loop {
-            match Header::parse(&bytes, &self.settings.limits)? {
-                Parsed::Complete(header) => break header,
-                Parsed::Incomplete { needed } => {
-                    let missing = (needed - bytes.len()) as u64;
-                    if reader.by_ref().take(missing).read_to_end(&mut bytes)? == 0 {
-                        return Err(truncated_header());
-                    }
-                }
-            }
-        };
+        let header = stream::std_io::read_header(&mut reader, &self.settings.limits)?;
         Ok(OpenReader::new(reader, header.len(), self.opener(&header, context).await?))
     }
 
@@ -302,23 +281,8 @@ impl Envelope {
         S: futures_core::Stream<Item = Result<B, E>> + Unpin,
         B: AsRef<[u8]>,
     {
-        let (mut bytes, mut needed) = (Vec::new(), 1);
-        let header = loop {
-            if bytes.len() >= needed {
-                match Header::parse(&bytes, &self.settings.limits).map_err(OpenError::from)? {
-                    Parsed::Complete(header) => break header,
-                    Parsed::Incomplete { needed: more } => needed = more,
-                }
-            } else {
-                match std::future::poll_fn(|cx| std::pin::Pin::new(&mut sealed).poll_next(cx)).await {
-                    Some(Ok(piece)) => bytes.extend_from_slice(piece.as_ref()),
-                    Some(Err(error)) => return Err(stream::StreamError::Source(error)),
-                    None => return Err(truncated_header().into()),
-                }
-            }
-        };
+        let (header, first) = stream::bytes_stream::read_header(&mut sealed, &self.settings.limits).await?;
         let opener = self.opener(&header, context).await?;
-        let first = bytes::Bytes::from(bytes).slice(header.len()..);
         Ok(stream::OpenStream::new(sealed, opener, first))
     }
 
@@ -332,20 +296,7 @@ impl Envelope {
         mut reader: R,
         context: &EncryptionContext,
     ) -> Result<stream::AsyncOpenReader<R>, OpenError> {
-        use tokio::io::AsyncReadExt;
-
-        let mut bytes = Vec::new();
-        let header = loop {
-            match Header::parse(&bytes, &self.settings.limits)? {
-                Parsed::Complete(header) => break header,
-                Parsed::Incomplete { needed } => {
-                    let missing = (needed - bytes.len()) as u64;
-                    if (&mut reader).take(missing).read_to_end(&mut bytes).await? == 0 {
-                        return Err(truncated_header());
-                    }
-                }
-            }
-        };
+        let header = stream::tokio_io::read_header(&mut reader, &self.settings.limits).await?;
         Ok(stream::AsyncOpenReader::new(reader, self.opener(&header, context).await?))
     }
 
@@ -376,7 +327,7 @@ impl Envelope {
         sealed_len: u64,
         context: &EncryptionContext,
     ) -> Result<RangeReader<S>, OpenError> {
-        let header = stream::read_header(&source, sealed_len, &self.settings.limits)?;
+        let header = stream::range::read_header(&source, sealed_len, &self.settings.limits)?;
         RangeReader::new(source, self.range_opener(&header, sealed_len, context).await?)
     }
 
@@ -390,7 +341,7 @@ impl Envelope {
         sealed_len: u64,
         context: &EncryptionContext,
     ) -> Result<RangeReader<S>, OpenError> {
-        let header = stream::read_header_async(&source, sealed_len, &self.settings.limits).await?;
+        let header = stream::range::read_header_async(&source, sealed_len, &self.settings.limits).await?;
         RangeReader::new_async(source, self.range_opener(&header, sealed_len, context).await?).await
     }
 
@@ -473,11 +424,8 @@ impl Envelope {
         if !policy.allows_opening(suite) {
             return Err(OpenError::CommitmentPolicy { suite, policy });
         }
-        if let ContentType::Framed { frame_len } = header.content_type()
-            && frame_len.get() > settings.limits.frame_len
-        {
-            let limit = settings.limits.frame_len;
-            return Err(LimitError::FrameLen { len: frame_len.get(), limit }.into());
+        if let ContentType::Framed { frame_len } = header.content_type() {
+            settings.limits.check_frame_len(frame_len)?;
         }
         let verifying_key = materials::verifying_key(header, settings.backend)?;
         let (whole, not_stored) = materials::check_expected(header.context(), context, &settings.required_context)?;
@@ -527,10 +475,6 @@ fn resize(buffer: &mut Vec<u8>, len: usize) {
     } else {
         buffer.resize(len, 0);
     }
-}
-
-fn truncated_header() -> OpenError {
-    FormatError::Truncated("its header".into()).into()
 }
 
 /// Chooses an [`Envelope`]'s settings. Each has a default.
@@ -663,7 +607,7 @@ impl EnvelopeBuilder {
         if !policy.allows_sealing(settings.suite) {
             return Err(ConfigError::CommitmentPolicy { suite: settings.suite, policy });
         }
-        let max = settings.limits.frame_len;
+        let max = settings.limits.max_frame_len();
         settings.frame_len = NonZeroU32::new(self.frame_len)
             .filter(|len| len.get() <= max)
             .ok_or(ConfigError::FrameLen { len: self.frame_len, max })?;

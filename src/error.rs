@@ -465,6 +465,12 @@ pub enum SealError {
         /// The plaintext bytes of a frame.
         frame_len: u32,
     },
+    /// The output has more bytes than this platform can address.
+    #[error("the output has {len} bytes, more than this platform can address: seal the plaintext as a stream")]
+    TooLongForMemory {
+        /// Its length, in bytes.
+        len: u64,
+    },
     /// The buffer given for the output is too short; nothing was consumed.
     #[error("the output buffer has {len} bytes, but {needed} are needed")]
     OutputTooShort {
@@ -473,6 +479,12 @@ pub enum SealError {
         /// The length needed, in bytes.
         needed: usize,
     },
+    /// The message is finished, so it takes no more plaintext; nothing was consumed.
+    #[error("the message is finished and takes no more plaintext: seal the rest as another message")]
+    Finished,
+    /// The message failed to be sealed before. It has no end, and no reader accepts it.
+    #[error("sealing this message has failed before: it has no end, and does not open; seal it again from the start")]
+    FailedBefore,
 }
 
 /// A message could not be opened.
@@ -552,9 +564,16 @@ pub enum OpenError {
         /// The length of the plaintext, in bytes.
         plaintext_len: u64,
     },
-    /// The message failed to open before; what was given out until then must not be taken for the whole.
-    #[error("the message has failed to open before")]
+    /// The message failed to open, or its source failed, before; what was given out until then must not be taken for
+    /// the whole.
+    #[error("opening this message has failed before: what was read until then is not all of it")]
     FailedBefore,
+    /// What was asked for has more bytes than this platform can address.
+    #[error("{len} bytes are more than this platform can address: read them in parts")]
+    TooLongForMemory {
+        /// The length, in bytes.
+        len: u64,
+    },
     /// The buffer given for the output is too short; nothing was consumed.
     #[error("the output buffer has {len} bytes, but up to {needed} are needed")]
     OutputTooShort {
@@ -618,6 +637,10 @@ impl From<OpenError> for io::Error {
 /// As `std::io`'s traits need it; [`io::Error::downcast`] gives the [`SealError`] back.
 impl From<SealError> for io::Error {
     fn from(error: SealError) -> Self {
-        Self::new(io::ErrorKind::InvalidInput, error)
+        let kind = match error {
+            SealError::Finished | SealError::FailedBefore => io::ErrorKind::BrokenPipe,
+            _ => io::ErrorKind::InvalidInput,
+        };
+        Self::new(kind, error)
     }
 }

@@ -10,6 +10,7 @@ mod footer;
 mod frame;
 mod geometry;
 mod header;
+mod header_reader;
 mod limits;
 
 pub use detached_keys::DetachedKeys;
@@ -18,6 +19,17 @@ pub(crate) use footer::{FOOTER_OVERHEAD, parse_footer, write_footer};
 pub(crate) use frame::{BLOCK_OVERHEAD, FrameHead, body_aad};
 pub use frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD};
 pub use geometry::{FrameLocation, Geometry};
-pub use header::{ContentType, Header, MessageId, Parsed};
+pub use header::{ContentType, Header, MessageId};
 pub(crate) use header::{HeaderFields, TAG_LEN, put_authentication};
+pub use header_reader::HeaderReader;
 pub use limits::Limits;
+
+/// What is at the start of some bytes, if enough of them are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parsed<T> {
+    Complete(T),
+    Incomplete {
+        /// How many bytes must be there before another try makes sense.
+        needed: usize,
+    },
+}

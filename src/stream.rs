@@ -5,23 +5,22 @@
 
 mod buffer;
 #[cfg(feature = "stream")]
-mod bytes_stream;
+pub(crate) mod bytes_stream;
 mod frame_cipher;
 mod opener;
-mod range;
+pub(crate) mod range;
 mod sealer;
 mod signature;
-mod std_io;
+pub(crate) mod std_io;
 mod threads;
 #[cfg(feature = "tokio")]
-mod tokio_io;
+pub(crate) mod tokio_io;
 
 #[cfg(feature = "stream")]
 pub use bytes_stream::{OpenStream, SealStream, StreamError};
 pub use opener::{MessageInfo, Opener};
 pub(crate) use opener::{OpenerParts, check_seekable};
 pub use range::{AsyncReadAt, RangeOpener, RangeReader, ReadAt};
-pub(crate) use range::{read_header, read_header_async};
 pub use sealer::Sealer;
 pub(crate) use sealer::SealerParts;
 pub use std_io::{OpenReader, SealReader, SealWriter};

@@ -4,6 +4,8 @@
 use std::io::{self, Read, Write, sink};
 
 use allocation_counter::{AllocationInfo, measure};
+#[cfg(feature = "stream")]
+use kms_envelope::AlgorithmSuite;
 use kms_envelope::{
     Backend, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
     GenerateDataKeyRequest, KeyProvider, Limits, LocalKey, PlaintextDataKey, ProviderError, SecretKey,
@@ -189,4 +191,53 @@ fn what_a_message_under_a_known_key_claims_takes_no_more_memory_than_the_limits(
     });
     // The buffers of a stream, and nothing of what is claimed.
     assert!(info.bytes_max < (2 << 20) + (64 << 10), "{info:?}");
+}
+
+#[cfg(feature = "parallel")]
+#[test]
+fn neither_threads_nor_claims_take_memory_before_the_body_arrives() {
+    use kms_envelope::stream::Threads;
+
+    let pool = std::sync::Arc::new(rayon::ThreadPoolBuilder::new().num_threads(64).build().unwrap());
+    let key = LocalKey::new("tests", "key", [7; 32]).unwrap();
+    let envelope = Envelope::builder(key).frame_len(16 << 20).threads(Threads::Pool(pool)).build().unwrap();
+    let context = EncryptionContext::new();
+    let message = block_on(envelope.seal(b"data", &context)).unwrap();
+    for len in message.len() - 44..=message.len() {
+        let info = measure(|| {
+            let mut reader = block_on(envelope.open_reader(&message[..len], &context)).unwrap();
+            assert_eq!(reader.read_to_end(&mut Vec::new()).is_ok(), len == message.len());
+        });
+        assert!(info.bytes_max < 1 << 20, "{info:?}");
+    }
+    // Nor does sealing, before plaintext arrives.
+    let info = measure(|| {
+        block_on(envelope.seal_writer(sink(), &context)).unwrap().finish().unwrap();
+        block_on(envelope.seal_reader(io::empty(), &context)).unwrap().read_to_end(&mut Vec::new()).unwrap();
+    });
+    assert!(info.bytes_max < 1 << 20, "{info:?}");
+}
+
+#[cfg(feature = "stream")]
+#[test]
+fn a_stream_in_small_pieces_allocates_in_proportion_to_what_arrives_whatever_the_frame_length() {
+    use bytes::Bytes;
+    use futures_util::{StreamExt, stream};
+
+    let context = context();
+    for suite in [AlgorithmSuite::Aes256GcmHkdfSha512Commit, AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384] {
+        let key = LocalKey::new("tests", "key", [7; 32]).unwrap();
+        let envelope = Envelope::builder(key).frame_len(4 << 20).suite(suite).build().unwrap();
+        // Whole frames, the start of one, and so the footer too, in small pieces.
+        let sealed = Bytes::from(block_on(envelope.seal(&vec![1; 9 << 20], &context)).unwrap());
+        let pieces = (0..sealed.len()).step_by(1024).map(|at| sealed.slice(at..sealed.len().min(at + 1024)));
+        let info = measure(|| {
+            let pieces = stream::iter(pieces).map(Ok::<_, io::Error>);
+            let opened = block_on(block_on(envelope.open_stream(pieces, &context)).unwrap().count());
+            assert!((2..=4).contains(&opened), "{opened}");
+        });
+        // Each byte once to be put together, which may double, once in the plaintext, and once where it is kept back.
+        assert!(info.bytes_total < 6 * sealed.len() as u64, "{info:?}");
+        assert!(info.bytes_max < 4 * (4 << 20) + (1 << 20), "{info:?}");
+    }
 }

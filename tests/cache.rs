@@ -15,8 +15,7 @@ use futures_util::{future::join_all, task::noop_waker};
 use kms_envelope::{
     AlgorithmSuite, CacheStats, CommitmentPolicy, ConfigError, DataKeyCache, DataKeyCacheBuilder, EncryptionContext,
     Envelope, EnvelopeBuilder, Fault, Limits, LocalKey, ManualClock, MemoryKey, OpenError, ProviderError, Refresh,
-    ScriptedProvider, SealError,
-    message::{Header, Parsed},
+    ScriptedProvider, SealError, message::Header,
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -45,7 +44,7 @@ fn seal(envelope: &Envelope, plaintext: &[u8]) -> Vec<u8> {
 
 /// The encrypted data key and the message id.
 fn keys(sealed: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let Ok(Parsed::Complete(header)) = Header::parse(sealed, &Limits::default()) else { panic!() };
+    let header = Header::parse(sealed, &Limits::default()).unwrap();
     (header.encrypted_data_keys()[0].ciphertext.to_vec(), header.message_id().as_bytes().to_vec())
 }
 

@@ -13,7 +13,7 @@ use kms_envelope::{
     AlgorithmSuite, Backend, ConfigError, ContextError, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest,
     EncryptedDataKey, EncryptionContext, Envelope, EnvelopeBuilder, FormatError, GenerateDataKeyRequest, KeyProvider,
     LimitError, Limits, LocalKey, OpenError, PlaintextDataKey, ProviderError, SealError, SecretKey,
-    message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, Geometry, Header, Parsed},
+    message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, Geometry, Header},
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -79,10 +79,7 @@ fn open_fed(sealed: &[u8], piece_len: usize) -> Result<Vec<u8>, OpenError> {
 }
 
 fn header(sealed: &[u8]) -> Result<Header, OpenError> {
-    match Header::parse(sealed, &Limits::default())? {
-        Parsed::Complete(header) => Ok(*header),
-        Parsed::Incomplete { .. } => Err(FormatError::Truncated("its header".into()).into()),
-    }
+    Ok(Header::parse(sealed, &Limits::default())?)
 }
 
 /// Gives and takes at most so many bytes at a time, interrupted before each.
@@ -644,9 +641,38 @@ fn an_opener_that_failed_gives_nothing_more_and_wipes_its_output() {
 }
 
 #[test]
+fn lengths_that_no_message_has_are_errors_and_do_not_wrap() {
+    let mut sealer = block_on(envelope().sealer(&context())).unwrap();
+    for len in [usize::MAX, usize::MAX - 1, usize::MAX / 2, 1 << 60] {
+        assert!(matches!(sealer.update_len(len), Err(SealError::TooLong { .. })), "{len}");
+    }
+    for len in [u64::MAX, 1 << 60] {
+        assert!(matches!(sealer.sealed_len(len), Err(SealError::TooLong { .. })), "{len}");
+    }
+    let mut sealed = vec![0; sealer.update_len(4).unwrap()];
+    let written = sealer.update(b"data", &mut sealed).unwrap();
+    assert!(sealer.update_len(usize::MAX).is_err());
+    let mut end = vec![0; sealer.finish_len()];
+    sealer.finish(&mut end).unwrap();
+    sealed.truncate(written);
+    sealed.extend(end);
+
+    let header = header(&sealed).unwrap();
+    let opener = block_on(envelope().opener(&header, &context())).unwrap();
+    for len in [usize::MAX, usize::MAX - 1] {
+        assert!((len / 4..len).contains(&opener.update_len(len)));
+    }
+    let reader = block_on(envelope().range_reader(&sealed[..], sealed.len() as u64, &context())).unwrap();
+    for range in [0..u64::MAX, u64::MAX - 1..u64::MAX, 5..u64::MAX] {
+        assert!(matches!(reader.read(range), Err(OpenError::OutOfRange { plaintext_len: 4, .. })));
+    }
+    assert!(matches!(reader.read_into(u64::MAX, &mut [0; 10]), Err(OpenError::OutOfRange { .. })));
+}
+
+#[test]
 fn buffers_too_short_for_the_output_take_nothing() {
     let mut sealer = block_on(envelope().sealer(&context())).unwrap();
-    let needed = sealer.update_len(100);
+    let needed = sealer.update_len(100).unwrap();
     assert!(matches!(sealer.update(&plaintext(100), &mut vec![0; needed - 1]), Err(SealError::OutputTooShort { .. })));
     let mut sealed = vec![0; needed + 200];
     let mut len = sealer.update(&plaintext(100), &mut sealed).unwrap();

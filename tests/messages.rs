@@ -12,7 +12,7 @@ use base64ct::{Base64, Encoding};
 use kms_envelope::{
     AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits, LocalKey,
     MultiProvider, SecretKey,
-    message::{ContentType, Header, Parsed},
+    message::{ContentType, Header},
 };
 use pollster::block_on;
 use serde_json::Value;
@@ -42,10 +42,7 @@ fn local_key(namespace: &str, name: &str, base64: &str) -> LocalKey {
 }
 
 fn header(message: &[u8]) -> Header {
-    match Header::parse(message, &Limits::default()).unwrap() {
-        Parsed::Complete(header) => *header,
-        other => panic!("{other:?}"),
-    }
+    Header::parse(message, &Limits::default()).unwrap()
 }
 
 fn suite(hex: &str) -> AlgorithmSuite {

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
     AlgorithmSuite, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, Fault, Limits, LocalKey, MemoryKey,
     MultiProvider, OpenError, ProviderError, ResealError, RewrapError, ScriptedProvider, SealError,
-    message::{DetachedKeys, Header, Parsed},
+    message::{DetachedKeys, Header},
 };
 use pollster::block_on;
 use tokio::io::AsyncReadExt;
@@ -19,8 +19,8 @@ fn context() -> EncryptionContext {
     EncryptionContext::from([("tenant", "acme"), ("purpose", "test")])
 }
 
-fn header(sealed: &[u8]) -> Box<Header> {
-    let Ok(Parsed::Complete(header)) = Header::parse(sealed, &Limits::default()) else { panic!() };
+fn header(sealed: &[u8]) -> Header {
+    let header = Header::parse(sealed, &Limits::default()).unwrap();
     header
 }
 

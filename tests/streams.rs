@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
     AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, FormatError, LocalKey,
-    OpenError, SecretKey,
+    OpenError, SealError, SecretKey,
     message::FRAME_OVERHEAD,
     stream::{AsyncReadAt, ReadAt, StreamError, Threads},
 };
@@ -448,14 +448,17 @@ fn signed_and_non_framed_messages_have_no_ranges() {
 }
 
 #[test]
-fn a_stream_inside_that_fails_ends_the_stream_outside() {
+fn a_stream_inside_that_fails_is_a_failure_of_the_stream_outside_for_good() {
     let failing = |pieces: Vec<Vec<u8>>| stream::iter(pieces.into_iter().map(Ok).chain([Err("gone")]));
     let context = context();
     block_on(async {
         let mut sealing = envelope(16).seal_stream(failing(vec![plaintext(100)]), &context).await.unwrap();
         assert!(sealing.next().await.unwrap().is_ok());
         assert!(matches!(sealing.next().await, Some(Err(StreamError::Source("gone")))));
-        assert!(sealing.next().await.is_none());
+        for _ in 0..3 {
+            let next = sealing.next().await;
+            assert!(matches!(next, Some(Err(StreamError::Seal(SealError::FailedBefore)))), "{next:?}");
+        }
 
         let sealed = seal(16, &plaintext(100));
         let half = sealed[..sealed.len() - 50].to_vec();
@@ -463,7 +466,10 @@ fn a_stream_inside_that_fails_ends_the_stream_outside() {
         assert_eq!(opening.info().context, context);
         assert!(opening.next().await.unwrap().is_ok());
         assert!(matches!(opening.next().await, Some(Err(StreamError::Source("gone")))));
-        assert!(opening.next().await.is_none());
+        for _ in 0..3 {
+            let next = opening.next().await;
+            assert!(matches!(next, Some(Err(StreamError::Open(OpenError::FailedBefore)))), "{next:?}");
+        }
 
         let refused = envelope(16).open_stream(failing(vec![sealed[..50].to_vec()]), &context).await;
         assert!(matches!(refused, Err(StreamError::Source("gone"))));
@@ -517,7 +523,7 @@ impl<T> Flaky<T> {
     fn allowed(&mut self, len: usize) -> io::Result<usize> {
         if self.fail_at == Some(self.at) {
             self.fail_at = None;
-            return Err(io::Error::other("flaky"));
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "flaky"));
         }
         let until_failure = self.fail_at.map_or(usize::MAX, |fail_at| fail_at - self.at);
         Ok(len.min(self.piece_len).min(until_failure))

@@ -8,7 +8,7 @@ use std::{
 use kms_envelope::{
     AlgorithmSuite, Backend, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, FormatError,
     LimitError, Limits, LocalKey, MessageVersion, OpenError, SecretKey,
-    message::{ContentType, Header, Parsed},
+    message::{ContentType, Header},
     stream::Threads,
 };
 use pollster::block_on;
@@ -55,10 +55,7 @@ fn seal(suite: AlgorithmSuite, len: usize) -> Vec<u8> {
 }
 
 fn header(message: &[u8]) -> Header {
-    match Header::parse(message, &Limits::default()) {
-        Ok(Parsed::Complete(header)) => *header,
-        other => panic!("{other:?}"),
-    }
+    Header::parse(message, &Limits::default()).unwrap()
 }
 
 fn open(envelope: &Envelope, message: &[u8]) -> Result<Vec<u8>, OpenError> {
@@ -69,9 +66,7 @@ fn open(envelope: &Envelope, message: &[u8]) -> Result<Vec<u8>, OpenError> {
 fn open_in_pieces(envelope: &Envelope, message: &[u8], piece_len: usize) -> (Vec<u8>, Result<(), OpenError>) {
     let mut given = Vec::new();
     let mut feed = || {
-        let Parsed::Complete(header) = Header::parse(message, &Limits::default())? else {
-            return Err(FormatError::Truncated("its header".into()).into());
-        };
+        let header = Header::parse(message, &Limits::default())?;
         let mut opener = block_on(envelope.opener(&header, &context()))?;
         for piece in message[header.len()..].chunks(piece_len) {
             let start = given.len();

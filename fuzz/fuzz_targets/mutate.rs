@@ -5,7 +5,7 @@
 use arbitrary::Arbitrary;
 use kms_envelope::{
     AlgorithmSuite, CommitmentPolicy, EncryptionContext,
-    message::{Header, Parsed},
+    message::Header,
 };
 use kms_envelope_fuzz::{LIMITS, builder, open};
 use libfuzzer_sys::fuzz_target;
@@ -97,7 +97,7 @@ fuzz_target!(|input: Input| {
         input.pairs.into_iter().filter(|(name, _)| !name.starts_with("aws-crypto-")).collect();
     let Ok(original) = block_on(envelope.seal(&input.plaintext, &context)) else { return };
     assert_eq!(open(&original).unwrap(), input.plaintext);
-    let Ok(Parsed::Complete(header)) = Header::parse(&original, &LIMITS) else { panic!("it was sealed") };
+    let header = Header::parse(&original, &LIMITS).unwrap();
     let mut changed = original.clone();
     for one in input.changes.iter().take(8) {
         change(&mut changed, header.len(), frame_len as usize + 32, one);

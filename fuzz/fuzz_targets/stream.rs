@@ -6,14 +6,14 @@ use std::io::Read;
 
 use kms_envelope::{
     EncryptionContext, Limits, OpenError,
-    message::{Header, Parsed},
+    message::Header,
 };
 use kms_envelope_fuzz::{ENVELOPE, LIMITS, open};
 use libfuzzer_sys::fuzz_target;
 use pollster::block_on;
 
 fn in_pieces(data: &[u8], lens: &[u8], limits: &Limits) -> Option<Result<Vec<u8>, OpenError>> {
-    let Ok(Parsed::Complete(header)) = Header::parse(data, limits) else { return None };
+    let Ok(header) = Header::parse(data, limits) else { return None };
     let mut opener = match block_on(ENVELOPE.opener(&header, &EncryptionContext::new())) {
         Ok(opener) => opener,
         Err(error) => return Some(Err(error)),

@@ -28,7 +28,7 @@ impl Envelope {
     /// [`reseal`](Self::reseal).
     ///
     /// ```
-    /// use kms_envelope::{Envelope, EncryptionContext, Limits, LocalKey, message::{DetachedKeys, Header, Parsed}};
+    /// use kms_envelope::{Envelope, EncryptionContext, Limits, LocalKey, message::{DetachedKeys, Header}};
     ///
     /// # pollster::block_on(async {
     /// let old = Envelope::new(LocalKey::generate("example", "2025")?);
@@ -36,7 +36,7 @@ impl Envelope {
     /// let context = EncryptionContext::from([("tenant", "acme")]);
     /// let sealed = old.seal(b"attack at dawn", &context).await?;
     ///
-    /// let Parsed::Complete(header) = Header::parse(&sealed, &Limits::default())? else { panic!("truncated") };
+    /// let header = Header::parse(&sealed, &Limits::default())?;
     /// let keys: Vec<u8> = old.rewrap(&header, &context, &new_key).await?.to_bytes()?; // to be kept
     ///
     /// let keys = DetachedKeys::parse(&keys, &Limits::default())?;

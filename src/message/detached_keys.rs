@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes};
 
 use super::{
     EncryptedDataKey, Limits, MessageId,
-    header::{Cursor, Stop, parse_encrypted_data_keys, put_encrypted_data_keys},
+    encrypted_data_key::{KeySection, put_encrypted_data_keys},
 };
 use crate::{
     error::{FormatError, HeaderError, LimitError, SealError},
@@ -50,28 +50,25 @@ impl DetachedKeys {
         if bytes.len() > limits.header_len {
             return Err(LimitError::HeaderLen { len: bytes.len(), limit: limits.header_len }.into());
         }
-        let mut cursor = Cursor { bytes, at: magic.len() };
-        match Self::parse_fields(&mut cursor, version, limits) {
-            Ok(keys) if cursor.at == bytes.len() => Ok(keys),
-            Ok(_) => refused("something follows their end"),
-            Err(Stop::Incomplete { .. }) => refused("they are truncated"),
-            Err(Stop::Error(error)) => Err(error),
+        let mut fields = Fields { bytes, at: magic.len() };
+        if fields.u8()? != version {
+            return refused("their version is unknown: use a newer release");
         }
-    }
-
-    fn parse_fields(cursor: &mut Cursor<'_>, version: u8, limits: &Limits) -> Result<Self, Stop> {
-        if cursor.u8()? != version {
-            return Err(FormatError::DetachedKeys("their version is unknown: use a newer release").into());
-        }
+        let id_len = usize::from(fields.u8()?);
         let version = [MessageVersion::V1, MessageVersion::V2];
-        let id_len = usize::from(cursor.u8()?);
         let version = version.into_iter().find(|version| version.message_id_len() == id_len);
         let version = version.ok_or(FormatError::DetachedKeys("no message id has this length"))?;
-        let message_id = MessageId::from_bytes(version, cursor.take(id_len)?);
-        let fields = parse_encrypted_data_keys(cursor, limits)?;
-        let bytes = Bytes::copy_from_slice(cursor.bytes);
-        let key = |(id, info, ciphertext)| EncryptedDataKey::new(id, bytes.slice(info), bytes.slice(ciphertext));
-        Ok(Self { message_id, encrypted_data_keys: fields.into_iter().map(key).collect() })
+        let message_id = MessageId::from_bytes(version, fields.take(id_len)?);
+        let mut keys = KeySection::new(fields.u16()?, limits)?;
+        while !keys.is_complete() {
+            let len = fields.u16()?;
+            let part = fields.take(usize::from(len))?;
+            keys.push(fields.at - part.len()..fields.at, part)?;
+        }
+        if fields.at < bytes.len() {
+            return refused("something follows their end");
+        }
+        Ok(Self { message_id, encrypted_data_keys: keys.into_keys(&Bytes::copy_from_slice(bytes)) })
     }
 
     /// The bytes to keep.
@@ -96,6 +93,29 @@ impl DetachedKeys {
     /// The encrypted data keys: one or more.
     pub fn encrypted_data_keys(&self) -> &[EncryptedDataKey] {
         &self.encrypted_data_keys
+    }
+}
+
+/// Reads fields from the start of bytes, all of which are there.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], FormatError> {
+        let field = self.bytes.get(self.at..self.at + len);
+        self.at += len;
+        field.ok_or(FormatError::DetachedKeys("they are truncated"))
+    }
+
+    fn u8(&mut self) -> Result<u8, FormatError> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn u16(&mut self) -> Result<u16, FormatError> {
+        let field = self.take(2)?;
+        Ok(u16::from_be_bytes([field[0], field[1]]))
     }
 }
 

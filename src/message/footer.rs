@@ -1,5 +1,7 @@
 //! The footer of a signed message. Specification: `data-format/message-footer.md`.
 
+use super::Parsed;
+
 /// How much longer a footer is than its signature, in bytes.
 pub(crate) const FOOTER_OVERHEAD: usize = 2;
 
@@ -10,11 +12,14 @@ pub(crate) fn write_footer(signature: &[u8], out: &mut [u8]) {
     out[FOOTER_OVERHEAD..].copy_from_slice(signature);
 }
 
-/// The signature in the footer at the start of `bytes`, or how many bytes must be there to go on.
-pub(crate) fn parse_footer(bytes: &[u8]) -> Result<&[u8], usize> {
-    let len = bytes.first_chunk().ok_or(FOOTER_OVERHEAD)?;
+/// The signature in the footer at the start of `bytes`.
+pub(crate) fn parse_footer(bytes: &[u8]) -> Parsed<&[u8]> {
+    let Some(len) = bytes.first_chunk() else { return Parsed::Incomplete { needed: FOOTER_OVERHEAD } };
     let end = FOOTER_OVERHEAD + usize::from(u16::from_be_bytes(*len));
-    bytes.get(FOOTER_OVERHEAD..end).ok_or(end)
+    match bytes.get(FOOTER_OVERHEAD..end) {
+        Some(signature) => Parsed::Complete(signature),
+        None => Parsed::Incomplete { needed: end },
+    }
 }
 
 #[cfg(test)]
@@ -26,10 +31,10 @@ mod tests {
         for len in [0, 1, 71, 103, 300] {
             let (signature, mut footer) = (vec![7; len], vec![0; FOOTER_OVERHEAD + len]);
             write_footer(&signature, &mut footer);
-            assert_eq!(parse_footer(&[&footer[..], b"more"].concat()), Ok(&signature[..]));
+            assert_eq!(parse_footer(&[&footer[..], b"more"].concat()), Parsed::Complete(&signature[..]));
             for cut in 0..footer.len() {
-                let needed = parse_footer(&footer[..cut]).unwrap_err();
-                assert!(cut < needed && needed <= footer.len());
+                let parsed = parse_footer(&footer[..cut]);
+                assert!(matches!(parsed, Parsed::Incomplete { needed } if cut < needed && needed <= footer.len()));
             }
         }
     }

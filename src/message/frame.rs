@@ -1,7 +1,10 @@
 //! Frames, and the single block of a body without frames: their heads, and what is authenticated with them.
 //! Specification: `data-format/message-body.md`.
 
-use super::header::{IV_LEN, TAG_LEN};
+use super::{
+    Parsed,
+    header::{IV_LEN, TAG_LEN},
+};
 use crate::error::{FormatError, LimitError};
 
 /// Where a final frame has its marker, any other has its sequence number.
@@ -94,11 +97,11 @@ impl FrameHead {
     /// Reads the head of the frame that is due, or says how many bytes must be there to go on.
     ///
     /// The IV is taken as it stands: some SDKs have written others than the sequence number.
-    pub(crate) fn parse(bytes: &[u8], due: u32, frame_len: u32) -> Result<Result<Self, usize>, FormatError> {
-        let Some(first) = u32_at(bytes, 0) else { return Ok(Err(4)) };
+    pub(crate) fn parse(bytes: &[u8], due: u32, frame_len: u32) -> Result<Parsed<Self>, FormatError> {
+        let Some(first) = u32_at(bytes, 0) else { return Ok(Parsed::Incomplete { needed: 4 }) };
         let is_final = first == FINAL_MARKER;
         let sequence = if is_final {
-            let Some(sequence) = u32_at(bytes, 4) else { return Ok(Err(8)) };
+            let Some(sequence) = u32_at(bytes, 4) else { return Ok(Parsed::Incomplete { needed: 8 }) };
             sequence
         } else {
             first
@@ -107,24 +110,27 @@ impl FrameHead {
             return Err(FormatError::Sequence { expected: due, found: sequence });
         }
         let (iv_place, head_len) = if is_final { (8, FINAL_HEAD_LEN) } else { (4, REGULAR_HEAD_LEN) };
-        let Some(head) = bytes.get(..head_len) else { return Ok(Err(head_len)) };
+        let Some(head) = bytes.get(..head_len) else { return Ok(Parsed::Incomplete { needed: head_len }) };
         let content_len = if is_final { u32_at(head, 8 + IV_LEN).unwrap_or(u32::MAX) } else { frame_len };
         if content_len > frame_len {
             return Err(FormatError::FinalFrameLen { len: content_len, frame_len });
         }
         let kind = if is_final { FrameKind::Final } else { FrameKind::Regular };
-        Ok(Ok(Self { kind, sequence, content_len: content_len as usize, iv: iv_at(head, iv_place) }))
+        Ok(Parsed::Complete(Self { kind, sequence, content_len: content_len as usize, iv: iv_at(head, iv_place) }))
     }
 
     /// Reads the head of a body without frames, or says how many bytes must be there to go on.
-    pub(crate) fn parse_block(bytes: &[u8], limit: usize) -> Result<Result<Self, usize>, LimitError> {
-        let Some(head) = bytes.first_chunk::<BLOCK_HEAD_LEN>() else { return Ok(Err(BLOCK_HEAD_LEN)) };
+    pub(crate) fn parse_block(bytes: &[u8], limit: usize) -> Result<Parsed<Self>, LimitError> {
+        let Some(head) = bytes.first_chunk::<BLOCK_HEAD_LEN>() else {
+            return Ok(Parsed::Incomplete { needed: BLOCK_HEAD_LEN });
+        };
         let mut len = [0; 8];
         len.copy_from_slice(&head[IV_LEN..]);
         let len = u64::from_be_bytes(len);
+        let addressable = isize::MAX.unsigned_abs() - BLOCK_OVERHEAD;
         match usize::try_from(len) {
-            Ok(content_len) if content_len <= limit => {
-                Ok(Ok(Self { kind: FrameKind::Block, sequence: 1, content_len, iv: iv_at(head, 0) }))
+            Ok(content_len) if content_len <= limit.min(addressable) => {
+                Ok(Parsed::Complete(Self { kind: FrameKind::Block, sequence: 1, content_len, iv: iv_at(head, 0) }))
             }
             _ => Err(LimitError::NonFramedLen { len, limit }),
         }
@@ -185,10 +191,12 @@ mod tests {
         for head in [FrameHead::new(7, false, 100), FrameHead::new(8, true, 99), FrameHead::new(1, true, 0)] {
             let mut bytes = vec![0; head.len()];
             head.write(&mut bytes);
-            assert_eq!(FrameHead::parse(&bytes, head.sequence, 100), Ok(Ok(head)));
+            assert_eq!(FrameHead::parse(&bytes, head.sequence, 100), Ok(Parsed::Complete(head)));
             for len in 0..bytes.len() {
-                let needed = FrameHead::parse(&bytes[..len], head.sequence, 100).unwrap().unwrap_err();
-                assert!(len < needed && needed <= bytes.len(), "{len} {needed}");
+                match FrameHead::parse(&bytes[..len], head.sequence, 100).unwrap() {
+                    Parsed::Incomplete { needed } => assert!(len < needed && needed <= bytes.len(), "{len} {needed}"),
+                    Parsed::Complete(head) => panic!("{len}: {head:?}"),
+                }
             }
         }
     }
@@ -198,9 +206,9 @@ mod tests {
         let head = FrameHead { kind: FrameKind::Block, ..FrameHead::new(1, true, 100) };
         let mut bytes = [0; BLOCK_HEAD_LEN];
         head.write(&mut bytes);
-        assert_eq!(FrameHead::parse_block(&bytes, 100), Ok(Ok(head)));
+        assert_eq!(FrameHead::parse_block(&bytes, 100), Ok(Parsed::Complete(head)));
         assert_eq!(FrameHead::parse_block(&bytes, 99), Err(LimitError::NonFramedLen { len: 100, limit: 99 }));
-        assert_eq!(FrameHead::parse_block(&bytes[..19], 99), Ok(Err(20)));
+        assert_eq!(FrameHead::parse_block(&bytes[..19], 99), Ok(Parsed::Incomplete { needed: 20 }));
         assert_eq!(body_aad(&[], &head).as_ref(), b"AWSKMSEncryptionClient Single Block\0\0\0\x01\0\0\0\0\0\0\0\x64");
     }
 

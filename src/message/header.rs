@@ -1,14 +1,17 @@
 //! The header: what a message is encrypted with, its encryption context and its encrypted data keys.
 //! Specification: `data-format/message-header.md`.
 
-use std::{fmt, ops::Range};
+use std::fmt;
 
 use bytes::{BufMut, Bytes};
 
-use super::{EncryptedDataKey, FOOTER_OVERHEAD, Geometry, Limits};
+use super::{
+    EncryptedDataKey, FOOTER_OVERHEAD, Geometry,
+    encrypted_data_key::{put_encrypted_data_keys, put_u16_prefixed},
+};
 use crate::{
     context::EncryptionContext,
-    error::{FormatError, HeaderError, LimitError, SealError},
+    error::{FormatError, SealError},
     suite::{AlgorithmSuite, MessageVersion},
 };
 
@@ -16,11 +19,11 @@ pub(crate) const IV_LEN: usize = 12;
 pub(crate) const TAG_LEN: usize = 16;
 pub(crate) const COMMITMENT_LEN: usize = 32;
 
-const VERSION_1: u8 = 1;
-const VERSION_2: u8 = 2;
-const TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA: u8 = 0x80;
-const NON_FRAMED: u8 = 1;
-const FRAMED: u8 = 2;
+pub(super) const VERSION_1: u8 = 1;
+pub(super) const VERSION_2: u8 = 2;
+pub(super) const TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA: u8 = 0x80;
+pub(super) const NON_FRAMED: u8 = 1;
+pub(super) const FRAMED: u8 = 2;
 
 /// The random name of a message: 16 bytes in version 1, 32 in version 2. Written in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,60 +88,32 @@ pub enum ContentType {
 /// [`Opened`](crate::Opened) message says of itself is authenticated.
 ///
 /// ```
-/// use kms_envelope::{Limits, message::{Header, Parsed}};
+/// use kms_envelope::{Limits, message::Header};
 ///
 /// # let key = kms_envelope::LocalKey::generate("doc", "example")?;
 /// # let envelope = kms_envelope::Envelope::new(key);
 /// # let context = kms_envelope::EncryptionContext::from([("tenant", "acme")]);
 /// # let sealed = pollster::block_on(envelope.seal(b"hello", &context))?;
-/// let Parsed::Complete(header) = Header::parse(&sealed, &Limits::default())? else { panic!("truncated") };
+/// let header = Header::parse(&sealed, &Limits::default())?;
 /// assert_eq!(header.context().get("tenant"), Some("acme"));
 /// assert_eq!(header.geometry(sealed.len() as u64)?.plaintext_len(), 5);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Header {
-    suite: AlgorithmSuite,
-    message_id: MessageId,
-    context: EncryptionContext,
-    encrypted_data_keys: Vec<EncryptedDataKey>,
-    content_type: ContentType,
-    commitment: Option<[u8; COMMITMENT_LEN]>,
-    iv: [u8; IV_LEN],
-    tag: [u8; TAG_LEN],
+    pub(super) suite: AlgorithmSuite,
+    pub(super) message_id: MessageId,
+    pub(super) context: EncryptionContext,
+    pub(super) encrypted_data_keys: Vec<EncryptedDataKey>,
+    pub(super) content_type: ContentType,
+    pub(super) commitment: Option<[u8; COMMITMENT_LEN]>,
+    pub(super) iv: [u8; IV_LEN],
+    pub(super) tag: [u8; TAG_LEN],
     /// The header as received: what its tag authenticates, and the IV and tag themselves.
-    bytes: Bytes,
-}
-
-/// What [`Header::parse`] made of the bytes so far.
-#[derive(Clone, Debug)]
-pub enum Parsed {
-    /// The header is there. The body begins at [`Header::len`].
-    Complete(Box<Header>),
-    /// The header goes on.
-    Incomplete {
-        /// How many bytes, from the message's first one on, must be there before another try makes sense.
-        needed: usize,
-    },
+    pub(super) bytes: Bytes,
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`; what follows it is left alone.
-    ///
-    /// # Errors
-    /// [`FormatError`] where the bytes cannot be the start of a message, [`LimitError`] where the header has too
-    /// many encrypted data keys or is too long.
-    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Parsed, HeaderError> {
-        match parse(bytes, limits) {
-            Ok(header) => Ok(Parsed::Complete(Box::new(header))),
-            Err(Stop::Incomplete { needed }) if needed > limits.header_len => {
-                Err(LimitError::HeaderLen { len: needed, limit: limits.header_len }.into())
-            }
-            Err(Stop::Incomplete { needed }) => Ok(Parsed::Incomplete { needed }),
-            Err(Stop::Error(error)) => Err(error),
-        }
-    }
-
     /// The algorithm suite.
     pub fn suite(&self) -> AlgorithmSuite {
         self.suite
@@ -208,136 +183,6 @@ impl Header {
     }
 }
 
-pub(super) enum Stop {
-    Incomplete { needed: usize },
-    Error(HeaderError),
-}
-
-impl<E: Into<HeaderError>> From<E> for Stop {
-    fn from(error: E) -> Self {
-        Self::Error(error.into())
-    }
-}
-
-pub(super) struct Cursor<'a> {
-    pub(super) bytes: &'a [u8],
-    pub(super) at: usize,
-}
-
-impl<'a> Cursor<'a> {
-    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], Stop> {
-        let end = self.at + len;
-        let taken = self.bytes.get(self.at..end).ok_or(Stop::Incomplete { needed: end })?;
-        self.at = end;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Stop> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    pub(super) fn u8(&mut self) -> Result<u8, Stop> {
-        Ok(u8::from_be_bytes(self.array()?))
-    }
-
-    fn u16(&mut self) -> Result<u16, Stop> {
-        Ok(u16::from_be_bytes(self.array()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, Stop> {
-        Ok(u32::from_be_bytes(self.array()?))
-    }
-
-    /// A field that its length precedes, and where it is.
-    fn u16_prefixed(&mut self) -> Result<(&'a [u8], Range<usize>), Stop> {
-        let len = self.u16()?;
-        let start = self.at;
-        Ok((self.take(usize::from(len))?, start..self.at))
-    }
-}
-
-fn parse(bytes: &[u8], limits: &Limits) -> Result<Header, Stop> {
-    let mut cursor = Cursor { bytes, at: 0 };
-    let version = match cursor.u8()? {
-        VERSION_1 => MessageVersion::V1,
-        VERSION_2 => MessageVersion::V2,
-        // The base64 of 01 80, and of 02 04 78 or 02 05 78.
-        b'A' if matches!(cursor.u8()?, b'Y' | b'g') => return Err(FormatError::Base64.into()),
-        other => return Err(FormatError::Version(other).into()),
-    };
-    if version == MessageVersion::V1 {
-        let kind = cursor.u8()?;
-        if kind != TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA {
-            return Err(FormatError::Type(kind).into());
-        }
-    }
-    let id = cursor.u16()?;
-    let suite = AlgorithmSuite::from_id(id)
-        .filter(|suite| suite.message_version() == version)
-        .ok_or(FormatError::Suite { id, version: bytes[0] })?;
-    let message_id = MessageId::from_bytes(version, cursor.take(version.message_id_len())?);
-    let context = EncryptionContext::parse(cursor.u16_prefixed()?.0)?;
-    let encrypted_data_keys = parse_encrypted_data_keys(&mut cursor, limits)?;
-    let content_type = cursor.u8()?;
-    if version == MessageVersion::V1 {
-        let reserved = cursor.u32()?;
-        if reserved != 0 {
-            return Err(FormatError::Field { field: "reserved field", value: reserved.into() }.into());
-        }
-        let iv_len = cursor.u8()?;
-        if usize::from(iv_len) != IV_LEN {
-            return Err(FormatError::Field { field: "IV length", value: iv_len.into() }.into());
-        }
-    }
-    let frame_len = cursor.u32()?;
-    let content_type = match (content_type, std::num::NonZeroU32::new(frame_len)) {
-        (FRAMED, Some(frame_len)) => ContentType::Framed { frame_len },
-        (NON_FRAMED, None) => ContentType::NonFramed,
-        (FRAMED | NON_FRAMED, _) => {
-            return Err(FormatError::Field { field: "frame length", value: frame_len.into() }.into());
-        }
-        (other, _) => return Err(FormatError::Field { field: "content type", value: other.into() }.into()),
-    };
-    let commitment = suite.is_committing().then(|| cursor.array()).transpose()?;
-    let iv = if version == MessageVersion::V1 { cursor.array()? } else { [0; IV_LEN] };
-    let tag = cursor.array()?;
-    let len = cursor.at;
-    if len > limits.header_len {
-        return Err(LimitError::HeaderLen { len, limit: limits.header_len }.into());
-    }
-    let bytes = Bytes::copy_from_slice(&bytes[..len]);
-    let encrypted_data_keys = encrypted_data_keys
-        .into_iter()
-        .map(|(id, info, ciphertext)| EncryptedDataKey::new(id, bytes.slice(info), bytes.slice(ciphertext)))
-        .collect();
-    Ok(Header { suite, message_id, context, encrypted_data_keys, content_type, commitment, iv, tag, bytes })
-}
-
-/// For each its provider id, and where its provider info and its ciphertext are.
-pub(super) type KeyFields<'a> = (&'a str, Range<usize>, Range<usize>);
-
-pub(super) fn parse_encrypted_data_keys<'a>(
-    cursor: &mut Cursor<'a>,
-    limits: &Limits,
-) -> Result<Vec<KeyFields<'a>>, Stop> {
-    let count = cursor.u16()?;
-    if count == 0 {
-        return Err(FormatError::EncryptedDataKeys("there are none").into());
-    }
-    if count > limits.encrypted_data_keys {
-        return Err(LimitError::EncryptedDataKeys { count, limit: limits.encrypted_data_keys }.into());
-    }
-    let mut keys = Vec::new();
-    for _ in 0..count {
-        let provider_id = std::str::from_utf8(cursor.u16_prefixed()?.0)
-            .map_err(|_| FormatError::EncryptedDataKeys("a provider id is not UTF-8"))?;
-        keys.push((provider_id, cursor.u16_prefixed()?.1, cursor.u16_prefixed()?.1));
-    }
-    Ok(keys)
-}
-
 /// What a header is written from.
 #[derive(Debug)]
 pub(crate) struct HeaderFields<'a> {
@@ -385,26 +230,15 @@ pub(crate) fn put_authentication(header: &mut Vec<u8>, version: MessageVersion, 
     header.put_slice(tag);
 }
 
-pub(super) fn put_encrypted_data_keys(out: &mut Vec<u8>, keys: &[EncryptedDataKey]) -> Result<(), SealError> {
-    out.put_u16(u16_len(keys.len(), "encrypted data keys")?);
-    keys.iter().flat_map(EncryptedDataKey::fields).try_for_each(|field| put_u16_prefixed(out, field))
-}
-
-fn put_u16_prefixed(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), SealError> {
-    out.put_u16(u16_len(bytes.len(), "bytes in a field of an encrypted data key")?);
-    out.put_slice(bytes);
-    Ok(())
-}
-
-fn u16_len(len: usize, what: &str) -> Result<u16, SealError> {
-    u16::try_from(len).map_err(|_| SealError::DataKey { what: format!("{len} {what}; the format has room for 65535") })
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        error::{HeaderError, LimitError},
+        message::{HeaderReader, Limits},
+    };
 
     fn v2() -> Vec<u8> {
         let message_id = MessageId::from_bytes(MessageVersion::V2, &[9; 32]);
@@ -434,21 +268,14 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> Result<Parsed, HeaderError> {
+    fn read(bytes: &[u8]) -> Result<Header, HeaderError> {
         Header::parse(bytes, &Limits::default())
-    }
-
-    fn complete(bytes: &[u8]) -> Header {
-        match read(bytes) {
-            Ok(Parsed::Complete(header)) => *header,
-            other => panic!("{other:?}"),
-        }
     }
 
     #[test]
     fn what_is_written_is_read_back() {
         let bytes = v2();
-        let header = complete(&[&bytes[..], b"body"].concat());
+        let header = read(&[&bytes[..], b"body"].concat()).unwrap();
         assert_eq!(header.suite(), AlgorithmSuite::default());
         assert_eq!(header.message_id().to_string(), "09".repeat(32));
         assert_eq!(header.context().get("a"), Some("A"));
@@ -463,7 +290,7 @@ mod tests {
     #[test]
     fn a_version_1_header_is_read_with_its_iv() {
         let bytes = v1();
-        let header = complete(&bytes);
+        let header = read(&bytes).unwrap();
         assert_eq!(header.suite(), AlgorithmSuite::Aes256GcmHkdfSha384EcdsaP384);
         assert_eq!(header.message_id().as_bytes(), [9; 16]);
         assert_eq!(header.commitment(), None);
@@ -473,7 +300,7 @@ mod tests {
     #[test]
     fn a_version_1_header_is_written_as_the_specification_has_it() {
         let by_hand = v1();
-        let header = complete(&by_hand);
+        let header = read(&by_hand).unwrap();
         let mut written = HeaderFields {
             suite: header.suite(),
             message_id: header.message_id(),
@@ -493,15 +320,44 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_asks_for_more_and_no_more_than_is_there() {
+    fn every_truncation_is_said_to_be_one() {
         for bytes in [v1(), v2()] {
             for len in 0..bytes.len() {
-                match read(&bytes[..len]) {
-                    Ok(Parsed::Incomplete { needed }) => assert!(len < needed && needed <= bytes.len()),
-                    other => panic!("{len}: {other:?}"),
-                }
+                assert_eq!(read(&bytes[..len]).unwrap_err(), FormatError::Truncated("its header".into()).into());
             }
         }
+    }
+
+    #[test]
+    fn a_reader_asks_for_what_the_header_has_and_takes_no_byte_of_the_body() {
+        for bytes in [v1(), v2()] {
+            let message = [&bytes[..], b"body"].concat();
+            let (mut at_once, mut as_asked) =
+                (HeaderReader::new(&Limits::default()), HeaderReader::new(&Limits::default()));
+            assert_eq!(at_once.feed(&message).unwrap(), bytes.len());
+            let (mut at, mut rounds) = (0, 0);
+            while as_asked.needed() > 0 {
+                let needed = as_asked.needed();
+                assert!(at + needed <= bytes.len(), "{at} {needed}");
+                assert_eq!(as_asked.feed(&message[at..at + needed]).unwrap(), needed);
+                (at, rounds) = (at + needed, rounds + 1);
+            }
+            assert!(at == bytes.len() && rounds < 10, "{rounds}");
+            for mut reader in [at_once, as_asked] {
+                assert_eq!(reader.feed(b"body").unwrap(), 0);
+                assert_eq!(reader.finish().unwrap().as_bytes(), bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_refused_a_header_refuses_it_for_good() {
+        let mut reader = HeaderReader::new(&Limits::default());
+        let refused = reader.feed(&changed(v1(), 1, 0x81)).unwrap_err();
+        assert_eq!(refused, FormatError::Type(0x81).into());
+        assert_eq!(reader.feed(&v1()).unwrap_err(), refused);
+        assert_eq!(reader.feed(&[]).unwrap_err(), refused);
+        assert_eq!(reader.finish().unwrap_err(), refused);
     }
 
     fn changed(mut bytes: Vec<u8>, at: usize, value: u8) -> Vec<u8> {
@@ -540,7 +396,9 @@ mod tests {
 
     #[test]
     fn base64_is_recognised_however_little_of_it_is_there_at_first() {
-        assert!(matches!(read(b"A"), Ok(Parsed::Incomplete { needed: 2 })));
+        let mut reader = HeaderReader::new(&Limits::default());
+        assert_eq!(reader.feed(b"A"), Ok(1));
+        assert_eq!(reader.feed(b"g"), Err(FormatError::Base64.into()));
         assert_eq!(read(b"AY").unwrap_err(), FormatError::Base64.into());
         assert_eq!(read(b"AB").unwrap_err(), FormatError::Version(b'A').into());
     }
@@ -557,22 +415,41 @@ mod tests {
         let limits = Limits { header_len: 1000, ..Limits::default() };
         let mut start = v1()[..20].to_vec();
         start.extend([0xff, 0xff]);
+        // What is known of it by then: the context, and the shortest form of all that follows.
+        let least = 22 + 65_535 + (v1().len() - 22 - 8 - 8);
         let error = Header::parse(&start, &limits).unwrap_err();
-        assert_eq!(error, LimitError::HeaderLen { len: 22 + 65_535, limit: 1000 }.into());
+        assert_eq!(error, LimitError::HeaderLen { len: least, limit: 1000 }.into());
         let just_too_short = Limits { header_len: v1().len() - 1, ..Limits::default() };
         assert!(Header::parse(&v1(), &just_too_short).is_err());
     }
 
     proptest! {
         #[test]
-        fn changed_headers_are_read_or_refused_without_panic(
-            which: bool, at: prop::sample::Index, value: u8, len: prop::sample::Index,
+        fn changed_headers_are_read_or_refused_alike_in_any_pieces(
+            which: bool, at: prop::sample::Index, value: u8, len: prop::sample::Index, cuts in prop::collection::vec(1usize..20, 1..10),
         ) {
             let mut bytes = if which { v1() } else { v2() };
             let at = at.index(bytes.len());
             bytes[at] = value;
             bytes.truncate(len.index(bytes.len() + 1));
-            let _ = read(&bytes);
+            let mut reader = HeaderReader::new(&Limits::default());
+            let (mut rest, mut fed) = (&bytes[..], 0);
+            for cut in cuts.iter().cycle() {
+                let (piece, after) = rest.split_at(rest.len().min(*cut));
+                rest = after;
+                fed += reader.feed(piece).unwrap_or(0);
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            match (read(&bytes), reader.finish()) {
+                (Ok(whole), Ok(in_pieces)) => {
+                    prop_assert_eq!(whole.len(), fed);
+                    prop_assert_eq!(format!("{whole:?}"), format!("{in_pieces:?}"));
+                }
+                (Err(whole), Err(in_pieces)) => prop_assert_eq!(whole, in_pieces),
+                (whole, in_pieces) => prop_assert!(false, "{whole:?} {in_pieces:?}"),
+            }
         }
     }
 }

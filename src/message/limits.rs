@@ -1,5 +1,10 @@
 //! What a stranger's message may ask for.
 
+use std::num::NonZeroU32;
+
+use super::FINAL_FRAME_OVERHEAD;
+use crate::error::LimitError;
+
 /// Limits on what a message may ask for before anything in it is authenticated.
 ///
 /// Until a tag verifies, every length in a message is whatever an attacker wrote. Memory grows with the bytes that
@@ -27,5 +32,18 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { encrypted_data_keys: 16, header_len: 256 << 10, frame_len: 16 << 20, non_framed_len: 64 << 20 }
+    }
+}
+
+impl Limits {
+    /// The longest frame that can be opened: a whole frame must fit into memory.
+    pub(crate) fn max_frame_len(&self) -> u32 {
+        let addressable = isize::MAX.unsigned_abs() - FINAL_FRAME_OVERHEAD;
+        self.frame_len.min(u32::try_from(addressable).unwrap_or(u32::MAX))
+    }
+
+    pub(crate) fn check_frame_len(&self, len: NonZeroU32) -> Result<(), LimitError> {
+        let (len, limit) = (len.get(), self.max_frame_len());
+        if len > limit { Err(LimitError::FrameLen { len, limit }) } else { Ok(()) }
     }
 }

@@ -1,67 +1,121 @@
 //! What the shells have in common: a sealer or an opener with buffers of about a megabyte, so that each read, each
-//! encryption and each write works on many frames.
+//! encryption and each write works on many frames; which errors end a message; and how much one poll does.
 
-use std::{fmt, ops::Range};
-
-use super::{Opener, Sealer, Threads};
-use crate::{
-    error::{OpenError, SealError},
-    message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD},
+use std::{
+    fmt, io,
+    ops::Range,
+    task::{Context, Poll},
 };
 
-/// How many bytes the buffers have, where a frame is not longer.
+use super::{
+    Opener, Sealer, Threads,
+    sealer::{Layout, Sealing, lengthen},
+};
+use crate::{
+    error::{OpenError, SealError},
+    message::FRAME_OVERHEAD,
+};
+
+/// How many bytes of frames are worked on at once, for each thread.
 const BATCH: usize = 1 << 20;
 
-/// How many whole frames a batch has, at least one, and a batch for each thread.
+/// For how many threads, however many there are: more memory would not make them faster.
+const MAX_BATCHES: usize = 8;
+
+/// How many bytes are read at first. Memory then doubles while reads fill it.
+const FIRST_READ: usize = 256 << 10;
+
+/// How many whole frames are worked on at once, at least one.
 fn frames_in_batch(sealed_frame_len: usize, threads: &Threads) -> usize {
-    (BATCH / sealed_frame_len).max(1) * threads.count()
+    (BATCH * threads.count().min(MAX_BATCHES) / sealed_frame_len).max(1)
+}
+
+/// Whether an error of the reader or writer inside may pass: then nothing is lost, and the same call can be made
+/// again. Any other ends the message, since nobody knows what a reader that goes on after it has left out.
+pub(super) fn may_pass(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+}
+
+/// Memory that is read to. It grows with what arrives, up to a limit.
+struct Space {
+    bytes: Vec<u8>,
+    len: usize,
+    max: usize,
+}
+
+impl Space {
+    fn new(max: usize) -> Self {
+        Self { bytes: Vec::new(), len: max.min(FIRST_READ), max }
+    }
+
+    fn get(&mut self) -> &mut [u8] {
+        lengthen(&mut self.bytes, self.len);
+        &mut self.bytes[..self.len]
+    }
+
+    /// Grows where a read has left no room.
+    fn filled(&mut self, len: usize, room: usize) {
+        if len == room {
+            self.len = self.len.saturating_mul(2).min(self.max);
+        }
+    }
 }
 
 /// A sealer, and what it has written but nobody has taken yet.
 pub(super) struct SealBuffer {
-    /// None once it is finished.
-    sealer: Option<Sealer>,
+    sealing: Sealing,
+    layout: Layout,
     sealed: Vec<u8>,
     untaken: Range<usize>,
     /// The most plaintext that is taken at once.
     batch_len: usize,
-    /// Plaintext to be sealed, for those who pull.
-    space: Vec<u8>,
+    /// Plaintext to be sealed, for shells that read it.
+    space: Space,
 }
 
 impl SealBuffer {
     pub(super) fn new(sealer: Sealer) -> Self {
-        let sealed_frame_len = sealer.frame_len() + FRAME_OVERHEAD;
-        let frames = frames_in_batch(sealed_frame_len, sealer.threads());
-        // With the plaintext held, a batch completes as many frames as it has; and the final frame is one more.
-        let len = sealer.header_len() + frames * sealed_frame_len + FINAL_FRAME_OVERHEAD;
+        let frames = frames_in_batch(sealer.frame_len() + FRAME_OVERHEAD, sealer.threads());
         let batch_len = frames * sealer.frame_len();
-        Self { sealer: Some(sealer), sealed: vec![0; len], untaken: 0..0, batch_len, space: Vec::new() }
+        Self {
+            layout: sealer.layout(),
+            sealing: Sealing::new(sealer),
+            sealed: Vec::new(),
+            untaken: 0..0,
+            batch_len,
+            space: Space::new(batch_len),
+        }
+    }
+
+    /// An error where the message takes no more plaintext.
+    pub(super) fn check_open(&self) -> Result<(), SealError> {
+        self.sealing.check_open()
     }
 
     /// The part of the message that is to be taken before more plaintext can be sealed.
-    pub(super) fn untaken(&self) -> &[u8] {
-        &self.sealed[self.untaken.clone()]
+    ///
+    /// # Errors
+    /// Where the message has failed.
+    pub(super) fn untaken(&self) -> Result<&[u8], SealError> {
+        self.sealing.check_not_failed()?;
+        Ok(&self.sealed[self.untaken.clone()])
     }
 
     pub(super) fn take(&mut self, len: usize) {
-        self.untaken.start += len;
+        self.untaken.start = self.untaken.start.saturating_add(len).min(self.untaken.end);
     }
 
     /// Seals the start of `plaintext` and says how much that is. Everything sealed must have been taken before.
     pub(super) fn seal(&mut self, plaintext: &[u8]) -> Result<usize, SealError> {
         debug_assert!(self.untaken.is_empty());
         let len = plaintext.len().min(self.batch_len);
-        if let Some(sealer) = &mut self.sealer {
-            self.untaken = 0..sealer.update(&plaintext[..len], &mut self.sealed)?;
-        }
+        self.untaken = 0..self.sealing.update(&plaintext[..len], &mut self.sealed)?;
         Ok(len)
     }
 
     /// Where plaintext can be read to, for [`seal_space`](Self::seal_space).
     pub(super) fn space(&mut self) -> &mut [u8] {
-        self.space.resize(self.batch_len, 0);
-        &mut self.space
+        self.space.get()
     }
 
     /// Seals what was read to the [space](Self::space). Nothing read means that there is no more.
@@ -69,50 +123,69 @@ impl SealBuffer {
         if len == 0 {
             return self.finish();
         }
-        let space = std::mem::take(&mut self.space);
-        let sealed = self.seal(&space[..len]).map(drop);
-        self.space = space;
-        sealed
+        debug_assert!(self.untaken.is_empty());
+        self.untaken = 0..self.sealing.update(&self.space.bytes[..len], &mut self.sealed)?;
+        self.space.filled(len, self.space.len);
+        Ok(())
     }
 
     /// Whether the end of the message has been sealed.
     pub(super) fn is_finished(&self) -> bool {
-        self.sealer.is_none()
+        self.sealing.is_finished()
     }
 
-    /// See [`Sealer::sealed_len`]. Of a message that is finished, nothing more is known.
+    /// See [`Sealer::sealed_len`].
     pub(super) fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
-        self.sealer.as_ref().map_or(Ok(0), |sealer| sealer.sealed_len(plaintext_len))
+        self.layout.sealed_len(plaintext_len)
     }
 
     /// Seals the end of the message. Everything sealed must have been taken before. Has no effect the second time.
     pub(super) fn finish(&mut self) -> Result<(), SealError> {
         debug_assert!(self.untaken.is_empty());
-        if let Some(sealer) = self.sealer.take() {
-            self.untaken = 0..sealer.finish(&mut self.sealed)?;
-        }
+        self.untaken = 0..self.sealing.finish(&mut self.sealed)?;
         Ok(())
+    }
+
+    /// Passes an error of the reader or writer inside on. Unless it [may pass](may_pass), the message has failed.
+    pub(super) fn failed(&mut self, error: io::Error) -> io::Error {
+        if !may_pass(&error) {
+            self.sealing.fail();
+        }
+        error
     }
 }
 
 /// An opener, and the plaintext that nobody has read yet.
 pub(super) struct OpenBuffer {
     opener: Opener,
-    sealed: Vec<u8>,
+    /// What is read of the message.
+    space: Space,
+    /// How much of it was given out last.
+    room: usize,
     plaintext: Vec<u8>,
     unread: Range<usize>,
     /// How far into the whole plaintext the opener has come.
     opened_to: u64,
     /// How many bytes after that are not wanted.
     skip: u64,
+    /// Whether the message has ended, and its source too.
+    is_finished: bool,
 }
 
 impl OpenBuffer {
     pub(super) fn new(opener: Opener) -> Self {
-        let frames = frames_in_batch(opener.frame_len() + FRAME_OVERHEAD, opener.threads());
-        let sealed = vec![0; frames * (opener.frame_len() + FRAME_OVERHEAD)];
-        let plaintext = vec![0; frames * opener.frame_len()];
-        Self { opener, sealed, plaintext, unread: 0..0, opened_to: 0, skip: 0 }
+        let sealed_frame_len = opener.frame_len() + FRAME_OVERHEAD;
+        let frames = frames_in_batch(sealed_frame_len, opener.threads());
+        Self {
+            space: Space::new(frames * sealed_frame_len),
+            room: 0,
+            plaintext: Vec::new(),
+            unread: 0..0,
+            opened_to: 0,
+            skip: 0,
+            is_finished: false,
+            opener,
+        }
     }
 
     pub(super) fn opener(&self) -> &Opener {
@@ -120,20 +193,33 @@ impl OpenBuffer {
     }
 
     /// Verified plaintext.
-    pub(super) fn unread(&self) -> &[u8] {
-        &self.plaintext[self.unread.clone()]
+    ///
+    /// # Errors
+    /// Where the message, or its source, has failed.
+    pub(super) fn unread(&self) -> Result<&[u8], OpenError> {
+        self.opener.check_not_failed()?;
+        Ok(&self.plaintext[self.unread.clone()])
+    }
+
+    /// Whether there is nothing to be read before more of the message is there.
+    pub(super) fn needs_more(&self) -> Result<bool, OpenError> {
+        Ok(self.unread()?.is_empty() && !self.is_finished)
     }
 
     pub(super) fn consume(&mut self, len: usize) {
-        self.unread.start = (self.unread.start + len).min(self.unread.end);
+        self.unread.start = self.unread.start.saturating_add(len).min(self.unread.end);
     }
 
-    /// Where the next piece of the message is to be read to. If it is filled, it ends with a frame's end, so that
-    /// no frame is ever copied to be put together.
+    /// Where the next piece of the message is to be read to. If it is filled, it ends with a frame's end where one is
+    /// in reach, so that few frames are copied to be put together.
     pub(super) fn space(&mut self) -> &mut [u8] {
+        let sealed_frame_len = self.opener.frame_len() + FRAME_OVERHEAD;
+        let space = self.space.get();
         // A body without frames, and a footer, are held in any length.
-        let len = self.sealed.len() - self.opener.held_len() % self.sealed.len();
-        &mut self.sealed[..len]
+        let rest_of_frame = sealed_frame_len - self.opener.held_len() % sealed_frame_len;
+        let frames = space.len().saturating_sub(rest_of_frame) / sealed_frame_len;
+        self.room = space.len().min(rest_of_frame + frames * sealed_frame_len);
+        &mut space[..self.room]
     }
 
     /// Opens what was read to the [space](Self::space). Nothing read means that there is no more.
@@ -141,14 +227,13 @@ impl OpenBuffer {
         debug_assert!(self.unread.is_empty());
         self.unread = 0..0;
         if len == 0 {
-            return self.opener.finish();
+            self.opener.finish()?;
+            self.is_finished = true;
+            return Ok(());
         }
-        // More than a batch where a final frame was kept back, or the message has no frames.
-        let needed = self.opener.update_len(len);
-        if needed > self.plaintext.len() {
-            self.plaintext.resize(needed, 0);
-        }
-        let opened = self.opener.update(&self.sealed[..len], &mut self.plaintext)?;
+        lengthen(&mut self.plaintext, self.opener.update_len(len));
+        let opened = self.opener.update(&self.space.bytes[..len], &mut self.plaintext)?;
+        self.space.filled(len, self.room);
         self.opened_to += opened as u64;
         let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(opened);
         self.skip -= skipped as u64;
@@ -164,15 +249,23 @@ impl OpenBuffer {
     /// Goes on with the frame of this number, whose plaintext begins at `start`, and in it with `target`.
     pub(super) fn restart(&mut self, sequence: u32, start: u64, target: u64) -> Result<(), OpenError> {
         self.opener.restart(sequence)?;
-        (self.unread, self.opened_to, self.skip) = (0..0, start, target - start);
+        (self.unread, self.opened_to, self.skip, self.is_finished) = (0..0, start, target - start, false);
         Ok(())
+    }
+
+    /// Passes an error of the reader inside on. Unless it [may pass](may_pass), the message has failed.
+    pub(super) fn failed(&mut self, error: io::Error) -> io::Error {
+        if !may_pass(&error) {
+            self.opener.fail();
+        }
+        error
     }
 }
 
 impl fmt::Debug for SealBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealBuffer")
-            .field("sealer", &self.sealer)
+            .field("sealing", &self.sealing)
             .field("untaken", &self.untaken)
             .finish_non_exhaustive()
     }
@@ -182,5 +275,41 @@ impl fmt::Debug for SealBuffer {
 impl fmt::Debug for OpenBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenBuffer").field("opener", &self.opener).field("unread", &self.unread).finish_non_exhaustive()
+    }
+}
+
+/// The Debug of a shell, without the reader, writer or stream inside, which may print what it holds.
+macro_rules! debug_without_inner {
+    ($($shell:ident<$inner:ident>: $field:ident),+ $(,)?) => {$(
+        impl<$inner> std::fmt::Debug for $shell<$inner> {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($shell)).field(stringify!($field), &self.$field).finish_non_exhaustive()
+            }
+        }
+    )+};
+}
+pub(super) use debug_without_inner;
+
+/// How much one poll has left to do before it lets other tasks run, where the stream inside is always ready.
+pub(super) struct Turn {
+    bytes: usize,
+    pieces: usize,
+}
+
+impl Turn {
+    pub(super) fn new() -> Self {
+        Self { bytes: BATCH, pieces: 256 }
+    }
+
+    /// Counts a piece of so many bytes. Pending, and awake again at once, where it was the last.
+    pub(super) fn poll_after(&mut self, len: usize, cx: &mut Context<'_>) -> Poll<()> {
+        self.bytes = self.bytes.saturating_sub(len);
+        self.pieces -= 1;
+        if self.bytes > 0 && self.pieces > 0 {
+            return Poll::Ready(());
+        }
+        *self = Self::new();
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }

@@ -1,7 +1,7 @@
 //! Shells for streams of [`Bytes`], such as HTTP bodies and objects in a store.
 
 use std::{
-    fmt,
+    future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -10,8 +10,15 @@ use bytes::Bytes;
 use futures_core::Stream;
 use thiserror::Error;
 
-use super::{MessageInfo, Opener, Sealer};
-use crate::error::{OpenError, SealError};
+use super::{
+    MessageInfo, Opener, Sealer,
+    buffer::{Turn, debug_without_inner},
+    sealer::{Layout, Sealing},
+};
+use crate::{
+    error::{OpenError, SealError},
+    message::{Header, HeaderReader, Limits},
+};
 
 /// What ends a [`SealStream`] or an [`OpenStream`] early.
 #[derive(Debug, Error)]
@@ -28,28 +35,56 @@ pub enum StreamError<E> {
     Open(#[from] OpenError),
 }
 
+/// Takes a message's header from a stream, and returns it with the start of the body.
+pub(crate) async fn read_header<S, B, E>(sealed: &mut S, limits: &Limits) -> Result<(Header, Bytes), StreamError<E>>
+where
+    S: Stream<Item = Result<B, E>> + Unpin,
+    B: AsRef<[u8]>,
+{
+    let mut header = HeaderReader::new(limits);
+    let mut turn = Turn::new();
+    let mut first = Bytes::new();
+    while header.needed() > 0 {
+        let Some(piece) = poll_fn(|cx| Pin::new(&mut *sealed).poll_next(cx)).await else { break };
+        let piece = piece.map_err(StreamError::Source)?;
+        let piece = piece.as_ref();
+        let taken = header.feed(piece).map_err(OpenError::from)?;
+        first = Bytes::copy_from_slice(&piece[taken..]);
+        let mut has_counted = false;
+        // Pending once, where it is another task's turn.
+        poll_fn(|cx| {
+            if std::mem::replace(&mut has_counted, true) { Poll::Ready(()) } else { turn.poll_after(piece.len(), cx) }
+        })
+        .await;
+    }
+    Ok((header.finish().map_err(OpenError::from)?, first))
+}
+
 /// Seals a stream of plaintext: a stream of the message.
 ///
 /// Made by [`Envelope::seal_stream`](crate::Envelope::seal_stream). The message is complete when the stream ends
-/// without an error; [`sealed_len`](Self::sealed_len) says its length beforehand.
+/// without an error; [`sealed_len`](Self::sealed_len) says its length beforehand. Each piece is sealed in one poll.
+///
+/// # Errors
+/// Any error is final, also one of the stream inside: the message has no end then, and every further item is
+/// [`SealError::FailedBefore`].
 pub struct SealStream<S> {
     inner: S,
-    /// None once it is finished, or has failed.
-    sealer: Option<Sealer>,
+    sealing: Sealing,
+    layout: Layout,
 }
 
 impl<S> SealStream<S> {
     pub(crate) fn new(inner: S, sealer: Sealer) -> Self {
-        Self { inner, sealer: Some(sealer) }
+        Self { inner, layout: sealer.layout(), sealing: Sealing::new(sealer) }
     }
 
-    /// The length of the whole message for a plaintext of this length, in bytes: a `Content-Length`. Before the
-    /// stream has ended.
+    /// The length of the whole message for a plaintext of this length, in bytes: a `Content-Length`.
     ///
     /// # Errors
     /// [`SealError::TooLong`] where a message cannot have so many frames.
     pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
-        self.sealer.as_ref().map_or(Ok(0), |sealer| sealer.sealed_len(plaintext_len))
+        self.layout.sealed_len(plaintext_len)
     }
 }
 
@@ -62,28 +97,23 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        while let Some(sealer) = &mut this.sealer {
-            let sealed = match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
-                Some(Ok(piece)) => {
-                    let piece = piece.as_ref();
-                    let mut out = vec![0; sealer.update_len(piece.len())];
-                    sealer.update(piece, &mut out).map(|_| out).map_err(StreamError::from)
+        let mut turn = Turn::new();
+        while !this.sealing.is_finished() {
+            this.sealing.check_open()?;
+            let mut out = Vec::new();
+            let (piece_len, sealed) = match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
+                Some(Ok(piece)) => (piece.as_ref().len(), this.sealing.update(piece.as_ref(), &mut out)),
+                Some(Err(error)) => {
+                    this.sealing.fail();
+                    return Poll::Ready(Some(Err(StreamError::Source(error))));
                 }
-                Some(Err(error)) => Err(StreamError::Source(error)),
-                None => {
-                    let mut out = vec![0; sealer.finish_len()];
-                    let finished = this.sealer.take().map_or(Ok(0), |sealer| sealer.finish(&mut out));
-                    finished.map(|_| out).map_err(StreamError::from)
-                }
+                None => (0, this.sealing.finish(&mut out)),
             };
-            match sealed {
-                Ok(sealed) if sealed.is_empty() => {}
-                Ok(sealed) => return Poll::Ready(Some(Ok(sealed.into()))),
-                Err(error) => {
-                    this.sealer = None;
-                    return Poll::Ready(Some(Err(error)));
-                }
+            out.truncate(sealed?);
+            if !out.is_empty() {
+                return Poll::Ready(Some(Ok(out.into())));
             }
+            ready!(turn.poll_after(piece_len, cx));
         }
         Poll::Ready(None)
     }
@@ -92,18 +122,22 @@ where
 /// Opens a stream of a message: a stream of the plaintext.
 ///
 /// Made by [`Envelope::open_stream`](crate::Envelope::open_stream). Every piece is authenticated; the plaintext is
-/// whole only when the stream ends without an error.
+/// whole only when the stream ends without an error. Each piece of the message is opened in one poll.
+///
+/// # Errors
+/// Any error is final, also one of the stream inside: every further item is [`OpenError::FailedBefore`].
 pub struct OpenStream<S> {
     inner: S,
     opener: Opener,
     /// What came with the header's last piece.
     first: Bytes,
-    is_ended: bool,
+    /// Whether the message has ended, and its stream too.
+    is_finished: bool,
 }
 
 impl<S> OpenStream<S> {
     pub(crate) fn new(inner: S, opener: Opener, first: Bytes) -> Self {
-        Self { inner, opener, first, is_ended: false }
+        Self { inner, opener, first, is_finished: false }
     }
 
     /// What is authenticated of the message besides its plaintext.
@@ -113,7 +147,7 @@ impl<S> OpenStream<S> {
 }
 
 /// Opens a piece of the message.
-fn open<E>(opener: &mut Opener, sealed: &[u8]) -> Result<Vec<u8>, StreamError<E>> {
+fn open(opener: &mut Opener, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
     let mut out = vec![0; opener.update_len(sealed.len())];
     let len = opener.update(sealed, &mut out)?;
     out.truncate(len);
@@ -129,41 +163,34 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        while !this.is_ended {
+        let mut turn = Turn::new();
+        while !this.is_finished {
+            this.opener.check_not_failed().map_err(StreamError::Open)?;
             let first = std::mem::take(&mut this.first);
-            let opened = if first.is_empty() {
+            let (piece_len, opened) = if first.is_empty() {
                 match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
-                    Some(Ok(piece)) => open(&mut this.opener, piece.as_ref()),
-                    Some(Err(error)) => Err(StreamError::Source(error)),
+                    Some(Ok(piece)) => (piece.as_ref().len(), open(&mut this.opener, piece.as_ref())),
+                    Some(Err(error)) => {
+                        this.opener.fail();
+                        return Poll::Ready(Some(Err(StreamError::Source(error))));
+                    }
                     None => {
-                        this.is_ended = true;
-                        this.opener.finish().map(|()| Vec::new()).map_err(StreamError::from)
+                        this.opener.finish()?;
+                        this.is_finished = true;
+                        break;
                     }
                 }
             } else {
-                open(&mut this.opener, &first)
+                (first.len(), open(&mut this.opener, &first))
             };
-            match opened {
-                Ok(opened) if opened.is_empty() => {}
-                Ok(opened) => return Poll::Ready(Some(Ok(opened.into()))),
-                Err(error) => {
-                    this.is_ended = true;
-                    return Poll::Ready(Some(Err(error)));
-                }
+            let opened = opened?;
+            if !opened.is_empty() {
+                return Poll::Ready(Some(Ok(opened.into())));
             }
+            ready!(turn.poll_after(piece_len, cx));
         }
         Poll::Ready(None)
     }
 }
 
-impl<S> fmt::Debug for SealStream<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SealStream").field("sealer", &self.sealer).finish_non_exhaustive()
-    }
-}
-
-impl<S> fmt::Debug for OpenStream<S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenStream").field("opener", &self.opener).finish_non_exhaustive()
-    }
-}
+debug_without_inner!(SealStream<S>: sealing, OpenStream<S>: opener);

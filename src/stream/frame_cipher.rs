@@ -6,7 +6,7 @@ use super::Threads;
 use crate::{
     crypto::AesGcm,
     error::{FormatError, OpenError},
-    message::{FRAME_OVERHEAD, FrameHead, FrameLocation, MessageId, body_aad},
+    message::{FRAME_OVERHEAD, FrameHead, FrameLocation, MessageId, Parsed, body_aad},
 };
 
 /// Seals and opens the frames of one message.
@@ -42,7 +42,7 @@ impl FrameCipher {
     }
 
     /// The head of the frame that is due, at the start of `bytes`: see [`FrameHead::parse`].
-    pub(crate) fn head(&self, bytes: &[u8], due: u32) -> Result<Result<FrameHead, usize>, FormatError> {
+    pub(crate) fn head(&self, bytes: &[u8], due: u32) -> Result<Parsed<FrameHead>, FormatError> {
         FrameHead::parse(bytes, due, self.frame_len.get())
     }
 
@@ -62,7 +62,7 @@ impl FrameCipher {
     pub(crate) fn regular_len(&self, first: u32, sealed: &[u8]) -> usize {
         let follows = |(index, frame): &(usize, &[u8])| {
             let head = self.head(frame, number(first, *index));
-            matches!(head, Ok(Ok(head)) if !head.is_last())
+            matches!(head, Ok(Parsed::Complete(head)) if !head.is_last())
         };
         let frames = sealed.chunks_exact(self.sealed_frame_len()).enumerate().take_while(follows).count();
         frames * self.sealed_frame_len()
@@ -74,8 +74,8 @@ impl FrameCipher {
         let out = (&mut out[..frames * self.frame_len()], self.frame_len());
         self.threads.each((sealed, self.sealed_frame_len()), out, |index, frame, out| {
             match self.head(frame, number(first, index))? {
-                Ok(head) => self.open(&head, frame, out).map(drop),
-                Err(_) => Err(OpenError::FrameTag { sequence: number(first, index) }),
+                Parsed::Complete(head) => self.open(&head, frame, out).map(drop),
+                Parsed::Incomplete { .. } => Err(OpenError::FrameTag { sequence: number(first, index) }),
             }
         })?;
         Ok(frames)
@@ -105,8 +105,9 @@ impl FrameCipher {
     /// Opens the frame that must be at this place to `out`, which has room for its plaintext exactly.
     pub(crate) fn open_at(&self, place: &FrameLocation, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
         let truncated = || FormatError::Truncated(format!("frame {}", place.sequence).into());
-        let Ok(head) = self.head(sealed, place.sequence)? else { return Err(truncated().into()) };
-        if head.is_last() != place.is_final || head.content_len != out.len() {
+        let Parsed::Complete(head) = self.head(sealed, place.sequence)? else { return Err(truncated().into()) };
+        let len = place.plaintext.end - place.plaintext.start;
+        if head.is_last() != place.is_final || head.content_len as u64 != len {
             return Err(FormatError::NotThere { sequence: place.sequence }.into());
         }
         let frame = sealed.get(..head.sealed_len()).ok_or_else(truncated)?;
@@ -115,7 +116,8 @@ impl FrameCipher {
 
     /// Verifies that the frame is the one that must be at this place.
     pub(crate) fn prove(&self, place: &FrameLocation, sealed: &[u8]) -> Result<(), OpenError> {
-        let len = usize::try_from(place.plaintext.end - place.plaintext.start).unwrap_or(usize::MAX);
+        // What is there, if it is the frame at all, is longer than its plaintext.
+        let len = usize::try_from(place.plaintext.end - place.plaintext.start).unwrap_or(usize::MAX).min(sealed.len());
         self.open_at(place, sealed, &mut vec![0; len])
     }
 }

@@ -10,7 +10,10 @@ use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, Dialect, MessageKeys, VerifyingKey},
     error::{FormatError, OpenError},
-    message::{BLOCK_OVERHEAD, ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FrameHead, Header, MessageId},
+    message::{
+        BLOCK_OVERHEAD, ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FrameHead, Header, MessageId, Parsed,
+        parse_footer,
+    },
     provider::PlaintextDataKey,
     suite::AlgorithmSuite,
 };
@@ -47,14 +50,14 @@ pub struct MessageInfo {
 /// The body of a message without frames comes out whole, at its end.
 ///
 /// ```
-/// use kms_envelope::{Envelope, EncryptionContext, LocalKey, Limits, message::{Header, Parsed}};
+/// use kms_envelope::{Envelope, EncryptionContext, LocalKey, Limits, message::Header};
 ///
 /// # pollster::block_on(async {
 /// let envelope = Envelope::new(LocalKey::generate("example", "key")?);
 /// let context = EncryptionContext::new();
 /// let message = envelope.seal(b"attack at dawn", &context).await?;
 ///
-/// let Parsed::Complete(header) = Header::parse(&message, &Limits::default())? else { panic!("truncated") };
+/// let header = Header::parse(&message, &Limits::default())?;
 /// let mut opener = envelope.opener(&header, &context).await?;
 /// let mut plaintext = Vec::new();
 /// for piece in message[header.len()..].chunks(10) {
@@ -184,9 +187,7 @@ impl Opener {
 
     /// Goes on with the frame of this number, whatever came before.
     pub(super) fn restart(&mut self, sequence: u32) -> Result<(), OpenError> {
-        if self.state == State::Failed {
-            return Err(OpenError::FailedBefore);
-        }
+        self.check_not_failed()?;
         self.held.clear();
         self.sequence = sequence;
         self.state = State::Body;
@@ -216,24 +217,41 @@ impl Opener {
         self.state == State::Ended
     }
 
-    /// How many bytes [`update`](Self::update) may write, at most, for `sealed_len` bytes.
+    /// Returns how many bytes [`update`](Self::update) may write, at most, for `sealed_len` bytes: zero where they do
+    /// not complete the frame that has begun.
     pub fn update_len(&self, sealed_len: usize) -> usize {
         let len = self.held.len().saturating_add(sealed_len);
-        let kept_back = self.signature.as_ref().map_or(0, |signature| signature.kept_back.len());
-        let opened = match self.block_limit {
-            Some(limit) => match FrameHead::parse_block(&self.held, limit) {
-                // All of it or, until its end has come, nothing.
-                Ok(Ok(head)) if len < head.sealed_len() => 0,
-                Ok(Ok(head)) => head.content_len,
-                _ => len.saturating_sub(BLOCK_OVERHEAD),
+        match self.state {
+            State::Body => self.body_len(len),
+            State::Footer => match parse_footer(&self.held) {
+                Parsed::Incomplete { needed } if len < needed => 0,
+                _ => self.signature.as_ref().map_or(0, |signature| signature.kept_back.len()),
             },
-            None => {
-                let frames = len / self.cipher.sealed_frame_len();
-                let rest = (len % self.cipher.sealed_frame_len()).saturating_sub(FINAL_FRAME_OVERHEAD);
-                frames * self.frame_len() + rest.min(self.frame_len())
-            }
+            State::Ended | State::Failed => 0,
+        }
+    }
+
+    /// The most plaintext that the next `len` bytes of the body can give, of which the first are held.
+    fn body_len(&self, len: usize) -> usize {
+        let head = match self.block_limit {
+            Some(limit) => FrameHead::parse_block(&self.held, limit).ok(),
+            None => self.cipher.head(&self.held, self.sequence).ok(),
         };
-        kept_back + opened
+        match head {
+            Some(Parsed::Complete(head)) => match len.checked_sub(head.sealed_len()) {
+                None => 0,
+                Some(_) if head.is_last() => head.content_len,
+                Some(rest) => head.content_len + self.frames_len(rest),
+            },
+            _ if self.block_limit.is_some() => len.saturating_sub(BLOCK_OVERHEAD),
+            _ => self.frames_len(len),
+        }
+    }
+
+    /// The most plaintext that frames of `len` bytes hold, the first of which begins with them.
+    fn frames_len(&self, len: usize) -> usize {
+        let (frames, rest) = (len / self.cipher.sealed_frame_len(), len % self.cipher.sealed_frame_len());
+        frames * self.frame_len() + rest.saturating_sub(FINAL_FRAME_OVERHEAD).min(self.frame_len())
     }
 
     /// Takes the next piece of the message's body, and writes the plaintext of the frames that it completes to the
@@ -244,24 +262,32 @@ impl Opener {
     /// taken then. Any other error says why the message does not open: `out` is wiped, and the opener gives nothing
     /// but [`OpenError::FailedBefore`] from then on.
     pub fn update(&mut self, sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+        self.check_not_failed()?;
         let needed = self.update_len(sealed.len());
         if out.len() < needed {
             return Err(OpenError::OutputTooShort { len: out.len(), needed });
         }
         let opened = self.open_frames(sealed, out);
         if opened.is_err() {
-            self.state = State::Failed;
+            self.fail();
             out.fill(0);
         }
         opened
     }
 
+    /// An error where the message has failed to open.
+    pub(super) fn check_not_failed(&self) -> Result<(), OpenError> {
+        if self.state == State::Failed { Err(OpenError::FailedBefore) } else { Ok(()) }
+    }
+
+    /// Gives nothing any more but [`OpenError::FailedBefore`].
+    pub(super) fn fail(&mut self) {
+        self.state = State::Failed;
+    }
+
     fn open_frames(&mut self, mut sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
         let mut written = 0;
         loop {
-            if self.state == State::Failed {
-                return Err(OpenError::FailedBefore);
-            }
             if self.held.is_empty() && sealed.is_empty() {
                 return Ok(written);
             }
@@ -285,7 +311,7 @@ impl Opener {
             let from_held = !held.is_empty();
             self.held = held;
             match opened {
-                Ok(Opened { taken, given }) => {
+                Parsed::Complete(Opened { taken, given }) => {
                     written += given;
                     if from_held {
                         self.held.clear();
@@ -293,8 +319,8 @@ impl Opener {
                         sealed = &sealed[taken..];
                     }
                 }
-                Err(_) if sealed.is_empty() => return Ok(written),
-                Err(needed) => {
+                Parsed::Incomplete { .. } if sealed.is_empty() => return Ok(written),
+                Parsed::Incomplete { needed } => {
                     let (piece, rest) = sealed.split_at(sealed.len().min(needed - self.held.len()));
                     self.held.extend_from_slice(piece);
                     sealed = rest;
@@ -325,17 +351,19 @@ impl Opener {
         Ok(frames * self.frame_len())
     }
 
-    /// Opens the frame at the start of `bytes`, or says how many bytes must be there to go on.
-    fn open_frame(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Result<Opened, usize>, OpenError> {
+    /// Opens the frame at the start of `bytes`.
+    fn open_frame(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Parsed<Opened>, OpenError> {
         let head = match self.block_limit {
             Some(limit) => FrameHead::parse_block(bytes, limit)?,
             None => self.cipher.head(bytes, self.sequence)?,
         };
         let head = match head {
-            Ok(head) => head,
-            Err(needed) => return Ok(Err(needed)),
+            Parsed::Complete(head) => head,
+            Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
         };
-        let Some(frame) = bytes.get(..head.sealed_len()) else { return Ok(Err(head.sealed_len())) };
+        let Some(frame) = bytes.get(..head.sealed_len()) else {
+            return Ok(Parsed::Incomplete { needed: head.sealed_len() });
+        };
         if let Some(signature) = &mut self.signature {
             signature.update(frame);
         }
@@ -355,40 +383,41 @@ impl Opener {
         } else {
             self.state = State::Ended;
         }
-        Ok(Ok(Opened { taken: frame.len(), given }))
+        Ok(Parsed::Complete(Opened { taken: frame.len(), given }))
     }
 
-    /// Verifies the footer at the start of `bytes`, or says how many bytes must be there to go on. Then nothing is
-    /// kept back any more.
-    fn verify_footer(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Result<Opened, usize>, OpenError> {
+    /// Verifies the footer at the start of `bytes`. Then nothing is kept back any more.
+    fn verify_footer(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Parsed<Opened>, OpenError> {
         let Some(signature) = &mut self.signature else { return Err(FormatError::TrailingBytes.into()) };
         let taken = match signature.verify(bytes)? {
-            Ok(taken) => taken,
-            Err(needed) => return Ok(Err(needed)),
+            Parsed::Complete(taken) => taken,
+            Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
         };
         let given = signature.kept_back.len();
         out[..given].copy_from_slice(&signature.kept_back.0);
         signature.kept_back.0.zeroize();
         self.state = State::Ended;
-        Ok(Ok(Opened { taken, given }))
+        Ok(Parsed::Complete(Opened { taken, given }))
     }
 
-    /// Whether the message is complete.
+    /// Says that nothing follows: the message is complete, or it is truncated.
     ///
     /// # Errors
-    /// [`FormatError::Truncated`] where its end has not come, [`OpenError::FailedBefore`] where it failed to open.
-    pub fn finish(&self) -> Result<(), OpenError> {
-        let truncated = |place: String| Err(FormatError::Truncated(place.into()).into());
-        match self.state {
-            State::Ended => Ok(()),
-            State::Failed => Err(OpenError::FailedBefore),
-            State::Footer => truncated("its signature".into()),
-            State::Body if self.block_limit.is_some() => truncated("its body".into()),
+    /// [`FormatError::Truncated`] where its end has not come, and [`OpenError::FailedBefore`] where it failed to open,
+    /// or was truncated, before.
+    pub fn finish(&mut self) -> Result<(), OpenError> {
+        let place = match self.state {
+            State::Ended => return Ok(()),
+            State::Failed => return Err(OpenError::FailedBefore),
+            State::Footer => "its signature".into(),
+            State::Body if self.block_limit.is_some() => "its body".into(),
             State::Body if self.held.is_empty() => {
-                truncated(format!("front of frame {}: its final frame is missing", self.sequence))
+                format!("front of frame {}: its final frame is missing", self.sequence)
             }
-            State::Body => truncated(format!("frame {}", self.sequence)),
-        }
+            State::Body => format!("frame {}", self.sequence),
+        };
+        self.fail();
+        Err(FormatError::Truncated(place.into()).into())
     }
 }
 
@@ -427,7 +456,7 @@ mod tests {
     use super::*;
     use crate::{
         CommitmentPolicy, Envelope, LocalKey, SecretKey,
-        message::{EncryptedDataKey, HeaderFields, Limits, Parsed, put_authentication},
+        message::{EncryptedDataKey, HeaderFields, Limits, put_authentication},
         provider::{EncryptDataKeyRequest, KeyProvider},
     };
 
@@ -474,7 +503,7 @@ mod tests {
             assert!(matches!(block_on(strict.open(&message, &context)), Err(OpenError::HeaderTag)), "{suite}");
             assert_eq!(block_on(accepting.open(&message, &context)).unwrap().plaintext, b"data", "{suite}");
 
-            let Ok(Parsed::Complete(header)) = Header::parse(&message, &Limits::default()) else { panic!() };
+            let header = Header::parse(&message, &Limits::default()).unwrap();
             for at in 0..message.len() {
                 let mut changed = message.clone();
                 changed[at] ^= 1;

@@ -9,14 +9,14 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{MessageInfo, Opener, frame_cipher::FrameCipher};
+use super::{MessageInfo, Opener, buffer::debug_without_inner, frame_cipher::FrameCipher};
 use crate::{
-    error::{FormatError, LimitError, OpenError},
-    message::{FrameLocation, Geometry, Header, Limits, Parsed},
+    error::OpenError,
+    message::{FrameLocation, Geometry, Header, HeaderReader, Limits},
 };
 
 /// How much of a message is read first: nearly every header is shorter.
-const HEADER_GUESS: usize = 4096;
+const HEADER_GUESS: u64 = 4096;
 
 /// How many bytes of frames are read and opened at once.
 const BATCH: u64 = 1 << 20;
@@ -151,21 +151,22 @@ impl RangeOpener {
     /// an [`OpenError`] that says why a frame does not open; `out` is wiped then.
     pub fn open(&self, range: &Range<u64>, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
         let Some((first, last)) = self.frames(range)? else { return Ok(()) };
-        if out.len() != len(range) {
-            return Err(OpenError::OutputTooShort { len: out.len(), needed: len(range) });
+        let needed = len(range)?;
+        if out.len() != needed {
+            return Err(OpenError::OutputTooShort { len: out.len(), needed });
         }
         let opened = (first.sequence..=last.sequence)
             .filter_map(|sequence| self.geometry.frame(sequence))
             .try_for_each(|frame| {
-                let bytes = sealed.get(within(&frame.sealed, first.sealed.start)).unwrap_or_default();
+                let bytes = sealed.get(within(&frame.sealed, first.sealed.start)?).unwrap_or_default();
                 let wanted = range.start.max(frame.plaintext.start)..range.end.min(frame.plaintext.end);
-                let out = &mut out[within(&wanted, range.start)];
+                let out = &mut out[within(&wanted, range.start)?];
                 if wanted == frame.plaintext {
                     return self.cipher.open_at(&frame, bytes, out);
                 }
-                let mut whole = vec![0; len(&frame.plaintext)];
+                let mut whole = vec![0; len(&frame.plaintext)?];
                 self.cipher.open_at(&frame, bytes, &mut whole)?;
-                out.copy_from_slice(&whole[within(&wanted, frame.plaintext.start)]);
+                out.copy_from_slice(&whole[within(&wanted, frame.plaintext.start)?]);
                 Ok(())
             });
         if opened.is_err() {
@@ -199,14 +200,15 @@ impl RangeOpener {
     }
 }
 
-/// A range's length. What does not fit is longer than any buffer.
-fn len(range: &Range<u64>) -> usize {
-    usize::try_from(range.end - range.start).unwrap_or(usize::MAX)
+/// A range's length, if it can be the length of a buffer.
+fn len(range: &Range<u64>) -> Result<usize, OpenError> {
+    let len = range.end - range.start;
+    usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok()).ok_or(OpenError::TooLongForMemory { len })
 }
 
-/// A range's place in what begins at `start`.
-fn within(range: &Range<u64>, start: u64) -> Range<usize> {
-    len(&(start..range.start))..len(&(start..range.end))
+/// A range's place in a buffer that begins at `start`.
+fn within(range: &Range<u64>, start: u64) -> Result<Range<usize>, OpenError> {
+    Ok(len(&(start..range.start))?..len(&(start..range.end))?)
 }
 
 /// Reads any range of one message's plaintext from its source.
@@ -215,7 +217,6 @@ fn within(range: &Range<u64>, start: u64) -> Range<usize> {
 /// [`Envelope::async_range_reader`](crate::Envelope::async_range_reader). It reads no more of the message than the
 /// header, once, the final frame, once, and the frames that a range needs. The final frame proves that the message
 /// is as long as its source, so [`len`](Self::len) is true. Any number of threads or tasks can read from it at once.
-#[derive(Debug)]
 pub struct RangeReader<S> {
     source: S,
     opener: RangeOpener,
@@ -251,7 +252,7 @@ impl<S: ReadAt> RangeReader<S> {
     /// otherwise an [`OpenError`] that says why a frame does not open.
     pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
         self.opener.frames(&range)?;
-        let mut out = vec![0; len(&range)];
+        let mut out = vec![0; len(&range)?];
         self.read_into(range.start, &mut out)?;
         Ok(out)
     }
@@ -266,7 +267,7 @@ impl<S: ReadAt> RangeReader<S> {
         let mut rest = out;
         for part in self.opener.parts(range) {
             let sealed = read_range(&self.source, &self.opener.sealed_range(&part)?)?;
-            let (out, after) = rest.split_at_mut(len(&part));
+            let (out, after) = rest.split_at_mut(len(&part)?);
             self.opener.open(&part, &sealed, out)?;
             rest = after;
         }
@@ -286,11 +287,11 @@ impl<S: AsyncReadAt + Sync> RangeReader<S> {
     /// As [`read`](Self::read).
     pub async fn read_async(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
         self.opener.frames(&range)?;
-        let mut out = vec![0; len(&range)];
+        let mut out = vec![0; len(&range)?];
         let mut filled = 0;
         for part in self.opener.parts(range) {
             let sealed = self.source.read_range(self.opener.sealed_range(&part)?).await?;
-            let end = filled + len(&part);
+            let end = filled + len(&part)?;
             self.opener.open(&part, &sealed, &mut out[filled..end])?;
             filled = end;
         }
@@ -300,7 +301,7 @@ impl<S: AsyncReadAt + Sync> RangeReader<S> {
 
 /// The bytes of a range: fewer where the source ends.
 fn read_range(source: &(impl ReadAt + ?Sized), range: &Range<u64>) -> Result<Vec<u8>, OpenError> {
-    let mut bytes = vec![0; len(range)];
+    let mut bytes = vec![0; len(range)?];
     let mut filled = 0;
     while filled < bytes.len() {
         match source.read_at(&mut bytes[filled..], range.start + filled as u64) {
@@ -316,14 +317,12 @@ fn read_range(source: &(impl ReadAt + ?Sized), range: &Range<u64>) -> Result<Vec
 
 /// The header of the message in a source.
 pub(crate) fn read_header(source: &impl ReadAt, sealed_len: u64, limits: &Limits) -> Result<Header, OpenError> {
-    let mut needed = HEADER_GUESS;
-    loop {
-        let bytes = read_range(source, &(0..sealed_len.min(needed as u64)))?;
-        match parse_header(&bytes, needed, limits)? {
-            Ok(header) => return Ok(*header),
-            Err(more) => needed = more,
-        }
+    let (mut header, mut next) = (HeaderReader::new(limits), 0..sealed_len.min(HEADER_GUESS));
+    while !next.is_empty() {
+        let bytes = read_range(source, &next)?;
+        next = feed(&mut header, &bytes, next, sealed_len)?;
     }
+    Ok(header.finish()?)
 }
 
 /// The header of the message in an asynchronous source.
@@ -332,25 +331,21 @@ pub(crate) async fn read_header_async(
     sealed_len: u64,
     limits: &Limits,
 ) -> Result<Header, OpenError> {
-    let mut needed = HEADER_GUESS;
-    loop {
-        let bytes = source.read_range(0..sealed_len.min(needed as u64)).await?;
-        match parse_header(&bytes, needed, limits)? {
-            Ok(header) => return Ok(*header),
-            Err(more) => needed = more,
-        }
+    let (mut header, mut next) = (HeaderReader::new(limits), 0..sealed_len.min(HEADER_GUESS));
+    while !next.is_empty() {
+        let bytes = source.read_range(next.clone()).await?;
+        next = feed(&mut header, &bytes, next, sealed_len)?;
     }
+    Ok(header.finish()?)
 }
 
-/// The header, or how many bytes to read next, at least twice as many, of a source that gave `bytes` when asked for
-/// `asked`.
-fn parse_header(bytes: &[u8], asked: usize, limits: &Limits) -> Result<Result<Box<Header>, usize>, OpenError> {
-    match Header::parse(bytes, limits)? {
-        Parsed::Complete(header) => Ok(Ok(header)),
-        Parsed::Incomplete { .. } if bytes.len() < asked => Err(FormatError::Truncated("its header".into()).into()),
-        Parsed::Incomplete { needed } if needed > limits.header_len => {
-            Err(LimitError::HeaderLen { len: needed, limit: limits.header_len }.into())
-        }
-        Parsed::Incomplete { needed } => Ok(Err(needed.max(2 * asked))),
-    }
+/// Takes the bytes that a source gave for a range, and returns the range to read next: at least as long as all before
+/// it, so that a long header takes few reads. It is empty where the header is complete, or the source has ended.
+fn feed(header: &mut HeaderReader, bytes: &[u8], range: Range<u64>, sealed_len: u64) -> Result<Range<u64>, OpenError> {
+    header.feed(bytes)?;
+    let has_ended = (bytes.len() as u64) < range.end - range.start;
+    let wanted = if has_ended || header.needed() == 0 { 0 } else { range.end.max(header.needed() as u64) };
+    Ok(range.end..range.end.saturating_add(wanted).min(sealed_len))
 }
+
+debug_without_inner!(RangeReader<S>: opener);

@@ -30,7 +30,7 @@ use crate::{
 /// let mut message = Vec::new();
 /// for piece in [&b"attack "[..], b"at dawn"] {
 ///     let start = message.len();
-///     message.resize(start + sealer.update_len(piece.len()), 0);
+///     message.resize(start + sealer.update_len(piece.len())?, 0);
 ///     sealer.update(piece, &mut message[start..])?;
 /// }
 /// let start = message.len();
@@ -127,9 +127,15 @@ impl Sealer {
     /// # Errors
     /// [`SealError::TooLong`] where a message cannot have so many frames.
     pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
-        let frame_len = self.cipher.frame_len_nonzero();
-        let (header_len, footer_len) = (self.header_len as u64, self.footer_len() as u64);
-        Ok(Geometry::of_plaintext(header_len, frame_len, footer_len, plaintext_len)?.sealed_len())
+        self.layout().sealed_len(plaintext_len)
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        Layout {
+            header_len: self.header_len as u64,
+            frame_len: self.cipher.frame_len_nonzero(),
+            footer_len: self.footer_len() as u64,
+        }
     }
 
     fn footer_len(&self) -> usize {
@@ -140,27 +146,38 @@ impl Sealer {
         self.cipher.threads()
     }
 
-    /// How many regular frames go out when this much plaintext comes in: all but the last byte's.
-    fn frames_for(&self, plaintext_len: usize) -> usize {
-        (self.held.len() + plaintext_len).saturating_sub(1) / self.frame_len()
+    /// How many regular frames go out when this much plaintext comes in: all but the last byte's. The message has
+    /// numbers for them and for the final one.
+    fn frames_for(&self, plaintext_len: usize) -> Result<usize, SealError> {
+        let frames = self.held.len().saturating_add(plaintext_len).saturating_sub(1) / self.frame_len();
+        if u64::from(self.sequence).saturating_add(frames as u64) > u64::from(u32::MAX) {
+            return Err(SealError::TooLong { frame_len: self.cipher.frame_len_nonzero().get() });
+        }
+        Ok(frames)
     }
 
-    /// How many bytes exactly [`update`](Self::update) will write for `plaintext_len` bytes. Zero where the
+    /// Returns how many bytes exactly [`update`](Self::update) will write for `plaintext_len` bytes: zero where the
     /// plaintext is only held until there is more.
-    pub fn update_len(&self, plaintext_len: usize) -> usize {
-        self.header.len() + self.frames_for(plaintext_len) * self.cipher.sealed_frame_len()
+    ///
+    /// # Errors
+    /// [`SealError::TooLong`] where the message would have too many frames, and [`SealError::TooLongForMemory`] where
+    /// the output does not fit into memory.
+    pub fn update_len(&self, plaintext_len: usize) -> Result<usize, SealError> {
+        let frames = self.frames_for(plaintext_len)?;
+        let frames_len = (frames as u64).saturating_mul(self.cipher.sealed_frame_len() as u64);
+        let len = frames_len.saturating_add(self.header.len() as u64);
+        usize::try_from(len).map_err(|_| SealError::TooLongForMemory { len })
     }
 
     /// Takes the next piece of plaintext, and writes as much of the message as it completes to the start of `out`.
     /// Gives the number of bytes written.
     ///
     /// # Errors
-    /// [`SealError::OutputTooShort`] where `out` is shorter than [`update_len`](Self::update_len) says, and
-    /// [`SealError::TooLong`] where the message would have too many frames. Nothing is taken or written then.
+    /// [`SealError::OutputTooShort`] where `out` is shorter than [`update_len`](Self::update_len) says, and the errors
+    /// of that. Nothing is taken or written then.
     pub fn update(&mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
-        let frames = self.frames_for(plaintext.len());
-        self.check_frames_left(frames)?;
-        check_room(out.len(), self.update_len(plaintext.len()))?;
+        let frames = self.frames_for(plaintext.len())?;
+        check_room(out.len(), self.update_len(plaintext.len())?)?;
         let mut written = self.write_header(out);
         let mut frames_left = frames;
         if frames_left > 0 && !self.held.is_empty() {
@@ -213,8 +230,7 @@ impl Sealer {
 
     /// Seals a whole plaintext at once, from the caller's memory alone, to `out`, which has the message's length.
     pub(crate) fn seal_whole(mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
-        let frames = self.frames_for(plaintext.len());
-        self.check_frames_left(frames)?;
+        let frames = self.frames_for(plaintext.len())?;
         let mut written = self.write_header(out);
         written += self.seal_frames(frames, &mut plaintext, &mut out[written..]);
         self.seal_end(plaintext, &mut out[written..]).map(drop)
@@ -232,19 +248,103 @@ impl Sealer {
         Ok(written)
     }
 
-    /// Whether the message has numbers for so many regular frames more, and the final one.
-    fn check_frames_left(&self, frames: usize) -> Result<(), SealError> {
-        if u64::from(self.sequence) + frames as u64 > u64::from(u32::MAX) {
-            return Err(SealError::TooLong { frame_len: self.cipher.frame_len_nonzero().get() });
-        }
-        Ok(())
-    }
-
     /// Writes the header, unless that was done before.
     fn write_header(&mut self, out: &mut [u8]) -> usize {
         let header = std::mem::take(&mut self.header);
         out[..header.len()].copy_from_slice(&header);
         header.len()
+    }
+}
+
+/// A sealer, and what becomes of it. Finished and failed never go back.
+#[derive(Debug)]
+pub(super) enum Sealing {
+    Open(Box<Sealer>),
+    Finished,
+    Failed,
+}
+
+impl Sealing {
+    pub(super) fn new(sealer: Sealer) -> Self {
+        Self::Open(Box::new(sealer))
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self, Self::Finished)
+    }
+
+    /// An error where the message takes no more plaintext.
+    pub(super) fn check_open(&self) -> Result<(), SealError> {
+        match self {
+            Self::Open(_) => Ok(()),
+            Self::Finished => Err(SealError::Finished),
+            Self::Failed => Err(SealError::FailedBefore),
+        }
+    }
+
+    /// An error where the message has failed.
+    pub(super) fn check_not_failed(&self) -> Result<(), SealError> {
+        if let Self::Failed = self { Err(SealError::FailedBefore) } else { Ok(()) }
+    }
+
+    pub(super) fn fail(&mut self) {
+        *self = Self::Failed;
+    }
+
+    /// As [`Sealer::update`], to a buffer that grows as needed.
+    pub(super) fn update(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<usize, SealError> {
+        self.check_open()?;
+        let Self::Open(sealer) = self else { return Ok(0) };
+        let updated = sealer.update_len(plaintext.len()).and_then(|len| {
+            lengthen(out, len);
+            sealer.update(plaintext, out)
+        });
+        if updated.is_err() {
+            self.fail();
+        }
+        updated
+    }
+
+    /// As [`Sealer::finish`], to a buffer that grows as needed. Has no effect the second time.
+    pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<usize, SealError> {
+        self.check_not_failed()?;
+        match std::mem::replace(self, Self::Failed) {
+            Self::Open(sealer) => {
+                lengthen(out, sealer.finish_len());
+                let len = sealer.finish(out)?;
+                *self = Self::Finished;
+                Ok(len)
+            }
+            other => {
+                *self = other;
+                Ok(0)
+            }
+        }
+    }
+}
+
+/// Gives a buffer this length, or more. What was in it is gone then, unless it was long enough.
+pub(super) fn lengthen(buffer: &mut Vec<u8>, len: usize) {
+    if buffer.len() < len {
+        // Fresh memory comes from the system as zeros, and is not written to before it is needed. First the old goes.
+        *buffer = Vec::new();
+        *buffer = vec![0; len];
+    }
+}
+
+/// The lengths that a message has whatever its plaintext, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Layout {
+    header_len: u64,
+    frame_len: NonZeroU32,
+    footer_len: u64,
+}
+
+impl Layout {
+    /// See [`Sealer::sealed_len`].
+    pub(super) fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
+        let Self { header_len, frame_len, footer_len } = *self;
+        Ok(Geometry::of_plaintext(header_len, frame_len, footer_len, plaintext_len)?.sealed_len())
     }
 }
 

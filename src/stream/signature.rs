@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use crate::{
     crypto::{MessageDigest, Random, SigningKey, VerifyingKey},
     error::{OpenError, SealError},
-    message::{FOOTER_OVERHEAD, parse_footer, write_footer},
+    message::{FOOTER_OVERHEAD, Parsed, parse_footer, write_footer},
     suite::SignatureAlgorithm,
 };
 
@@ -75,13 +75,13 @@ impl SignatureCheck {
         self.digest.update(bytes);
     }
 
-    /// Verifies the footer at the start of `bytes`, and gives its length, or how many bytes must be there to go on.
-    pub(super) fn verify(&mut self, bytes: &[u8]) -> Result<Result<usize, usize>, OpenError> {
+    /// Verifies the footer at the start of `bytes`, and gives its length.
+    pub(super) fn verify(&mut self, bytes: &[u8]) -> Result<Parsed<usize>, OpenError> {
         let signature = match parse_footer(bytes) {
-            Ok(signature) => signature,
-            Err(needed) => return Ok(Err(needed)),
+            Parsed::Complete(signature) => signature,
+            Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
         };
         self.key.verify(self.digest.clone(), signature).map_err(|_| OpenError::Signature)?;
-        Ok(Ok(FOOTER_OVERHEAD + signature.len()))
+        Ok(Parsed::Complete(FOOTER_OVERHEAD + signature.len()))
     }
 }

@@ -6,28 +6,54 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::{
     MessageInfo, Opener, Sealer,
-    buffer::{OpenBuffer, SealBuffer},
+    buffer::{OpenBuffer, SealBuffer, Turn, debug_without_inner},
 };
-use crate::error::SealError;
+use crate::{
+    error::{OpenError, SealError},
+    message::{Header, HeaderReader, Limits},
+};
+
+/// Reads a message's header, and nothing beyond.
+pub(crate) async fn read_header(reader: &mut (impl AsyncRead + Unpin), limits: &Limits) -> Result<Header, OpenError> {
+    let mut header = HeaderReader::new(limits);
+    let mut piece = vec![0; 1024];
+    while header.needed() > 0 {
+        let room = header.needed().min(piece.len());
+        match reader.read(&mut piece[..room]).await {
+            Ok(0) => break,
+            Ok(len) => header.feed(&piece[..len]).map(drop)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(header.finish()?)
+}
 
 /// Seals everything that is written to it, into an asynchronous writer.
 ///
 /// Made by [`Envelope::seal_async_writer`](crate::Envelope::seal_async_writer). `shutdown` writes the end of the
 /// message and shuts the writer inside down: without it the message is one that every reader refuses as truncated.
-/// A write that is cancelled has taken nothing. Each poll seals at most about a megabyte.
-#[derive(Debug)]
+/// A write that is cancelled has taken nothing. Each poll seals at most about a megabyte, or one frame where that is
+/// longer.
+///
+/// # Errors
+/// An error of the writer inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: the call took
+/// nothing, and can be made again. After any other error, and after the end of the message, every further write is an
+/// error of the kind [`BrokenPipe`](io::ErrorKind::BrokenPipe), with a [`SealError`] inside. A second `shutdown`
+/// succeeds only after one that has.
 pub struct AsyncSealWriter<W> {
     inner: W,
     buffer: SealBuffer,
+    is_shut_down: bool,
 }
 
 impl<W: AsyncWrite + Unpin> AsyncSealWriter<W> {
     pub(crate) fn new(inner: W, sealer: Sealer) -> Self {
-        Self { inner, buffer: SealBuffer::new(sealer) }
+        Self { inner, buffer: SealBuffer::new(sealer), is_shut_down: false }
     }
 
     /// The writer inside.
@@ -41,43 +67,61 @@ impl<W: AsyncWrite + Unpin> AsyncSealWriter<W> {
     }
 
     fn poll_write_untaken(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.buffer.untaken().is_empty() {
-            match ready!(Pin::new(&mut self.inner).poll_write(cx, self.buffer.untaken()))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                len => self.buffer.take(len),
+        loop {
+            let untaken = self.buffer.untaken()?;
+            if untaken.is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(Pin::new(&mut self.inner).poll_write(cx, untaken)) {
+                Ok(0) => return Poll::Ready(Err(self.buffer.failed(io::ErrorKind::WriteZero.into()))),
+                Ok(len) => self.buffer.take(len),
+                Err(error) => return Poll::Ready(Err(self.buffer.failed(error))),
             }
         }
-        Poll::Ready(Ok(()))
     }
 }
 
 impl<W: AsyncWrite + Unpin> AsyncWrite for AsyncSealWriter<W> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, plaintext: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        this.buffer.check_open()?;
         ready!(this.poll_write_untaken(cx))?;
         Poll::Ready(Ok(this.buffer.seal(plaintext)?))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.is_shut_down {
+            return Poll::Ready(Ok(()));
+        }
         ready!(this.poll_write_untaken(cx))?;
-        Pin::new(&mut this.inner).poll_flush(cx)
+        let flushed = ready!(Pin::new(&mut this.inner).poll_flush(cx));
+        Poll::Ready(flushed.map_err(|error| this.buffer.failed(error)))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.is_shut_down {
+            return Poll::Ready(Ok(()));
+        }
         ready!(this.poll_write_untaken(cx))?;
         this.buffer.finish()?;
         ready!(this.poll_write_untaken(cx))?;
-        Pin::new(&mut this.inner).poll_shutdown(cx)
+        ready!(Pin::new(&mut this.inner).poll_shutdown(cx)).map_err(|error| this.buffer.failed(error))?;
+        this.is_shut_down = true;
+        Poll::Ready(Ok(()))
     }
 }
 
 /// Reads the message that the plaintext of an asynchronous reader becomes: sealing for those who pull.
 ///
 /// Made by [`Envelope::seal_async_reader`](crate::Envelope::seal_async_reader). The message is complete when it
-/// reports the end. A read that is cancelled has lost nothing. Each poll seals at most about a megabyte.
-#[derive(Debug)]
+/// reports the end. A read that is cancelled has lost nothing. Each poll seals at most about a megabyte, or one frame
+/// where that is longer.
+///
+/// # Errors
+/// As with [`SealReader`](super::SealReader): an error of the reader inside that may pass loses nothing, and any other
+/// is final.
 pub struct AsyncSealReader<R> {
     inner: R,
     buffer: SealBuffer,
@@ -99,6 +143,9 @@ impl<R: AsyncRead + Unpin> AsyncSealReader<R> {
 
 impl<R: AsyncRead + Unpin> AsyncRead for AsyncSealReader<R> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(self.buffer.untaken().map(drop)?));
+        }
         poll_read_buffered(self, cx, out)
     }
 }
@@ -106,13 +153,17 @@ impl<R: AsyncRead + Unpin> AsyncRead for AsyncSealReader<R> {
 impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncSealReader<R> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        while this.buffer.untaken().is_empty() && !this.buffer.is_finished() {
+        let mut turn = Turn::new();
+        while this.buffer.untaken()?.is_empty() && !this.buffer.is_finished() {
             let mut space = ReadBuf::new(this.buffer.space());
-            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space))?;
-            let len = space.filled().len();
+            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space)).map(|()| space.filled().len());
+            let len = read.map_err(|error| this.buffer.failed(error))?;
             this.buffer.seal_space(len)?;
+            if this.buffer.untaken()?.is_empty() {
+                ready!(turn.poll_after(len, cx));
+            }
         }
-        Poll::Ready(Ok(this.buffer.untaken()))
+        Poll::Ready(Ok(this.buffer.untaken()?))
     }
 
     fn consume(self: Pin<&mut Self>, len: usize) {
@@ -123,9 +174,12 @@ impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncSealReader<R> {
 /// Reads the plaintext of a message from an asynchronous reader.
 ///
 /// Made by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). As with [`OpenReader`](super::OpenReader),
-/// every byte is authenticated, the end is reported only when it is proven, and an error is for good. A read that is
-/// cancelled has lost nothing. Each poll opens at most about a megabyte, or one frame where that is longer.
-#[derive(Debug)]
+/// every byte is authenticated, and the end is reported only when it is proven. A read that is cancelled has lost
+/// nothing. Each poll opens at most about a megabyte, or one frame where that is longer.
+///
+/// # Errors
+/// As with [`OpenReader`](super::OpenReader): an error of the reader inside that may pass loses nothing, and any other,
+/// and any [`OpenError`] about the message, is final.
 pub struct AsyncOpenReader<R> {
     inner: R,
     buffer: OpenBuffer,
@@ -144,19 +198,19 @@ impl<R: AsyncRead + Unpin> AsyncOpenReader<R> {
 
 impl<R: AsyncRead + Unpin> AsyncRead for AsyncOpenReader<R> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if out.remaining() == 0 {
+            return Poll::Ready(Ok(self.buffer.unread().map(drop)?));
+        }
         poll_read_buffered(self, cx, out)
     }
 }
 
-/// Reads from what is buffered.
+/// Reads from what is buffered, to an `out` that has room.
 fn poll_read_buffered(
     mut reader: Pin<&mut impl AsyncBufRead>,
     cx: &mut Context<'_>,
     out: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
-    if out.remaining() == 0 {
-        return Poll::Ready(Ok(()));
-    }
     let unread = ready!(reader.as_mut().poll_fill_buf(cx))?;
     let len = unread.len().min(out.remaining());
     out.put_slice(&unread[..len]);
@@ -167,19 +221,22 @@ fn poll_read_buffered(
 impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncOpenReader<R> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        while this.buffer.unread().is_empty() {
+        let mut turn = Turn::new();
+        while this.buffer.needs_more()? {
             let mut space = ReadBuf::new(this.buffer.space());
-            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space))?;
-            let len = space.filled().len();
+            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space)).map(|()| space.filled().len());
+            let len = read.map_err(|error| this.buffer.failed(error))?;
             this.buffer.open(len)?;
-            if len == 0 {
-                break;
+            if this.buffer.needs_more()? {
+                ready!(turn.poll_after(len, cx));
             }
         }
-        Poll::Ready(Ok(this.buffer.unread()))
+        Poll::Ready(Ok(this.buffer.unread()?))
     }
 
     fn consume(self: Pin<&mut Self>, len: usize) {
         self.get_mut().buffer.consume(len);
     }
 }
+
+debug_without_inner!(AsyncSealWriter<W>: buffer, AsyncSealReader<R>: buffer, AsyncOpenReader<R>: buffer);

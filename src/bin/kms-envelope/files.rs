@@ -7,8 +7,8 @@ use std::{
 };
 
 use kms_envelope::{
-    FormatError, Limits,
-    message::{Header, Parsed},
+    Limits,
+    message::{Header, HeaderReader},
 };
 use tempfile::NamedTempFile;
 
@@ -72,21 +72,16 @@ impl Input {
 
     /// Reads a message's header and nothing beyond.
     pub(crate) fn read_header(&mut self) -> Result<Header, Failure> {
-        let mut bytes = Vec::new();
-        loop {
-            match Header::parse(&bytes, &Limits::default()) {
-                Ok(Parsed::Complete(header)) => return Ok(*header),
-                Ok(Parsed::Incomplete { needed }) => {
-                    let len = bytes.len();
-                    bytes.resize(needed, 0);
-                    match self.read_piece(&mut bytes[len..])? {
-                        0 => return Err(Failure::from(FormatError::Truncated("its header".into())).of(&self.name)),
-                        read => bytes.truncate(len + read),
-                    }
-                }
-                Err(error) => return Err(Failure::from(error).of(&self.name)),
-            }
+        let mut header = HeaderReader::new(&Limits::default());
+        let mut piece = [0; 1024];
+        while header.needed() > 0 {
+            let room = header.needed().min(piece.len());
+            match self.read_piece(&mut piece[..room])? {
+                0 => break,
+                len => header.feed(&piece[..len]).map_err(|error| Failure::from(error).of(&self.name))?,
+            };
         }
+        header.finish().map_err(|error| Failure::from(error).of(&self.name))
     }
 
     /// Reads to the end, and says how many bytes that were.

@@ -92,7 +92,7 @@ impl Stage for Sealer {
     }
 
     fn update(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<usize, Failure> {
-        let len = self.update_len(piece.len());
+        let len = self.update_len(piece.len())?;
         Ok(Self::update(self, piece, room(out, len))?)
     }
 
@@ -112,8 +112,8 @@ impl Stage for Opener {
         Ok(Self::update(self, piece, room(out, len))?)
     }
 
-    fn finish(self, _: &mut Vec<u8>) -> Result<usize, Failure> {
-        Self::finish(&self)?;
+    fn finish(mut self, _: &mut Vec<u8>) -> Result<usize, Failure> {
+        Self::finish(&mut self)?;
         Ok(0)
     }
 }

@@ -1,0 +1,362 @@
+//! The header's parser: field by field, as the bytes arrive. Specification: `data-format/message-header.md`.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::{
+    ContentType, Header, Limits, MessageId, Parsed,
+    encrypted_data_key::KeySection,
+    header::{
+        COMMITMENT_LEN, FRAMED, IV_LEN, NON_FRAMED, TAG_LEN, TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA, VERSION_1,
+        VERSION_2,
+    },
+};
+use crate::{
+    context::EncryptionContext,
+    error::{FormatError, HeaderError, LimitError},
+    suite::{AlgorithmSuite, MessageVersion},
+};
+
+/// Reads a message's header piece by piece, with no I/O of its own.
+///
+/// For callers that bring their own transport. [`needed`](Self::needed) says how many bytes the header has left at
+/// least, [`feed`](Self::feed) takes them, and [`finish`](Self::finish) returns the header. No byte is looked at twice,
+/// whatever the pieces, and no more is kept than has arrived.
+///
+/// ```
+/// use std::io::Read;
+/// use kms_envelope::{EncryptionContext, Envelope, Limits, LocalKey, message::HeaderReader};
+///
+/// # pollster::block_on(async {
+/// # let envelope = Envelope::new(LocalKey::generate("example", "key")?);
+/// # let context = EncryptionContext::new();
+/// # let sealed = envelope.seal(b"attack at dawn", &context).await?;
+/// let mut source = &sealed[..]; // or a socket
+/// let mut reader = HeaderReader::new(&Limits::default());
+/// let mut piece = [0; 512];
+/// while reader.needed() > 0 {
+///     let wanted = reader.needed().min(piece.len());
+///     let len = source.read(&mut piece[..wanted])?;
+///     if len == 0 {
+///         break; // `finish` reports that the header is truncated.
+///     }
+///     reader.feed(&piece[..len])?;
+/// }
+/// let header = reader.finish()?;
+///
+/// // The body is next in the source.
+/// let mut opener = envelope.opener(&header, &context).await?;
+/// let mut plaintext = vec![0; opener.update_len(source.len())];
+/// let len = opener.update(source, &mut plaintext)?;
+/// opener.finish()?;
+/// assert_eq!(plaintext[..len], *b"attack at dawn");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct HeaderReader {
+    limits: Limits,
+    bytes: Vec<u8>,
+    parser: Parser,
+    failure: Option<HeaderError>,
+}
+
+impl HeaderReader {
+    /// Returns a reader for the header of one message.
+    pub fn new(limits: &Limits) -> Self {
+        Self { limits: *limits, bytes: Vec::new(), parser: Parser::new(), failure: None }
+    }
+
+    /// Returns how many bytes the header has left at least, or 0 when it is complete.
+    ///
+    /// Reading that many bytes never reads into the body.
+    pub fn needed(&self) -> usize {
+        self.parser.least_len - self.bytes.len()
+    }
+
+    /// Takes the next bytes of the message, and returns how many of them belong to the header. The rest is the start
+    /// of the body.
+    ///
+    /// # Errors
+    /// [`FormatError`] where the bytes cannot be the start of a message, [`LimitError`] where the header exceeds a
+    /// limit. Every later call returns the same error.
+    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, HeaderError> {
+        let mut taken = 0;
+        loop {
+            if let Some(error) = &self.failure {
+                return Err(error.clone());
+            }
+            let len = self.needed().min(bytes.len() - taken);
+            if len == 0 {
+                return Ok(taken);
+            }
+            self.bytes.extend_from_slice(&bytes[taken..taken + len]);
+            taken += len;
+            self.failure = self.parser.advance(&self.bytes, &self.limits).err();
+        }
+    }
+
+    /// Returns the header.
+    ///
+    /// # Errors
+    /// [`FormatError::Truncated`] where it is not complete, and the error of [`feed`](Self::feed) after that failed.
+    pub fn finish(self) -> Result<Header, HeaderError> {
+        match self.failure {
+            Some(error) => Err(error),
+            None => self.parser.finish(self.bytes.into()),
+        }
+    }
+}
+
+impl fmt::Debug for HeaderReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeaderReader")
+            .field("len", &self.bytes.len())
+            .field("needed", &self.needed())
+            .field("failure", &self.failure)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Header {
+    /// Reads the header at the start of `bytes`, and ignores what follows it. [`HeaderReader`] reads a header whose
+    /// bytes arrive in pieces.
+    ///
+    /// # Errors
+    /// [`FormatError`] where the bytes are not the start of a message, or end before the header does, and
+    /// [`LimitError`] where the header has too many encrypted data keys or is too long.
+    pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
+        let mut parser = Parser::new();
+        parser.advance(bytes, limits)?;
+        let read = Bytes::copy_from_slice(&bytes[..parser.at]);
+        parser.finish(read)
+    }
+}
+
+/// A header, as far as it has been read.
+#[derive(Clone)]
+struct Parser {
+    /// How many bytes have been read.
+    at: usize,
+    /// The field that follows them.
+    next: Field,
+    /// The length of the header, as far as those bytes tell: each length field among them, and the shortest form of
+    /// the rest.
+    least_len: usize,
+    version: MessageVersion,
+    suite: AlgorithmSuite,
+    message_id: MessageId,
+    context: EncryptionContext,
+    keys: KeySection,
+    content_type: u8,
+    body: ContentType,
+    commitment: Option<[u8; COMMITMENT_LEN]>,
+    iv: [u8; IV_LEN],
+    tag: [u8; TAG_LEN],
+}
+
+/// The fields in the order of both versions. The names say which version has a field, if not both have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Version,
+    /// The second character of what begins as base64 does.
+    Base64,
+    TypeV1,
+    Suite,
+    MessageId,
+    ContextLen,
+    Context(u16),
+    KeyCount,
+    /// Of an encrypted data key's provider id, provider info or ciphertext.
+    KeyPartLen,
+    KeyPart(u16),
+    ContentType,
+    ReservedV1,
+    IvLenV1,
+    FrameLen,
+    Commitment,
+    IvV1,
+    Tag,
+    End,
+}
+
+/// The shortest header of each version: an empty context, and one encrypted data key of three empty parts.
+const fn least_len(version: MessageVersion) -> usize {
+    let (context, keys, frame_len) = (2, 2 + KeySection::LEAST_KEY_LEN, 1 + 4);
+    match version {
+        MessageVersion::V1 => 1 + 1 + 2 + 16 + context + keys + frame_len + 4 + 1 + IV_LEN + TAG_LEN,
+        MessageVersion::V2 => 1 + 2 + 32 + context + keys + frame_len + COMMITMENT_LEN + TAG_LEN,
+    }
+}
+
+impl Parser {
+    fn new() -> Self {
+        // Until the version is known, that of the shorter header.
+        let version = MessageVersion::V1;
+        Self {
+            at: 0,
+            next: Field::Version,
+            least_len: least_len(version),
+            version,
+            suite: AlgorithmSuite::default(),
+            message_id: MessageId::from_bytes(version, &[0; 16]),
+            context: EncryptionContext::new(),
+            keys: KeySection::default(),
+            content_type: 0,
+            body: ContentType::NonFramed,
+            commitment: None,
+            iv: [0; IV_LEN],
+            tag: [0; TAG_LEN],
+        }
+    }
+
+    /// Reads on, in `bytes`, which begin with what has been read before.
+    fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<Parsed<()>, HeaderError> {
+        while self.next != Field::End {
+            let Some(field) = bytes.get(self.at..self.at + self.field_len()) else {
+                return Ok(Parsed::Incomplete { needed: self.least_len });
+            };
+            self.at += field.len();
+            self.next = self.read(field, limits)?;
+            if self.least_len > limits.header_len {
+                return Err(LimitError::HeaderLen { len: self.least_len, limit: limits.header_len }.into());
+            }
+        }
+        Ok(Parsed::Complete(()))
+    }
+
+    /// The bytes of the next field.
+    fn field_len(&self) -> usize {
+        match self.next {
+            Field::Version | Field::Base64 | Field::TypeV1 | Field::ContentType | Field::IvLenV1 => 1,
+            Field::Suite | Field::ContextLen | Field::KeyCount | Field::KeyPartLen => 2,
+            Field::ReservedV1 | Field::FrameLen => 4,
+            Field::MessageId => self.version.message_id_len(),
+            Field::Context(len) | Field::KeyPart(len) => usize::from(len),
+            Field::Commitment => COMMITMENT_LEN,
+            Field::IvV1 => IV_LEN,
+            Field::Tag => TAG_LEN,
+            Field::End => 0,
+        }
+    }
+
+    /// Reads the next field, which is all of `bytes`, and returns the one after it.
+    fn read(&mut self, bytes: &[u8], limits: &Limits) -> Result<Field, HeaderError> {
+        let is_v1 = self.version == MessageVersion::V1;
+        Ok(match self.next {
+            Field::Version => match number(bytes) {
+                VERSION_1 => Field::TypeV1,
+                VERSION_2 => {
+                    self.version = MessageVersion::V2;
+                    self.least_len = least_len(self.version);
+                    Field::Suite
+                }
+                b'A' => Field::Base64,
+                other => return Err(FormatError::Version(other).into()),
+            },
+            // The base64 of 01 80, and of 02 04 78 or 02 05 78.
+            Field::Base64 if matches!(bytes, b"Y" | b"g") => return Err(FormatError::Base64.into()),
+            Field::Base64 => return Err(FormatError::Version(b'A').into()),
+            Field::TypeV1 => match number(bytes) {
+                TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA => Field::Suite,
+                other => return Err(FormatError::Type(other).into()),
+            },
+            Field::Suite => {
+                let id = number(bytes);
+                let version = if is_v1 { VERSION_1 } else { VERSION_2 };
+                self.suite = AlgorithmSuite::from_id(id)
+                    .filter(|suite| suite.message_version() == self.version)
+                    .ok_or(FormatError::Suite { id, version })?;
+                Field::MessageId
+            }
+            Field::MessageId => {
+                self.message_id = MessageId::from_bytes(self.version, bytes);
+                Field::ContextLen
+            }
+            Field::ContextLen => {
+                let len = number(bytes);
+                self.grow(usize::from(len));
+                Field::Context(len)
+            }
+            Field::Context(_) => {
+                self.context = EncryptionContext::parse(bytes)?;
+                Field::KeyCount
+            }
+            Field::KeyCount => {
+                let count = number(bytes);
+                self.keys = KeySection::new(count, limits)?;
+                self.grow((usize::from(count) - 1) * KeySection::LEAST_KEY_LEN);
+                Field::KeyPartLen
+            }
+            Field::KeyPartLen => {
+                let len = number(bytes);
+                self.grow(usize::from(len));
+                Field::KeyPart(len)
+            }
+            Field::KeyPart(_) => {
+                self.keys.push(self.at - bytes.len()..self.at, bytes)?;
+                if self.keys.is_complete() { Field::ContentType } else { Field::KeyPartLen }
+            }
+            Field::ContentType => {
+                self.content_type = number(bytes);
+                if is_v1 { Field::ReservedV1 } else { Field::FrameLen }
+            }
+            Field::ReservedV1 => match number::<u32>(bytes) {
+                0 => Field::IvLenV1,
+                value => return Err(FormatError::Field { field: "reserved field", value: value.into() }.into()),
+            },
+            Field::IvLenV1 => match number::<u8>(bytes) {
+                len if usize::from(len) == IV_LEN => Field::FrameLen,
+                value => return Err(FormatError::Field { field: "IV length", value: value.into() }.into()),
+            },
+            Field::FrameLen => {
+                self.body = content_type(self.content_type, number(bytes))?;
+                if is_v1 { Field::IvV1 } else { Field::Commitment }
+            }
+            Field::Commitment => {
+                self.commitment = bytes.first_chunk().copied();
+                Field::Tag
+            }
+            Field::IvV1 => {
+                self.iv.copy_from_slice(bytes);
+                Field::Tag
+            }
+            Field::Tag => {
+                self.tag.copy_from_slice(bytes);
+                Field::End
+            }
+            Field::End => Field::End,
+        })
+    }
+
+    /// Counts bytes that a length field announces.
+    fn grow(&mut self, len: usize) {
+        self.least_len = self.least_len.saturating_add(len);
+    }
+
+    /// The header, whose bytes these are.
+    fn finish(self, bytes: Bytes) -> Result<Header, HeaderError> {
+        if self.next != Field::End {
+            return Err(FormatError::Truncated("its header".into()).into());
+        }
+        let Self { suite, message_id, context, keys, body, commitment, iv, tag, .. } = self;
+        let encrypted_data_keys = keys.into_keys(&bytes);
+        Ok(Header { suite, message_id, context, encrypted_data_keys, content_type: body, commitment, iv, tag, bytes })
+    }
+}
+
+fn content_type(content_type: u8, frame_len: u32) -> Result<ContentType, FormatError> {
+    match (content_type, std::num::NonZeroU32::new(frame_len)) {
+        (FRAMED, Some(frame_len)) => Ok(ContentType::Framed { frame_len }),
+        (NON_FRAMED, None) => Ok(ContentType::NonFramed),
+        (FRAMED | NON_FRAMED, _) => Err(FormatError::Field { field: "frame length", value: frame_len.into() }),
+        (other, _) => Err(FormatError::Field { field: "content type", value: other.into() }),
+    }
+}
+
+/// A big-endian number in a field of its length.
+fn number<N: TryFrom<u32> + Default>(bytes: &[u8]) -> N {
+    let value = bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte));
+    N::try_from(value).unwrap_or_default()
+}
