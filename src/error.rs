@@ -105,6 +105,12 @@ pub enum FormatError {
     /// There is something behind the end of the message.
     #[error("something follows the end of the message")]
     TrailingBytes,
+    /// The message is signed, and its length alone does not say where its frames are.
+    #[error(
+        "the message is signed, so the length of its footer is needed: find it with message::footer_lens and give it \
+         to Header::signed_geometry"
+    )]
+    FooterLenNeeded,
     /// No message of these lengths exists.
     #[error("no message has {sealed_len} bytes in all with a header of {header_len} and frames of {frame_len}")]
     Length {

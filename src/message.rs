@@ -16,6 +16,7 @@ mod limits;
 pub use detached_keys::DetachedKeys;
 pub use encrypted_data_key::EncryptedDataKey;
 pub(crate) use footer::{FOOTER_OVERHEAD, parse_footer, write_footer};
+pub use footer::{MAX_FOOTER_LEN, MIN_FOOTER_LEN, footer_lens};
 pub(crate) use frame::{BLOCK_OVERHEAD, FrameHead, body_aad};
 pub use frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD};
 pub use geometry::{FrameLocation, Geometry};

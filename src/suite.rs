@@ -85,8 +85,9 @@ pub enum SignatureAlgorithm {
 }
 
 impl SignatureAlgorithm {
-    /// The length of a signature as all AWS SDKs and this crate write it, in bytes of DER: 71 or 103. They make
-    /// signatures until one has it, so that a message's length is known beforehand. Readers accept any.
+    /// Returns the length of the signatures that this crate writes, in bytes of DER: 71 or 103. As most AWS SDKs do, it
+    /// makes signatures until one has this length, so that a message's length is known beforehand. AWS's SDK for
+    /// JavaScript does not: its signatures differ in length. Readers accept any length.
     pub const fn signature_len(self) -> usize {
         match self {
             Self::EcdsaP256Sha256 => 71,

@@ -563,6 +563,70 @@ fn inspect_fails_where_no_message_has_this_length_but_shows_the_header() {
     }
 }
 
+/// The footer of a made-up signature with integers of these lengths.
+fn footer(lens: [u8; 2]) -> Vec<u8> {
+    let integers: Vec<u8> = lens.iter().flat_map(|len| [&[2, *len][..], &vec![1; (*len).into()]].concat()).collect();
+    let len = u8::try_from(integers.len()).unwrap();
+    [&[0, len + 2, 0x30, len], &integers[..]].concat()
+}
+
+/// The length of the footers that this crate and most SDKs write.
+const USUAL_FOOTER_LEN: usize = 105;
+
+#[test]
+fn inspect_states_the_exact_length_of_a_signed_message_whatever_the_length_of_its_signature() {
+    let folder = Folder::with_key();
+    for (frame_len, plaintext_len, frames) in [(1, 0, 1), (1, 1, 1), (1, 3, 3), (100, 99, 1), (100, 250, 3)] {
+        let seal = ["seal", "--key", "key", "--sign", "--frame-len", &frame_len.to_string()];
+        let sealed = folder.run_with_input(&seal, &data(plaintext_len)).done();
+        let unsigned = &sealed[..sealed.len() - USUAL_FOOTER_LEN];
+        let others = [[1, 1], [47, 48], [48, 48], [31, 33]].map(|lens| [unsigned, &footer(lens)].concat());
+        for message in others.into_iter().chain([sealed.clone()]) {
+            folder.write("sealed", &message);
+            let json = folder.run(&["inspect", "--json", "sealed"]).done();
+            let shown: Value = serde_json::from_slice(&json).unwrap();
+            assert_eq!((&shown["frames"], &shown["plaintext_len"]), (&frames.into(), &plaintext_len.into()));
+            assert_eq!(inspect_json(&folder, &message), shown);
+        }
+    }
+}
+
+#[test]
+fn inspect_does_not_guess_the_length_of_a_signed_message_without_its_end() {
+    let folder = Folder::with_key();
+    let sealed = folder.run_with_input(&["seal", "--key", "key", "--sign", "--frame-len", "1"], &data(3)).done();
+    let body_len = 2 * 33 + 41;
+    let header_len = sealed.len() - USUAL_FOOTER_LEN - body_len;
+    let mut no_final_frame = sealed.clone();
+    no_final_frame[header_len + 2 * 33] = 0;
+    for message in [&sealed[..sealed.len() - 1], &sealed[..header_len + body_len], &no_final_frame] {
+        folder.write("sealed", message);
+        let text = folder.run(&["inspect", "sealed"]).done();
+        assert!(String::from_utf8_lossy(&text).contains("plaintext            not known"));
+        assert_eq!(folder.run_with_input(&["inspect"], message).done(), text);
+    }
+    // Too short for a final frame and any footer.
+    let said = folder.run_with_input(&["inspect"], &sealed[..header_len + 49]).failed();
+    assert!(said.contains("no message has"), "{said}");
+}
+
+#[test]
+fn inspect_holds_no_more_of_a_pipe_than_a_frame_may_have() {
+    const LEN: u32 = 17 << 20;
+    let folder = Folder::with_key();
+    let sealed = folder.run_with_input(&["seal", "--key", "key", "--sign"], b"").done();
+    let mut message = sealed[..sealed.len() - USUAL_FOOTER_LEN - 40].to_vec();
+    let frame_len_at = message.len() - 16 - 32 - 4;
+    message[frame_len_at..][..4].copy_from_slice(&u32::MAX.to_be_bytes());
+    message.extend([&[0xff; 4][..], &1u32.to_be_bytes(), &[0; 12], &LEN.to_be_bytes()].concat());
+    message.resize(message.len() + LEN as usize + 16, 0);
+    message.extend(footer([48, 48]));
+    folder.write("sealed", &message);
+    let json = folder.run(&["inspect", "--json", "sealed"]).done();
+    assert_eq!(serde_json::from_slice::<Value>(&json).unwrap()["plaintext_len"], LEN);
+    assert_eq!(inspect_json(&folder, &message)["plaintext_len"], Value::Null);
+}
+
 #[test]
 fn inspect_leaves_out_what_a_header_does_not_say() {
     let folder = Folder::new();

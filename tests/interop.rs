@@ -11,8 +11,11 @@
 #[expect(dead_code, reason = "the tests of faults are elsewhere")]
 #[path = "kms/endpoint.rs"]
 mod endpoint;
+#[path = "common/geometry.rs"]
+mod geometry;
 
 use std::{
+    collections::BTreeSet,
     env, fs,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
@@ -28,6 +31,7 @@ use aws_sdk_kms::{
     config::{Credentials, Region},
 };
 use endpoint::{ACCOUNT, Endpoint, RSA_PUBLIC, Rsa, arn};
+use geometry::geometry;
 use kms_envelope::{
     AlgorithmSuite, AwsKms, AwsKmsDiscovery, AwsKmsRsa, Backend, CommitmentPolicy, DataKeyCache, EncryptionContext,
     Envelope, KeyProvider, Limits, LocalKey, OpenError, ProviderError, RawRsa, RsaPadding,
@@ -491,6 +495,7 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
     let mut peer = Peer::start_javascript();
     println!("messages opened by the other side, sealed by this crate + sealed by JavaScript");
     println!("suite     AES-128   AES-192   AES-256");
+    let mut footer_lens = BTreeSet::new();
     for suite in AlgorithmSuite::all() {
         print!("{suite}   ");
         for key_len in [16u8, 24, 32] {
@@ -519,6 +524,12 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
                         let sealed = peer.seal_with(suite, &key_file, context, frame_len, &plaintext);
                         let opened = envelope.open(&sealed, context).await.unwrap();
                         assert_eq!(opened.plaintext, plaintext, "{suite} {frame_len} {len}");
+                        let header = Header::parse(&sealed, &Limits::default()).unwrap();
+                        let geometry = geometry(&header, &sealed);
+                        assert_eq!(geometry.plaintext_len(), len as u64, "{suite} {frame_len}");
+                        if suite.signature().is_some() {
+                            footer_lens.insert(sealed.len() as u64 - geometry.final_frame().sealed.end);
+                        }
                         cell.theirs += 1;
                     }
                 }
@@ -527,6 +538,9 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
         }
         println!();
     }
+    println!("footers of JavaScript, in bytes: {footer_lens:?}");
+    // Those of P-256 and P-384, each in several lengths.
+    assert!(footer_lens.len() > 2);
 }
 
 #[tokio::test]

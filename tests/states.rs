@@ -67,13 +67,16 @@ enum Turn {
     End,
 }
 
+/// Where a source has said that it ends.
+type End = Rc<RefCell<Option<usize>>>;
+
 /// Bytes behind every interface, which follow a script, and then go well.
 struct Inner {
     bytes: Vec<u8>,
     at: usize,
     script: VecDeque<Turn>,
     /// Whether it has said that it ended.
-    has_ended: Rc<RefCell<Option<usize>>>,
+    has_ended: End,
 }
 
 impl Inner {
@@ -455,7 +458,7 @@ fn read_all(name: &str, reader: &mut Reader, lens: &[usize]) -> Result<(Vec<u8>,
 }
 
 /// Each shell that seals what it reads, with the place where its source ended.
-fn sealing_readers(plaintext: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader, Rc<RefCell<Option<usize>>>)> {
+fn sealing_readers(plaintext: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader, End)> {
     let envelope = envelope();
     let make = || {
         let inner = Inner::new(plaintext, script);

@@ -1,5 +1,7 @@
 //! What the fuzz targets share: the key of the fixtures, under which the seeds open.
 
+pub mod naive;
+
 use std::sync::LazyLock;
 
 use kms_envelope::{

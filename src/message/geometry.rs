@@ -2,7 +2,10 @@
 
 use std::{num::NonZeroU32, ops::Range};
 
-use super::frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD};
+use super::{
+    Parsed,
+    frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, FrameHead},
+};
 use crate::error::{FormatError, SealError};
 
 /// The places and lengths of a framed message's parts, in bytes.
@@ -45,6 +48,19 @@ pub struct FrameLocation {
     pub plaintext: Range<u64>,
 }
 
+impl FrameLocation {
+    /// Returns whether `bytes` can be the start of this frame: it has this number and is the final one or not; a
+    /// final one also has this length.
+    ///
+    /// The first [`FINAL_FRAME_OVERHEAD`] bytes of the frame, or the whole of a shorter one, are always enough. The
+    /// result is `false` if `bytes` are too few to tell. It is evidence, not proof: nothing of this is authenticated.
+    pub fn can_begin_with(&self, bytes: &[u8]) -> bool {
+        let len = self.plaintext.end.checked_sub(self.plaintext.start).and_then(|len| u32::try_from(len).ok());
+        let head = len.map(|len| (len as usize, FrameHead::parse(bytes, self.sequence, len)));
+        matches!(head, Some((len, Ok(Parsed::Complete(head)))) if head.is_last() == self.is_final && head.content_len == len)
+    }
+}
+
 impl Geometry {
     /// The geometry of the message that this crate writes for a plaintext of this length: the final frame is empty
     /// only if the plaintext is.
@@ -74,7 +90,8 @@ impl Geometry {
         }
     }
 
-    /// The geometry of a message of this length, header included.
+    /// The geometry of a message of this length, header and footer included. `footer_len` is 0 for an unsigned
+    /// message; [`footer_lens`](super::footer_lens) finds it for a signed one.
     ///
     /// # Errors
     /// [`FormatError::Length`] where no message can have this length.
@@ -211,6 +228,32 @@ mod tests {
         assert!(Geometry::of_plaintext(u64::MAX, frame_len(10), 0, 10).is_err());
         let _ = Geometry::of_sealed(0, frame_len(u32::MAX), 0, u64::MAX);
         assert!(Geometry::of_sealed(u64::MAX, frame_len(1), 0, 0).is_err());
+    }
+
+    #[test]
+    fn a_frame_begins_with_its_own_head_only() {
+        let geometry = Geometry::of_plaintext(7, frame_len(10), 0, 25).unwrap();
+        let head = |sequence, is_final, len| {
+            let head = FrameHead::new(sequence, is_final, len);
+            let mut bytes = vec![0xff; FINAL_FRAME_OVERHEAD];
+            head.write(&mut bytes);
+            (bytes, head.len())
+        };
+        let (regular, last) = (geometry.frame(2).unwrap(), geometry.final_frame());
+        for (frame, (bytes, head_len), others) in [
+            (
+                regular,
+                head(2, false, 10),
+                [head(1, false, 10), head(2, true, 10), head(3, false, 10), head(3, true, 5)],
+            ),
+            (last, head(3, true, 5), [head(2, true, 5), head(3, true, 4), head(3, true, 6), head(3, false, 5)]),
+        ] {
+            assert!(frame.can_begin_with(&bytes) && frame.can_begin_with(&bytes[..head_len]));
+            (0..head_len).for_each(|len| assert!(!frame.can_begin_with(&bytes[..len]), "{len}"));
+            others.iter().for_each(|(other, _)| assert!(!frame.can_begin_with(other), "{other:?}"));
+        }
+        let made_up = FrameLocation { plaintext: Range { start: 5, end: 0 }, ..geometry.final_frame() };
+        assert!(!made_up.can_begin_with(&head(3, true, 5).0));
     }
 
     proptest! {

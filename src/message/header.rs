@@ -6,7 +6,7 @@ use std::fmt;
 use bytes::{BufMut, Bytes};
 
 use super::{
-    EncryptedDataKey, FOOTER_OVERHEAD, Geometry,
+    EncryptedDataKey, Geometry,
     encrypted_data_key::{put_encrypted_data_keys, put_u16_prefixed},
 };
 use crate::{
@@ -146,24 +146,34 @@ impl Header {
         self.bytes.len()
     }
 
-    /// Where everything is in the whole message, given its length in bytes. Of a signed message, the footer is taken
-    /// to have the length that all SDKs give it.
+    /// Returns where everything is in the whole message, given its length in bytes. For unsigned messages with frames.
     ///
     /// # Errors
-    /// [`FormatError::Length`] where no message with this header has this length, or where it has no frames.
+    /// [`FormatError::FooterLenNeeded`] if the message is signed: use [`signed_geometry`](Self::signed_geometry).
+    /// [`FormatError::Length`] if no message with this header has this length, or if it has no frames.
     pub fn geometry(&self, sealed_len: u64) -> Result<Geometry, FormatError> {
-        let header_len = self.len() as u64;
-        match self.content_type {
-            ContentType::Framed { frame_len } => {
-                Geometry::of_sealed(header_len, frame_len, self.footer_len(), sealed_len)
-            }
-            ContentType::NonFramed => Err(FormatError::Length { sealed_len, header_len, frame_len: 0 }),
+        match (self.content_type, self.suite.signature()) {
+            (ContentType::Framed { .. }, Some(_)) => Err(FormatError::FooterLenNeeded),
+            _ => self.signed_geometry(sealed_len, 0),
         }
     }
 
-    /// The usual length of the footer in bytes: 0 where the suite does not sign.
-    fn footer_len(&self) -> u64 {
-        self.suite.signature().map_or(0, |signature| (FOOTER_OVERHEAD + signature.signature_len()) as u64)
+    /// Returns where everything is in the whole signed message, given its length and that of its footer in bytes.
+    ///
+    /// The footer is the signature and the two bytes of its length. Not all signatures are equally long:
+    /// [`footer_lens`](super::footer_lens) finds the length in the message's last bytes. With another footer length
+    /// than the message's own, the result is wrong.
+    ///
+    /// # Errors
+    /// [`FormatError::Length`] if no message with this header has these lengths, or if it has no frames.
+    pub fn signed_geometry(&self, sealed_len: u64, footer_len: usize) -> Result<Geometry, FormatError> {
+        let header_len = self.len() as u64;
+        match self.content_type {
+            ContentType::Framed { frame_len } => {
+                Geometry::of_sealed(header_len, frame_len, footer_len as u64, sealed_len)
+            }
+            ContentType::NonFramed => Err(FormatError::Length { sealed_len, header_len, frame_len: 0 }),
+        }
     }
 
     /// The header as it was received.

@@ -1,8 +1,9 @@
 //! What is read and what is written: files, pipes, devices.
 
 use std::{
+    collections::VecDeque,
     fs::{self, File, Metadata, OpenOptions},
-    io::{self, IsTerminal, Read, Write},
+    io::{self, IsTerminal, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf, is_separator},
 };
 
@@ -22,6 +23,8 @@ pub(crate) const PIECE: usize = 1 << 20;
 pub(crate) struct Input {
     file: File,
     name: String,
+    /// Where the message begins in the file.
+    start: u64,
     len: Option<u64>,
     progress: Option<Progress>,
 }
@@ -39,10 +42,10 @@ impl Input {
                 .advise("pack it with `tar` first"));
         }
         // Standard input may have been read in part.
-        let at = if metadata.is_file() { io::Seek::stream_position(&mut file).unwrap_or(0) } else { 0 };
+        let start = if metadata.is_file() { file.stream_position().unwrap_or(0) } else { 0 };
         // Files of /proc claim to be empty.
-        let len = metadata.len().checked_sub(at).filter(|len| metadata.is_file() && *len > 0);
-        Ok(Self { file, name, len, progress: None })
+        let len = metadata.len().checked_sub(start).filter(|len| metadata.is_file() && *len > 0);
+        Ok(Self { file, name, start, len, progress: None })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -84,16 +87,26 @@ impl Input {
         header.finish().map_err(|error| Failure::from(error).of(&self.name))
     }
 
-    /// Reads to the end, and says how many bytes that were.
-    pub(crate) fn count(&mut self) -> Result<u64, Failure> {
+    /// Reads to the end. Returns how many bytes that were, and the last of them, at most `keep`.
+    pub(crate) fn count(&mut self, keep: usize) -> Result<(u64, Vec<u8>), Failure> {
         let mut piece = vec![0; PIECE];
-        let mut count = 0;
+        let (mut count, mut end) = (0, VecDeque::new());
         loop {
-            match self.read_piece(&mut piece)? {
-                0 => return Ok(count),
-                len => count += len as u64,
+            let len = self.read_piece(&mut piece)?;
+            if len == 0 {
+                return Ok((count, end.into()));
             }
+            count += len as u64;
+            let kept = &piece[len.saturating_sub(keep)..len];
+            end.drain(..(end.len() + kept.len()).saturating_sub(keep));
+            end.extend(kept);
         }
+    }
+
+    /// Fills `out` with the bytes at this offset in the message. Only for an input whose [`len`](Self::len) is known.
+    pub(crate) fn read_at(&mut self, offset: u64, out: &mut [u8]) -> Result<(), Failure> {
+        let read = self.file.seek(SeekFrom::Start(self.start + offset)).and_then(|_| self.file.read_exact(out));
+        read.map_err(|error| Failure::reading(&self.name, &error))
     }
 }
 

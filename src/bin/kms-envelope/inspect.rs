@@ -8,8 +8,8 @@ use std::{
 
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    AlgorithmSuite, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm,
-    message::{ContentType, Geometry, Header},
+    AlgorithmSuite, FormatError, HashAlgorithm, KeyDerivation, Limits, MessageVersion, SignatureAlgorithm,
+    message::{ContentType, FINAL_FRAME_OVERHEAD, Geometry, Header, MAX_FOOTER_LEN, MIN_FOOTER_LEN, footer_lens},
     stream::MessageInfo,
 };
 use serde::Serialize;
@@ -30,17 +30,25 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
     let mut input = Input::open(arguments.input.path())?;
     let header = input.read_header()?;
     let opens = try_key(arguments, &header)?;
-    let sealed_len = match input.len() {
-        Some(len) => len,
+    let (sealed_len, end) = match input.len() {
+        Some(len) => (len, None),
         None => {
             input.show_progress(None);
-            header.len() as u64 + input.count()?
+            let (body_len, end) = input.count(needed_of_end(&header))?;
+            (header.len() as u64 + body_len, Some(end))
         }
     };
     let geometry = match (header.content_type(), header.suite().signature()) {
         (ContentType::Framed { .. }, None) => Some(header.geometry(sealed_len)),
-        // A signature may have another length than usual: then nothing is known.
-        (ContentType::Framed { .. }, Some(_)) => header.geometry(sealed_len).ok().map(Ok),
+        (ContentType::Framed { .. }, Some(algorithm)) => {
+            signed_geometry(&header, algorithm, sealed_len, |offset, len| match &end {
+                Some(end) => Ok(part_of_end(end, sealed_len, offset, len)),
+                None => {
+                    let mut bytes = vec![0; len];
+                    input.read_at(offset, &mut bytes).map(|()| Some(bytes))
+                }
+            })?
+        }
         (ContentType::NonFramed, _) => None,
     };
     let known = geometry.as_ref().and_then(|geometry| geometry.as_ref().ok());
@@ -60,6 +68,46 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         (_, Some(Err(failure))) => Err(failure.of(name)),
         _ => Ok(()),
     }
+}
+
+/// How many of a message's last bytes show where its final frame begins: none where its length is enough. A final frame
+/// that is longer than a frame may be on opening is not looked for.
+fn needed_of_end(header: &Header) -> usize {
+    match (header.content_type(), header.suite().signature()) {
+        (ContentType::Framed { frame_len }, Some(_)) => {
+            FINAL_FRAME_OVERHEAD + frame_len.get().min(Limits::default().frame_len) as usize + MAX_FOOTER_LEN
+        }
+        _ => 0,
+    }
+}
+
+/// The bytes at this offset in the message, of which `end` is the end, if they are in it.
+fn part_of_end(end: &[u8], sealed_len: u64, offset: u64, len: usize) -> Option<Vec<u8>> {
+    let start = offset.checked_sub(sealed_len - end.len() as u64)?;
+    Some(end.get(usize::try_from(start).ok()?..)?.get(..len)?.to_vec())
+}
+
+/// The geometry of a signed message, if its final frame is where its footer's length puts it; an error if no message
+/// has its length, whatever the footer's. `read` returns bytes at an offset in the message, where they can be had.
+fn signed_geometry(
+    header: &Header,
+    algorithm: SignatureAlgorithm,
+    sealed_len: u64,
+    mut read: impl FnMut(u64, usize) -> Result<Option<Vec<u8>>, Failure>,
+) -> Result<Option<Result<Geometry, FormatError>>, Failure> {
+    let tail_len = sealed_len.saturating_sub(header.len() as u64).min(MAX_FOOTER_LEN as u64);
+    let Some(tail) = read(sealed_len - tail_len, tail_len as usize)? else { return Ok(None) };
+    for footer_len in footer_lens(algorithm, &tail) {
+        let Ok(geometry) = header.signed_geometry(sealed_len, footer_len) else { continue };
+        let frame = geometry.final_frame();
+        let start = read(frame.sealed.start, FINAL_FRAME_OVERHEAD)?;
+        if start.is_some_and(|start| frame.can_begin_with(&start)) {
+            return Ok(Some(Ok(geometry)));
+        }
+    }
+    let geometry = |footer_len| header.signed_geometry(sealed_len, footer_len);
+    let is_impossible = (MIN_FOOTER_LEN..=MAX_FOOTER_LEN).all(|footer_len| geometry(footer_len).is_err());
+    Ok(is_impossible.then(|| geometry(MIN_FOOTER_LEN)))
 }
 
 /// What opens the message, if a key was given. It is asked for the data key, and the header verifies or does not.
