@@ -79,7 +79,8 @@ struct Inner {
 }
 
 impl DataKeyCache {
-    /// A cache whose keys serve for at most `max_age`.
+    /// Returns a builder of a cache with which no message begins with a data key older than `max_age`. A stream that has
+    /// begun goes on. Time while the machine is suspended may not count: see [`clock`](DataKeyCacheBuilder::clock).
     pub fn builder(max_age: Duration) -> DataKeyCacheBuilder {
         DataKeyCacheBuilder(Settings {
             max_age,
@@ -235,7 +236,9 @@ impl DataKeyCacheBuilder {
         self
     }
 
-    /// Where the time comes from. Default: the system's monotonic clock.
+    /// Sets where the time comes from. Default: [`Instant::now`], which on Linux and macOS stands still while the machine
+    /// is suspended, so that keys live longer by that time. Where that matters, call [`clear`](DataKeyCache::clear) on
+    /// waking up, or give a clock that goes on.
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.0.clock = Box::new(clock);
         self

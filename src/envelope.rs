@@ -615,7 +615,7 @@ impl EnvelopeBuilder {
     }
 }
 
-/// A message that was opened: all of it is authentic.
+/// A message that was opened. Its plaintext, context, suite and message id are authentic.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Opened {
@@ -627,7 +627,8 @@ pub struct Opened {
     pub suite: AlgorithmSuite,
     /// The random name of the message.
     pub message_id: MessageId,
-    /// The encrypted data key that opened it; [`key_name`](EncryptedDataKey::key_name) is the KMS key's ARN.
+    /// The encrypted data key that opened it; [`key_name`](EncryptedDataKey::key_name) is the KMS key's ARN. A detached
+    /// one is not authenticated: see [`MessageInfo::encrypted_data_key`].
     pub encrypted_data_key: EncryptedDataKey,
     /// What decrypted that: see [`MessageInfo::key_id`].
     pub key_id: String,

@@ -28,15 +28,16 @@
 //! without any I/O. [`Envelope::range_reader`] reads any part of the plaintext without the rest.
 //!
 //! # In production
-//! A [`DataKeyCache`] makes one request to the key provider serve for many messages and for many who wait, and goes on
-//! while the key service is away. `AwsKms::several`, `AwsKms::with_replica` and `AwsKmsDiscovery` are for several
-//! regions. [`Envelope::rewrap`] puts a message's data key under another key without touching the message;
+//! A [`DataKeyCache`] makes one request to the key provider, and its data key, serve for many messages and for many who
+//! wait, and goes on while the key service is away. `AwsKms::several`, `AwsKms::with_replica` and `AwsKmsDiscovery` are
+//! for several regions. [`Envelope::rewrap`] puts a message's data key under another key without touching the message;
 //! [`Envelope::reseal`] makes a new one.
 //!
 //! # What is protected
-//! Nobody without the provider's key reads the plaintext or changes a byte of the message unnoticed; a message that
-//! is cut short, goes on after its end, or is opened under another key or context is refused. The length of the
-//! data, the encryption context and the names of the keys are in the clear.
+//! Only those who can use the provider's key can read the plaintext. Every byte of a message's header and body is
+//! authenticated: a message that was changed there, is cut short, goes on after its end, or is opened under another key
+//! or context is refused. An ECDSA signature can be replaced by an equivalent one, which does not change what opens.
+//! The length of the data, the encryption context and the names of the keys are in the clear.
 //!
 //! # Features
 //! `aws-kms` and `aws-lc` are on by default; `tokio`, `stream`, `parallel`, `rsa`, `ecdh`, `branch-key`, `key-file`,

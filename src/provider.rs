@@ -51,9 +51,10 @@ use crate::{
 /// `MemoryKey` and `ScriptedProvider` (feature `mock`) are for unit tests.
 ///
 /// # Implementing
-/// Annotate the implementation with [`async_trait`](https://docs.rs/async-trait). A provider must bind each
-/// encrypted data key to the encryption context, so that decrypting fails with any other, and must only name an
-/// encrypted data key as decrypted that it has decrypted.
+/// Annotate the implementation with [`async_trait`](https://docs.rs/async-trait). A provider should bind each
+/// encrypted data key to the encryption context, so that decrypting fails with any other; with one that does not, such
+/// as `RawRsa`, only the message's header authenticates the context. A provider must only name an encrypted data key as
+/// decrypted that it has decrypted.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -153,7 +154,7 @@ pointer!(Box);
 pub struct GenerateDataKeyRequest<'a> {
     /// The suite that the key is for: it gives the key's length.
     pub suite: AlgorithmSuite,
-    /// The whole encryption context, to be bound to the key.
+    /// The whole encryption context. A provider should bind the key to it.
     pub context: &'a EncryptionContext,
 }
 
@@ -162,7 +163,7 @@ pub struct GenerateDataKeyRequest<'a> {
 pub struct EncryptDataKeyRequest<'a> {
     /// The suite that the key is for.
     pub suite: AlgorithmSuite,
-    /// The whole encryption context, to be bound to the key.
+    /// The whole encryption context. A provider should bind the key to it.
     pub context: &'a EncryptionContext,
     /// The data key.
     pub data_key: &'a SecretKey,
@@ -173,7 +174,7 @@ pub struct EncryptDataKeyRequest<'a> {
 pub struct DecryptDataKeyRequest<'a> {
     /// The suite that the key is for: it gives the key's length.
     pub suite: AlgorithmSuite,
-    /// The whole encryption context that was bound to the key.
+    /// The whole encryption context, as it was given when the key was encrypted.
     pub context: &'a EncryptionContext,
     /// The message's encrypted data keys, in order. Some may be other providers'.
     pub encrypted_data_keys: &'a [EncryptedDataKey],

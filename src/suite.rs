@@ -85,9 +85,9 @@ pub enum SignatureAlgorithm {
 }
 
 impl SignatureAlgorithm {
-    /// Returns the length of the signatures that this crate writes, in bytes of DER: 71 or 103. As most AWS SDKs do, it
-    /// makes signatures until one has this length, so that a message's length is known beforehand. AWS's SDK for
-    /// JavaScript does not: its signatures differ in length. Readers accept any length.
+    /// Returns the length of the signatures that this crate writes, in bytes of DER: 71 or 103. Like AWS's SDKs for Java
+    /// and Python, it signs again until a signature has this length, so that a message's length is known beforehand. The
+    /// signatures of AWS's SDK for JavaScript differ in length. Readers accept any length.
     pub const fn signature_len(self) -> usize {
         match self {
             Self::EcdsaP256Sha256 => 71,

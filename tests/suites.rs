@@ -11,7 +11,7 @@ use std::{
 use geometry::geometry;
 use kms_envelope::{
     AlgorithmSuite, Backend, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, FormatError,
-    LimitError, Limits, LocalKey, MessageVersion, OpenError, SecretKey,
+    LimitError, Limits, LocalKey, MessageVersion, OpenError, SecretKey, SignatureAlgorithm,
     message::{ContentType, Header},
     stream::Threads,
 };
@@ -154,6 +154,50 @@ fn a_message_of_any_suite_with_any_bit_changed_or_cut_anywhere_or_longer_is_refu
 
 fn signed_suites() -> impl Iterator<Item = AlgorithmSuite> {
     AlgorithmSuite::all().filter(|suite| suite.signature().is_some())
+}
+
+/// The signature `(r, n - s)` in DER for a signature `(r, s)`, where `n` is the order of the curve.
+fn equivalent(signature: &[u8], n: &[u8]) -> Vec<u8> {
+    // SEQUENCE { INTEGER r, INTEGER s }: a kind and a length of one byte each stand before each of the three.
+    let (r, s) = signature[2..].split_at(2 + usize::from(signature[3]));
+    let s = &s[2 + usize::from(s[2] == 0)..];
+    let s = [&vec![0; n.len() - s.len()][..], s].concat();
+    let (mut negated, mut borrow) = (vec![0; n.len()], 0);
+    for i in (0..n.len()).rev() {
+        let difference = 0x100 + i32::from(n[i]) - i32::from(s[i]) - borrow;
+        (negated[i], borrow) = ((difference & 0xff) as u8, i32::from(difference < 0x100));
+    }
+    let mut negated = &negated[negated.iter().position(|byte| *byte != 0).unwrap()..];
+    let padded = [&[0], negated].concat();
+    if negated[0] >= 0x80 {
+        negated = &padded;
+    }
+    let integers = [r, &[2, negated.len() as u8], negated].concat();
+    [&[0x30, integers.len() as u8], &integers[..]].concat()
+}
+
+/// docs/security.md says so: such a message is no forgery, but it has other bytes.
+#[test]
+fn an_equivalent_signature_opens_to_the_same_and_the_length_of_the_plaintext_is_still_found() {
+    let p256 = [0xffff_ffff_0000_0000_ffff_ffff_ffff_ffff_u128, 0xbce6_faad_a717_9e84_f3b9_cac2_fc63_2551];
+    let p384 = [u128::MAX, 0xffff_ffff_ffff_ffff_c763_4d81_f437_2ddf, 0x581a_0db2_48b0_a77a_ecec_196a_ccc5_2973];
+    for suite in signed_suites() {
+        let message = seal(suite, 40);
+        let algorithm = suite.signature().unwrap();
+        let n = match algorithm {
+            SignatureAlgorithm::EcdsaP256Sha256 => p256.map(u128::to_be_bytes).concat(),
+            SignatureAlgorithm::EcdsaP384Sha384 => p384.map(u128::to_be_bytes).concat(),
+        };
+        let (signed, signature) = message.split_at(message.len() - algorithm.signature_len());
+        let other = equivalent(signature, &n);
+        assert_ne!(other, signature);
+        assert_eq!(equivalent(&other, &n), signature);
+        let changed = [&signed[..signed.len() - 2], &[0, other.len() as u8], &other].concat();
+        for backend in BACKENDS {
+            assert_eq!(open(&builder(suite).backend(*backend).build().unwrap(), &changed).unwrap(), plaintext(40));
+        }
+        assert_eq!(geometry(&header(&message), &changed).plaintext_len(), 40);
+    }
 }
 
 #[test]

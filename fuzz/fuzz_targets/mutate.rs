@@ -1,4 +1,5 @@
-//! A message that was changed in any way never opens: not to something else, and not to the same.
+//! A message that was changed at random never opens: not to something else, and not to the same. (An equivalent ECDSA
+//! signature opens to the same, but is not found at random.)
 
 #![no_main]
 

@@ -20,7 +20,7 @@ impl Envelope {
     /// length.
     ///
     /// The header verifies first, so what is rewrapped is this message's data key. The encryption context stays the
-    /// same, and is bound to the new encrypted data keys as well.
+    /// same, and the new provider is given it too.
     ///
     /// The message still holds the old encrypted data keys, and opens with the old key for as long as that can be used:
     /// a header cannot be written anew, as two headers under one data key would let anyone who sees both forge the

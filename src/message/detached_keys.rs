@@ -21,8 +21,8 @@ const MAGIC: [u8; 5] = *b"KEDK\x01";
 ///
 /// As bytes: `KEDK`, the version 1 (1 byte), the length of the message id (1 byte: 16 or 32), the message id, and the
 /// format's own section of encrypted data keys (specification, `data-format/message-header.md`, "Encrypted Data
-/// Keys"). There is nothing in them to authenticate them: a change is noticed when the data key does not decrypt, or the
-/// header does not verify under it.
+/// Keys"). They are not authenticated. The message's header proves the data key that comes out of them, but not their own
+/// bytes and names.
 ///
 /// [`Envelope::rewrap`]: crate::Envelope::rewrap
 #[derive(Clone, Debug, PartialEq, Eq)]

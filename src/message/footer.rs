@@ -18,9 +18,8 @@ const DER_INTEGER: u8 = 0x02;
 /// Finds the lengths in bytes, shortest first, that the footer at the end of a signed message can have.
 ///
 /// `tail` is the end of the message; the last [`MAX_FOOTER_LEN`] bytes are enough. Each length that is returned has a
-/// footer's exact form there: its own length, then an ECDSA signature in DER. AWS's SDK for JavaScript writes
-/// signatures of different lengths; this crate and the other SDKs write
-/// [one length](SignatureAlgorithm::signature_len) only.
+/// footer's exact form there: its own length, then an ECDSA signature in DER. This crate and AWS's SDKs for Java and
+/// Python write signatures of [one length](SignatureAlgorithm::signature_len) only; AWS's SDK for JavaScript does not.
 ///
 /// **Nothing of this is authenticated**, and the end of a message can look like several footers. To choose among them,
 /// check that [the final frame](super::FrameLocation::can_begin_with) is where each length puts it. Only opening the

@@ -84,8 +84,8 @@ pub enum ContentType {
 
 /// A message's header, readable without a key.
 ///
-/// **Nothing in it is authenticated**: whoever could change the message chose what stands here. What an
-/// [`Opened`](crate::Opened) message says of itself is authenticated.
+/// **Nothing in it is authenticated**: whoever could change the message chose what stands here. Opening the message
+/// authenticates all of it.
 ///
 /// ```
 /// use kms_envelope::{Limits, message::Header};

@@ -140,7 +140,7 @@ impl<S> OpenStream<S> {
         Self { inner, opener, first, is_finished: false }
     }
 
-    /// What is authenticated of the message besides its plaintext.
+    /// Returns what is known of the message besides its plaintext.
     pub fn info(&self) -> &MessageInfo {
         self.opener.info()
     }

@@ -18,7 +18,8 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// What is known, and authenticated, of a message besides its plaintext.
+/// What is known of a message besides its plaintext, once its header has verified. All of it is authenticated, except
+/// for a detached encrypted data key.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MessageInfo {
@@ -29,8 +30,9 @@ pub struct MessageInfo {
     /// The whole encryption context: what the message stores, and the required pairs that were given. A signed message
     /// stores its public key in it, under `aws-crypto-public-key`.
     pub context: EncryptionContext,
-    /// The encrypted data key that opened the message: one of the header's, or a
-    /// [detached](crate::Envelope::with_detached_keys) one.
+    /// The encrypted data key that opened the message: one of the header's, which is authenticated, or a
+    /// [detached](crate::Envelope::with_detached_keys) one. The header proves the data key that a detached one holds,
+    /// but its own bytes, names and place are not authenticated.
     pub encrypted_data_key: EncryptedDataKey,
     /// Its place among the header's encrypted data keys, or the detached ones, from 0.
     pub encrypted_data_key_index: usize,
@@ -167,7 +169,7 @@ impl Opener {
         Ok(Self { info, cipher, block_limit, sequence: 1, held: Vec::new(), signature, state: State::Body })
     }
 
-    /// What is authenticated of the message besides its plaintext.
+    /// Returns what is known of the message besides its plaintext.
     pub fn info(&self) -> &MessageInfo {
         &self.info
     }

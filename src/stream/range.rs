@@ -110,7 +110,7 @@ impl RangeOpener {
         Self { info, cipher, geometry, final_frame: geometry.final_frame() }
     }
 
-    /// What is authenticated of the message besides its plaintext.
+    /// Returns what is known of the message besides its plaintext.
     pub fn info(&self) -> &MessageInfo {
         &self.info
     }
@@ -223,7 +223,7 @@ pub struct RangeReader<S> {
 }
 
 impl<S> RangeReader<S> {
-    /// What is authenticated of the message besides its plaintext.
+    /// Returns what is known of the message besides its plaintext.
     pub fn info(&self) -> &MessageInfo {
         self.opener.info()
     }

@@ -200,7 +200,7 @@ impl<R: Read> OpenReader<R> {
         Self { inner, buffer, header_len: header_len as u64, body_read: 0, seekable: None }
     }
 
-    /// What is authenticated of the message besides its plaintext.
+    /// Returns what is known of the message besides its plaintext.
     pub fn info(&self) -> &MessageInfo {
         self.buffer.opener().info()
     }

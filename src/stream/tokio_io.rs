@@ -190,7 +190,7 @@ impl<R: AsyncRead + Unpin> AsyncOpenReader<R> {
         Self { inner, buffer: OpenBuffer::new(opener) }
     }
 
-    /// What is authenticated of the message besides its plaintext.
+    /// Returns what is known of the message besides its plaintext.
     pub fn info(&self) -> &MessageInfo {
         self.buffer.opener().info()
     }
