@@ -157,9 +157,10 @@ mod tests {
             // Zero, a negative integer, and a zero too many in front.
             &[0, 8, 0x30, 6, 2, 1, 0, 2, 1, 1],
             &[0, 8, 0x30, 6, 2, 1, 1, 2, 1, 0x80],
-            &[0, 9, 0x30, 7, 2, 1, 1, 2, 2, 0, 1],
-            // A third integer.
+            &[0, 9, 0x30, 7, 2, 1, 1, 2, 2, 0, 0x7f],
+            // A third integer, and a byte after the end.
             &[0, 11, 0x30, 9, 2, 1, 1, 2, 1, 1, 2, 1, 1],
+            &[0, 8, 0x30, 6, 2, 1, 1, 2, 1, 1, 0],
         ] {
             assert!(found(algorithm, changed).is_empty(), "{changed:?}");
         }
