@@ -6,6 +6,7 @@
 mod bare;
 mod cached;
 mod files;
+mod headers;
 mod ranges;
 mod signed;
 mod small;
@@ -42,6 +43,6 @@ fn buffer(len: usize) -> Vec<u8> {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = whole::benches, small::benches, cached::benches, signed::benches, streams::benches, ranges::benches, files::benches
+    targets = whole::benches, small::benches, cached::benches, signed::benches, streams::benches, ranges::benches, files::benches, headers::benches
 }
 criterion_main!(benches);

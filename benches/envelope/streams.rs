@@ -108,4 +108,30 @@ pub(crate) fn benches(criterion: &mut Criterion) {
         });
     });
     group.finish();
+    small_pieces(criterion);
+}
+
+/// Frames that are put together from many pieces.
+fn small_pieces(criterion: &mut Criterion) {
+    const LEN: usize = 16 * MIB;
+    let mut group = criterion.benchmark_group("streams/pieces of 1 KiB");
+    group.throughput(Throughput::Bytes(LEN as u64));
+    let (plaintext, context) = (buffer(LEN), context());
+    for frame_len in [65_536, LEN] {
+        let envelope = builder(frame_len).build().unwrap();
+        let message = Bytes::from(block_on(envelope.seal(&plaintext, &context)).unwrap());
+        group.bench_function(format!("open/{frame_len}"), |bencher| {
+            bencher.iter(|| {
+                let pieces = (0..message.len()).step_by(1024).map(|at| message.slice(at..message.len().min(at + 1024)));
+                let source = stream::iter(pieces).map(Ok::<_, std::io::Error>);
+                block_on(async {
+                    let mut opened = envelope.open_stream(source, &context).await.unwrap();
+                    while let Some(piece) = opened.next().await {
+                        black_box(piece.unwrap());
+                    }
+                });
+            });
+        });
+    }
+    group.finish();
 }
