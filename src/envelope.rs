@@ -8,6 +8,7 @@ use std::{
     io::{Read, Write},
     num::NonZeroU32,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rand_core::TryCryptoRng;
@@ -19,7 +20,7 @@ use crate::{
     error::{ConfigError, OpenError, SealError},
     materials::{self, MaterialsError, SealingMaterials},
     message::{ContentType, DetachedKeys, EncryptedDataKey, Header, Limits, MessageId},
-    provider::{KeyProvider, PlaintextDataKey},
+    provider::{self, DecryptDataKeyRequest, KeyProvider, PlaintextDataKey},
     stream::{
         self, AsyncReadAt, MessageInfo, OpenReader, Opener, OpenerParts, RangeOpener, RangeReader, ReadAt, SealReader,
         SealWriter, Sealer, SealerParts, Threads,
@@ -49,6 +50,7 @@ struct Settings {
     suite: AlgorithmSuite,
     frame_len: NonZeroU32,
     limits: Limits,
+    key_timeout: Duration,
     required_context: BTreeSet<String>,
     streams_signed: bool,
     accepts_net_4_0_0: bool,
@@ -60,7 +62,28 @@ struct Settings {
 impl Settings {
     async fn sealing_materials(&self, context: &EncryptionContext) -> Result<SealingMaterials, MaterialsError> {
         let randomness = (self.backend, &*self.random);
-        materials::for_sealing(&*self.provider, self.suite, context, &self.required_context, randomness).await
+        let deadline = self.deadline();
+        materials::for_sealing(&*self.provider, self.suite, context, &self.required_context, randomness, deadline).await
+    }
+
+    /// The data key of a message of this suite, whose whole context is `context`. Without a deadline, its time begins
+    /// now.
+    async fn opening_data_key(
+        &self,
+        suite: AlgorithmSuite,
+        context: &EncryptionContext,
+        encrypted_data_keys: &[EncryptedDataKey],
+        deadline: Option<Instant>,
+    ) -> Result<PlaintextDataKey, MaterialsError> {
+        let request = DecryptDataKeyRequest::new(suite, context, encrypted_data_keys)
+            .with_deadline(deadline.unwrap_or_else(|| self.deadline()))
+            .with_tries_per_kms_key(self.limits.tries_per_kms_key);
+        materials::for_opening(&*self.provider, &request).await
+    }
+
+    /// The deadline of the requests for a message that begin now.
+    fn deadline(&self) -> Instant {
+        provider::deadline_after(self.key_timeout)
     }
 }
 
@@ -410,14 +433,15 @@ impl Envelope {
 
     /// The opener of a message whose plaintext is given out whole or not at all.
     async fn opener_of_whole(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
-        Ok(self.unlock(header, context).await?.0)
+        Ok(self.unlock(header, context, None).await?.0)
     }
 
-    /// The opener of a message, and its data key.
+    /// The opener of a message, and its data key. A deadline is given where the request for it is not the only one.
     async fn unlock(
         &self,
         header: &Header,
         context: &EncryptionContext,
+        deadline: Option<Instant>,
     ) -> Result<(Opener, Arc<PlaintextDataKey>), OpenError> {
         let settings = &*self.settings;
         let (suite, policy) = (header.suite(), settings.policy);
@@ -438,14 +462,15 @@ impl Envelope {
             }
         };
         let data_key = match &settings.cache {
-            None => Arc::new(materials::for_opening(&*settings.provider, suite, &whole, encrypted_data_keys).await?),
+            None => Arc::new(settings.opening_data_key(suite, &whole, encrypted_data_keys, deadline).await?),
             Some(cache) => {
                 let required = not_stored.iter().map(|(name, _)| name);
                 let fetch = || -> Fetch<_> {
-                    let (provider, context) = (settings.provider.clone(), whole.clone());
+                    let (settings, context) = (self.settings.clone(), whole.clone());
                     let encrypted_data_keys = encrypted_data_keys.to_vec();
+                    // It is not one caller's, so it has a deadline of its own.
                     Box::pin(
-                        async move { materials::for_opening(&*provider, suite, &context, &encrypted_data_keys).await },
+                        async move { settings.opening_data_key(suite, &context, &encrypted_data_keys, None).await },
                     )
                 };
                 cache.opening(suite, &whole, required, encrypted_data_keys, fetch).await?
@@ -507,6 +532,7 @@ impl EnvelopeBuilder {
             suite: AlgorithmSuite::default(),
             frame_len: NonZeroU32::MIN.saturating_add(DEFAULT_FRAME_LEN - 1),
             limits: Limits::default(),
+            key_timeout: provider::DEFAULT_KEY_TIMEOUT,
             required_context: BTreeSet::new(),
             streams_signed: true,
             accepts_net_4_0_0: false,
@@ -555,6 +581,16 @@ impl EnvelopeBuilder {
     /// What a message may ask for on opening. Nothing that exceeds it is sealed, either.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
+        self
+    }
+
+    /// Sets how long all requests to the key provider for one message may take together. Default: 10 seconds.
+    /// [`Duration::MAX`] means no limit. Work on frames is not counted. A request that a [cache](Self::cache) shares
+    /// between callers has that long from its own start.
+    ///
+    /// The provider enforces it: those for AWS KMS do, and for others see [`KeyProvider`].
+    pub fn key_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.key_timeout = timeout;
         self
     }
 

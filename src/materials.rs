@@ -1,6 +1,6 @@
 //! The keys for one message: what a key provider is asked for, and whether its answer fits.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Instant};
 
 use base64ct::{Base64, Encoding};
 
@@ -8,7 +8,7 @@ use crate::{
     context::{EncryptionContext, PUBLIC_KEY_NAME},
     crypto::{Backend, Random, SigningKey, VerifyingKey},
     error::{ContextError, FormatError, OpenError, ProviderError, SealError},
-    message::{EncryptedDataKey, Header},
+    message::Header,
     provider::{DataKey, DecryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey},
     suite::AlgorithmSuite,
 };
@@ -78,6 +78,7 @@ pub(crate) async fn for_sealing(
     context: &EncryptionContext,
     required: &BTreeSet<String>,
     (backend, random): (Backend, &Random),
+    deadline: Instant,
 ) -> Result<SealingMaterials, MaterialsError> {
     let mut whole = Cow::Borrowed(context);
     let mut signing_key = None;
@@ -87,7 +88,8 @@ pub(crate) async fn for_sealing(
         signing_key = Some(Arc::new(key));
     }
     whole.serialized_len()?;
-    let data_key = provider.generate_data_key(&GenerateDataKeyRequest { suite, context: &whole }).await?;
+    let request = GenerateDataKeyRequest::new(suite, &whole).with_deadline(deadline);
+    let data_key = provider.generate_data_key(&request).await?;
     if let Some(what) = wrong_len(suite, data_key.plaintext.len()) {
         return Err(MaterialsError::DataKey { what });
     }
@@ -112,20 +114,17 @@ pub(crate) fn verifying_key(header: &Header, backend: Backend) -> Result<Option<
     }
 }
 
-/// The data key of a message of this suite, whose whole context is `context`.
+/// The data key of a message.
 pub(crate) async fn for_opening(
     provider: &dyn KeyProvider,
-    suite: AlgorithmSuite,
-    context: &EncryptionContext,
-    encrypted_data_keys: &[EncryptedDataKey],
+    request: &DecryptDataKeyRequest<'_>,
 ) -> Result<PlaintextDataKey, MaterialsError> {
-    let request = DecryptDataKeyRequest { suite, context, encrypted_data_keys };
-    let data_key = provider.decrypt_data_key(&request).await?;
-    if let Some(what) = wrong_len(suite, data_key.key.len()) {
+    let data_key = provider.decrypt_data_key(request).await?;
+    if let Some(what) = wrong_len(request.suite, data_key.key.len()) {
         return Err(MaterialsError::DataKey { what });
     }
-    if data_key.index >= encrypted_data_keys.len() {
-        let what = format!("the data key at {} of {}", data_key.index, encrypted_data_keys.len());
+    if data_key.index >= request.encrypted_data_keys.len() {
+        let what = format!("the data key at {} of {}", data_key.index, request.encrypted_data_keys.len());
         return Err(MaterialsError::DataKey { what });
     }
     Ok(data_key)

@@ -15,7 +15,11 @@ mod rsa;
 #[cfg(feature = "mock")]
 mod scripted;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 
@@ -40,7 +44,7 @@ use crate::{
     context::EncryptionContext,
     crypto::{Random, SecretKey},
     error::{Cause, ConfigError, ProviderError},
-    message::EncryptedDataKey,
+    message::{EncryptedDataKey, Limits},
     suite::AlgorithmSuite,
 };
 
@@ -55,6 +59,9 @@ use crate::{
 /// encrypted data key to the encryption context, so that decrypting fails with any other; with one that does not, such
 /// as `RawRsa`, only the message's header authenticates the context. A provider must only name an encrypted data key as
 /// decrypted that it has decrypted.
+///
+/// All requests for one message share a deadline, which each of them carries. A provider that calls a service should
+/// start no call after it, and stop one that is running; the envelope does not stop a provider.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -151,15 +158,32 @@ pointer!(Box);
 
 /// What [`KeyProvider::generate_data_key`] is given.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct GenerateDataKeyRequest<'a> {
     /// The suite that the key is for: it gives the key's length.
     pub suite: AlgorithmSuite,
     /// The whole encryption context. A provider should bind the key to it.
     pub context: &'a EncryptionContext,
+    /// When all requests for the message must be over, if that is limited.
+    pub deadline: Option<Instant>,
+}
+
+impl<'a> GenerateDataKeyRequest<'a> {
+    /// Creates a request without a deadline.
+    pub fn new(suite: AlgorithmSuite, context: &'a EncryptionContext) -> Self {
+        Self { suite, context, deadline: None }
+    }
+
+    /// Sets the [`deadline`](Self::deadline).
+    #[must_use]
+    pub fn with_deadline(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
 }
 
 /// What [`KeyProvider::encrypt_data_key`] is given.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct EncryptDataKeyRequest<'a> {
     /// The suite that the key is for.
     pub suite: AlgorithmSuite,
@@ -167,10 +191,26 @@ pub struct EncryptDataKeyRequest<'a> {
     pub context: &'a EncryptionContext,
     /// The data key.
     pub data_key: &'a SecretKey,
+    /// When all requests for the message must be over, if that is limited.
+    pub deadline: Option<Instant>,
+}
+
+impl<'a> EncryptDataKeyRequest<'a> {
+    /// Creates a request without a deadline.
+    pub fn new(suite: AlgorithmSuite, context: &'a EncryptionContext, data_key: &'a SecretKey) -> Self {
+        Self { suite, context, data_key, deadline: None }
+    }
+
+    /// Sets the [`deadline`](Self::deadline).
+    #[must_use]
+    pub fn with_deadline(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
 }
 
 /// What [`KeyProvider::decrypt_data_key`] is given.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct DecryptDataKeyRequest<'a> {
     /// The suite that the key is for: it gives the key's length.
     pub suite: AlgorithmSuite,
@@ -178,9 +218,35 @@ pub struct DecryptDataKeyRequest<'a> {
     pub context: &'a EncryptionContext,
     /// The message's encrypted data keys, in order. Some may be other providers'.
     pub encrypted_data_keys: &'a [EncryptedDataKey],
+    /// When all requests for the message must be over, if that is limited.
+    pub deadline: Option<Instant>,
+    /// See [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
+    pub tries_per_kms_key: u16,
 }
 
-impl DecryptDataKeyRequest<'_> {
+impl<'a> DecryptDataKeyRequest<'a> {
+    /// Creates a request without a deadline, and with the default limit on tries.
+    pub fn new(
+        suite: AlgorithmSuite,
+        context: &'a EncryptionContext,
+        encrypted_data_keys: &'a [EncryptedDataKey],
+    ) -> Self {
+        let tries_per_kms_key = Limits::default().tries_per_kms_key;
+        Self { suite, context, encrypted_data_keys, deadline: None, tries_per_kms_key }
+    }
+
+    /// Sets the [`deadline`](Self::deadline).
+    #[must_use]
+    pub fn with_deadline(self, deadline: Instant) -> Self {
+        Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Sets [how many encrypted data keys](crate::Limits::tries_per_kms_key) under one KMS key may be tried.
+    #[must_use]
+    pub fn with_tries_per_kms_key(self, tries_per_kms_key: u16) -> Self {
+        Self { tries_per_kms_key, ..self }
+    }
+
     /// The error of `provider`, which has tried those of the encrypted data keys that are its own, and failed with
     /// `attempts`: [`ProviderError::NoMatchingKey`] where there was none to try.
     pub fn none_decrypted(&self, provider: impl fmt::Display, attempts: Vec<ProviderError>) -> ProviderError {
@@ -193,6 +259,23 @@ impl DecryptDataKeyRequest<'_> {
             ProviderError::NoneDecrypted { attempts }
         }
     }
+}
+
+/// How long all requests for a message may take together, unless somebody says otherwise.
+pub(crate) const DEFAULT_KEY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The point in time that is so far from now. Where the clock does not go so far, it is a century from now.
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    let now = Instant::now();
+    now.checked_add(timeout).or_else(|| now.checked_add(CENTURY)).unwrap_or(now)
+}
+
+/// The deadline of one of several tries that are made in order: it has half of the time that is left, so that a silent
+/// one leaves time for those after it however many they are. The last one has all of it.
+fn share(deadline: Instant, is_last: bool) -> Instant {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if is_last { deadline } else { deadline.checked_sub(left / 2).unwrap_or(deadline) }
 }
 
 /// Whether a key of this process may have these names, which a message stores.

@@ -17,7 +17,7 @@ impl Envelope {
     /// Puts a message's data key under another key, without touching the message: the encrypted data keys that this
     /// gives, kept beside the message, open it with the new key. This envelope holds the old key and the `context`,
     /// as for opening. One request to its key provider to decrypt, one to `new` to encrypt, whatever the message's
-    /// length.
+    /// length; together they have this envelope's [`key_timeout`](crate::EnvelopeBuilder::key_timeout).
     ///
     /// The header verifies first, so what is rewrapped is this message's data key. The encryption context stays the
     /// same, and the new provider is given it too.
@@ -56,9 +56,10 @@ impl Envelope {
         context: &EncryptionContext,
         new: &dyn KeyProvider,
     ) -> Result<DetachedKeys, RewrapError> {
-        let (opener, data_key) = self.unlock(header, context).await?;
+        let deadline = self.settings.deadline();
+        let (opener, data_key) = self.unlock(header, context, Some(deadline)).await?;
         let info = opener.info();
-        let request = EncryptDataKeyRequest { suite: info.suite, context: &info.context, data_key: &data_key.key };
+        let request = EncryptDataKeyRequest::new(info.suite, &info.context, &data_key.key).with_deadline(deadline);
         let encrypted = new.encrypt_data_key(&request).await.map_err(RewrapError::Encrypt)?;
         let keys = DetachedKeys::new(info.message_id, encrypted).to_bytes().map_err(RewrapError::Keys)?;
         // What would not be read again is not given out.

@@ -27,11 +27,20 @@ pub struct Limits {
     /// The longest body without frames on opening, in plaintext bytes: it is held in memory whole. Default:
     /// 67,108,864.
     pub non_framed_len: usize,
+    /// The most encrypted data keys of a message under one and the same KMS key (replicas of a multi-region key count as
+    /// one) that KMS may answer for before the rest of them are left alone. Default: 2. A writer makes one for each key.
+    pub tries_per_kms_key: u16,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { encrypted_data_keys: 16, header_len: 256 << 10, frame_len: 16 << 20, non_framed_len: 64 << 20 }
+        Self {
+            encrypted_data_keys: 16,
+            header_len: 256 << 10,
+            frame_len: 16 << 20,
+            non_framed_len: 64 << 20,
+            tries_per_kms_key: 2,
+        }
     }
 }
 

@@ -6,8 +6,13 @@ mod discovery;
 mod requests;
 #[cfg(feature = "rsa")]
 mod rsa;
+mod tries;
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use aws_sdk_kms::Client;
@@ -15,10 +20,11 @@ use aws_sdk_kms::Client;
 use self::{
     arn::{KeyArn, KeyId},
     requests::{DESCRIBE_KEY, PROVIDER_ID, Requests},
+    tries::{Candidate, Tries, Try},
 };
 use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, MultiProvider,
-    PlaintextDataKey,
+    DEFAULT_KEY_TIMEOUT, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider,
+    MultiProvider, PlaintextDataKey, deadline_after, share,
 };
 use crate::{
     error::{ConfigError, ProviderError},
@@ -31,16 +37,23 @@ pub use rsa::AwsKmsRsa;
 /// A symmetric encryption key in AWS KMS as key provider.
 ///
 /// The client is the caller's: its region, credentials, retries and time-outs are those of
-/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). A request that takes longer than 10 seconds with all its retries fails, unless the client or
-/// [`with_timeout`](Self::with_timeout) says otherwise; a request whose caller is cancelled is given up. The
-/// encryption context goes to KMS with every call, where it can be logged and made a condition of access.
+/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). All requests for one message must be over by the deadline that the
+/// envelope gives, after 10 seconds unless
+/// [`key_timeout`](crate::EnvelopeBuilder::key_timeout) says otherwise; a single request, with all its retries, can
+/// be limited further by the client's operation time-out or [`with_timeout`](Self::with_timeout). A request whose
+/// caller is cancelled is given up. The encryption context goes to KMS with every call, where it can be logged and made
+/// a condition of access.
 ///
 /// Sealing needs the permission `kms:GenerateDataKey`, opening `kms:Decrypt`, being the new key of a rewrapped
 /// message or one of several keys `kms:Encrypt`, and [`resolve`](Self::resolve) of anything but a key ARN
 /// `kms:DescribeKey`.
 ///
 /// A multi-region key opens what any of its replicas has sealed. With [`with_replica`](Self::with_replica), other
-/// regions stand in for the first one when that fails.
+/// regions stand in for the first one when that fails. Each region but the last gets half of the time that is left.
+///
+/// A message may name this key more than once, though a writer does so only once. Of those encrypted data keys, KMS
+/// answers for [two](crate::Limits::tries_per_kms_key) at most; one that it calls invalid is not tried in another
+/// region, and a region that throttles or does not answer is not asked again for that message.
 ///
 /// For messages under several keys, see [`several`](Self::several); for opening under keys that the messages name,
 /// [`AwsKmsDiscovery`].
@@ -176,8 +189,9 @@ impl AwsKms {
         self
     }
 
-    /// Gives a request so long, with all its retries, before it fails as [`ProviderError::TimedOut`], and the next
-    /// region is asked if there is one. Default: the client's operation time-out, or else 10 seconds.
+    /// Gives a single request so long, with all its retries, before it fails as [`ProviderError::TimedOut`], and the
+    /// next region is asked if there is one. Default: the client's operation time-out, if it has one. It only shortens
+    /// what the deadline for all requests allows.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.regions.iter_mut().for_each(|(requests, _)| requests.timeout = Some(timeout));
@@ -191,6 +205,15 @@ impl AwsKms {
 
     fn nearest(&self) -> &(Requests, KeyArn) {
         &self.regions[0]
+    }
+
+    /// The regions in order, each with the key's ARN and the deadline that is the region's when its turn comes.
+    fn in_order(&self, deadline: Option<Instant>) -> impl Iterator<Item = (&Requests, String, Instant)> {
+        let deadline = deadline.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT));
+        let regions = self.regions.iter().enumerate();
+        regions.map(move |(at, (requests, arn))| {
+            (requests, arn.to_string(), share(deadline, at + 1 == self.regions.len()))
+        })
     }
 }
 
@@ -238,9 +261,9 @@ fn all_failed(operation: &'static str, mut attempts: Vec<ProviderError>) -> Prov
 impl KeyProvider for AwsKms {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
         let mut attempts = Vec::new();
-        for (requests, arn) in &self.regions {
+        for (requests, arn, deadline) in self.in_order(request.deadline) {
             let len = request.suite.data_key_len();
-            match requests.generate_data_key(&arn.to_string(), len, request.context).await {
+            match requests.generate_data_key(&arn, len, request.context, deadline).await {
                 Ok((plaintext, encrypted)) => return Ok(DataKey { plaintext, encrypted: vec![encrypted] }),
                 Err(error) => attempts.push(error),
             }
@@ -253,8 +276,8 @@ impl KeyProvider for AwsKms {
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         let mut attempts = Vec::new();
-        for (requests, arn) in &self.regions {
-            match requests.encrypt(&arn.to_string(), request.data_key, request.context).await {
+        for (requests, arn, deadline) in self.in_order(request.deadline) {
+            match requests.encrypt(&arn, request.data_key, request.context, deadline).await {
                 Ok(encrypted) => return Ok(vec![encrypted]),
                 Err(error) => attempts.push(error),
             }
@@ -264,31 +287,32 @@ impl KeyProvider for AwsKms {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
         let keys: Vec<_> = request.encrypted_data_keys.iter().map(key_of).collect();
-        let mut attempts = Vec::new();
+        let mut candidates = Vec::new();
         for (requests, arn) in &self.regions {
             let is_ours = |key: &KeyArn| arn.decrypts(key);
             let ours = (0..keys.len()).filter(|index| keys[*index].as_ref().is_some_and(is_ours));
-            attempts.extend(ours.map(|index| (requests, arn.clone(), index)));
+            candidates.extend(ours.map(|index| Candidate { requests, arn: arn.clone(), index }));
         }
-        first_decrypted(request, self, attempts).await
+        first_decrypted(request, self, candidates).await
     }
 }
 
-/// Makes these attempts, each with an encrypted data key of the request, until one succeeds.
+/// Tries these, until one succeeds.
 async fn first_decrypted(
     request: &DecryptDataKeyRequest<'_>,
     provider: &impl fmt::Display,
-    attempts: Vec<(&Requests, KeyArn, usize)>,
+    candidates: Vec<Candidate<'_>>,
 ) -> Result<PlaintextDataKey, ProviderError> {
-    let mut errors = Vec::new();
-    for (requests, arn, index) in attempts {
-        let (key_id, ciphertext) = (arn.to_string(), &request.encrypted_data_keys[index].ciphertext);
-        match requests.decrypt(&key_id, ciphertext, request.suite.data_key_len(), request.context).await {
-            Ok(key) => return Ok(PlaintextDataKey { key, index, key_id }),
-            Err(error) => errors.push(error),
+    let len = request.suite.data_key_len();
+    let mut tries = Tries::new(request, candidates);
+    while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
+        let key_id = candidate.arn.to_string();
+        match candidate.requests.decrypt(&key_id, &encrypted.ciphertext, len, request.context, deadline).await {
+            Ok(key) => return Ok(PlaintextDataKey { key, index: candidate.index, key_id }),
+            Err(error) => tries.failed(candidate, error),
         }
     }
-    Err(request.none_decrypted(provider, errors))
+    Err(tries.into_error(provider))
 }
 
 /// The key's ARN, and those of its replicas.

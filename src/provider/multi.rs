@@ -1,16 +1,20 @@
 //! Several key providers as one: AWS's multi-keyring. Specification: `framework/multi-keyring.md`.
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 
 use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
+    DEFAULT_KEY_TIMEOUT, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider,
+    PlaintextDataKey, deadline_after, share,
 };
 use crate::{error::ProviderError, message::EncryptedDataKey};
 
 /// Several key providers: each can open what was sealed under all of them.
 ///
-/// On sealing, the first, the generator, makes the data key, and each of the others encrypts it too; where one fails,
-/// nothing is sealed. On opening, they are asked in order, and the first that can decrypt the data key does.
+/// On sealing, the first, the generator, makes the data key, and the others encrypt it too, all at the same time. Where
+/// one fails, nothing is sealed; where several do, the error is that of the first among them in order. On opening, they
+/// are asked in order, and the first that can decrypt the data key does. Each but the last gets half of the time that is
+/// left until the request's deadline.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, LocalKey, MultiProvider};
@@ -50,11 +54,10 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
         let [generator, children @ ..] = &self.providers[..] else { unreachable!("there is a generator") };
         let mut data_key = generator.generate_data_key(request).await?;
-        for child in children {
-            let GenerateDataKeyRequest { suite, context } = *request;
-            let request = EncryptDataKeyRequest { suite, context, data_key: &data_key.plaintext };
-            data_key.encrypted.extend(child.encrypt_data_key(&request).await?);
-        }
+        let GenerateDataKeyRequest { suite, context, deadline } = *request;
+        let request = EncryptDataKeyRequest { suite, context, data_key: &data_key.plaintext, deadline };
+        let encrypted = encrypt_with_all(children, &request).await?;
+        data_key.encrypted.extend(encrypted);
         Ok(data_key)
     }
 
@@ -62,21 +65,30 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
         &self,
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        let mut encrypted = Vec::new();
-        for provider in &self.providers {
-            encrypted.extend(provider.encrypt_data_key(request).await?);
-        }
-        Ok(encrypted)
+        encrypt_with_all(&self.providers, request).await
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        let deadline = request.deadline.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT));
         let mut attempts = Vec::new();
-        for provider in &self.providers {
-            match provider.decrypt_data_key(request).await {
+        for (at, provider) in self.providers.iter().enumerate() {
+            let request = request.with_deadline(share(deadline, at + 1 == self.providers.len()));
+            match provider.decrypt_data_key(&request).await {
                 Ok(data_key) => return Ok(data_key),
                 Err(error) => attempts.push(error),
             }
         }
         Err(ProviderError::NoneDecrypted { attempts })
     }
+}
+
+/// What all of these make of a data key, in their order. All are asked at the same time and all are waited for, so that
+/// the error does not depend on which of them is faster.
+async fn encrypt_with_all<P: KeyProvider>(
+    providers: &[P],
+    request: &EncryptDataKeyRequest<'_>,
+) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+    let encrypted = join_all(providers.iter().map(|provider| provider.encrypt_data_key(request))).await;
+    let encrypted: Vec<_> = encrypted.into_iter().collect::<Result<_, _>>()?;
+    Ok(encrypted.into_iter().flatten().collect())
 }

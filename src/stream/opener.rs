@@ -470,7 +470,7 @@ mod tests {
     /// commitment, its key depends on the suite alone.
     fn by_net_4_0_0(suite: AlgorithmSuite, context: &EncryptionContext) -> Vec<u8> {
         let data_key = SecretKey::try_from(vec![5; suite.data_key_len()]).unwrap();
-        let request = EncryptDataKeyRequest { suite, context, data_key: &data_key };
+        let request = EncryptDataKeyRequest::new(suite, context, &data_key);
         let encrypted: Vec<EncryptedDataKey> = block_on(provider().encrypt_data_key(&request)).unwrap();
         let version = suite.message_version();
         let message_id = MessageId::from_bytes(version, &[9; 32][..version.message_id_len()]);

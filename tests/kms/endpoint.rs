@@ -258,7 +258,7 @@ impl State {
         let key = LocalKey::new("kms", id, [id.len() as u8; 32]).unwrap();
         let bytes = |field: &str| Base64::decode_vec(body[field].as_str().unwrap_or_default()).unwrap();
         let encrypted = |data_key: &SecretKey| {
-            let request = EncryptDataKeyRequest { suite, context: &context, data_key };
+            let request = EncryptDataKeyRequest::new(suite, &context, data_key);
             let [encrypted] = &block_on(key.encrypt_data_key(&request)).unwrap()[..] else { panic!() };
             let parts = [&[encrypted.provider_info.len() as u8][..], &encrypted.provider_info, &encrypted.ciphertext];
             Base64::encode_string(&parts.concat())
@@ -291,7 +291,7 @@ impl State {
                     return Err("IncorrectKeyException");
                 }
                 let keys = [encrypted];
-                let request = DecryptDataKeyRequest { suite, context: &context, encrypted_data_keys: &keys };
+                let request = DecryptDataKeyRequest::new(suite, &context, &keys);
                 let data_key = block_on(key.decrypt_data_key(&request)).map_err(|_| "InvalidCiphertextException")?;
                 Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(data_key.key.expose())}))
             }

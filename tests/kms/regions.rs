@@ -233,7 +233,8 @@ async fn discovery_makes_no_request_for_what_names_no_key() {
         keys.iter().map(|info| EncryptedDataKey::new("aws-kms", info.as_bytes(), &b"c"[..])).collect();
     keys.push(EncryptedDataKey::new("aws-kms", &b"\xff"[..], &b"c"[..]));
     keys.push(EncryptedDataKey::new("aws-kms-rsa", arn(NEAR, KEY), &b"c"[..]));
-    let request = DecryptDataKeyRequest { suite: Default::default(), context: &context(), encrypted_data_keys: &keys };
+    let context = context();
+    let request = DecryptDataKeyRequest::new(Default::default(), &context, &keys);
     let refused = discovery(&endpoint, &[NEAR, FAR]).decrypt_data_key(&request).await;
     assert!(matches!(refused, Err(ProviderError::NoMatchingKey { .. })));
     assert!(endpoint.log().is_empty());

@@ -62,9 +62,7 @@ async fn sealed() -> Vec<u8> {
 
 /// Asks for the data key behind these encrypted data keys.
 async fn decrypt(kms: &AwsKms, keys: &[EncryptedDataKey]) -> Result<PlaintextDataKey, ProviderError> {
-    let request =
-        DecryptDataKeyRequest { suite: AlgorithmSuite::default(), context: &context(), encrypted_data_keys: keys };
-    kms.decrypt_data_key(&request).await
+    kms.decrypt_data_key(&DecryptDataKeyRequest::new(AlgorithmSuite::default(), &context(), keys)).await
 }
 
 fn encrypted_under(arn: &str) -> EncryptedDataKey {
@@ -132,11 +130,8 @@ async fn an_existing_data_key_is_encrypted_by_encrypt() {
                     .unwrap()
         })
         .then_output(|| EncryptOutput::builder().key_id(ARN).ciphertext_blob(Blob::new(ENCRYPTED)).build());
-    let request = EncryptDataKeyRequest {
-        suite: AlgorithmSuite::default(),
-        context: &context(),
-        data_key: &SecretKey::from(KEY),
-    };
+    let (context, data_key) = (context(), SecretKey::from(KEY));
+    let request = EncryptDataKeyRequest::new(AlgorithmSuite::default(), &context, &data_key);
     assert_eq!(kms(&[&rule]).encrypt_data_key(&request).await.unwrap(), [encrypted_under(ARN)]);
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The ARN of a key: it names the same key for ever.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct KeyArn {
     pub(super) partition: String,
     pub(super) region: String,
@@ -41,9 +41,14 @@ impl KeyArn {
         Self { region: region.into(), ..self.clone() }
     }
 
+    /// What this key and its replicas have in common. It is the ARN of no key.
+    pub(super) fn without_region(&self) -> Self {
+        if self.is_multi_region() { self.in_region("") } else { self.clone() }
+    }
+
     /// Whether this key can decrypt what the other one has encrypted: it is the same, or its replica.
     pub(super) fn decrypts(&self, other: &Self) -> bool {
-        self == other || (self.is_multi_region() && *self == other.in_region(&self.region))
+        self.without_region() == other.without_region()
     }
 }
 

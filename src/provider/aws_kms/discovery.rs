@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use async_trait::async_trait;
 use aws_sdk_kms::Client;
 
-use super::{Requests, arn::KeyArn, first_decrypted, key_of};
+use super::{Candidate, Requests, arn::KeyArn, first_decrypted, key_of};
 use crate::{
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
@@ -18,9 +18,9 @@ use crate::{
 /// sealed. It does not seal.
 ///
 /// The regions are asked in their order, so name the nearest first: each for the encrypted data keys of its own keys,
-/// and for those of multi-region keys, wherever those were sealed. When one fails, the next one is asked. A
-/// message from a stranger makes requests with keys of the stranger's choice; [`with_filter`](Self::with_filter) says
-/// whose keys it may be.
+/// and for those of multi-region keys, wherever those were sealed. When one fails, the next one is asked. The deadline
+/// and the limits on tries are those of [`AwsKms`](super::AwsKms). A message from a stranger makes requests with keys
+/// of the stranger's choice; [`with_filter`](Self::with_filter) says whose keys it may be.
 ///
 /// ```no_run
 /// use aws_sdk_kms::{Client, config::Region};
@@ -115,12 +115,16 @@ impl KeyProvider for AwsKmsDiscovery {
         for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
             keys.extend(key_of(encrypted).filter(|arn| self.passes(arn)).map(|arn| (index, arn)));
         }
-        let mut attempts = Vec::new();
+        let mut candidates = Vec::new();
         for (requests, region) in &self.regions {
             let here = keys.iter().filter(|(_, arn)| arn.region == *region || arn.is_multi_region());
-            attempts.extend(here.map(|(index, arn)| (requests, arn.in_region(region), *index)));
+            candidates.extend(here.map(|(index, arn)| Candidate {
+                requests,
+                arn: arn.in_region(region),
+                index: *index,
+            }));
         }
-        first_decrypted(request, self, attempts).await
+        first_decrypted(request, self, candidates).await
     }
 }
 

@@ -1,6 +1,9 @@
 //! Requests to AWS KMS in one region, and what its answers mean.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use aws_sdk_kms::{
     Client, Config,
@@ -17,12 +20,8 @@ use crate::{
     error::{Cause, ProviderError},
     events::{debug, warn},
     message::EncryptedDataKey,
+    provider::DEFAULT_KEY_TIMEOUT,
 };
-
-/// How long a request may take with all its retries, where neither the client nor the caller says anything: without
-/// any limit, which is the SDK's default, a server that accepts a connection and is silent would hold its callers for
-/// ever.
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const GENERATE_DATA_KEY: &str = "GenerateDataKey";
 const ENCRYPT: &str = "Encrypt";
@@ -39,12 +38,13 @@ pub(super) struct Requests {
     pub(super) timeout: Option<Duration>,
 }
 
-/// Sends a request, with its time limit, and tells `tracing` of it.
+/// Sends a request, unless the time for it is over, with its time limit, and tells `tracing` of it.
 macro_rules! send {
-    ($this:expr, $operation:expr, $key_id:expr, $request:expr) => {{
+    ($this:expr, $operation:expr, $key_id:expr, $deadline:expr, $request:expr) => {{
         let (operation, key_id): (&'static str, &str) = ($operation, $key_id);
         debug!(operation, key_id, "a request to AWS KMS");
-        let request = $request.customize().config_override($this.config());
+        let config = $this.config(operation, key_id, $deadline)?;
+        let request = $request.customize().config_override(config);
         request.send().await.map_err(|error| provider_error(operation, key_id, error))
     }};
 }
@@ -54,11 +54,23 @@ impl Requests {
         Self { client, grant_tokens: Vec::new(), timeout: None }
     }
 
-    /// What a request has that the client's configuration does not say.
-    fn config(&self) -> Builder {
+    /// What a request has that the client's configuration does not say: how long it may take with all its retries.
+    /// There is always a limit. The SDK has none by default, and would wait for ever for a server that accepts a
+    /// connection and is silent.
+    fn config(
+        &self,
+        operation: &'static str,
+        key_id: &str,
+        deadline: Option<Instant>,
+    ) -> Result<Builder, ProviderError> {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            let source = "not sent: the time for all requests for this message was over".into();
+            return Err(ProviderError::TimedOut { operation, key_id: key_id.into(), source });
+        }
         let of_client = self.client.config().timeout_config().and_then(TimeoutConfig::operation_timeout);
-        let timeout = self.timeout.or(of_client).unwrap_or(DEFAULT_TIMEOUT);
-        Config::builder().timeout_config(TimeoutConfig::builder().operation_timeout(timeout).build())
+        let timeout = [self.timeout.or(of_client), left].into_iter().flatten().min().unwrap_or(DEFAULT_KEY_TIMEOUT);
+        Ok(Config::builder().timeout_config(TimeoutConfig::builder().operation_timeout(timeout).build()))
     }
 
     fn grant_tokens(&self) -> Option<Vec<String>> {
@@ -71,6 +83,7 @@ impl Requests {
         key_arn: &str,
         len: usize,
         context: &EncryptionContext,
+        deadline: Instant,
     ) -> Result<(SecretKey, EncryptedDataKey), ProviderError> {
         let request = self
             .client
@@ -79,7 +92,7 @@ impl Requests {
             .number_of_bytes(i32::try_from(len).unwrap_or(i32::MAX))
             .set_encryption_context(pairs(context))
             .set_grant_tokens(self.grant_tokens());
-        let answer = send!(self, GENERATE_DATA_KEY, key_arn, request)?;
+        let answer = send!(self, GENERATE_DATA_KEY, key_arn, Some(deadline), request)?;
         let plaintext = data_key(GENERATE_DATA_KEY, key_arn, answer.plaintext, len)?;
         Ok((plaintext, encrypted(GENERATE_DATA_KEY, key_arn, answer.key_id, answer.ciphertext_blob)?))
     }
@@ -90,6 +103,7 @@ impl Requests {
         key_arn: &str,
         plaintext: &SecretKey,
         context: &EncryptionContext,
+        deadline: Instant,
     ) -> Result<EncryptedDataKey, ProviderError> {
         let request = self
             .client
@@ -98,7 +112,7 @@ impl Requests {
             .plaintext(Blob::new(plaintext.expose()))
             .set_encryption_context(pairs(context))
             .set_grant_tokens(self.grant_tokens());
-        let answer = send!(self, ENCRYPT, key_arn, request)?;
+        let answer = send!(self, ENCRYPT, key_arn, Some(deadline), request)?;
         encrypted(ENCRYPT, key_arn, answer.key_id, answer.ciphertext_blob)
     }
 
@@ -109,9 +123,10 @@ impl Requests {
         ciphertext: &[u8],
         len: usize,
         context: &EncryptionContext,
+        deadline: Instant,
     ) -> Result<SecretKey, ProviderError> {
         let request = self.client.decrypt().set_encryption_context(pairs(context));
-        data_key(DECRYPT, key_arn, Some(self.decrypted(key_arn, ciphertext, request).await?), len)
+        data_key(DECRYPT, key_arn, Some(self.decrypted(key_arn, ciphertext, deadline, request).await?), len)
     }
 
     /// What an RSA key has encrypted in this way, decrypted.
@@ -121,20 +136,22 @@ impl Requests {
         key_arn: &str,
         ciphertext: &[u8],
         algorithm: EncryptionAlgorithmSpec,
+        deadline: Instant,
     ) -> Result<Zeroizing<Vec<u8>>, ProviderError> {
         let request = self.client.decrypt().encryption_algorithm(algorithm);
-        Ok(Zeroizing::new(self.decrypted(key_arn, ciphertext, request).await?.into_inner()))
+        Ok(Zeroizing::new(self.decrypted(key_arn, ciphertext, deadline, request).await?.into_inner()))
     }
 
     async fn decrypted(
         &self,
         key_arn: &str,
         ciphertext: &[u8],
+        deadline: Instant,
         request: aws_sdk_kms::operation::decrypt::builders::DecryptFluentBuilder,
     ) -> Result<Blob, ProviderError> {
         let request =
             request.key_id(key_arn).ciphertext_blob(Blob::new(ciphertext)).set_grant_tokens(self.grant_tokens());
-        let answer = send!(self, DECRYPT, key_arn, request)?;
+        let answer = send!(self, DECRYPT, key_arn, Some(deadline), request)?;
         let plaintext = answer.plaintext.map(Blob::into_inner).map(Zeroizing::new);
         if answer.key_id.as_deref() != Some(key_arn) {
             let what = format!("it used the key {}", answer.key_id.as_deref().unwrap_or("(none)"));
@@ -147,7 +164,7 @@ impl Requests {
     /// The ARN of the key that an identifier stands for now.
     pub(super) async fn describe_key(&self, key_id: &str) -> Result<String, ProviderError> {
         let request = self.client.describe_key().key_id(key_id).set_grant_tokens(self.grant_tokens());
-        let answer = send!(self, DESCRIBE_KEY, key_id, request)?;
+        let answer = send!(self, DESCRIBE_KEY, key_id, None, request)?;
         let arn = answer.key_metadata.and_then(|key| key.arn);
         arn.ok_or_else(|| unexpected(DESCRIBE_KEY, key_id, "it names no key"))
     }
@@ -156,7 +173,7 @@ impl Requests {
     #[cfg(feature = "rsa")]
     pub(super) async fn public_key(&self, key_arn: &str) -> Result<Vec<u8>, ProviderError> {
         let request = self.client.get_public_key().key_id(key_arn).set_grant_tokens(self.grant_tokens());
-        let answer = send!(self, GET_PUBLIC_KEY, key_arn, request)?;
+        let answer = send!(self, GET_PUBLIC_KEY, key_arn, None, request)?;
         if answer.key_id.as_deref() != Some(key_arn) {
             return Err(unexpected(GET_PUBLIC_KEY, key_arn, "it does not name this key"));
         }

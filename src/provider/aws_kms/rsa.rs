@@ -1,7 +1,10 @@
 //! RSA keys in AWS KMS: sealing by the public key, here; opening by KMS. Specification:
 //! `framework/aws-kms/aws-kms-rsa-keyring.md`.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use aws_lc_rs::rsa::{OaepPublicEncryptingKey, PublicEncryptingKey};
@@ -10,7 +13,7 @@ use sha2::{Digest, Sha384};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{KeyArn, Requests, key_arn_of, requests::GET_PUBLIC_KEY};
+use super::{Candidate, KeyArn, Requests, Tries, Try, key_arn_of, requests::GET_PUBLIC_KEY};
 use crate::{
     context::EncryptionContext,
     crypto::{Random, SecretKey},
@@ -129,9 +132,14 @@ impl AwsKmsRsa {
         Ok(EncryptedDataKey::new(PROVIDER_ID, self.key_arn.to_string().into_bytes(), ciphertext))
     }
 
-    async fn unwrap(&self, ciphertext: &[u8], request: &DecryptDataKeyRequest<'_>) -> Result<SecretKey, ProviderError> {
+    async fn unwrap(
+        &self,
+        ciphertext: &[u8],
+        request: &DecryptDataKeyRequest<'_>,
+        deadline: Instant,
+    ) -> Result<SecretKey, ProviderError> {
         let key_arn = self.key_arn.to_string();
-        let plaintext = self.requests.decrypt_rsa(&key_arn, ciphertext, self.algorithm.clone()).await?;
+        let plaintext = self.requests.decrypt_rsa(&key_arn, ciphertext, self.algorithm.clone(), deadline).await?;
         let expected = digest(self, "Decrypt", request.context)?;
         let key = plaintext
             .split_at_checked(DIGEST_LEN)
@@ -168,17 +176,18 @@ impl KeyProvider for AwsKmsRsa {
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
         self.check("Decrypt", request.suite)?;
         let key_id = self.key_arn.to_string();
-        let mut attempts = Vec::new();
-        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
-            if encrypted.provider_id != PROVIDER_ID || encrypted.provider_info != key_id.as_bytes() {
-                continue;
-            }
-            match self.unwrap(&encrypted.ciphertext, request).await {
-                Ok(key) => return Ok(PlaintextDataKey { key, index, key_id }),
-                Err(error) => attempts.push(error),
+        let is_ours = |key: &EncryptedDataKey| key.provider_id == PROVIDER_ID && key.provider_info == key_id.as_bytes();
+        let keys = request.encrypted_data_keys;
+        let ours = (0..keys.len()).filter(|index| is_ours(&keys[*index]));
+        let candidate = |index| Candidate { requests: &self.requests, arn: self.key_arn.clone(), index };
+        let mut tries = Tries::new(request, ours.map(candidate));
+        while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
+            match self.unwrap(&encrypted.ciphertext, request, deadline).await {
+                Ok(key) => return Ok(PlaintextDataKey { key, index: candidate.index, key_id }),
+                Err(error) => tries.failed(candidate, error),
             }
         }
-        Err(request.none_decrypted(self, attempts))
+        Err(tries.into_error(self))
     }
 }
 
