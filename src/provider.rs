@@ -222,6 +222,9 @@ pub struct DecryptDataKeyRequest<'a> {
     pub deadline: Option<Instant>,
     /// See [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
     pub tries_per_kms_key: u16,
+    /// What was learnt by providers that were asked before this one, for the same message.
+    #[cfg(feature = "aws-kms")]
+    learnt: Option<&'a aws_kms::Learnt<'a>>,
 }
 
 impl<'a> DecryptDataKeyRequest<'a> {
@@ -231,8 +234,15 @@ impl<'a> DecryptDataKeyRequest<'a> {
         context: &'a EncryptionContext,
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> Self {
-        let tries_per_kms_key = Limits::default().tries_per_kms_key;
-        Self { suite, context, encrypted_data_keys, deadline: None, tries_per_kms_key }
+        Self {
+            suite,
+            context,
+            encrypted_data_keys,
+            deadline: None,
+            tries_per_kms_key: Limits::default().tries_per_kms_key,
+            #[cfg(feature = "aws-kms")]
+            learnt: None,
+        }
     }
 
     /// Sets the [`deadline`](Self::deadline).

@@ -15,7 +15,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use aws_sdk_kms::Client;
+use aws_sdk_kms::{Client, types::EncryptionAlgorithmSpec};
 
 use self::{
     arn::{KeyArn, KeyId},
@@ -33,6 +33,7 @@ use crate::{
 pub use discovery::AwsKmsDiscovery;
 #[cfg(feature = "rsa")]
 pub use rsa::AwsKmsRsa;
+pub(super) use tries::Learnt;
 
 /// A symmetric encryption key in AWS KMS as key provider.
 ///
@@ -151,10 +152,10 @@ impl AwsKms {
             let why = format!("these are one key, and one of them is enough: {}", double.join(", "));
             return Err(ConfigError::KmsKeys { why });
         }
-        let mut clients: HashMap<String, Client> = HashMap::new();
+        let mut regions: HashMap<String, Requests> = HashMap::new();
         let key = |arn: KeyArn| {
-            let client = clients.entry(arn.region.clone()).or_insert_with(|| client(&arn.region)).clone();
-            Self { regions: vec![(Requests::new(client), arn)] }
+            let requests = regions.entry(arn.region.clone()).or_insert_with(|| Requests::new(client(&arn.region)));
+            Self { regions: vec![(requests.clone(), arn)] }
         };
         Ok(MultiProvider { providers: arns.into_iter().map(key).collect() })
     }
@@ -176,7 +177,9 @@ impl AwsKms {
         if self.regions.iter().any(|(_, arn)| arn.region == region) {
             return refused("this region is there already");
         }
-        let replica = (Requests { client, ..first.clone() }, arn.in_region(region));
+        let Requests { grant_tokens, timeout, .. } = first.clone();
+        let requests = Requests { grant_tokens, timeout, ..Requests::new(client) };
+        let replica = (requests, arn.in_region(region));
         self.regions.push(replica);
         Ok(self)
     }
@@ -291,7 +294,7 @@ impl KeyProvider for AwsKms {
         for (requests, arn) in &self.regions {
             let is_ours = |key: &KeyArn| arn.decrypts(key);
             let ours = (0..keys.len()).filter(|index| keys[*index].as_ref().is_some_and(is_ours));
-            candidates.extend(ours.map(|index| Candidate { requests, arn: arn.clone(), index }));
+            candidates.extend(ours.map(|index| (requests, arn.clone(), index)));
         }
         first_decrypted(request, self, candidates).await
     }
@@ -301,10 +304,13 @@ impl KeyProvider for AwsKms {
 async fn first_decrypted(
     request: &DecryptDataKeyRequest<'_>,
     provider: &impl fmt::Display,
-    candidates: Vec<Candidate<'_>>,
+    candidates: Vec<(&Requests, KeyArn, usize)>,
 ) -> Result<PlaintextDataKey, ProviderError> {
     let len = request.suite.data_key_len();
-    let mut tries = Tries::new(request, candidates);
+    let algorithm = EncryptionAlgorithmSpec::SymmetricDefault;
+    let candidate = |(requests, arn, index)| Candidate { requests, arn, algorithm: algorithm.clone(), index };
+    let learnt = Learnt::new(request);
+    let mut tries = Tries::new(request, &learnt, candidates.into_iter().map(candidate));
     while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
         let key_id = candidate.arn.to_string();
         match candidate.requests.decrypt(&key_id, &encrypted.ciphertext, len, request.context, deadline).await {

@@ -70,6 +70,10 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
         let deadline = request.deadline.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT));
+        #[cfg(feature = "aws-kms")]
+        let learnt = super::aws_kms::Learnt::new(request);
+        #[cfg(feature = "aws-kms")]
+        let request = &DecryptDataKeyRequest { learnt: request.learnt.or(Some(&learnt)), ..*request };
         let mut attempts = Vec::new();
         for (at, provider) in self.providers.iter().enumerate() {
             let request = request.with_deadline(share(deadline, at + 1 == self.providers.len()));

@@ -35,6 +35,12 @@ pub(crate) fn arn(region: &str, id: &str) -> String {
 pub(crate) enum Fault {
     None,
     Throttle,
+    /// An error with this code.
+    Refuse(&'static str),
+    /// The answer of another key.
+    OtherKey,
+    /// The answer, after so long.
+    Late(Duration),
     /// No answer, until the caller goes away.
     Hang,
     /// Half of the answer, and the end of the connection.
@@ -207,16 +213,23 @@ impl State {
             let fault = lock(&self.script)(&request);
             let (status, answer) = match fault {
                 Fault::Throttle => refusal("ThrottlingException"),
+                Fault::Refuse(code) => refusal(code),
                 _ => self.answer(&request, &body).map_or_else(refusal, |answer| (200, answer)),
             };
-            let answer = answer.to_string();
+            let answer = match fault {
+                Fault::OtherKey => answer.to_string().replace(":key/", ":key/another-"),
+                _ => answer.to_string(),
+            };
+            if let Fault::Late(delay) = fault {
+                std::thread::sleep(delay);
+            }
             let head = format!(
                 "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n",
                 answer.len()
             );
             let bytes = [head.as_bytes(), answer.as_bytes()].concat();
             match fault {
-                Fault::None | Fault::Throttle => {
+                Fault::None | Fault::Throttle | Fault::Refuse(_) | Fault::OtherKey | Fault::Late(_) => {
                     if stream.write_all(&bytes).is_err() {
                         return;
                     }

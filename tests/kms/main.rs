@@ -8,3 +8,4 @@ mod regions;
 mod requests;
 #[cfg(feature = "rsa")]
 mod rsa;
+mod tries;

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use async_trait::async_trait;
 use aws_sdk_kms::Client;
 
-use super::{Candidate, Requests, arn::KeyArn, first_decrypted, key_of};
+use super::{Requests, arn::KeyArn, first_decrypted, key_of};
 use crate::{
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
@@ -118,11 +118,7 @@ impl KeyProvider for AwsKmsDiscovery {
         let mut candidates = Vec::new();
         for (requests, region) in &self.regions {
             let here = keys.iter().filter(|(_, arn)| arn.region == *region || arn.is_multi_region());
-            candidates.extend(here.map(|(index, arn)| Candidate {
-                requests,
-                arn: arn.in_region(region),
-                index: *index,
-            }));
+            candidates.extend(here.map(|(index, arn)| (requests, arn.in_region(region), *index)));
         }
         first_decrypted(request, self, candidates).await
     }

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha384};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{Candidate, KeyArn, Requests, Tries, Try, key_arn_of, requests::GET_PUBLIC_KEY};
+use super::{Candidate, KeyArn, Learnt, Requests, Tries, Try, key_arn_of, requests::GET_PUBLIC_KEY};
 use crate::{
     context::EncryptionContext,
     crypto::{Random, SecretKey},
@@ -179,8 +179,12 @@ impl KeyProvider for AwsKmsRsa {
         let is_ours = |key: &EncryptedDataKey| key.provider_id == PROVIDER_ID && key.provider_info == key_id.as_bytes();
         let keys = request.encrypted_data_keys;
         let ours = (0..keys.len()).filter(|index| is_ours(&keys[*index]));
-        let candidate = |index| Candidate { requests: &self.requests, arn: self.key_arn.clone(), index };
-        let mut tries = Tries::new(request, ours.map(candidate));
+        let candidate = |index| {
+            let (arn, algorithm) = (self.key_arn.clone(), self.algorithm.clone());
+            Candidate { requests: &self.requests, arn, algorithm, index }
+        };
+        let learnt = Learnt::new(request);
+        let mut tries = Tries::new(request, &learnt, ours.map(candidate));
         while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
             match self.unwrap(&encrypted.ciphertext, request, deadline).await {
                 Ok(key) => return Ok(PlaintextDataKey { key, index: candidate.index, key_id }),

@@ -1,25 +1,87 @@
 //! Which of a message's encrypted data keys KMS is asked for, in which region, and for how long.
 //!
 //! A stranger's message may name a key of ours as often as it likes, so what one message can cost is bounded: by one
-//! deadline, by what has been learnt from earlier answers, and by a limit for each key.
+//! deadline, by what has been learnt from earlier answers, and by a limit for each key. What was learnt by one provider
+//! holds for the next as well, where a message goes through several.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
+use aws_sdk_kms::types::EncryptionAlgorithmSpec;
+
 use super::{KeyArn, Requests};
 use crate::{
+    context::EncryptionContext,
     error::ProviderError,
     message::EncryptedDataKey,
     provider::{DEFAULT_KEY_TIMEOUT, DecryptDataKeyRequest, deadline_after, share},
 };
 
+/// What has been learnt of a message's encrypted data keys.
+#[derive(Debug)]
+pub(in crate::provider) struct Learnt<'a> {
+    encrypted_data_keys: &'a [EncryptedDataKey],
+    context: &'a EncryptionContext,
+    facts: Mutex<Facts>,
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    /// How clients, by number, were not answered.
+    unanswered: HashMap<u64, ProviderError>,
+    /// The encrypted data keys that KMS has answered for, of each key.
+    answered: HashMap<KeyArn, BTreeSet<usize>>,
+    /// What KMS said of those that every region would call invalid.
+    invalid: HashMap<(usize, EncryptionAlgorithmSpec), ProviderError>,
+}
+
+impl<'a> Learnt<'a> {
+    /// Nothing so far.
+    pub(in crate::provider) fn new(request: &DecryptDataKeyRequest<'a>) -> Self {
+        let DecryptDataKeyRequest { encrypted_data_keys, context, .. } = *request;
+        Self { encrypted_data_keys, context, facts: Mutex::default() }
+    }
+
+    /// Whether the request is for what this was learnt of, and not for what a provider in between has put in its place.
+    fn is_about(&self, request: &DecryptDataKeyRequest<'_>) -> bool {
+        std::ptr::eq(self.encrypted_data_keys, request.encrypted_data_keys)
+            && std::ptr::eq(self.context, request.context)
+    }
+
+    fn facts(&self) -> MutexGuard<'_, Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Facts {
+    /// Why a try makes no sense, if it makes none.
+    fn obstacle(&self, candidate: &Candidate<'_>, limit: u16) -> Option<Obstacle<'_>> {
+        let Candidate { requests, arn, algorithm, index } = candidate;
+        let invalid = || self.invalid.get(&(*index, algorithm.clone()));
+        if let Some(error) = self.unanswered.get(&requests.client_number).or_else(invalid) {
+            return Some(Obstacle::Failed(error));
+        }
+        let answered = self.answered.get(&arn.without_region());
+        let (count, is_known) = answered.map_or((0, false), |of| (of.len(), of.contains(index)));
+        (!is_known && count >= limit.into()).then_some(Obstacle::Limit)
+    }
+}
+
+enum Obstacle<'a> {
+    /// Another try has failed, and this one would too.
+    Failed(&'a ProviderError),
+    Limit,
+}
+
 /// An encrypted data key of a message, and a key in one region that may decrypt it.
 pub(super) struct Candidate<'a> {
     pub(super) requests: &'a Requests,
     pub(super) arn: KeyArn,
+    pub(super) algorithm: EncryptionAlgorithmSpec,
     /// Of the encrypted data key.
     pub(super) index: usize,
 }
@@ -29,14 +91,11 @@ pub(super) struct Tries<'a> {
     request: &'a DecryptDataKeyRequest<'a>,
     deadline: Instant,
     to_come: VecDeque<Candidate<'a>>,
-    /// Regions that have not answered.
-    silent: BTreeSet<String>,
-    /// The encrypted data keys that KMS has answered for, of each key.
-    answered: HashMap<KeyArn, BTreeSet<usize>>,
-    /// Those of which every region would say the same.
-    invalid: BTreeSet<usize>,
-    /// Those beyond the limit.
+    learnt: &'a Learnt<'a>,
+    /// The encrypted data keys beyond the limit.
     left_alone: BTreeSet<usize>,
+    /// Why tries were left out, though not for the limit: the first reason.
+    known: Option<ProviderError>,
     errors: Vec<ProviderError>,
 }
 
@@ -48,32 +107,43 @@ pub(super) struct Try<'a> {
 }
 
 impl<'a> Tries<'a> {
+    /// Goes on from what the request says was learnt before, or else from `learnt`.
     pub(super) fn new(
         request: &'a DecryptDataKeyRequest<'a>,
+        learnt: &'a Learnt<'a>,
         candidates: impl IntoIterator<Item = Candidate<'a>>,
     ) -> Self {
         Self {
             request,
             deadline: request.deadline.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT)),
             to_come: candidates.into_iter().collect(),
-            silent: BTreeSet::new(),
-            answered: HashMap::new(),
-            invalid: BTreeSet::new(),
+            learnt: request.learnt.filter(|learnt| learnt.is_about(request)).unwrap_or(learnt),
             left_alone: BTreeSet::new(),
+            known: None,
             errors: Vec::new(),
         }
     }
 
     /// The next try, which must be over by its deadline.
     pub(super) fn next(&mut self) -> Option<Try<'a>> {
+        let (facts, limit) = (self.learnt.facts(), self.request.tries_per_kms_key);
         while let Some(candidate) = self.to_come.pop_front() {
-            if self.is_beyond_limit(&candidate) {
-                self.left_alone.insert(candidate.index);
-            } else if self.makes_sense(&candidate) {
-                let elsewhere = |next: &Candidate<'_>| next.arn.region != candidate.arn.region;
-                let is_last = !self.to_come.iter().any(|next| elsewhere(next) && self.makes_sense(next));
-                let encrypted = &self.request.encrypted_data_keys[candidate.index];
-                return Some(Try { candidate, encrypted, deadline: share(self.deadline, is_last) });
+            match facts.obstacle(&candidate, limit) {
+                Some(Obstacle::Limit) => {
+                    self.left_alone.insert(candidate.index);
+                }
+                Some(Obstacle::Failed(error)) => {
+                    self.known.get_or_insert_with(|| error.clone());
+                }
+                None => {
+                    let client = candidate.requests.client_number;
+                    let is_last = !self
+                        .to_come
+                        .iter()
+                        .any(|next| next.requests.client_number != client && facts.obstacle(next, limit).is_none());
+                    let encrypted = &self.request.encrypted_data_keys[candidate.index];
+                    return Some(Try { candidate, encrypted, deadline: share(self.deadline, is_last) });
+                }
             }
         }
         None
@@ -81,16 +151,17 @@ impl<'a> Tries<'a> {
 
     /// Takes note that a try has failed.
     pub(super) fn failed(&mut self, candidate: Candidate<'a>, error: ProviderError) {
-        let Candidate { arn, index, .. } = candidate;
+        let Candidate { requests, arn, algorithm, index } = candidate;
+        let mut facts = self.learnt.facts();
         match error {
             ProviderError::Throttled { .. } | ProviderError::TimedOut { .. } | ProviderError::Unavailable { .. } => {
-                self.silent.insert(arn.region);
+                facts.unanswered.insert(requests.client_number, error.clone());
             }
             _ => {
                 if matches!(error, ProviderError::InvalidCiphertext { .. }) {
-                    self.invalid.insert(index);
+                    facts.invalid.insert((index, algorithm), error.clone());
                 }
-                self.answered.entry(arn.without_region()).or_default().insert(index);
+                facts.answered.entry(arn.without_region()).or_default().insert(index);
             }
         }
         self.errors.push(error);
@@ -98,22 +169,13 @@ impl<'a> Tries<'a> {
 
     /// The error where no try has succeeded.
     pub(super) fn into_error(mut self, provider: &impl fmt::Display) -> ProviderError {
+        if self.errors.is_empty() {
+            self.errors.extend(self.known);
+        }
         let (count, limit) = (self.left_alone.len(), self.request.tries_per_kms_key);
         if count > 0 {
             self.errors.push(ProviderError::NotTried { count, limit });
         }
         self.request.none_decrypted(provider, self.errors)
-    }
-
-    fn is_beyond_limit(&self, candidate: &Candidate<'_>) -> bool {
-        let answered = self.answered.get(&candidate.arn.without_region());
-        let (count, is_known) = answered.map_or((0, false), |of| (of.len(), of.contains(&candidate.index)));
-        !is_known && count >= self.request.tries_per_kms_key.into()
-    }
-
-    fn makes_sense(&self, candidate: &Candidate<'_>) -> bool {
-        !self.silent.contains(&candidate.arn.region)
-            && !self.invalid.contains(&candidate.index)
-            && !self.is_beyond_limit(candidate)
     }
 }

@@ -1,0 +1,482 @@
+//! What one message may cost: a hostile one, and one of which regions are away.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use aws_sdk_kms::config::retry::RetryConfig;
+use futures_util::future::join_all;
+use kms_envelope::{
+    AlgorithmSuite, AwsKms, AwsKmsDiscovery, DataKey, DataKeyCache, DecryptDataKeyRequest, EncryptDataKeyRequest,
+    EncryptedDataKey, EncryptionContext, Envelope, GenerateDataKeyRequest, KeyProvider, Limits, LocalKey,
+    MultiProvider, OpenError, PlaintextDataKey, ProviderError, RewrapError, SealError, SecretKey,
+};
+
+use crate::endpoint::{Endpoint, Fault, arn};
+
+const NEAR: &str = "eu-west-1";
+const FAR: &str = "us-east-1";
+const FARTHEST: &str = "ap-south-1";
+const KEY: &str = "1234abcd";
+const NEIGHBOUR: &str = "5678abcd";
+const REPLICATED: &str = "mrk-5678";
+/// Far from what a slow machine needs, and from the 10 seconds that are the default.
+const SOON: Duration = Duration::from_secs(8);
+
+/// A key in one region, another beside it, and a multi-region key in three.
+fn endpoint() -> Endpoint {
+    Endpoint::new([
+        (NEAR, KEY),
+        (NEAR, NEIGHBOUR),
+        (FAR, KEY),
+        (NEAR, REPLICATED),
+        (FAR, REPLICATED),
+        (FARTHEST, REPLICATED),
+    ])
+}
+
+fn context() -> EncryptionContext {
+    EncryptionContext::from([("tenant", "acme")])
+}
+
+fn key(endpoint: &Endpoint, region: &str, id: &str) -> AwsKms {
+    AwsKms::new(endpoint.client(region), arn(region, id)).unwrap()
+}
+
+fn replicated(endpoint: &Endpoint) -> AwsKms {
+    let key = key(endpoint, NEAR, REPLICATED).with_replica(endpoint.client(FAR), FAR).unwrap();
+    key.with_replica(endpoint.client(FARTHEST), FARTHEST).unwrap()
+}
+
+fn discovery(endpoint: &Endpoint) -> AwsKmsDiscovery {
+    AwsKmsDiscovery::new(|region| endpoint.client(region), [NEAR, FAR, FARTHEST]).unwrap()
+}
+
+fn junk(arn: String) -> EncryptedDataKey {
+    EncryptedDataKey::new("aws-kms", arn, &b"not what KMS has encrypted"[..])
+}
+
+/// A writer of messages with these encrypted data keys, in this order.
+#[derive(Debug)]
+struct Writer(Vec<EncryptedDataKey>);
+
+const DATA_KEY: [u8; 32] = [7; 32];
+
+#[async_trait]
+impl KeyProvider for Writer {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        Ok(DataKey { plaintext: SecretKey::from(DATA_KEY), encrypted: self.0.clone() })
+    }
+
+    async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        unreachable!()
+    }
+
+    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        unreachable!()
+    }
+}
+
+async fn message(encrypted_data_keys: Vec<EncryptedDataKey>) -> Vec<u8> {
+    Envelope::new(Writer(encrypted_data_keys)).seal(b"data", &context()).await.unwrap()
+}
+
+/// The encrypted data key of [`DATA_KEY`] by this key.
+async fn genuine(key: &AwsKms) -> EncryptedDataKey {
+    let (context, data_key) = (context(), SecretKey::from(DATA_KEY));
+    let request = EncryptDataKeyRequest::new(AlgorithmSuite::default(), &context, &data_key);
+    key.encrypt_data_key(&request).await.unwrap().remove(0)
+}
+
+/// Sixteen encrypted data keys that name this key.
+async fn hostile(arn: &str) -> Vec<u8> {
+    message(vec![junk(arn.to_owned()); 16]).await
+}
+
+async fn opened_by(envelope: &Envelope, message: &[u8]) -> String {
+    let opened = envelope.open(message, &context()).await.unwrap();
+    assert_eq!(opened.plaintext, b"data");
+    opened.key_id
+}
+
+/// The errors of each encrypted data key.
+async fn attempts(envelope: &Envelope, message: &[u8]) -> Vec<ProviderError> {
+    match envelope.open(message, &context()).await {
+        Err(OpenError::Provider(ProviderError::NoneDecrypted { attempts })) => attempts,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn within(timeout: Duration, provider: impl KeyProvider + 'static) -> Envelope {
+    Envelope::builder(provider).key_timeout(timeout).build().unwrap()
+}
+
+fn decrypts_in(endpoint: &Endpoint, region: &str) -> usize {
+    endpoint.log().iter().filter(|(operation, at)| operation == "Decrypt" && at == region).count()
+}
+
+// The hostile message.
+
+#[tokio::test]
+async fn of_sixteen_invalid_encrypted_data_keys_under_one_key_two_are_tried() {
+    let message = hostile(&arn(NEAR, KEY)).await;
+    let providers: [fn(&Endpoint) -> Box<dyn KeyProvider>; 3] = [
+        |endpoint| Box::new(key(endpoint, NEAR, KEY)),
+        |endpoint| Box::new(discovery(endpoint)),
+        // Two providers that would both try it.
+        |endpoint| Box::new(MultiProvider::new(key(endpoint, NEAR, KEY)).with(discovery(endpoint))),
+    ];
+    for provider in providers {
+        let endpoint = endpoint();
+        let provider = std::sync::Arc::<dyn KeyProvider>::from(provider(&endpoint));
+        let error = Envelope::new(provider).open(&message, &context()).await.unwrap_err();
+        assert_eq!(endpoint.calls_of("Decrypt"), 2, "{error}");
+        let said = error.to_string();
+        assert!(said.contains("not tried: 14") && said.contains("Limits::tries_per_kms_key"), "{said}");
+    }
+    let endpoint = endpoint();
+    let attempts = attempts(&Envelope::new(key(&endpoint, NEAR, KEY)), &message).await;
+    use ProviderError::{InvalidCiphertext, NotTried};
+    let is_expected =
+        matches!(attempts[..], [InvalidCiphertext { .. }, InvalidCiphertext { .. }, NotTried { count: 14, limit: 2 }]);
+    assert!(is_expected, "{attempts:?}");
+}
+
+#[tokio::test]
+async fn a_throttling_kms_gets_one_request_with_the_clients_retries_whatever_a_message_names() {
+    let endpoint = endpoint();
+    endpoint.script(|_| Fault::Throttle);
+    let retries = RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(1));
+    let client = endpoint.client_with(NEAR, |config| config.retry_config(retries));
+    let envelope = Envelope::new(AwsKms::new(client, arn(NEAR, KEY)).unwrap());
+    let attempts = attempts(&envelope, &hostile(&arn(NEAR, KEY)).await).await;
+    assert!(matches!(attempts[..], [ProviderError::Throttled { .. }]), "{attempts:?}");
+    assert_eq!(endpoint.calls_of("Decrypt"), 3);
+}
+
+#[tokio::test]
+async fn a_silent_kms_holds_a_hostile_message_until_the_deadline_and_is_asked_once() {
+    let endpoint = endpoint();
+    endpoint.script(|_| Fault::Hang);
+    let timeout = Duration::from_millis(500);
+    let envelope = within(timeout, key(&endpoint, NEAR, KEY));
+    let message = hostile(&arn(NEAR, KEY)).await;
+    let start = Instant::now();
+    let attempts = attempts(&envelope, &message).await;
+    assert!(start.elapsed() >= timeout && start.elapsed() < SOON, "{:?}", start.elapsed());
+    assert!(matches!(attempts[..], [ProviderError::TimedOut { .. }]), "{attempts:?}");
+    assert_eq!(endpoint.calls_of("Decrypt"), 1);
+}
+
+#[tokio::test]
+async fn the_limit_on_tries_is_the_callers() {
+    let endpoint = endpoint();
+    let ours = key(&endpoint, NEAR, KEY);
+    let mut keys = vec![junk(arn(NEAR, KEY)); 4];
+    keys.push(genuine(&ours).await);
+    let message = message(keys).await;
+    for (tries_per_kms_key, decrypts) in [(0, 0), (1, 1), (4, 4), (5, 5), (u16::MAX, 5)] {
+        let limits = Limits { tries_per_kms_key, ..Limits::default() };
+        let before = endpoint.calls_of("Decrypt");
+        // With a cache as well, whose requests are made elsewhere.
+        let cache = DataKeyCache::builder(Duration::from_secs(300)).build().unwrap();
+        let cached = Envelope::builder(ours.clone()).limits(limits).cache(cache).build().unwrap();
+        for envelope in [Envelope::builder(ours.clone()).limits(limits).build().unwrap(), cached] {
+            let opened = envelope.open(&message, &context()).await;
+            assert_eq!(opened.is_ok(), tries_per_kms_key >= 5, "{tries_per_kms_key}: {opened:?}");
+        }
+        assert_eq!(endpoint.calls_of("Decrypt") - before, 2 * decrypts);
+    }
+}
+
+#[tokio::test]
+async fn the_last_of_sixteen_different_keys_opens_in_discovery_mode() {
+    let endpoint = endpoint();
+    let mut keys: Vec<_> = (0..15).map(|number| junk(arn(NEAR, &format!("no-{number}")))).collect();
+    keys.push(genuine(&key(&endpoint, NEAR, KEY)).await);
+    assert_eq!(opened_by(&Envelope::new(discovery(&endpoint)), &message(keys).await).await, arn(NEAR, KEY));
+    assert_eq!(endpoint.calls_of("Decrypt"), 16);
+}
+
+#[tokio::test]
+async fn the_replicas_of_a_key_count_as_one_key_and_other_keys_do_not() {
+    let endpoint = endpoint();
+    let replicas = (0..8).map(|number| junk(arn(&format!("region-{number}"), REPLICATED)));
+    // The same id in two regions, but no multi-region key: two keys.
+    let single = [NEAR, FAR, NEAR, FAR, NEAR, FAR].map(|region| junk(arn(region, KEY)));
+    let attempts =
+        attempts(&Envelope::new(discovery(&endpoint)), &message(replicas.chain(single).collect()).await).await;
+    assert_eq!((decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR), endpoint.log().len()), (4, 2, 6));
+    assert!(matches!(attempts.last(), Some(ProviderError::NotTried { count: 8, limit: 2 })), "{attempts:?}");
+}
+
+// Regions that are away.
+
+#[tokio::test]
+async fn with_two_of_three_replicas_down_the_third_seals_and_opens_within_one_deadline() {
+    let timeout = Duration::from_secs(4);
+    for fault in [Fault::Close, Fault::Throttle, Fault::Cut, Fault::Hang, Fault::Refuse("KMSInternalException")] {
+        let endpoint = endpoint();
+        let sealed = Envelope::new(replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
+        endpoint.script(move |request| if request.region == FARTHEST { Fault::None } else { fault });
+        let start = Instant::now();
+        let elsewhere = within(timeout, replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
+        assert!(start.elapsed() < timeout, "{fault:?}");
+        let start = Instant::now();
+        let envelopes = [within(timeout, replicated(&endpoint)), within(timeout, discovery(&endpoint))];
+        let opening = envelopes.iter().flat_map(|by| [opened_by(by, &sealed), opened_by(by, &elsewhere)]);
+        assert_eq!(join_all(opening).await, vec![arn(FARTHEST, REPLICATED); 4], "{fault:?}");
+        assert!(start.elapsed() < timeout, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_region_that_does_not_answer_is_asked_once_and_does_not_count() {
+    let endpoint = endpoint();
+    let mut keys = vec![junk(arn(NEAR, REPLICATED))];
+    keys.push(genuine(&key(&endpoint, FAR, REPLICATED)).await);
+    let message = message(keys).await;
+    endpoint.script(|request| if request.region == NEAR { Fault::Close } else { Fault::None });
+    assert_eq!(opened_by(&Envelope::new(replicated(&endpoint)), &message).await, arn(FAR, REPLICATED));
+    assert_eq!((decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR)), (1, 2));
+}
+
+#[tokio::test]
+async fn what_every_region_would_call_invalid_is_not_carried_to_another() {
+    let endpoint = endpoint();
+    let sealed = Envelope::new(replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
+    for code in ["InvalidCiphertextException", "IncorrectKeyException"] {
+        endpoint.script(move |request| if request.region == NEAR { Fault::Refuse(code) } else { Fault::None });
+        for envelope in [Envelope::new(replicated(&endpoint)), Envelope::new(discovery(&endpoint))] {
+            let attempts = attempts(&envelope, &sealed).await;
+            assert!(matches!(attempts[..], [ProviderError::InvalidCiphertext { .. }]), "{attempts:?}");
+        }
+    }
+    assert_eq!((decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR)), (4, 0));
+}
+
+#[tokio::test]
+async fn what_another_region_may_see_differently_is_carried_to_it_and_counts_once() {
+    for fault in [
+        Fault::Refuse("AccessDeniedException"),
+        Fault::Refuse("DisabledException"),
+        Fault::Refuse("NotFoundException"),
+        Fault::Refuse("SomethingNewException"),
+        Fault::OtherKey,
+    ] {
+        let endpoint = endpoint();
+        let keys = vec![junk(arn(NEAR, REPLICATED)), genuine(&key(&endpoint, FAR, REPLICATED)).await];
+        let message = message(keys).await;
+        endpoint.script(move |request| match &request.region[..] {
+            FARTHEST => Fault::None,
+            _ => fault,
+        });
+        for envelope in [Envelope::new(replicated(&endpoint)), Envelope::new(discovery(&endpoint))] {
+            assert_eq!(opened_by(&envelope, &message).await, arn(FARTHEST, REPLICATED), "{fault:?}");
+        }
+        // The junk as well, unless a region has called it invalid before.
+        let expected = if fault == Fault::OtherKey { 2 } else { 4 };
+        assert_eq!(decrypts_in(&endpoint, FARTHEST), expected, "{fault:?}");
+    }
+}
+
+// One deadline.
+
+#[tokio::test]
+async fn several_silent_keys_share_one_deadline() {
+    let endpoint = endpoint();
+    let arns = [arn(NEAR, KEY), arn(FAR, KEY), arn(FARTHEST, REPLICATED)];
+    let several = || AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
+    let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
+    endpoint.script(|_| Fault::Hang);
+    let timeout = Duration::from_secs(1);
+    let start = Instant::now();
+    let attempts = attempts(&within(timeout, several()), &sealed).await;
+    assert!(start.elapsed() >= timeout && start.elapsed() < SOON, "{:?}", start.elapsed());
+    assert_eq!((attempts.len(), endpoint.calls_of("Decrypt")), (3, 3));
+    // Half of the time is the first one's, and half of the rest the second one's.
+    endpoint.script(|request| if request.region == FARTHEST { Fault::None } else { Fault::Hang });
+    assert_eq!(opened_by(&within(SOON / 2, several()), &sealed).await, arns[2]);
+
+    endpoint.script(|_| Fault::Hang);
+    let start = Instant::now();
+    within(timeout, several()).seal(b"data", &context()).await.unwrap_err();
+    assert!(start.elapsed() >= timeout && start.elapsed() < SOON, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_region_that_throttles_is_not_asked_again_for_another_of_several_keys() {
+    let endpoint = endpoint();
+    let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOUR), arn(FAR, KEY)];
+    let several = || AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
+    let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
+    endpoint.script(|request| if request.region == NEAR { Fault::Throttle } else { Fault::None });
+    assert_eq!(opened_by(&Envelope::new(several()), &sealed).await, arns[2]);
+    assert_eq!((decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR)), (1, 1));
+    // What was not sent has failed for the same reason.
+    endpoint.script(|_| Fault::Throttle);
+    let attempts = attempts(&Envelope::new(several()), &sealed).await;
+    for attempt in &attempts {
+        let ProviderError::NoneDecrypted { attempts } = attempt else { panic!("{attempt}") };
+        assert!(matches!(attempts[..], [ProviderError::Throttled { .. }]), "{attempts:?}");
+    }
+    assert_eq!((attempts.len(), decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR)), (3, 2, 2));
+}
+
+/// They may reach the region by another way, or as somebody else.
+#[tokio::test]
+async fn another_client_is_asked_in_the_region_that_did_not_answer_the_first() {
+    let (away, there) = (endpoint(), endpoint());
+    let sealed = Envelope::new(key(&there, NEAR, KEY)).seal(b"data", &context()).await.unwrap();
+    away.script(|_| Fault::Close);
+    let both = MultiProvider::new(key(&away, NEAR, KEY)).with(key(&there, NEAR, KEY));
+    assert_eq!(opened_by(&Envelope::new(both), &sealed).await, arn(NEAR, KEY));
+    assert_eq!((away.calls_of("Decrypt"), there.calls_of("Decrypt")), (1, 1));
+}
+
+/// Asks the provider inside for the last of the encrypted data keys only.
+#[derive(Debug)]
+struct Last<P>(P);
+
+#[async_trait]
+impl<P: KeyProvider> KeyProvider for Last<P> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        self.0.generate_data_key(request).await
+    }
+
+    async fn encrypt_data_key(&self, it: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        self.0.encrypt_data_key(it).await
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        let mut request = *request;
+        let before = request.encrypted_data_keys.len() - 1;
+        request.encrypted_data_keys = &request.encrypted_data_keys[before..];
+        let found = self.0.decrypt_data_key(&request).await?;
+        Ok(PlaintextDataKey { index: before + found.index, ..found })
+    }
+}
+
+#[tokio::test]
+async fn what_was_learnt_of_a_message_is_not_held_against_another_list_of_keys() {
+    let endpoint = endpoint();
+    let ours = key(&endpoint, NEAR, KEY);
+    let mut keys = vec![junk(arn(NEAR, KEY)); 15];
+    keys.push(genuine(&ours).await);
+    let both = MultiProvider::new(ours.clone()).with(Last(ours));
+    assert_eq!(opened_by(&Envelope::new(both), &message(keys).await).await, arn(NEAR, KEY));
+    assert_eq!(endpoint.calls_of("Decrypt"), 3);
+}
+
+#[tokio::test]
+async fn the_shorter_of_deadline_and_own_timeout_ends_a_request() {
+    let endpoint = endpoint();
+    endpoint.script(|_| Fault::Hang);
+    let long = Duration::from_secs(60);
+    let timeouts = aws_sdk_kms::config::timeout::TimeoutConfig::builder().operation_timeout(long).build();
+    let client = endpoint.client_with(NEAR, |config| config.timeout_config(timeouts));
+    let key = AwsKms::new(client, arn(NEAR, KEY)).unwrap();
+    let short = Duration::from_millis(300);
+    for envelope in [
+        within(short, key.clone()),
+        within(short, key.clone().with_timeout(long)),
+        within(long, key.with_timeout(short)),
+    ] {
+        let start = Instant::now();
+        let error = envelope.seal(b"data", &context()).await.unwrap_err();
+        assert!(matches!(error, SealError::Provider(ProviderError::TimedOut { .. })), "{error}");
+        assert!(start.elapsed() >= short && start.elapsed() < SOON, "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn without_time_no_request_is_sent_and_without_end_there_is_no_limit() {
+    let endpoint = endpoint();
+    let sealed = Envelope::new(replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
+    let before = endpoint.log().len();
+    let none = within(Duration::ZERO, replicated(&endpoint));
+    let error = none.seal(b"data", &context()).await.unwrap_err();
+    let SealError::Provider(ProviderError::AllRegionsFailed { attempts: sealing, .. }) = error else { panic!() };
+    for attempts in [sealing, attempts(&none, &sealed).await] {
+        assert!(attempts.len() == 3 && attempts.iter().all(|error| matches!(error, ProviderError::TimedOut { .. })));
+    }
+    assert_eq!(endpoint.log().len(), before);
+
+    // A provider that needs no time is not told to.
+    let local = within(Duration::ZERO, LocalKey::generate("tests", "local").unwrap());
+    let by_local = local.seal(b"data", &context()).await.unwrap();
+    local.open(&by_local, &context()).await.unwrap();
+
+    endpoint
+        .script(|request| if request.region == NEAR { Fault::Close } else { Fault::Late(Duration::from_millis(50)) });
+    let endless = within(Duration::MAX, replicated(&endpoint));
+    endless.seal(b"data", &context()).await.unwrap();
+    assert_eq!(opened_by(&endless, &sealed).await, arn(FAR, REPLICATED));
+}
+
+#[tokio::test]
+async fn a_provider_that_is_used_without_a_deadline_takes_ten_seconds_in_all() {
+    let endpoint = endpoint();
+    endpoint.script(|_| Fault::Hang);
+    let (context, keys) = (context(), [junk(arn(NEAR, REPLICATED))]);
+    let request = DecryptDataKeyRequest::new(AlgorithmSuite::default(), &context, &keys);
+    let (key, start) = (replicated(&endpoint), Instant::now());
+    let (sealed, opened) = tokio::join!(
+        async { key.generate_data_key(&GenerateDataKeyRequest::new(AlgorithmSuite::default(), &context)).await },
+        key.decrypt_data_key(&request),
+    );
+    assert!(matches!(sealed, Err(ProviderError::AllRegionsFailed { attempts, .. }) if attempts.len() == 3));
+    assert!(matches!(opened, Err(ProviderError::NoneDecrypted { attempts }) if attempts.len() == 3));
+    let ten = Duration::from_secs(10);
+    assert!(start.elapsed() >= ten && start.elapsed() < ten + SOON, "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_request_that_a_cache_shares_has_a_deadline_of_its_own() {
+    let endpoint = endpoint();
+    let cached = |timeout, max_messages| {
+        let cache = DataKeyCache::builder(Duration::from_secs(300)).max_messages(max_messages).build().unwrap();
+        Envelope::builder(key(&endpoint, NEAR, KEY)).cache(cache).key_timeout(timeout).build().unwrap()
+    };
+    // Each key is for one message, so of four callers three wait for a request, and then begin one or wait once more.
+    // Together that takes longer than any one request may.
+    endpoint.script(|_| Fault::Late(Duration::from_millis(700)));
+    let (envelope, context, start) = (cached(Duration::from_secs(2), 1), context(), Instant::now());
+    for sealed in join_all((0..4).map(|_| envelope.seal(b"data", &context))).await {
+        sealed.unwrap();
+    }
+    assert!(start.elapsed() > Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(endpoint.calls_of("GenerateDataKey"), 4);
+
+    // Who joins later has no more time than the request.
+    endpoint.script(|_| Fault::Hang);
+    let (envelope, start) = (cached(Duration::from_millis(1500), 1 << 32), Instant::now());
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(1000)).await;
+        let joined = Instant::now();
+        envelope.seal(b"data", &context).await.unwrap_err();
+        joined.elapsed()
+    };
+    let (first, late) = tokio::join!(envelope.seal(b"data", &context), late);
+    first.unwrap_err();
+    assert!(start.elapsed() >= Duration::from_millis(1500) && late < Duration::from_millis(1400), "{late:?}");
+    assert_eq!(endpoint.calls_of("GenerateDataKey"), 5);
+}
+
+#[tokio::test]
+async fn rewrapping_has_one_deadline_for_both_requests() {
+    let endpoint = endpoint();
+    let old = |timeout| within(timeout, key(&endpoint, NEAR, KEY));
+    let sealed = old(SOON).seal(b"data", &context()).await.unwrap();
+    let Ok(kms_envelope::message::Parsed::Complete(header)) =
+        kms_envelope::message::Header::parse(&sealed, &Limits::default())
+    else {
+        panic!()
+    };
+    // Each would be in time by itself.
+    endpoint.script(|_| Fault::Late(Duration::from_millis(800)));
+    let new = key(&endpoint, FAR, KEY);
+    let error = old(Duration::from_millis(1400)).rewrap(&header, &context(), &new).await.unwrap_err();
+    assert!(matches!(error, RewrapError::Encrypt(ProviderError::TimedOut { .. })), "{error:?}");
+    assert_eq!((endpoint.calls_of("Decrypt"), endpoint.calls_of("Encrypt")), (1, 1));
+    old(SOON).rewrap(&header, &context(), &new).await.unwrap();
+}
