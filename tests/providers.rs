@@ -1,10 +1,24 @@
 //! The key providers that need no service: RSA, ECDH, branch keys, and several as one.
 
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
 use kms_envelope::{
-    ConfigError, EcdhPrivateKey, EcdhPublicKey, EncryptionContext, Envelope, KeyProvider, LocalKey, MultiProvider,
-    OpenError, ProviderError, RawEcdh, RawRsa, RsaPadding, SealError, SecretKey, StaticBranchKey,
+    ConfigError, DataKey, DecryptDataKeyRequest, EcdhPrivateKey, EcdhPublicKey, EncryptDataKeyRequest,
+    EncryptedDataKey, EncryptionContext, Envelope, GenerateDataKeyRequest, KeyProvider, Limits, LocalKey,
+    MultiProvider, OpenError, PlaintextDataKey, ProviderError, RawEcdh, RawRsa, RsaPadding, SealError, SecretKey,
+    StaticBranchKey, message::Header,
 };
 use pollster::block_on;
+use proptest::prelude::*;
 
 fn pem(name: &str) -> String {
     std::fs::read_to_string(format!("tests/fixtures/pem/{name}.pem")).unwrap()
@@ -270,4 +284,192 @@ fn where_one_of_several_providers_fails_nothing_is_sealed() {
     for several in [MultiProvider::new(local("a")).with(failing()), MultiProvider::new(failing()).with(local("a"))] {
         assert!(matches!(block_on(Envelope::new(several).seal(b"", &context())), Err(SealError::Provider(_))));
     }
+}
+
+/// A local key that lets a test see its requests, and that answers when the test says.
+#[derive(Debug)]
+struct Watched {
+    key: LocalKey,
+    /// The deadline of each request, and the limit on tries.
+    seen: Arc<Mutex<Vec<(Option<Instant>, Option<u16>)>>>,
+    /// How often it is asked in vain whether it is ready to encrypt, or None until `together` others are asked as well.
+    polls: Option<usize>,
+    together: usize,
+    asked: Arc<AtomicUsize>,
+    done: Arc<AtomicUsize>,
+    fails: bool,
+}
+
+impl Watched {
+    fn new(name: &str) -> Self {
+        let (seen, asked, done) = Default::default();
+        Self { key: local(name), seen, polls: Some(0), together: 0, asked, done, fails: false }
+    }
+
+    fn see(&self, deadline: Option<Instant>, tries: Option<u16>) {
+        self.seen.lock().unwrap().push((deadline, tries));
+    }
+
+    fn failure(&self) -> ProviderError {
+        ProviderError::Throttled { operation: "Encrypt", key_id: self.key.to_string(), source: "slow down".into() }
+    }
+}
+
+#[async_trait]
+impl KeyProvider for Watched {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        self.see(request.deadline, None);
+        self.key.generate_data_key(request).await
+    }
+
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        self.see(request.deadline, None);
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut polled = 0;
+        let ready = poll_fn(|cx| {
+            let ready = self.polls.map_or(self.asked.load(Ordering::SeqCst) >= self.together, |polls| polled >= polls);
+            polled += 1;
+            cx.waker().wake_by_ref();
+            if ready || polled > 1000 { Poll::Ready(ready) } else { Poll::Pending }
+        });
+        let is_ready = ready.await;
+        self.done.fetch_add(1, Ordering::SeqCst);
+        if self.fails || !is_ready { Err(self.failure()) } else { self.key.encrypt_data_key(request).await }
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        self.see(request.deadline, Some(request.tries_per_kms_key));
+        self.key.decrypt_data_key(request).await
+    }
+}
+
+const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+fn header(message: &[u8]) -> Header {
+    Header::parse(message, &Limits::default()).unwrap()
+}
+
+fn names(keys: &[EncryptedDataKey]) -> Vec<String> {
+    keys.iter().map(|key| key.key_name().to_string()).collect()
+}
+
+#[test]
+fn several_providers_encrypt_at_the_same_time_and_keep_their_order() {
+    // Each of them answers only when all have been asked.
+    let waiting = |together, names: &[&str]| {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let child = |name: &&str| Watched { polls: None, together, asked: asked.clone(), ..Watched::new(name) };
+        names.iter().map(child).fold(None, |several: Option<MultiProvider>, child| {
+            Some(several.map_or_else(|| MultiProvider::new(Watched::new(NAMES[0])), |several| several.with(child)))
+        })
+    };
+    // The generator makes the data key, so five are left to encrypt it.
+    let message = seal(waiting(5, &NAMES).unwrap());
+    assert_eq!(names(header(&message).encrypted_data_keys()), NAMES);
+
+    // A data key that exists already is encrypted by all of them.
+    let all = MultiProvider::new(waiting(5, &NAMES).unwrap());
+    let old = Envelope::new(local("old"));
+    let message = block_on(old.seal(b"data", &context())).unwrap();
+    let keys = block_on(old.rewrap(&header(&message), &context(), &all)).unwrap();
+    assert_eq!(names(keys.encrypted_data_keys()), NAMES);
+}
+
+proptest! {
+    /// For sealing and for a data key that exists already.
+    #[test]
+    fn of_several_that_fail_the_first_in_order_is_reported_whatever_the_timing(
+        children in proptest::collection::vec((0_usize..20, any::<bool>()), 1..6),
+        seals: bool,
+    ) {
+        let done = Arc::new(AtomicUsize::new(0));
+        let several = children.iter().zip(&NAMES[1..]).fold(
+            MultiProvider::new(local("a")),
+            |several, (&(polls, fails), name)| {
+                several.with(Watched { polls: Some(polls), fails, done: done.clone(), ..Watched::new(name) })
+            },
+        );
+        let result = if seals {
+            block_on(Envelope::new(several).seal(b"data", &context())).map(|message| {
+                header(&message).encrypted_data_keys().len()
+            }).map_err(|error| error.to_string())
+        } else {
+            let (context, data_key) = (context(), SecretKey::from([1; 32]));
+            let request = EncryptDataKeyRequest::new(Default::default(), &context, &data_key);
+            block_on(several.encrypt_data_key(&request)).map(|keys| keys.len()).map_err(|error| error.to_string())
+        };
+        // Nobody is left behind in the middle of a request.
+        prop_assert_eq!(done.load(Ordering::SeqCst), children.len());
+        match children.iter().position(|(_, fails)| *fails) {
+            None => prop_assert_eq!(result, Ok(children.len() + 1)),
+            Some(first) => {
+                let error = result.unwrap_err();
+                prop_assert!(error.contains(&format!("tests/{}", NAMES[first + 1])), "{} {:?}", error, children);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_request_for_a_message_carries_its_deadline_and_limit() {
+    let (old, new) = (Watched::new("old"), Watched::new("new"));
+    let (seen_by_old, seen_by_new) = (old.seen.clone(), new.seen.clone());
+    let timeout = Duration::from_secs(1000);
+    let limits = Limits { tries_per_kms_key: 7, ..Limits::default() };
+    let envelope = Envelope::builder(old).key_timeout(timeout).limits(limits).build().unwrap();
+    let start = Instant::now();
+    let message = block_on(envelope.seal(b"data", &context())).unwrap();
+    block_on(envelope.open(&message, &context())).unwrap();
+    block_on(envelope.rewrap(&header(&message), &context(), &new)).unwrap();
+    let range = start + timeout..=Instant::now() + timeout;
+    let [(sealing, None), (opening, Some(7)), (rewrapping, Some(7))] = seen_by_old.lock().unwrap()[..] else {
+        panic!("{seen_by_old:?}")
+    };
+    for deadline in [sealing, opening, rewrapping] {
+        assert!(range.contains(&deadline.unwrap()), "{deadline:?}");
+    }
+    // A message of its own has a deadline of its own; the requests of one rewrapping share theirs.
+    assert!(sealing < opening && opening < rewrapping);
+    assert_eq!(*seen_by_new.lock().unwrap(), [(rewrapping, None)]);
+}
+
+#[test]
+fn of_several_each_but_the_last_has_half_of_the_time_that_is_left() {
+    let children = ["x", "y", "z"].map(Watched::new);
+    let seen = children.each_ref().map(|child| child.seen.clone());
+    let [first, second, third] = children;
+    let several = MultiProvider::new(first).with(second).with(third);
+    let (context, found) = (context(), [EncryptedDataKey::new("tests", &b"none"[..], &b"c"[..])]);
+    let request = DecryptDataKeyRequest::new(Default::default(), &context, &found).with_tries_per_kms_key(3);
+    for given in [Some(Duration::from_secs(1000)), None] {
+        let start = Instant::now();
+        let given_request = given.map_or(request, |given| request.with_deadline(start + given));
+        block_on(several.decrypt_data_key(&given_request)).unwrap_err();
+        // Without a deadline, ten seconds. The first ones answer at once, and leave all of their time.
+        let (all, spent) = (given.unwrap_or(Duration::from_secs(10)), start.elapsed());
+        for (seen, share) in seen.iter().zip([all / 2, all / 2, all]) {
+            let (deadline, tries) = seen.lock().unwrap().pop().unwrap();
+            let deadline = deadline.unwrap() - start;
+            assert!(deadline >= share && deadline <= share + spent, "{deadline:?} {share:?}");
+            assert_eq!(tries, Some(3));
+        }
+    }
+    // When it is over, it is over for all.
+    block_on(several.decrypt_data_key(&request.with_deadline(Instant::now()))).unwrap_err();
+    assert!(seen.iter().all(|seen| seen.lock().unwrap()[0].0.unwrap() <= Instant::now()));
+}
+
+#[test]
+fn a_request_has_no_deadline_and_the_default_limit_unless_it_is_given_one() {
+    let (context, data_key, suite) = (context(), SecretKey::from([1; 32]), Default::default());
+    assert_eq!(DecryptDataKeyRequest::new(suite, &context, &[]).tries_per_kms_key, 2);
+    assert_eq!(DecryptDataKeyRequest::new(suite, &context, &[]).deadline, None);
+    assert_eq!(GenerateDataKeyRequest::new(suite, &context).deadline, None);
+    let now = Instant::now();
+    assert_eq!(GenerateDataKeyRequest::new(suite, &context).with_deadline(now).deadline, Some(now));
+    let encrypt = EncryptDataKeyRequest::new(suite, &context, &data_key);
+    assert_eq!((encrypt.deadline, encrypt.with_deadline(now).deadline), (None, Some(now)));
 }

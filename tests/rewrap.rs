@@ -20,8 +20,7 @@ fn context() -> EncryptionContext {
 }
 
 fn header(sealed: &[u8]) -> Header {
-    let header = Header::parse(sealed, &Limits::default()).unwrap();
-    header
+    Header::parse(sealed, &Limits::default()).unwrap()
 }
 
 fn rewrap(old: &Envelope, sealed: &[u8], new: &LocalKey) -> DetachedKeys {

@@ -1,11 +1,13 @@
 //! RSA keys in KMS: sealing here, by the public key; opening there.
 
+use std::time::{Duration, Instant};
+
 use kms_envelope::{
-    AlgorithmSuite, AwsKmsRsa, ConfigError, EncryptionContext, Envelope, OpenError, ProviderError, RsaPadding,
-    SealError,
+    AlgorithmSuite, AwsKmsRsa, ConfigError, DecryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
+    KeyProvider, MultiProvider, OpenError, ProviderError, RsaPadding, SealError,
 };
 
-use crate::endpoint::{Endpoint, RSA_PRIVATE as PRIVATE, RSA_PUBLIC as PUBLIC, Rsa, arn};
+use crate::endpoint::{Endpoint, Fault, RSA_PRIVATE as PRIVATE, RSA_PUBLIC as PUBLIC, Rsa, arn};
 
 const REGION: &str = "eu-west-1";
 const ID: &str = "5ea1ed00";
@@ -70,6 +72,38 @@ async fn another_padding_does_not_open() {
     let sealed = Envelope::new(writer).seal(b"data", &context()).await.unwrap();
     let reader = Envelope::new(key(&endpoint, RsaPadding::OaepSha1));
     assert!(matches!(reader.open(&sealed, &context()).await, Err(OpenError::Provider(_))));
+}
+
+#[tokio::test]
+async fn of_many_encrypted_data_keys_that_name_an_rsa_key_two_are_tried() {
+    let endpoint = endpoint();
+    let (context, junk) = (context(), EncryptedDataKey::new("aws-kms-rsa", arn(REGION, ID), vec![1; 256]));
+    let keys = vec![junk; 16];
+    let request = DecryptDataKeyRequest::new(AlgorithmSuite::default(), &context, &keys);
+    let key = key(&endpoint, RsaPadding::OaepSha256);
+    let error = key.decrypt_data_key(&request).await.unwrap_err();
+    let ProviderError::NoneDecrypted { attempts } = &error else { panic!("{error}") };
+    assert!(attempts.len() == 3 && matches!(attempts[2], ProviderError::NotTried { count: 14, limit: 2 }), "{error}");
+    assert_eq!(endpoint.calls_of("Decrypt"), 2);
+
+    endpoint.script(|_| Fault::Hang);
+    let (start, timeout) = (Instant::now(), Duration::from_millis(300));
+    key.decrypt_data_key(&request.with_deadline(start + timeout)).await.unwrap_err();
+    assert!(start.elapsed() >= timeout && start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert_eq!(endpoint.calls_of("Decrypt"), 3);
+}
+
+/// What is invalid with one padding is not with another.
+#[tokio::test]
+async fn a_reader_with_two_paddings_opens_what_either_sealed() {
+    let endpoint = endpoint();
+    for padding in [RsaPadding::OaepSha1, RsaPadding::OaepSha256] {
+        let writer = key(&endpoint, padding).with_public_key_pem(PUBLIC).unwrap();
+        let sealed = Envelope::new(writer).seal(b"data", &context()).await.unwrap();
+        let [one, other] = [RsaPadding::OaepSha1, RsaPadding::OaepSha256].map(|padding| key(&endpoint, padding));
+        let reader = Envelope::new(MultiProvider::new(one).with(other));
+        assert_eq!(reader.open(&sealed, &context()).await.unwrap().plaintext, b"data");
+    }
 }
 
 #[tokio::test]

@@ -213,7 +213,7 @@ async fn the_replicas_of_a_key_count_as_one_key_and_other_keys_do_not() {
 
 #[tokio::test]
 async fn with_two_of_three_replicas_down_the_third_seals_and_opens_within_one_deadline() {
-    let timeout = Duration::from_secs(4);
+    let timeout = Duration::from_secs(3);
     for fault in [Fault::Close, Fault::Throttle, Fault::Cut, Fault::Hang, Fault::Refuse("KMSInternalException")] {
         let endpoint = endpoint();
         let sealed = Envelope::new(replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
@@ -288,14 +288,14 @@ async fn several_silent_keys_share_one_deadline() {
     let several = || AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
     let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
     endpoint.script(|_| Fault::Hang);
-    let timeout = Duration::from_secs(1);
+    let timeout = Duration::from_millis(500);
     let start = Instant::now();
     let attempts = attempts(&within(timeout, several()), &sealed).await;
     assert!(start.elapsed() >= timeout && start.elapsed() < SOON, "{:?}", start.elapsed());
     assert_eq!((attempts.len(), endpoint.calls_of("Decrypt")), (3, 3));
     // Half of the time is the first one's, and half of the rest the second one's.
     endpoint.script(|request| if request.region == FARTHEST { Fault::None } else { Fault::Hang });
-    assert_eq!(opened_by(&within(SOON / 2, several()), &sealed).await, arns[2]);
+    assert_eq!(opened_by(&within(Duration::from_secs(2), several()), &sealed).await, arns[2]);
 
     endpoint.script(|_| Fault::Hang);
     let start = Instant::now();
@@ -439,26 +439,26 @@ async fn a_request_that_a_cache_shares_has_a_deadline_of_its_own() {
     };
     // Each key is for one message, so of four callers three wait for a request, and then begin one or wait once more.
     // Together that takes longer than any one request may.
-    endpoint.script(|_| Fault::Late(Duration::from_millis(700)));
-    let (envelope, context, start) = (cached(Duration::from_secs(2), 1), context(), Instant::now());
+    endpoint.script(|_| Fault::Late(Duration::from_millis(300)));
+    let (envelope, context, start) = (cached(Duration::from_secs(1), 1), context(), Instant::now());
     for sealed in join_all((0..4).map(|_| envelope.seal(b"data", &context))).await {
         sealed.unwrap();
     }
-    assert!(start.elapsed() > Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() > Duration::from_secs(1), "{:?}", start.elapsed());
     assert_eq!(endpoint.calls_of("GenerateDataKey"), 4);
 
     // Who joins later has no more time than the request.
     endpoint.script(|_| Fault::Hang);
-    let (envelope, start) = (cached(Duration::from_millis(1500), 1 << 32), Instant::now());
+    let (envelope, start) = (cached(Duration::from_millis(1000), 1 << 32), Instant::now());
     let late = async {
-        tokio::time::sleep(Duration::from_millis(1000)).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
         let joined = Instant::now();
         envelope.seal(b"data", &context).await.unwrap_err();
         joined.elapsed()
     };
     let (first, late) = tokio::join!(envelope.seal(b"data", &context), late);
     first.unwrap_err();
-    assert!(start.elapsed() >= Duration::from_millis(1500) && late < Duration::from_millis(1400), "{late:?}");
+    assert!(start.elapsed() >= Duration::from_millis(1000) && late < Duration::from_millis(900), "{late:?}");
     assert_eq!(endpoint.calls_of("GenerateDataKey"), 5);
 }
 
@@ -467,15 +467,11 @@ async fn rewrapping_has_one_deadline_for_both_requests() {
     let endpoint = endpoint();
     let old = |timeout| within(timeout, key(&endpoint, NEAR, KEY));
     let sealed = old(SOON).seal(b"data", &context()).await.unwrap();
-    let Ok(kms_envelope::message::Parsed::Complete(header)) =
-        kms_envelope::message::Header::parse(&sealed, &Limits::default())
-    else {
-        panic!()
-    };
+    let header = kms_envelope::message::Header::parse(&sealed, &Limits::default()).unwrap();
     // Each would be in time by itself.
-    endpoint.script(|_| Fault::Late(Duration::from_millis(800)));
+    endpoint.script(|_| Fault::Late(Duration::from_millis(500)));
     let new = key(&endpoint, FAR, KEY);
-    let error = old(Duration::from_millis(1400)).rewrap(&header, &context(), &new).await.unwrap_err();
+    let error = old(Duration::from_millis(900)).rewrap(&header, &context(), &new).await.unwrap_err();
     assert!(matches!(error, RewrapError::Encrypt(ProviderError::TimedOut { .. })), "{error:?}");
     assert_eq!((endpoint.calls_of("Decrypt"), endpoint.calls_of("Encrypt")), (1, 1));
     old(SOON).rewrap(&header, &context(), &new).await.unwrap();
