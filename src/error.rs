@@ -409,15 +409,15 @@ pub enum ProviderError {
         /// What happened with each, in order.
         attempts: Vec<ProviderError>,
     },
-    /// Encrypted data keys that were left alone, since others under the same KMS key had been tried. It stands last
-    /// among the attempts of [`NoneDecrypted`](Self::NoneDecrypted).
+    /// Some encrypted data keys were left alone, since others under the same KMS key had failed. It comes last among the
+    /// attempts of [`NoneDecrypted`](Self::NoneDecrypted).
     #[error(
-        "encrypted data keys that were not tried: {count}; of those under one KMS key, {limit} are (Limits::tries_per_kms_key)"
+        "encrypted data keys not tried: {count}; the limit under one KMS key is {limit} (Limits::tries_per_kms_key)"
     )]
     NotTried {
         /// How many.
         count: usize,
-        /// How many under one KMS key are tried: [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
+        /// How many under one KMS key may be tried: [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
         limit: u16,
     },
     /// The random number generator failed.

@@ -164,7 +164,7 @@ pub struct GenerateDataKeyRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The whole encryption context. A provider should bind the key to it.
     pub context: &'a EncryptionContext,
-    /// When all requests for the message must be over, if that is limited.
+    /// When all requests for the message must be over. Without it, the providers for AWS KMS take 10 seconds at most.
     pub deadline: Option<Instant>,
 }
 
@@ -191,7 +191,7 @@ pub struct EncryptDataKeyRequest<'a> {
     pub context: &'a EncryptionContext,
     /// The data key.
     pub data_key: &'a SecretKey,
-    /// When all requests for the message must be over, if that is limited.
+    /// When all requests for the message must be over. Without it, the providers for AWS KMS take 10 seconds at most.
     pub deadline: Option<Instant>,
 }
 
@@ -218,7 +218,7 @@ pub struct DecryptDataKeyRequest<'a> {
     pub context: &'a EncryptionContext,
     /// The message's encrypted data keys, in order. Some may be other providers'.
     pub encrypted_data_keys: &'a [EncryptedDataKey],
-    /// When all requests for the message must be over, if that is limited.
+    /// When all requests for the message must be over. Without it, the providers for AWS KMS take 10 seconds at most.
     pub deadline: Option<Instant>,
     /// See [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
     pub tries_per_kms_key: u16,
@@ -279,6 +279,11 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let now = Instant::now();
     now.checked_add(timeout).or_else(|| now.checked_add(CENTURY)).unwrap_or(now)
+}
+
+/// The deadline of the requests for a message, which a caller of a provider may not have given.
+fn deadline_or_default(given: Option<Instant>) -> Instant {
+    given.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT))
 }
 
 /// The deadline of one of several tries that are made in order: it has half of the time that is left, so that a silent

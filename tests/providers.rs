@@ -286,12 +286,14 @@ fn where_one_of_several_providers_fails_nothing_is_sealed() {
     }
 }
 
+/// The deadline of each request, and the limit on tries.
+type Seen = Arc<Mutex<Vec<(Option<Instant>, Option<u16>)>>>;
+
 /// A local key that lets a test see its requests, and that answers when the test says.
 #[derive(Debug)]
 struct Watched {
     key: LocalKey,
-    /// The deadline of each request, and the limit on tries.
-    seen: Arc<Mutex<Vec<(Option<Instant>, Option<u16>)>>>,
+    seen: Seen,
     /// How often it is asked in vain whether it is ready to encrypt, or None until `together` others are asked as well.
     polls: Option<usize>,
     together: usize,

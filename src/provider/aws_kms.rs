@@ -23,8 +23,8 @@ use self::{
     tries::{Candidate, Tries, Try},
 };
 use super::{
-    DEFAULT_KEY_TIMEOUT, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider,
-    MultiProvider, PlaintextDataKey, deadline_after, share,
+    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, MultiProvider,
+    PlaintextDataKey, deadline_or_default, share,
 };
 use crate::{
     error::{ConfigError, ProviderError},
@@ -38,12 +38,10 @@ pub(super) use tries::Learnt;
 /// A symmetric encryption key in AWS KMS as key provider.
 ///
 /// The client is the caller's: its region, credentials, retries and time-outs are those of
-/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). All requests for one message must be over by the deadline that the
-/// envelope gives, after 10 seconds unless
-/// [`key_timeout`](crate::EnvelopeBuilder::key_timeout) says otherwise; a single request, with all its retries, can
-/// be limited further by the client's operation time-out or [`with_timeout`](Self::with_timeout). A request whose
-/// caller is cancelled is given up. The encryption context goes to KMS with every call, where it can be logged and made
-/// a condition of access.
+/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). All requests for one message share one deadline: 10 seconds, unless
+/// [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout) sets another. The client's operation time-out
+/// or [`with_timeout`](Self::with_timeout) can limit a single request further. A request whose caller is cancelled is
+/// given up. The encryption context goes to KMS with every call, where it can be logged and made a condition of access.
 ///
 /// Sealing needs the permission `kms:GenerateDataKey`, opening `kms:Decrypt`, being the new key of a rewrapped
 /// message or one of several keys `kms:Encrypt`, and [`resolve`](Self::resolve) of anything but a key ARN
@@ -52,9 +50,9 @@ pub(super) use tries::Learnt;
 /// A multi-region key opens what any of its replicas has sealed. With [`with_replica`](Self::with_replica), other
 /// regions stand in for the first one when that fails. Each region but the last gets half of the time that is left.
 ///
-/// A message may name this key more than once, though a writer does so only once. Of those encrypted data keys, KMS
-/// answers for [two](crate::Limits::tries_per_kms_key) at most; one that it calls invalid is not tried in another
-/// region, and a region that throttles or does not answer is not asked again for that message.
+/// Of a message's encrypted data keys that name this key, at most [two](crate::Limits::tries_per_kms_key) that KMS
+/// answers for are tried; AWS's writers make one. One that KMS calls invalid is not tried in another region. A region
+/// that throttles or does not answer is not asked again for that message.
 ///
 /// For messages under several keys, see [`several`](Self::several); for opening under keys that the messages name,
 /// [`AwsKmsDiscovery`].
@@ -192,9 +190,9 @@ impl AwsKms {
         self
     }
 
-    /// Gives a single request so long, with all its retries, before it fails as [`ProviderError::TimedOut`], and the
-    /// next region is asked if there is one. Default: the client's operation time-out, if it has one. It only shortens
-    /// what the deadline for all requests allows.
+    /// Sets the total timeout of a single request, retries included. After it, the request fails with
+    /// [`ProviderError::TimedOut`], and the next region is asked if there is one. Default: the client's operation
+    /// time-out, if it has one. The deadline for all requests for a message holds as well.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.regions.iter_mut().for_each(|(requests, _)| requests.timeout = Some(timeout));
@@ -212,7 +210,7 @@ impl AwsKms {
 
     /// The regions in order, each with the key's ARN and the deadline that is the region's when its turn comes.
     fn in_order(&self, deadline: Option<Instant>) -> impl Iterator<Item = (&Requests, String, Instant)> {
-        let deadline = deadline.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT));
+        let deadline = deadline_or_default(deadline);
         let regions = self.regions.iter().enumerate();
         regions.map(move |(at, (requests, arn))| {
             (requests, arn.to_string(), share(deadline, at + 1 == self.regions.len()))

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use super::{
-    DEFAULT_KEY_TIMEOUT, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider,
-    PlaintextDataKey, deadline_after, share,
+    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
+    deadline_or_default, share,
 };
 use crate::{error::ProviderError, message::EncryptedDataKey};
 
@@ -53,9 +53,10 @@ impl MultiProvider {
 impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
         let [generator, children @ ..] = &self.providers[..] else { unreachable!("there is a generator") };
-        let mut data_key = generator.generate_data_key(request).await?;
-        let GenerateDataKeyRequest { suite, context, deadline } = *request;
-        let request = EncryptDataKeyRequest { suite, context, data_key: &data_key.plaintext, deadline };
+        let deadline = deadline_or_default(request.deadline);
+        let mut data_key = generator.generate_data_key(&request.with_deadline(deadline)).await?;
+        let GenerateDataKeyRequest { suite, context, .. } = *request;
+        let request = EncryptDataKeyRequest::new(suite, context, &data_key.plaintext).with_deadline(deadline);
         let encrypted = encrypt_with_all(children, &request).await?;
         data_key.encrypted.extend(encrypted);
         Ok(data_key)
@@ -69,7 +70,7 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        let deadline = request.deadline.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT));
+        let deadline = deadline_or_default(request.deadline);
         #[cfg(feature = "aws-kms")]
         let learnt = super::aws_kms::Learnt::new(request);
         #[cfg(feature = "aws-kms")]

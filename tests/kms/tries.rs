@@ -119,7 +119,8 @@ fn decrypts_in(endpoint: &Endpoint, region: &str) -> usize {
 #[tokio::test]
 async fn of_sixteen_invalid_encrypted_data_keys_under_one_key_two_are_tried() {
     let message = hostile(&arn(NEAR, KEY)).await;
-    let providers: [fn(&Endpoint) -> Box<dyn KeyProvider>; 3] = [
+    type Make = fn(&Endpoint) -> Box<dyn KeyProvider>;
+    let providers: [Make; 3] = [
         |endpoint| Box::new(key(endpoint, NEAR, KEY)),
         |endpoint| Box::new(discovery(endpoint)),
         // Two providers that would both try it.

@@ -35,7 +35,7 @@ const DIGEST_LEN: usize = 48;
 ///
 /// Who has the public key can seal; who may call `kms:Decrypt` can open. The encryption context is bound to the data
 /// key, but KMS does not see it. Suites that sign are refused, as AWS's SDKs do: their signature would say no more
-/// than that somebody had the public key.
+/// than that somebody had the public key. The deadline and the limit on tries are those of [`AwsKms`](super::AwsKms).
 ///
 /// ```no_run
 /// use kms_envelope::{AwsKmsRsa, Envelope, RsaPadding};

@@ -18,7 +18,7 @@ use crate::{
     context::EncryptionContext,
     error::ProviderError,
     message::EncryptedDataKey,
-    provider::{DEFAULT_KEY_TIMEOUT, DecryptDataKeyRequest, deadline_after, share},
+    provider::{DecryptDataKeyRequest, deadline_or_default, share},
 };
 
 /// What has been learnt of a message's encrypted data keys.
@@ -115,7 +115,7 @@ impl<'a> Tries<'a> {
     ) -> Self {
         Self {
             request,
-            deadline: request.deadline.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT)),
+            deadline: deadline_or_default(request.deadline),
             to_come: candidates.into_iter().collect(),
             learnt: request.learnt.filter(|learnt| learnt.is_about(request)).unwrap_or(learnt),
             left_alone: BTreeSet::new(),
