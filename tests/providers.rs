@@ -465,6 +465,28 @@ fn of_several_each_but_the_last_has_half_of_the_time_that_is_left() {
 }
 
 #[test]
+fn generating_and_encrypting_by_several_share_one_deadline() {
+    let children = ["x", "y", "z"].map(Watched::new);
+    let seen = children.each_ref().map(|child| child.seen.clone());
+    let [first, second, third] = children;
+    let several = MultiProvider::new(first).with(second).with(third);
+    let (context, start) = (context(), Instant::now());
+    let request = GenerateDataKeyRequest::new(Default::default(), &context);
+    for given in [Some(start + Duration::from_secs(1000)), None] {
+        block_on(several.generate_data_key(&given.map_or(request, |given| request.with_deadline(given)))).unwrap();
+        let [(Some(first), None), (second, None), (third, None)] =
+            seen.each_ref().map(|s| s.lock().unwrap().pop().unwrap())
+        else {
+            panic!("{seen:?}")
+        };
+        assert_eq!((Some(first), Some(first)), (second, third));
+        // Without one, ten seconds.
+        let ten = Duration::from_secs(10);
+        assert!(given.map_or(first - start >= ten && first <= Instant::now() + ten, |given| first == given));
+    }
+}
+
+#[test]
 fn a_request_has_no_deadline_and_the_default_limit_unless_it_is_given_one() {
     let (context, data_key, suite) = (context(), SecretKey::from([1; 32]), Default::default());
     assert_eq!(DecryptDataKeyRequest::new(suite, &context, &[]).tries_per_kms_key, 2);
