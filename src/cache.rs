@@ -4,9 +4,12 @@
 //! *flight*: one request to the key provider, which all who want the same entry wait for together. A flight is a
 //! shared future that whoever waits drives, so none needs a runtime, and none is stranded when another gives up.
 
+mod entries;
+mod key;
 mod store;
 
 use std::{
+    collections::hash_map::RandomState,
     fmt,
     ops::AddAssign,
     sync::{
@@ -17,10 +20,15 @@ use std::{
 };
 
 use bytes::BufMut;
+use subtle::ConstantTimeEq;
 
 pub(crate) use self::store::Fetch;
 pub use self::store::Refresh;
-use self::store::{Settings, Store};
+use self::{
+    entries::{Entry, Material, context_bytes},
+    key::{KeyRef, Lookup, put_part},
+    store::{Found, Keeps, Settings, Store, Ticket},
+};
 use crate::{
     context::EncryptionContext,
     error::{ConfigError, ContextError},
@@ -32,6 +40,9 @@ use crate::{
 
 /// The most messages that one data key may seal (specification, `framework/caching-cmm.md`, "Limit Messages").
 const MAX_MESSAGES: u64 = 1 << 32;
+
+/// About how much memory a signing key takes.
+const SIGNING_KEY_BYTES: usize = 1024;
 
 /// Keeps data keys, so that not every message needs a request to the key provider.
 ///
@@ -87,6 +98,7 @@ impl DataKeyCache {
             max_messages: MAX_MESSAGES,
             max_bytes: u64::MAX,
             capacity: 1000,
+            capacity_bytes: None,
             clock: Box::new(SystemClock),
             refresh: None,
         })
@@ -146,57 +158,155 @@ impl Partition {
         if !cacheable || suite.key_derivation() == KeyDerivation::Identity {
             return sealing.bypass(fetch()).await;
         }
-        let key = self.key(Scope::Sealing, suite, context, required, &[])?;
-        sealing.get(key, Some(plaintext_len.unwrap_or(0)), fetch).await
+        let lookup = self.lookup(Scope::Sealing, suite, context, required, sealing.hasher(), [&[][..]].into_iter())?;
+        sealing.get(&lookup, plaintext_len.unwrap_or(0), fetch).await
     }
 
-    /// The data key behind these encrypted ones.
-    pub(crate) async fn opening<'a>(
-        &self,
+    /// Prepares to look for the data key behind one of these encrypted ones.
+    pub(crate) fn opening<'a, 'b>(
+        &'a self,
         suite: AlgorithmSuite,
         context: &EncryptionContext,
-        required: impl ExactSizeIterator<Item = &'a str>,
+        required: impl ExactSizeIterator<Item = &'b str>,
         encrypted_data_keys: &'a [EncryptedDataKey],
-        fetch: impl Fn() -> Fetch<PlaintextDataKey>,
-    ) -> Result<Arc<PlaintextDataKey>, MaterialsError> {
-        let opening = &self.cache.0.opening;
-        if suite.key_derivation() == KeyDerivation::Identity {
-            return opening.bypass(fetch()).await;
-        }
-        let key = self.key(Scope::Opening, suite, context, required, encrypted_data_keys)?;
-        opening.get(key, None, fetch).await
+    ) -> Result<Opening<'a>, ContextError> {
+        let store = &self.cache.0.opening;
+        // Only a commitment tells whether a data key is the message's, so without it, one message must always get
+        // what the key provider chooses from its whole list.
+        let group_len = if suite.is_committing() { 1 } else { encrypted_data_keys.len().max(1) };
+        let lookup = if suite.key_derivation() == KeyDerivation::Identity {
+            None
+        } else {
+            let groups = encrypted_data_keys.chunks(group_len);
+            Some(self.lookup(Scope::Opening, suite, context, required, store.hasher(), groups)?)
+        };
+        Ok(Opening { store, lookup, group_len, encrypted_data_keys })
     }
 
     /// Everything that an entry depends on, each part after its length, so that different things never make the same
-    /// key. It is compared in full, not by a digest.
-    fn key<'a>(
+    /// key.
+    fn lookup<'a, 'b>(
         &self,
         scope: Scope,
         suite: AlgorithmSuite,
         context: &EncryptionContext,
         required: impl ExactSizeIterator<Item = &'a str>,
-        encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> Result<Vec<u8>, ContextError> {
-        let mut key = Vec::with_capacity(512);
-        key.put_u64(self.number);
-        key.put_u8(scope as u8);
-        key.put_u16(suite.id());
-        key.put_u64(context.serialized_len()? as u64);
-        context.serialize_into(&mut key)?;
-        key.put_u64(required.len() as u64);
-        let required = required.map(str::as_bytes);
-        for part in required.chain(encrypted_data_keys.iter().flat_map(EncryptedDataKey::fields)) {
-            key.put_u64(part.len() as u64);
-            key.put_slice(part);
-        }
-        Ok(key)
+        hasher: &RandomState,
+        groups: impl ExactSizeIterator<Item = &'b [EncryptedDataKey]>,
+    ) -> Result<Lookup, ContextError> {
+        let mut prefix = Vec::with_capacity(512);
+        prefix.put_u64(self.number);
+        prefix.put_u8(scope as u8);
+        prefix.put_u16(suite.id());
+        prefix.put_u64(context.serialized_len()? as u64);
+        context.serialize_into(&mut prefix)?;
+        prefix.put_u64(required.len() as u64);
+        required.for_each(|name| put_part(&mut prefix, name.as_bytes()));
+        Ok(Lookup::new(hasher, prefix, groups))
     }
 }
 
+/// Looks for the data key of one message.
+pub(crate) struct Opening<'a> {
+    store: &'a Arc<Store<PlaintextDataKey>>,
+    /// Of suites that are cached.
+    lookup: Option<Lookup>,
+    /// How many encrypted data keys an entry is kept under.
+    group_len: usize,
+    encrypted_data_keys: &'a [EncryptedDataKey],
+}
+
+impl Opening<'_> {
+    /// Finds the data key behind the first of the encrypted data keys, from an index on, that has an entry; or else
+    /// the one that the key provider chooses from all of them.
+    pub(crate) async fn find(
+        &self,
+        from: usize,
+        fetch: impl Fn(&[EncryptedDataKey]) -> Fetch<PlaintextDataKey>,
+    ) -> Result<OpeningKey<'_>, MaterialsError> {
+        let Self { store, lookup, group_len, encrypted_data_keys } = self;
+        let Some(lookup) = lookup else {
+            let data_key = store.bypass(fetch(encrypted_data_keys)).await?;
+            return Ok(OpeningKey { index: data_key.index, data_key, landed: None });
+        };
+        match store.find(lookup, from, None, Keeps::WhenVerified, || fetch(encrypted_data_keys)) {
+            Found::Entry { index, entry, is_due } => {
+                let data_key = entry.value.clone();
+                if is_due {
+                    let group = encrypted_data_keys.chunks(*group_len).nth(index).unwrap_or_default();
+                    store.renew(lookup.candidate(index), the_same(data_key.clone(), fetch(group)));
+                }
+                // An entry under one encrypted data key has the index of the message that brought it.
+                let index = if *group_len == 1 { index } else { data_key.index };
+                Ok(OpeningKey { index, data_key, landed: None })
+            }
+            Found::Flight(ticket) => {
+                let entry = ticket.landed().await?;
+                let (data_key, index) = (entry.value.clone(), entry.value.index);
+                let landed = Some((lookup.candidate(index / group_len), ticket, entry));
+                Ok(OpeningKey { index, data_key, landed })
+            }
+        }
+    }
+}
+
+/// A data key that may be a message's.
+pub(crate) struct OpeningKey<'a> {
+    pub(crate) data_key: Arc<PlaintextDataKey>,
+    /// Which of the encrypted data keys it is behind.
+    pub(crate) index: usize,
+    /// Where it comes from a request: the key to keep it under.
+    landed: Option<(KeyRef<'a>, Ticket<PlaintextDataKey>, Arc<Entry<PlaintextDataKey>>)>,
+}
+
+impl OpeningKey<'_> {
+    /// Returns whether it comes from an entry, so that the key provider has not been asked.
+    pub(crate) fn is_cached(&self) -> bool {
+        self.landed.is_none()
+    }
+
+    /// Keeps it: the header has verified under it.
+    pub(crate) fn keep(self) -> Arc<PlaintextDataKey> {
+        if let Some((key, ticket, entry)) = self.landed {
+            ticket.keep(key, &entry);
+        }
+        self.data_key
+    }
+}
+
+/// Renews a data key that has opened a message: with the same one, or not at all.
+fn the_same(data_key: Arc<PlaintextDataKey>, fetch: Fetch<PlaintextDataKey>) -> Fetch<PlaintextDataKey> {
+    Box::pin(async move {
+        let renewed = fetch.await?;
+        if !bool::from(renewed.key.expose().ct_eq(data_key.key.expose())) {
+            return Err(MaterialsError::DataKey { what: "another data key than the one that opened messages".into() });
+        }
+        Ok(renewed)
+    })
+}
 #[derive(Clone, Copy)]
 enum Scope {
     Sealing,
     Opening,
+}
+
+impl Material for SealingMaterials {
+    fn held_bytes(&self) -> usize {
+        let Self { data_key, signing_key, stored_context, required_context } = self;
+        let encrypted = data_key
+            .encrypted
+            .iter()
+            .map(|key| size_of::<EncryptedDataKey>() + key.fields().iter().map(|field| field.len()).sum::<usize>());
+        let signing_key = signing_key.as_ref().map_or(0, |_| SIGNING_KEY_BYTES);
+        let contexts = context_bytes(stored_context.iter().chain(required_context));
+        data_key.plaintext.len() + encrypted.sum::<usize>() + signing_key + contexts
+    }
+}
+
+impl Material for PlaintextDataKey {
+    fn held_bytes(&self) -> usize {
+        self.key.len() + self.key_id.len()
+    }
 }
 
 /// Chooses the limits of a [`DataKeyCache`].
@@ -218,11 +328,21 @@ impl DataKeyCacheBuilder {
         self
     }
 
-    /// The most entries for sealing, and the most for opening. Default: 1,000. The one that was used least recently
-    /// leaves first; with a capacity of 128 or more, the one among those that share a lock with it. An entry takes
-    /// about as much memory as its context and its encrypted data keys.
+    /// The most entries for sealing, and the most for opening. Default: 1,000. The least recently used one leaves
+    /// first.
     pub fn capacity(mut self, entries: usize) -> Self {
         self.0.capacity = entries;
+        self
+    }
+
+    /// Sets the most memory for the entries for sealing, and the most for those for opening. Default: 16 KiB for each
+    /// entry of the [`capacity`](Self::capacity), at least 1 MiB. The least recently used entry leaves first; an entry
+    /// that takes more by itself is not kept.
+    ///
+    /// An entry counts as its data key, context and encrypted data keys, and 512 bytes or more for the rest. The
+    /// count is close to what is used, but does not know what an allocator adds.
+    pub fn capacity_bytes(mut self, bytes: usize) -> Self {
+        self.0.capacity_bytes = Some(bytes);
         self
     }
 
@@ -260,6 +380,9 @@ impl DataKeyCacheBuilder {
         }
         if settings.capacity == 0 {
             return refused("the capacity must be 1 or more");
+        }
+        if settings.capacity_bytes == Some(0) {
+            return refused("capacity_bytes must be 1 or more");
         }
         if settings.refresh.as_ref().is_some_and(|(ahead, _)| *ahead >= settings.max_age) {
             return refused("refresh_ahead must be shorter than max_age");
@@ -350,11 +473,13 @@ pub struct CacheStats {
     pub failures: u64,
     /// The entries that are there now.
     pub entries: u64,
+    /// About how much memory they take, as [`capacity_bytes`](DataKeyCacheBuilder::capacity_bytes) counts it.
+    pub bytes: u64,
 }
 
 impl AddAssign for CacheStats {
     fn add_assign(&mut self, other: Self) {
-        let Self { hits, misses, waits, bypasses, evictions, expirations, calls, failures, entries } = other;
+        let Self { hits, misses, waits, bypasses, evictions, expirations, calls, failures, entries, bytes } = other;
         self.hits += hits;
         self.misses += misses;
         self.waits += waits;
@@ -364,5 +489,6 @@ impl AddAssign for CacheStats {
         self.calls += calls;
         self.failures += failures;
         self.entries += entries;
+        self.bytes += bytes;
     }
 }

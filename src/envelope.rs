@@ -451,8 +451,11 @@ impl Envelope {
         if let ContentType::Framed { frame_len } = header.content_type() {
             settings.limits.check_frame_len(frame_len)?;
         }
-        let verifying_key = materials::verifying_key(header, settings.backend)?;
-        let (whole, not_stored) = materials::check_expected(header.context(), context, &settings.required_context)?;
+        let expected = || -> Result<_, OpenError> {
+            let verifying_key = materials::verifying_key(header, settings.backend)?;
+            Ok((verifying_key, materials::check_expected(header.context(), context, &settings.required_context)?))
+        };
+        let (mut verifying_key, (mut whole, mut not_stored)) = expected()?;
         let encrypted_data_keys = match &self.detached_keys {
             None => header.encrypted_data_keys(),
             Some(keys) if keys.message_id() == header.message_id() => keys.encrypted_data_keys(),
@@ -461,34 +464,46 @@ impl Envelope {
                 return Err(OpenError::DetachedKeys { keys, message });
             }
         };
-        let data_key = match &settings.cache {
-            None => Arc::new(settings.opening_data_key(suite, &whole, encrypted_data_keys, deadline).await?),
-            Some(cache) => {
-                let required = not_stored.iter().map(|(name, _)| name);
-                let fetch = || -> Fetch<_> {
-                    let (settings, context) = (self.settings.clone(), whole.clone());
-                    let encrypted_data_keys = encrypted_data_keys.to_vec();
-                    // It is not one caller's, so it has a deadline of its own.
-                    Box::pin(
-                        async move { settings.opening_data_key(suite, &context, &encrypted_data_keys, None).await },
-                    )
-                };
-                cache.opening(suite, &whole, required, encrypted_data_keys, fetch).await?
-            }
+        let open = |data_key: &_, index, verifying_key, whole, not_stored| {
+            Opener::new(OpenerParts {
+                backend: settings.backend,
+                threads: settings.threads.clone(),
+                header,
+                encrypted_data_keys,
+                data_key,
+                index,
+                context: whole,
+                required: not_stored,
+                verifying_key,
+                non_framed_len: settings.limits.non_framed_len,
+                accepts_net_4_0_0: settings.accepts_net_4_0_0,
+            })
         };
-        let opener = Opener::new(OpenerParts {
-            backend: settings.backend,
-            threads: settings.threads.clone(),
-            header,
-            encrypted_data_keys,
-            data_key: &data_key,
-            context: whole,
-            required: not_stored,
-            verifying_key,
-            non_framed_len: settings.limits.non_framed_len,
-            accepts_net_4_0_0: settings.accepts_net_4_0_0,
-        })?;
-        Ok((opener, data_key))
+        let Some(cache) = &settings.cache else {
+            let data_key = settings.opening_data_key(suite, &whole, encrypted_data_keys, deadline).await?;
+            let opener = open(&data_key, data_key.index, verifying_key, whole, not_stored)?;
+            return Ok((opener, Arc::new(data_key)));
+        };
+        let lookup = cache.opening(suite, &whole, not_stored.iter().map(|(name, _)| name), encrypted_data_keys)?;
+        let mut from = 0;
+        loop {
+            let fetch = |encrypted_data_keys: &[EncryptedDataKey]| -> Fetch<_> {
+                let (settings, context) = (self.settings.clone(), whole.clone());
+                let encrypted_data_keys = encrypted_data_keys.to_vec();
+                // It is not one caller's, so it has a deadline of its own.
+                Box::pin(async move { settings.opening_data_key(suite, &context, &encrypted_data_keys, None).await })
+            };
+            let found = lookup.find(from, fetch).await?;
+            match open(&found.data_key, found.index, verifying_key, whole, not_stored) {
+                // The message may have been sealed with the data key behind another of its encrypted data keys: with
+                // a cache, all opens that opens without it.
+                Err(OpenError::Commitment) if found.is_cached() && encrypted_data_keys.len() > 1 => {
+                    from = found.index + 1;
+                    (verifying_key, (whole, not_stored)) = expected()?;
+                }
+                opener => return Ok((opener?, found.keep())),
+            }
+        }
     }
 }
 

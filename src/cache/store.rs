@@ -4,20 +4,22 @@ use std::{
     collections::{HashMap, hash_map::RandomState},
     fmt,
     future::Future,
-    hash::{BuildHasher, Hash, Hasher},
     panic::AssertUnwindSafe,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use futures_util::{
-    FutureExt,
-    future::{Shared, WeakShared},
-};
-use lru::LruCache;
+use futures_util::{FutureExt, future::Shared};
 
-use super::{CacheStats, Clock};
+use super::{
+    CacheStats, Clock,
+    entries::{Entries, Entry, Material, Removed, Usage},
+    key::{AsKey, Key, KeyRef, Lookup},
+};
 use crate::{
     events::{debug, trace, warn},
     materials::MaterialsError,
@@ -31,9 +33,9 @@ pub(super) type Spawn = Box<dyn Fn(Refresh) + Send + Sync>;
 /// A request to the key provider.
 pub(crate) type Fetch<T> = Pin<Box<dyn Future<Output = Result<T, MaterialsError>> + Send>>;
 
-/// Entries that share a lock, at least, before there are several locks.
-const SHARD_CAPACITY: usize = 64;
-const MAX_SHARDS: usize = 16;
+/// The most expired entries that leave under one hold of the lock. As each new entry removes so many, they leave
+/// faster than they come.
+const EXPIRED_AT_ONCE: usize = 64;
 
 /// What a cache was built with.
 pub(super) struct Settings {
@@ -41,14 +43,20 @@ pub(super) struct Settings {
     pub(super) max_messages: u64,
     pub(super) max_bytes: u64,
     pub(super) capacity: usize,
+    pub(super) capacity_bytes: Option<usize>,
     pub(super) clock: Box<dyn Clock>,
     /// How long before the end of a key's age it is renewed, and what runs the renewal.
     pub(super) refresh: Option<(Duration, Spawn)>,
 }
 
 impl Settings {
-    fn is_expired<T>(&self, entry: &Entry<T>, now: Instant) -> bool {
-        now.saturating_duration_since(entry.fetched) >= self.max_age
+    pub(super) fn is_expired(&self, fetched: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(fetched) >= self.max_age
+    }
+
+    /// Returns the most bytes of the entries for sealing, and of those for opening.
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.capacity_bytes.unwrap_or_else(|| self.capacity.saturating_mul(16 << 10).max(1 << 20))
     }
 }
 
@@ -59,227 +67,286 @@ impl fmt::Debug for Settings {
             .field("max_messages", &self.max_messages)
             .field("max_bytes", &self.max_bytes)
             .field("capacity", &self.capacity)
+            .field("capacity_bytes", &self.capacity_bytes())
             .field("clock", &self.clock)
             .field("refresh_ahead", &self.refresh.as_ref().map(|(ahead, _)| ahead))
             .finish()
     }
 }
 
-/// A bounded map with several locks.
+/// A bounded map behind one lock. Under it, nothing is hashed that is long, no code of a key provider, a clock or a
+/// subscriber runs, and no value is dropped.
 pub(super) struct Store<T> {
     settings: Arc<Settings>,
     hasher: RandomState,
-    shards: Box<[Mutex<Shard<T>>]>,
+    /// The number of the next flight.
+    flights: AtomicU64,
+    state: Mutex<State<T>>,
 }
 
-/// What an entry is kept under, with its hash, so that the long part is hashed once, and outside of all locks.
-#[derive(Clone, PartialEq, Eq)]
-struct Key {
-    hash: u64,
-    bytes: Vec<u8>,
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-struct Shard<T> {
-    entries: LruCache<Key, Arc<Entry<T>>, RandomState>,
-    capacity: usize,
-    /// Requests that are on their way. Those that nobody waits for any more are gone.
-    flights: HashMap<Key, WeakShared<Flight<T>>>,
-    /// Grows when the shard is cleared: flights of before are not kept.
-    generation: u64,
+struct State<T> {
+    entries: Entries<T>,
+    /// The requests that are on their way, and those that have landed and not been kept yet.
+    flights: HashMap<Arc<Key>, InFlight<T>>,
     stats: CacheStats,
 }
 
 type Flight<T> = Pin<Box<dyn Future<Output = Result<Arc<Entry<T>>, MaterialsError>> + Send>>;
 
-struct Entry<T> {
-    value: Arc<T>,
-    /// When the request for it began.
-    fetched: Instant,
-    usage: Mutex<Usage>,
+struct InFlight<T> {
+    key: Arc<Key>,
+    /// Tells it from a later flight of the same key.
+    number: u64,
+    started: Instant,
+    has_landed: bool,
+    /// How many tickets there are. With the last of them, the flight leaves the map.
+    tickets: usize,
+    result: Shared<Flight<T>>,
 }
 
-struct Usage {
-    messages: u64,
-    bytes: u64,
-    /// When it may be renewed, once more if that has failed before. Never, where the clock does not go so far.
-    refresh_from: Option<Instant>,
+/// Whether a flight keeps its entry as soon as it lands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeps {
+    AtLanding,
+    /// By [`Store::keep`].
+    WhenVerified,
 }
 
-impl<T> Entry<T> {
-    /// Counts a message of so many bytes, if there is room for it. None is not counted.
-    fn take(&self, bytes: Option<u64>, settings: &Settings) -> bool {
-        let Some(bytes) = bytes else { return true };
-        let mut usage = lock(&self.usage);
-        let fits = usage.messages < settings.max_messages && bytes <= settings.max_bytes - usage.bytes;
-        if fits {
-            usage.messages += 1;
-            usage.bytes += bytes;
-        }
-        fits
+/// What a lookup has found.
+pub(super) enum Found<T: Material> {
+    Entry {
+        /// Which of the candidates.
+        index: usize,
+        entry: Arc<Entry<T>>,
+        /// Whether it is to be renewed now.
+        is_due: bool,
+    },
+    Flight(Ticket<T>),
+}
+
+/// A caller's part in a flight, which is given up when all have dropped theirs.
+pub(super) struct Ticket<T: Material> {
+    store: Arc<Store<T>>,
+    key: Arc<Key>,
+    number: u64,
+    result: Shared<Flight<T>>,
+}
+
+impl<T: Material> Ticket<T> {
+    pub(super) async fn landed(&self) -> Result<Arc<Entry<T>>, MaterialsError> {
+        self.result.clone().await
     }
 
-    fn is_due(&self, now: Instant) -> bool {
-        lock(&self.usage).refresh_from.is_some_and(|from| now >= from)
+    /// Keeps the entry that has landed under this key, if no other caller has.
+    pub(super) fn keep(&self, key: KeyRef<'_>, entry: &Arc<Entry<T>>) {
+        let now = self.store.settings.clock.now();
+        self.store.keep(&self.key, self.number, key.to_key(), entry, now);
     }
 }
 
-impl<T: Send + Sync + 'static> Store<T> {
+impl<T: Material> Drop for Ticket<T> {
+    fn drop(&mut self) {
+        let mut state = lock(&self.store.state);
+        let Some(flight) = state.flight(&self.key, self.number) else { return };
+        flight.tickets -= 1;
+        let abandoned = if flight.tickets == 0 { state.flights.remove(&self.key) } else { None };
+        drop(state);
+        drop(abandoned);
+    }
+}
+
+impl<T: Material> Store<T> {
     pub(super) fn new(settings: Arc<Settings>) -> Arc<Self> {
-        let count = (settings.capacity / SHARD_CAPACITY).clamp(1, MAX_SHARDS);
-        let shard = |index| Shard {
-            entries: LruCache::unbounded_with_hasher(RandomState::new()),
-            // All of them together have the capacity.
-            capacity: settings.capacity / count + usize::from(index < settings.capacity % count),
-            flights: HashMap::new(),
-            generation: 0,
-            stats: CacheStats::default(),
-        };
-        let shards = (0..count).map(|index| Mutex::new(shard(index))).collect();
-        Arc::new(Self { settings, hasher: RandomState::new(), shards })
+        let state = State { entries: Entries::new(), flights: HashMap::new(), stats: CacheStats::default() };
+        Arc::new(Self { settings, hasher: RandomState::new(), flights: AtomicU64::new(0), state: Mutex::new(state) })
     }
 
-    /// The value of this key: from an entry, from a request that is on its way, or from one that begins now. It is
-    /// used for a message of so many bytes, which counts; None does not count.
+    pub(super) fn hasher(&self) -> &RandomState {
+        &self.hasher
+    }
+
+    /// Returns the value of the only candidate: from an entry, from a request that is on its way, or from one that
+    /// begins now. It is used for a message of so many bytes.
     pub(super) async fn get(
         self: &Arc<Self>,
-        key: Vec<u8>,
-        bytes: Option<u64>,
+        lookup: &Lookup,
+        bytes: u64,
         fetch: impl Fn() -> Fetch<T>,
     ) -> Result<Arc<T>, MaterialsError> {
-        let key = Key { hash: self.hasher.hash_one(&key), bytes: key };
         loop {
-            let flight = match self.look_up(&key, bytes, &fetch) {
-                Ok((entry, renewal)) => {
-                    if let Some((renewal, (_, spawn))) = renewal.zip(self.settings.refresh.as_ref()) {
-                        spawn(Box::pin(renewal.map(drop)));
+            match self.find(lookup, 0, Some(bytes), Keeps::AtLanding, &fetch) {
+                Found::Entry { index, entry, is_due } => {
+                    if is_due {
+                        self.renew(lookup.candidate(index), fetch());
                     }
                     return Ok(entry.value.clone());
                 }
-                Err(flight) => flight,
-            };
-            let entry = flight.await?;
-            // More may have waited for this key than it may serve.
-            if entry.take(bytes, &self.settings) {
-                return Ok(entry.value.clone());
+                Found::Flight(ticket) => {
+                    let entry = ticket.landed().await?;
+                    // More may have waited for this key than it may serve.
+                    if entry.take(Some(bytes), &self.settings) {
+                        return Ok(entry.value.clone());
+                    }
+                }
             }
         }
     }
 
-    /// An entry, and its renewal if one begins; or else the flight to wait for.
-    #[expect(clippy::type_complexity, reason = "it says what it is")]
+    /// Finds the entry of one of the candidates from an index on, or else the flight to wait for, which may begin now.
+    /// An entry is used for a message of so many bytes, which counts; None does not count.
+    pub(super) fn find(
+        self: &Arc<Self>,
+        lookup: &Lookup,
+        from: usize,
+        bytes: Option<u64>,
+        keeps: Keeps,
+        fetch: impl Fn() -> Fetch<T>,
+    ) -> Found<T> {
+        let now = self.settings.clock.now();
+        let mut ready = None;
+        loop {
+            if let Some(found) = self.look_up(lookup, from, bytes, now, &mut ready) {
+                if let Found::Entry { .. } = found {
+                    trace!("a data key from the cache");
+                }
+                return found;
+            }
+            ready = Some(self.flight(lookup.flight().to_key(), fetch(), now, keeps));
+        }
+    }
+
+    /// Finds an entry or a flight. Begins the one that is ready where there is neither, or else finds nothing.
     fn look_up(
         self: &Arc<Self>,
-        key: &Key,
+        lookup: &Lookup,
+        from: usize,
         bytes: Option<u64>,
-        fetch: &impl Fn() -> Fetch<T>,
-    ) -> Result<(Arc<Entry<T>>, Option<Shared<Flight<T>>>), Shared<Flight<T>>> {
-        let now = self.settings.clock.now();
-        let mut guard = self.shard(key);
-        let shard = &mut *guard;
-        let flight = |flights: &HashMap<_, WeakShared<_>>| flights.get(key).and_then(WeakShared::upgrade);
-        if let Some(entry) = shard.entries.get(key) {
-            if !self.settings.is_expired(entry, now) && entry.take(bytes, &self.settings) {
-                trace!("a data key from the cache");
-                let entry = entry.clone();
-                shard.stats.hits += 1;
-                let renews = entry.is_due(now) && flight(&shard.flights).is_none();
-                return Ok((entry, renews.then(|| self.take_off(shard, key, now, fetch()))));
+        now: Instant,
+        ready: &mut Option<InFlight<T>>,
+    ) -> Option<Found<T>> {
+        let settings = &*self.settings;
+        // Declared before the guard: dropped when the lock has been released.
+        let mut removed: Vec<Removed<T>> = Vec::new();
+        let mut guard = lock(&self.state);
+        let State { entries, flights, stats } = &mut *guard;
+        for (index, key) in lookup.candidates(from) {
+            let Some(entry) = entries.get(key) else { continue };
+            if !settings.is_expired(entry.fetched, now) && entry.take(bytes, settings) {
+                stats.hits += 1;
+                let is_due = entry.is_due(now) && !flights.contains_key(&key as &dyn AsKey);
+                return Some(Found::Entry { index, entry: entry.clone(), is_due });
             }
-            shard.entries.pop(key);
-            shard.stats.expirations += 1;
+            removed.extend(entries.pop(key));
+            stats.expirations += 1;
         }
-        Err(match flight(&shard.flights) {
-            Some(flight) => {
-                shard.stats.waits += 1;
-                flight
-            }
-            None => {
-                shard.stats.misses += 1;
-                self.take_off(shard, key, now, fetch())
-            }
-        })
+        if let Some(flight) = flights.get_mut(&lookup.flight() as &dyn AsKey)
+            // What has landed waits to be kept, but no longer than an entry serves.
+            && !(flight.has_landed && settings.is_expired(flight.started, now))
+        {
+            stats.waits += 1;
+            return Some(Found::Flight(self.ticket(flight)));
+        }
+        let mut flight = ready.take()?;
+        stats.misses += 1;
+        stats.calls += 1;
+        let ticket = self.ticket(&mut flight);
+        let replaced = flights.insert(flight.key.clone(), flight);
+        drop(guard);
+        drop(replaced);
+        Some(Found::Flight(ticket))
     }
 
-    /// Begins a request.
-    fn take_off(
-        self: &Arc<Self>,
-        shard: &mut Shard<T>,
-        key: &Key,
-        started: Instant,
-        fetch: Fetch<T>,
-    ) -> Shared<Flight<T>> {
-        debug!("a request for a data key begins");
-        shard.stats.calls += 1;
-        let (this, generation, key) = (self.clone(), shard.generation, key.clone());
-        let landing_key = key.clone();
+    fn ticket(self: &Arc<Self>, flight: &mut InFlight<T>) -> Ticket<T> {
+        flight.tickets += 1;
+        let InFlight { key, number, result, .. } = flight;
+        Ticket { store: self.clone(), key: key.clone(), number: *number, result: result.clone() }
+    }
+
+    /// Renews an entry in the background, unless that is under way.
+    pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, fetch: Fetch<T>) {
+        let Some((_, spawn)) = &self.settings.refresh else { return };
+        let mut flight = self.flight(key.to_key(), fetch, self.settings.clock.now(), Keeps::AtLanding);
+        let mut state = lock(&self.state);
+        if state.flights.contains_key(&flight.key) {
+            drop(state);
+            return;
+        }
+        state.stats.calls += 1;
+        let ticket = self.ticket(&mut flight);
+        state.flights.insert(flight.key.clone(), flight);
+        drop(state);
+        spawn(Box::pin(async move { drop(ticket.landed().await) }));
+    }
+
+    /// A flight that is ready to begin.
+    fn flight(self: &Arc<Self>, key: Arc<Key>, fetch: Fetch<T>, started: Instant, keeps: Keeps) -> InFlight<T> {
+        let number = self.flights.fetch_add(1, Ordering::Relaxed);
+        let (this, landing_key) = (self.clone(), key.clone());
         let flight: Flight<T> = Box::pin(async move {
+            debug!("a request for a data key begins");
             let fetched = AssertUnwindSafe(fetch).catch_unwind().await;
             let fetched =
                 fetched.unwrap_or_else(|_| Err(MaterialsError::DataKey { what: "no data key: it panicked".into() }));
-            this.land(&landing_key, fetched, started, generation)
+            let fetched = fetched.map(|value| this.entry(value, started, number));
+            this.land(&landing_key, number, keeps, &fetched);
+            fetched
         });
-        let flight = flight.shared();
-        // Before the map grows, those leave that were given up by all.
-        if shard.flights.len() == shard.flights.capacity() {
-            shard.flights.retain(|_, flight| flight.upgrade().is_some());
-        }
-        if let Some(weak) = flight.downgrade() {
-            shard.flights.insert(key, weak);
-        }
-        flight
+        InFlight { key, number, started, has_landed: false, tickets: 0, result: flight.shared() }
     }
 
-    /// Keeps what a request has brought.
-    fn land(
-        &self,
-        key: &Key,
-        fetched: Result<T, MaterialsError>,
-        started: Instant,
-        generation: u64,
-    ) -> Result<Arc<Entry<T>>, MaterialsError> {
-        let settings = &*self.settings;
-        let now = settings.clock.now();
-        let mut shard = self.shard(key);
-        let is_kept = shard.generation == generation;
-        if is_kept {
-            shard.flights.remove(key);
-        }
+    fn entry(&self, value: T, fetched: Instant, number: u64) -> Arc<Entry<T>> {
+        let Settings { max_age, refresh, .. } = &*self.settings;
+        let refresh_from = refresh.as_ref().and_then(|(ahead, _)| fetched.checked_add(*max_age - *ahead));
+        let usage = Mutex::new(Usage { messages: 0, bytes: 0, refresh_from });
+        Arc::new(Entry { value: Arc::new(value), fetched, number, usage })
+    }
+
+    /// Takes note of what a request has brought. What is to be verified first goes on being found as a flight.
+    fn land(&self, key: &Arc<Key>, number: u64, keeps: Keeps, fetched: &Result<Arc<Entry<T>>, MaterialsError>) {
+        let now = self.settings.clock.now();
         match fetched {
-            Ok(value) => {
-                let refresh_from = settings.refresh.as_ref();
-                let refresh_from = refresh_from.and_then(|(ahead, _)| started.checked_add(settings.max_age - *ahead));
-                let usage = Mutex::new(Usage { messages: 0, bytes: 0, refresh_from });
-                let entry = Arc::new(Entry { value: Arc::new(value), fetched: started, usage });
-                if is_kept {
-                    shard.remove_expired(settings, now);
-                    shard.entries.put(key.clone(), entry.clone());
-                    while shard.entries.len() > shard.capacity {
-                        shard.entries.pop_lru();
-                        shard.stats.evictions += 1;
-                    }
+            Ok(entry) if keeps == Keeps::AtLanding => self.keep(key, number, key.clone(), entry, now),
+            Ok(_) => {
+                if let Some(flight) = lock(&self.state).flight(key, number) {
+                    flight.has_landed = true;
                 }
-                Ok(entry)
             }
             Err(error) => {
                 warn!(?error, "a request for a data key failed");
-                shard.stats.failures += 1;
-                if let Some((entry, (ahead, _))) = shard.entries.peek(key).zip(settings.refresh.as_ref()) {
+                let mut state = lock(&self.state);
+                state.stats.failures += 1;
+                if let Some((entry, (ahead, _))) = state.entries.peek(key).zip(self.settings.refresh.as_ref()) {
                     lock(&entry.usage).refresh_from = now.checked_add(*ahead / 10);
                 }
-                Err(error)
+                let landed = state.remove_flight(key, number);
+                drop(state);
+                drop(landed);
             }
         }
+    }
+
+    /// Keeps an entry under this key that a flight has brought, unless that has been done, or the cache was cleared.
+    fn keep(&self, flight: &Arc<Key>, number: u64, key: Arc<Key>, entry: &Arc<Entry<T>>, now: Instant) {
+        let settings = &*self.settings;
+        let (max_len, max_bytes) = (settings.capacity, settings.capacity_bytes());
+        let mut state = lock(&self.state);
+        let Some(landed) = state.remove_flight(flight, number) else { return };
+        let mut removed = state.expire(settings, now);
+        let State { entries, stats, .. } = &mut *state;
+        if Entries::cost(&key, entry) <= max_bytes {
+            removed.extend(entries.put(key, entry.clone()));
+            while entries.len() > max_len || entries.bytes() > max_bytes {
+                removed.extend(entries.pop_lru());
+                stats.evictions += 1;
+            }
+        }
+        drop(state);
+        drop((removed, landed));
     }
 
     /// A request whose result is of no use to anybody else.
     pub(super) async fn bypass(&self, fetch: Fetch<T>) -> Result<Arc<T>, MaterialsError> {
-        let count = |count: fn(&mut CacheStats)| count(&mut lock(&self.shards[0]).stats);
+        let count = |count: fn(&mut CacheStats)| count(&mut lock(&self.state).stats);
         count(|stats| {
             stats.bypasses += 1;
             stats.calls += 1;
@@ -292,51 +359,46 @@ impl<T: Send + Sync + 'static> Store<T> {
     }
 
     pub(super) fn stats(&self) -> CacheStats {
-        let mut stats = CacheStats::default();
-        for shard in &self.shards {
-            let shard = lock(shard);
-            stats += CacheStats { entries: shard.entries.len() as u64, ..shard.stats };
-        }
-        stats
+        let state = lock(&self.state);
+        let (entries, bytes) = (state.entries.len() as u64, state.entries.bytes() as u64);
+        CacheStats { entries, bytes, ..state.stats }
     }
 
     pub(super) fn clear(&self) {
-        for shard in &self.shards {
-            let mut shard = lock(shard);
-            shard.generation += 1;
-            shard.entries.clear();
-            shard.flights.clear();
-        }
+        let mut state = lock(&self.state);
+        let entries = std::mem::replace(&mut state.entries, Entries::new());
+        let flights = std::mem::take(&mut state.flights);
+        drop(state);
+        drop((entries, flights));
     }
 
     pub(super) fn remove_expired(&self) {
         let now = self.settings.clock.now();
-        self.shards.iter().for_each(|shard| lock(shard).remove_expired(&self.settings, now));
-    }
-
-    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard<T>> {
-        // There are a few shards only.
-        #[expect(clippy::cast_possible_truncation, reason = "the lower bits are as good as the rest")]
-        lock(&self.shards[key.hash as usize % self.shards.len()])
+        // What it returns is dropped after the lock.
+        while !lock(&self.state).expire(&self.settings, now).is_empty() {}
     }
 }
 
-impl<T> Shard<T> {
-    fn remove_expired(&mut self, settings: &Settings, now: Instant) {
-        let expired: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| settings.is_expired(entry, now))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in expired {
-            self.entries.pop(&key);
-            self.stats.expirations += 1;
-        }
+impl<T: Material> State<T> {
+    /// Removes entries that are too old, the oldest first.
+    fn expire(&mut self, settings: &Settings, now: Instant) -> Vec<Removed<T>> {
+        let expired = std::iter::from_fn(|| self.entries.pop_expired(settings, now));
+        let expired: Vec<_> = expired.take(EXPIRED_AT_ONCE).collect();
+        self.stats.expirations += expired.len() as u64;
+        expired
+    }
+
+    fn flight(&mut self, key: &Arc<Key>, number: u64) -> Option<&mut InFlight<T>> {
+        self.flights.get_mut(key).filter(|flight| flight.number == number)
+    }
+
+    fn remove_flight(&mut self, key: &Arc<Key>, number: u64) -> Option<InFlight<T>> {
+        self.flight(key, number)?;
+        self.flights.remove(key)
     }
 }
 
 /// What is behind these locks is whole at any time, so a panic elsewhere does not matter.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -101,9 +101,10 @@ pub(crate) struct OpenerParts<'a> {
     pub(crate) backend: Backend,
     pub(crate) threads: Threads,
     pub(crate) header: &'a Header,
-    /// Of which the data key is one.
     pub(crate) encrypted_data_keys: &'a [EncryptedDataKey],
     pub(crate) data_key: &'a PlaintextDataKey,
+    /// Which of the encrypted data keys the data key is behind, in this message.
+    pub(crate) index: usize,
     /// The whole context.
     pub(crate) context: EncryptionContext,
     /// The part of it that the message does not store.
@@ -146,7 +147,15 @@ impl Opener {
             authenticated => authenticated?,
         };
         let OpenerParts {
-            threads, header, encrypted_data_keys, data_key, context, verifying_key, non_framed_len, ..
+            threads,
+            header,
+            encrypted_data_keys,
+            data_key,
+            index,
+            context,
+            verifying_key,
+            non_framed_len,
+            ..
         } = parts;
         let (frame_len, block_limit) = match header.content_type() {
             ContentType::Framed { frame_len } => (frame_len, None),
@@ -161,8 +170,8 @@ impl Opener {
             suite: header.suite(),
             message_id: *header.message_id(),
             context,
-            encrypted_data_key: encrypted_data_keys[data_key.index].clone(),
-            encrypted_data_key_index: data_key.index,
+            encrypted_data_key: encrypted_data_keys[index].clone(),
+            encrypted_data_key_index: index,
             key_id: data_key.key_id.clone(),
         };
         let cipher = FrameCipher::new(key, *header.message_id(), frame_len, threads);

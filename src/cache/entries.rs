@@ -1,0 +1,142 @@
+//! The entries, bounded in number and in bytes.
+
+use std::{
+    collections::{BTreeMap, hash_map::RandomState},
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+use lru::LruCache;
+
+use super::{
+    key::{AsKey, Key, KeyRef},
+    store::{Settings, lock},
+};
+
+/// What an entry takes beside its key and what its value points to: the nodes of the two maps, allocations, counters.
+const ENTRY_OVERHEAD: usize = 512;
+
+/// What a pair of a context takes beside its name and its value.
+const PAIR_OVERHEAD: usize = 64;
+
+/// What a cache can hold.
+pub(crate) trait Material: Send + Sync + 'static {
+    /// Returns about how much memory the value holds beside its own size.
+    fn held_bytes(&self) -> usize;
+}
+
+/// Returns about how much memory a context takes.
+pub(super) fn context_bytes<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> usize {
+    pairs.map(|(name, value)| PAIR_OVERHEAD + name.len() + value.len()).sum()
+}
+
+#[derive(Debug)]
+pub(super) struct Entry<T> {
+    pub(super) value: Arc<T>,
+    /// When the request for it began.
+    pub(super) fetched: Instant,
+    /// That of its flight, which no other entry has.
+    pub(super) number: u64,
+    pub(super) usage: Mutex<Usage>,
+}
+
+#[derive(Debug)]
+pub(super) struct Usage {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// When it may be renewed, once more if that has failed before. Never, where the clock does not go so far.
+    pub(super) refresh_from: Option<Instant>,
+}
+
+impl<T> Entry<T> {
+    /// Counts a message of so many bytes, if there is room for it. None is not counted.
+    pub(super) fn take(&self, bytes: Option<u64>, settings: &Settings) -> bool {
+        let Some(bytes) = bytes else { return true };
+        let mut usage = lock(&self.usage);
+        let fits = usage.messages < settings.max_messages && bytes <= settings.max_bytes - usage.bytes;
+        if fits {
+            usage.messages += 1;
+            usage.bytes += bytes;
+        }
+        fits
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        lock(&self.usage).refresh_from.is_some_and(|from| now >= from)
+    }
+}
+
+/// A key and its entry. They are dropped when the lock has been released.
+pub(super) type Removed<T> = (Arc<Key>, Arc<Entry<T>>);
+
+pub(super) struct Entries<T> {
+    by_use: LruCache<Arc<Key>, Arc<Entry<T>>, RandomState>,
+    /// The same entries, by when they were fetched and by their numbers.
+    by_age: BTreeMap<(Instant, u64), Arc<Key>>,
+    bytes: usize,
+}
+
+impl<T: Material> Entries<T> {
+    pub(super) fn new() -> Self {
+        let by_use = LruCache::unbounded_with_hasher(RandomState::new());
+        Self { by_use, by_age: BTreeMap::new(), bytes: 0 }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_use.len()
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns an entry, which then counts as the one used last.
+    pub(super) fn get(&mut self, key: KeyRef<'_>) -> Option<&Arc<Entry<T>>> {
+        self.by_use.get(&key as &dyn AsKey)
+    }
+
+    /// Returns an entry without counting that as a use.
+    pub(super) fn peek(&self, key: &Key) -> Option<&Arc<Entry<T>>> {
+        self.by_use.peek(key as &dyn AsKey)
+    }
+
+    /// Adds an entry that is used last, in the place of the one under the same key, which it returns.
+    pub(super) fn put(&mut self, key: Arc<Key>, entry: Arc<Entry<T>>) -> Option<Removed<T>> {
+        let replaced = self.pop(key.as_key());
+        self.bytes += Self::cost(&key, &entry);
+        self.by_age.insert((entry.fetched, entry.number), key.clone());
+        self.by_use.put(key, entry);
+        replaced
+    }
+
+    pub(super) fn pop(&mut self, key: KeyRef<'_>) -> Option<Removed<T>> {
+        let removed = self.by_use.pop_entry(&key as &dyn AsKey);
+        self.forget(removed)
+    }
+
+    /// Removes the entry that was not used for the longest time.
+    pub(super) fn pop_lru(&mut self) -> Option<Removed<T>> {
+        let removed = self.by_use.pop_lru();
+        self.forget(removed)
+    }
+
+    /// Removes the entry with the highest age, if it is too old.
+    pub(super) fn pop_expired(&mut self, settings: &Settings, now: Instant) -> Option<Removed<T>> {
+        let ((fetched, _), key) = self.by_age.first_key_value()?;
+        let key = settings.is_expired(*fetched, now).then(|| key.clone())?;
+        self.pop(key.as_key())
+    }
+
+    fn forget(&mut self, removed: Option<Removed<T>>) -> Option<Removed<T>> {
+        if let Some((key, entry)) = &removed {
+            self.bytes -= Self::cost(key, entry);
+            self.by_age.remove(&(entry.fetched, entry.number));
+        }
+        removed
+    }
+
+    /// Returns about how much memory an entry takes.
+    pub(super) fn cost(key: &Key, entry: &Entry<T>) -> usize {
+        ENTRY_OVERHEAD + key.len() + size_of::<T>() + entry.value.held_bytes()
+    }
+}

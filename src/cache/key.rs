@@ -1,0 +1,154 @@
+//! Keys of entries and of flights, hashed once and outside of the lock.
+
+use std::{
+    borrow::Borrow,
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hash, Hasher},
+    ops::Range,
+    sync::Arc,
+};
+
+use bytes::BufMut;
+
+use crate::message::EncryptedDataKey;
+
+/// Everything that an entry or a flight depends on. It is compared in full, not by its hash.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    hash: u64,
+    bytes: Box<[u8]>,
+    /// Where the encrypted data keys begin.
+    prefix_len: usize,
+}
+
+impl Key {
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// A key whose parts are borrowed. Its prefix says where it ends, so that different keys differ in one of the parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyRef<'a> {
+    hash: u64,
+    prefix: &'a [u8],
+    encrypted_data_keys: &'a [u8],
+}
+
+impl KeyRef<'_> {
+    pub(super) fn to_key(self) -> Arc<Key> {
+        let bytes = [self.prefix, self.encrypted_data_keys].concat().into();
+        Arc::new(Key { hash: self.hash, bytes, prefix_len: self.prefix.len() })
+    }
+}
+
+/// Lets a map with owned keys be searched for a borrowed one.
+pub(super) trait AsKey {
+    fn as_key(&self) -> KeyRef<'_>;
+}
+
+impl AsKey for Key {
+    fn as_key(&self) -> KeyRef<'_> {
+        let (prefix, encrypted_data_keys) = self.bytes.split_at(self.prefix_len);
+        KeyRef { hash: self.hash, prefix, encrypted_data_keys }
+    }
+}
+
+impl AsKey for KeyRef<'_> {
+    fn as_key(&self) -> KeyRef<'_> {
+        *self
+    }
+}
+
+impl<'a> Borrow<dyn AsKey + 'a> for Arc<Key> {
+    fn borrow(&self) -> &(dyn AsKey + 'a) {
+        &**self
+    }
+}
+
+impl Hash for dyn AsKey + '_ {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.as_key().hash);
+    }
+}
+
+impl PartialEq for dyn AsKey + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_key() == other.as_key()
+    }
+}
+
+impl Eq for dyn AsKey + '_ {}
+
+/// The keys of one message: those under which its entry may be, and that of its flight.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    /// The prefix, then all encrypted data keys.
+    bytes: Vec<u8>,
+    prefix_len: usize,
+    hash: u64,
+    /// The hash of each candidate, and where its encrypted data keys are.
+    candidates: Vec<(u64, Range<usize>)>,
+}
+
+impl Lookup {
+    /// Makes a candidate of each group of encrypted data keys, after the prefix in `bytes`. The flight's key has them all.
+    pub(super) fn new<'a>(
+        hasher: &RandomState,
+        mut bytes: Vec<u8>,
+        groups: impl ExactSizeIterator<Item = &'a [EncryptedDataKey]>,
+    ) -> Self {
+        let prefix_len = bytes.len();
+        let mut hasher = hasher.build_hasher();
+        hasher.write(&bytes);
+        let mut candidates = Vec::with_capacity(groups.len());
+        for group in groups {
+            let start = bytes.len();
+            group.iter().flat_map(EncryptedDataKey::fields).for_each(|field| put_part(&mut bytes, field));
+            let mut hasher = hasher.clone();
+            hasher.write(&bytes[start..]);
+            candidates.push((hasher.finish(), start..bytes.len()));
+        }
+        // The key of the only candidate is that of the flight, too.
+        let hash = match &candidates[..] {
+            [(hash, _)] => *hash,
+            _ => {
+                candidates.iter().for_each(|(hash, _)| hasher.write_u64(*hash));
+                hasher.finish()
+            }
+        };
+        Self { bytes, prefix_len, hash, candidates }
+    }
+
+    /// Returns the keys under which the entry may be, each with its index, from this index on.
+    pub(super) fn candidates(&self, from: usize) -> impl Iterator<Item = (usize, KeyRef<'_>)> {
+        (from..self.candidates.len()).map(|index| (index, self.candidate(index)))
+    }
+
+    pub(super) fn candidate(&self, index: usize) -> KeyRef<'_> {
+        let (hash, range) = &self.candidates[index];
+        self.key(*hash, range.clone())
+    }
+
+    /// Returns the key of the flight.
+    pub(super) fn flight(&self) -> KeyRef<'_> {
+        self.key(self.hash, self.prefix_len..self.bytes.len())
+    }
+
+    fn key(&self, hash: u64, encrypted_data_keys: Range<usize>) -> KeyRef<'_> {
+        let encrypted_data_keys = &self.bytes[encrypted_data_keys];
+        KeyRef { hash, prefix: &self.bytes[..self.prefix_len], encrypted_data_keys }
+    }
+}
+
+/// Appends a part after its length, so that different parts never make the same bytes.
+pub(super) fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
+    bytes.put_u64(part.len() as u64);
+    bytes.put_slice(part);
+}
