@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use futures_util::{future::join_all, task::noop_waker};
 use kms_envelope::{
-    AlgorithmSuite, CacheStats, CommitmentPolicy, ConfigError, DataKeyCache, DataKeyCacheBuilder, EncryptionContext,
-    Envelope, EnvelopeBuilder, Fault, Limits, LocalKey, ManualClock, MemoryKey, OpenError, ProviderError, Refresh,
-    ScriptedProvider, SealError, message::Header,
+    AlgorithmSuite, CacheStats, CommitmentPolicy, ConfigError, DataKey, DataKeyCache, DataKeyCacheBuilder,
+    DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope, EnvelopeBuilder,
+    Fault, GenerateDataKeyRequest, KeyProvider, Limits, LocalKey, ManualClock, MemoryKey, OpenError, PlaintextDataKey,
+    ProviderError, Refresh, ScriptedProvider, SealError, SecretKey, message::Header,
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -187,17 +189,88 @@ fn the_least_recently_used_leaves_first() {
 }
 
 #[test]
-fn a_large_cache_never_holds_more_than_its_capacity() {
-    for capacity in [127, 128, 1000, 1025] {
+fn a_cache_holds_as_many_entries_as_its_capacity_and_no_more() {
+    for capacity in (1..=300).chain([1000]) {
         let cache = DataKeyCache::builder(AGE).capacity(capacity).build().unwrap();
         let envelope = envelope(&provider(), &cache);
-        for number in 0..3 * capacity {
-            let context = EncryptionContext::from([("number", number.to_string())]);
-            block_on(envelope.seal(b"", &context)).unwrap();
-            assert!(cache.stats().entries <= capacity as u64);
-        }
-        assert!(cache.stats().entries > capacity as u64 * 9 / 10);
+        let seal_for = |number: usize| {
+            block_on(envelope.seal(b"", &EncryptionContext::from([("number", number.to_string())]))).unwrap();
+            (cache.stats().entries, cache.stats().evictions)
+        };
+        assert_eq!((0..capacity).map(seal_for).last(), Some((capacity as u64, 0)));
+        assert_eq!(seal_for(capacity), (capacity as u64, 1));
     }
+}
+
+/// A context whose entries take a little more than so many bytes.
+fn long_context(name: usize, len: usize) -> EncryptionContext {
+    EncryptionContext::from([(name.to_string(), "v".repeat(len))])
+}
+
+#[test]
+fn a_cache_holds_as_many_bytes_as_it_may_and_no_more() {
+    const KIB: usize = 1 << 10;
+    let seal_all = |cache: &DataKeyCache, contexts: &[EncryptionContext]| {
+        let envelope = envelope(&provider(), cache);
+        contexts.iter().for_each(|context| drop(block_on(envelope.seal(b"", context)).unwrap()));
+        cache.stats()
+    };
+    let contexts: Vec<_> = (0..100).map(|number| long_context(number, 10 * KIB)).collect();
+    let one = seal_all(&cache(), &contexts[..1]).bytes;
+    // The context is in the key and in the value.
+    assert!((20 * KIB as u64..22 * KIB as u64).contains(&one), "{one}");
+
+    let bounded = |bytes: u64| DataKeyCache::builder(AGE).capacity_bytes(bytes as usize).build().unwrap();
+    let small = contexts.iter().skip(10).take(10).cloned().collect::<Vec<_>>();
+    let ten = seal_all(&cache(), &small).bytes;
+    let cache = bounded(ten);
+    let stats = seal_all(&cache, &small);
+    assert_eq!((stats.entries, stats.bytes, stats.evictions), (10, ten, 0));
+    let stats = seal_all(&cache, &small[..1]);
+    assert_eq!((stats.entries, stats.bytes, stats.evictions), (10, ten, 1));
+    // One byte less, and one entry less; and what exceeds the bound by itself leaves the others alone.
+    let stats = seal_all(&bounded(ten - 1), &small);
+    assert_eq!((stats.entries, stats.evictions), (9, 1));
+    let stats = seal_all(&bounded(one), &[contexts[0].clone(), long_context(1, 10 * KIB + 1)]);
+    assert_eq!((stats.entries, stats.bytes, stats.evictions), (1, one, 0));
+
+    // Unless set, it is 16 KiB for each entry, and 1 MiB or more.
+    let by_default = |capacity| DataKeyCache::builder(AGE).capacity(capacity).build().unwrap();
+    let room = |bytes: u64| bytes / one;
+    assert_eq!(seal_all(&by_default(1), &contexts).entries, 1);
+    assert_eq!(seal_all(&by_default(60), &contexts).entries, room(1 << 20));
+    assert_eq!(seal_all(&by_default(80), &contexts).entries, room(80 * 16 << 10));
+    assert_eq!(seal_all(&by_default(usize::MAX), &contexts).entries, 100);
+    cache.clear();
+    assert_eq!(cache.stats().bytes, 0);
+}
+
+#[test]
+fn on_opening_too_a_cache_holds_as_many_bytes_as_it_may() {
+    let cache = DataKeyCache::builder(AGE).capacity_bytes(50_000).build().unwrap();
+    let provider = provider();
+    let envelope = envelope(&provider, &cache);
+    for number in 0..20 {
+        let context = long_context(number, 10_000);
+        let sealed = block_on(Envelope::new(provider.clone()).seal(b"", &context)).unwrap();
+        block_on(envelope.open(&sealed, &context)).unwrap();
+        assert!(cache.stats().bytes <= 50_000);
+    }
+    assert_eq!((cache.stats().entries, cache.stats().evictions), (4, 16));
+}
+
+#[test]
+fn a_new_entry_takes_the_place_of_no_more_than_64_expired_ones() {
+    let clock = ManualClock::new();
+    let cache = DataKeyCache::builder(AGE).clock(clock.clone()).build().unwrap();
+    let envelope = envelope(&provider(), &cache);
+    let seal_for = |number: usize| block_on(envelope.seal(b"", &long_context(number, 1))).unwrap();
+    (0..200).for_each(|number| drop(seal_for(number)));
+    clock.advance(AGE);
+    seal_for(200);
+    assert_eq!((cache.stats().entries, cache.stats().expirations), (137, 64));
+    cache.remove_expired();
+    assert_eq!((cache.stats().entries, cache.stats().expirations, cache.stats().evictions), (1, 200, 0));
 }
 
 #[test]
@@ -483,7 +556,21 @@ fn suites_without_key_derivation_are_never_cached() {
         let after = provider.calls();
         assert_eq!((after.generate - before.generate, after.decrypt - before.decrypt), (calls, calls), "{suite}");
     }
-    assert_eq!(cache.stats().bypasses, 12);
+    let stats = cache.stats();
+    // Of three suites, each message is a request; of eight, one for sealing and one for opening.
+    assert_eq!((stats.bypasses, stats.calls, stats.failures, stats.entries), (12, 28, 0, 16));
+}
+
+#[test]
+fn requests_past_the_cache_are_counted_and_so_are_their_failures() {
+    let provider = provider();
+    let cache = DataKeyCache::builder(AGE).max_bytes(1).build().unwrap();
+    let envelope = envelope(&provider, &cache);
+    provider.script([Fault::None, Fault::Throttled]);
+    block_on(envelope.seal(b"long", &context())).unwrap();
+    block_on(envelope.seal(b"long", &context())).unwrap_err();
+    let stats = cache.stats();
+    assert_eq!((stats.bypasses, stats.calls, stats.failures, stats.misses), (2, 2, 1, 0));
 }
 
 #[test]
@@ -515,28 +602,354 @@ fn a_message_that_was_changed_is_refused_with_a_cached_key_as_without() {
 }
 
 #[test]
-fn a_wrong_key_is_not_taken_for_good_for_longer_than_its_age() {
-    let clock = ManualClock::new();
-    let provider = provider();
-    let cache = DataKeyCache::builder(AGE).clock(clock.clone()).build().unwrap();
-    let envelope = envelope(&provider, &cache);
-    let sealed = seal(&envelope, b"data");
-    provider.script([Fault::WrongKey]);
-    for _ in 0..2 {
-        assert!(matches!(block_on(envelope.open(&sealed, &context())), Err(OpenError::Commitment)));
+fn a_wrong_key_is_never_kept() {
+    for policy in [CommitmentPolicy::RequireEncryptRequireDecrypt, CommitmentPolicy::ForbidEncryptAllowDecrypt] {
+        let (provider, cache) = (provider(), cache());
+        let envelope = Envelope::builder(provider.clone()).commitment_policy(policy).cache(cache.clone());
+        let envelope = envelope.build().unwrap();
+        let sealed = seal(&envelope, b"data");
+        cache.clear();
+        provider.script([Fault::WrongKey]);
+        let refused = block_on(envelope.open(&sealed, &context()));
+        assert!(matches!(refused, Err(OpenError::Commitment | OpenError::HeaderTag)), "{refused:?}");
+        assert_eq!((cache.stats().entries, provider.calls().decrypt), (0, 1));
+        for _ in 0..2 {
+            block_on(envelope.open(&sealed, &context())).unwrap();
+        }
+        assert_eq!((cache.stats().entries, provider.calls().decrypt), (1, 2));
     }
-    clock.advance(AGE);
-    block_on(envelope.open(&sealed, &context())).unwrap();
+}
+
+/// A provider whose encrypted data keys are letters, each behind the data key that consists of that letter. It takes
+/// the first letter of the alphabet, or of the list. Capital letters are another provider's.
+#[derive(Debug)]
+struct Letters {
+    /// The data key of the next messages, and what they list.
+    seals: Mutex<(char, String)>,
+    by_alphabet: bool,
+    asked: Mutex<Vec<String>>,
+}
+
+impl Letters {
+    fn new(by_alphabet: bool) -> Arc<Self> {
+        Arc::new(Self { seals: Mutex::default(), by_alphabet, asked: Mutex::default() })
+    }
+
+    /// The lists that it was asked to decrypt one of, since the last time.
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.asked.lock().unwrap())
+    }
+
+    fn seal(self: &Arc<Self>, suite: AlgorithmSuite, data_key: char, list: &str) -> Vec<u8> {
+        *self.seals.lock().unwrap() = (data_key, list.into());
+        let envelope = Envelope::builder(self.clone()).suite(suite);
+        let envelope = envelope.commitment_policy(policy_of(suite)).build().unwrap();
+        block_on(envelope.seal(&[data_key as u8], &context())).unwrap()
+    }
+}
+
+fn policy_of(suite: AlgorithmSuite) -> CommitmentPolicy {
+    if suite.is_committing() {
+        CommitmentPolicy::RequireEncryptRequireDecrypt
+    } else {
+        CommitmentPolicy::ForbidEncryptAllowDecrypt
+    }
+}
+
+fn letter(letter: char) -> EncryptedDataKey {
+    EncryptedDataKey::new("letters", "info", vec![letter as u8])
+}
+
+fn key_of(letter: char) -> SecretKey {
+    SecretKey::from([letter as u8; 32])
+}
+
+#[async_trait]
+impl KeyProvider for Letters {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        let seals = self.seals.lock().unwrap();
+        Ok(DataKey { plaintext: key_of(seals.0), encrypted: seals.1.chars().map(letter).collect() })
+    }
+
+    async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        unreachable!("nobody asks")
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        let list: Vec<_> = request.encrypted_data_keys.iter().map(|key| char::from(key.ciphertext[0])).collect();
+        self.asked.lock().unwrap().push(list.iter().collect());
+        let ours = list.iter().enumerate().filter(|(_, letter)| letter.is_ascii_lowercase());
+        let chosen = ours.min_by_key(|(index, letter)| if self.by_alphabet { **letter as usize } else { *index });
+        let (index, letter) = chosen.ok_or_else(|| request.none_decrypted("letters", Vec::new()))?;
+        Ok(PlaintextDataKey { key: key_of(*letter), index, key_id: letter.to_string() })
+    }
+}
+
+const COMMITTING: AlgorithmSuite = AlgorithmSuite::Aes256GcmHkdfSha512Commit;
+const NOT_COMMITTING: AlgorithmSuite = AlgorithmSuite::Aes256GcmHkdfSha256;
+
+/// An envelope that opens messages of this suite with a cache.
+fn opening(provider: &Arc<Letters>, suite: AlgorithmSuite, cache: &DataKeyCache) -> Envelope {
+    let envelope = Envelope::builder(provider.clone()).commitment_policy(policy_of(suite)).cache(cache.clone());
+    envelope.build().unwrap()
+}
+
+/// The plaintext, and which of its encrypted data keys opened a message.
+fn open(envelope: &Envelope, sealed: &[u8]) -> Result<(char, usize), OpenError> {
+    let mut plaintext = Vec::new();
+    let info = block_on(envelope.open_into(sealed, &context(), &mut plaintext))?;
+    let header = Header::parse(sealed, &Limits::default()).unwrap();
+    let index = info.encrypted_data_key_index;
+    assert_eq!(info.encrypted_data_key, header.encrypted_data_keys()[index]);
+    assert_eq!(info.key_id.as_bytes(), &info.encrypted_data_key.ciphertext[..]);
+    Ok((char::from(plaintext[0]), index))
+}
+
+#[test]
+fn messages_that_list_the_same_encrypted_data_key_among_others_share_its_entry() {
+    let (provider, cache) = (Letters::new(false), cache());
+    let envelope = opening(&provider, COMMITTING, &cache);
+    for (list, index) in [("Xa", 1), ("a", 0), ("aX", 0), ("XYa", 2), ("Za", 1), ("Xa", 1), ("aa", 0)] {
+        let sealed = provider.seal(COMMITTING, 'a', list);
+        assert_eq!(open(&envelope, &sealed).unwrap(), ('a', index), "{list}");
+    }
+    assert_eq!(provider.asked(), ["Xa"]);
+    assert_eq!(cache.stats().entries, 1);
+}
+
+#[test]
+fn without_commitment_a_warm_cache_opens_what_a_cold_one_opens_and_nothing_else() {
+    let provider = Letters::new(false);
+    let lists = ["ab", "ba", "a", "b", "Xab", "bX", "Xba"];
+    let messages: Vec<_> = lists
+        .iter()
+        .flat_map(|list| ['a', 'b'].map(|data_key| (list, data_key)))
+        .map(|(list, data_key)| provider.seal(NOT_COMMITTING, data_key, list))
+        .collect();
+    let cold = messages.iter().map(|message| open(&opening(&provider, NOT_COMMITTING, &cache()), message).ok());
+    let cold: Vec<_> = cold.collect();
+    // Those whose first letter is that of their data key.
+    assert_eq!(cold.iter().flatten().count(), lists.len());
+    let cache = cache();
+    let envelope = opening(&provider, NOT_COMMITTING, &cache);
+    for _ in 0..3 {
+        let warm: Vec<_> = messages.iter().map(|message| open(&envelope, message).ok()).collect();
+        assert_eq!(warm, cold);
+    }
+    assert_eq!(cache.stats().entries, lists.len() as u64);
+}
+
+#[test]
+fn a_cached_data_key_that_is_not_the_messages_is_no_reason_to_refuse_it() {
+    let (provider, cache) = (Letters::new(true), cache());
+    let envelope = opening(&provider, COMMITTING, &cache);
+    assert_eq!(open(&envelope, &provider.seal(COMMITTING, 'x', "x")).unwrap(), ('x', 0));
+    assert_eq!(open(&envelope, &provider.seal(COMMITTING, 'y', "y")).unwrap(), ('y', 0));
+    provider.asked();
+    let sealed = provider.seal(COMMITTING, 'b', "xyb");
+    for _ in 0..3 {
+        assert_eq!(open(&envelope, &sealed).unwrap(), ('b', 2));
+    }
+    // The first time only.
+    assert_eq!(provider.asked(), ["xyb"]);
+    let stats = cache.stats();
+    // Both wrong ones, each time, and then the right one.
+    assert_eq!((stats.hits, stats.misses, stats.calls, stats.entries), (8, 3, 3, 3));
+
+    // What does not open without a cache fails with it, for the same reason.
+    let sealed = provider.seal(COMMITTING, 'z', "xyb");
+    assert!(matches!(open(&envelope, &sealed), Err(OpenError::Commitment)));
+    assert_eq!(provider.asked(), ["xyb"]);
+    // With one encrypted data key, the key provider could give the same data key only.
+    let sealed = provider.seal(COMMITTING, 'z', "x");
+    assert!(matches!(open(&envelope, &sealed), Err(OpenError::Commitment)));
+    assert!(provider.asked().is_empty());
+    assert_eq!(cache.stats().entries, 3);
+}
+
+#[test]
+fn messages_that_fail_leave_the_cache_as_it_was() {
+    let (provider, cache) = (provider(), cache());
+    let envelope = envelope(&provider, &cache);
+    let contexts: Vec<_> = (0..10).map(|number| long_context(number, 10)).collect();
+    let sealed: Vec<_> = contexts.iter().map(|context| block_on(envelope.seal(b"data", context)).unwrap()).collect();
+    let open = |sealed: &[u8], context| block_on(envelope.open(sealed, context));
+    contexts.iter().zip(&sealed).skip(1).for_each(|(context, sealed)| drop(open(sealed, context).unwrap()));
+
+    // Three encrypted data keys of 57,000 bytes more, in 2,000 variations. The header's version, suite, message id and
+    // context come before their count.
+    let message = &sealed[0];
+    let count_at = 1 + 2 + 32 + 2 + usize::from(u16::from_be_bytes([message[35], message[36]]));
+    assert_eq!(message[count_at..][..2], [0, 1]);
+    let mut hostile = message[..count_at].to_vec();
+    hostile.extend([0, 4]);
+    let keys_at = hostile.len();
+    for _ in 0..3 {
+        for field in [&b"junk"[..], b"info", &[0; 57_000]] {
+            hostile.extend(u16::try_from(field.len()).unwrap().to_be_bytes());
+            hostile.extend(field);
+        }
+    }
+    let varied_at = hostile.len() - 4;
+    hostile.extend(&message[count_at + 2..]);
+    let mut fails = |number: u32| {
+        hostile[varied_at..][..4].copy_from_slice(&number.to_be_bytes());
+        assert!(matches!(open(&hostile, &contexts[0]), Err(OpenError::HeaderTag)));
+    };
+    assert_eq!(keys_at, count_at + 2);
+    let (before, calls) = (cache.stats(), provider.calls());
+    (0..1000).for_each(&mut fails);
+    let after = cache.stats();
+    assert_eq!((after.entries, after.bytes, after.evictions), (before.entries, before.bytes, 0));
+    assert_eq!(provider.calls().decrypt, calls.decrypt + 1000);
+
+    // Once the encrypted data key that they share is cached, no request is made for them either.
+    open(message, &contexts[0]).unwrap();
+    let (before, calls) = (cache.stats(), provider.calls());
+    (1000..2000).for_each(&mut fails);
+    contexts.iter().zip(&sealed).for_each(|(context, sealed)| drop(open(sealed, context).unwrap()));
+    let after = cache.stats();
+    assert_eq!((after.entries, after.bytes, after.evictions), (before.entries, before.bytes, 0));
+    assert_eq!(provider.calls(), calls);
+}
+
+#[test]
+fn callers_who_come_while_a_key_is_being_verified_make_no_request_of_their_own() {
+    for (waited, cleared, requests, entries) in
+        [(Duration::ZERO, false, 1, 1), (AGE, false, 2, 1), (Duration::ZERO, true, 1, 0)]
+    {
+        let (clock, gate, provider) = (ManualClock::new(), Gate::default(), provider());
+        let cache = DataKeyCache::builder(AGE).clock(clock.clone()).build().unwrap();
+        let envelope = envelope(&provider, &cache);
+        let context = context();
+        let good = seal(&envelope, b"data");
+        cache.clear();
+        let waits = gate.clone();
+        let provider = provider.with_delay(move || waits.wait());
+        let mut bad = good.clone();
+        let header = Header::parse(&good, &Limits::default()).unwrap();
+        bad[header.len() - 1] ^= 1;
+
+        let mut first = pin!(envelope.open(&bad, &context));
+        let mut second = pin!(envelope.open(&good, &context));
+        assert!(poll_once(first.as_mut()).is_pending());
+        assert!(poll_once(second.as_mut()).is_pending());
+        gate.open();
+        // The request has landed, and the second caller has yet to verify what it brought.
+        assert!(matches!(poll_once(first.as_mut()), Poll::Ready(Err(OpenError::HeaderTag))));
+        clock.advance(waited);
+        if cleared {
+            cache.clear();
+            assert_eq!(block_on(second).unwrap().plaintext, b"data");
+        } else {
+            assert_eq!(block_on(envelope.open(&good, &context)).unwrap().plaintext, b"data");
+            assert_eq!(block_on(second).unwrap().plaintext, b"data");
+        }
+        assert_eq!((provider.calls().decrypt, cache.stats().entries), (requests, entries));
+    }
+}
+
+#[test]
+fn threads_that_open_at_once_make_one_request() {
+    const THREADS: usize = 4;
+    let (provider, cache) = (provider(), cache());
+    let sealing = Envelope::new(provider.clone());
+    let envelope = envelope(&provider, &cache);
+    for round in 0..200 {
+        let context = long_context(round, 1);
+        let sealed = block_on(sealing.seal(b"data", &context)).unwrap();
+        let start = std::sync::Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    start.wait();
+                    assert_eq!(block_on(envelope.open(&sealed, &context)).unwrap().plaintext, b"data");
+                });
+            }
+        });
+        assert_eq!(provider.calls().decrypt, round as u64 + 1);
+    }
+}
+
+#[test]
+fn a_data_key_for_opening_is_renewed_by_its_own_encrypted_data_key_and_by_no_other_key() {
+    for (suite, asked) in [(COMMITTING, "b"), (NOT_COMMITTING, "bXa")] {
+        let (clock, background) = (ManualClock::new(), Background::default());
+        let letters = Letters::new(false);
+        let provider = ScriptedProvider::new(letters.clone());
+        let cache = background.builder(&clock).build().unwrap();
+        let envelope = Envelope::builder(provider.clone()).commitment_policy(policy_of(suite)).cache(cache.clone());
+        let envelope = envelope.build().unwrap();
+        let sealed = letters.seal(suite, 'b', "bXa");
+        open(&envelope, &sealed).unwrap();
+        assert_eq!(letters.asked(), ["bXa"]);
+
+        // A renewal that brings another key is one that failed.
+        clock.advance(AGE * 2 / 3);
+        provider.script([Fault::WrongKey]);
+        open(&envelope, &sealed).unwrap();
+        assert_eq!((background.run(), cache.stats().failures), (1, 1));
+        assert_eq!(letters.asked(), [asked]);
+        assert_eq!(open(&envelope, &sealed).unwrap(), ('b', 0));
+        assert_eq!(background.run(), 0);
+
+        // It is tried again after a tenth of the time.
+        clock.advance(AGE / 30);
+        let bytes = cache.stats().bytes;
+        open(&envelope, &sealed).unwrap();
+        assert_eq!((background.run(), cache.stats().failures), (1, 1));
+        assert_eq!(letters.asked(), [asked]);
+        clock.advance(AGE / 2);
+        assert_eq!(open(&envelope, &sealed).unwrap(), ('b', 0));
+        assert!(letters.asked().is_empty());
+        let stats = cache.stats();
+        assert_eq!((stats.entries, stats.bytes, stats.calls, stats.expirations), (1, bytes, 3, 0));
+    }
+}
+
+/// Calls the cache when it is dropped, as a provider's task may.
+struct Nosy(DataKeyCache);
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        self.0.stats();
+    }
+}
+
+#[test]
+fn a_request_that_is_given_up_may_use_the_cache_as_it_goes() {
+    for clears in [false, true] {
+        let cache = cache();
+        let nosy = cache.clone();
+        let provider = provider().with_delay(move || {
+            let nosy = Nosy(nosy.clone());
+            async move {
+                let _nosy = nosy;
+                std::future::pending::<()>().await;
+            }
+        });
+        let envelope = envelope(&provider, &cache);
+        let context = context();
+        {
+            let mut seal = pin!(envelope.seal(b"data", &context));
+            assert!(poll_once(seal.as_mut()).is_pending());
+            if clears {
+                cache.clear();
+            }
+        }
+        assert_eq!(cache.stats().calls, 1);
+    }
 }
 
 #[test]
 fn limits_that_cannot_be_are_refused() {
     let spawn = |_: Refresh| {};
-    let cases: [(DataKeyCacheBuilder, &str); 6] = [
+    let cases: [(DataKeyCacheBuilder, &str); 7] = [
         (DataKeyCache::builder(Duration::ZERO), "max_age"),
         (DataKeyCache::builder(AGE).max_messages(0), "max_messages"),
         (DataKeyCache::builder(AGE).max_messages((1 << 32) + 1), "max_messages"),
-        (DataKeyCache::builder(AGE).capacity(0), "capacity"),
+        (DataKeyCache::builder(AGE).capacity(0), "the capacity"),
+        (DataKeyCache::builder(AGE).capacity_bytes(0), "capacity_bytes"),
         (DataKeyCache::builder(AGE).refresh_ahead(AGE, spawn), "refresh_ahead"),
         (DataKeyCache::builder(AGE).refresh_ahead(2 * AGE, spawn), "refresh_ahead"),
     ];
@@ -602,8 +1015,125 @@ fn sealing() -> impl Strategy<Value = Sealing> {
     )
 }
 
+/// What happens to a cache.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A message with one of the contexts is sealed.
+    Seal(usize),
+    Advance(u32),
+    RemoveExpired,
+    Clear,
+}
+
+/// How a cache should behave, as simple as can be.
+#[derive(Default)]
+struct Model {
+    /// Context, when it was fetched, messages: the least recently used first.
+    entries: Vec<(usize, u32, u64)>,
+    now: u32,
+    hits: u64,
+    misses: u64,
+    evictions: u64,
+    expirations: u64,
+}
+
+impl Model {
+    fn remove_expired(&mut self, max_age: u32) {
+        let before = self.entries.len();
+        self.entries.retain(|(_, fetched, _)| self.now - fetched < max_age);
+        self.expirations += (before - self.entries.len()) as u64;
+    }
+
+    fn seal(
+        &mut self,
+        context: usize,
+        max_age: u32,
+        max_messages: u64,
+        capacity: usize,
+        fits: impl Fn(&[usize]) -> bool,
+    ) {
+        if let Some(at) = self.entries.iter().position(|(of, ..)| *of == context) {
+            let (_, fetched, messages) = self.entries.remove(at);
+            if self.now - fetched < max_age && messages < max_messages {
+                self.entries.push((context, fetched, messages + 1));
+                self.hits += 1;
+                return;
+            }
+            self.expirations += 1;
+        }
+        self.misses += 1;
+        self.remove_expired(max_age);
+        if !fits(&[context]) {
+            return;
+        }
+        self.entries.push((context, self.now, 1));
+        let contexts = |entries: &[(usize, u32, u64)]| entries.iter().map(|(of, ..)| *of).collect::<Vec<_>>();
+        while self.entries.len() > capacity || !fits(&contexts(&self.entries)) {
+            self.entries.remove(0);
+            self.evictions += 1;
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_cache_does_what_a_simple_model_of_it_does(
+        capacity in 1_usize..6,
+        capacity_bytes in 1_000_usize..12_000,
+        max_age in 1_u32..20,
+        max_messages in 1_u64..5,
+        steps in prop::collection::vec(
+            prop_oneof![
+                12 => (0_usize..8).prop_map(Step::Seal),
+                4 => (0_u32..8).prop_map(Step::Advance),
+                1 => Just(Step::RemoveExpired),
+                1 => Just(Step::Clear),
+            ],
+            1..200,
+        ),
+    ) {
+        let second = Duration::from_secs(1);
+        let context = |number| long_context(number, number * 200);
+        let costs: Vec<_> = (0..8).map(|number| {
+            let cache = cache();
+            block_on(envelope(&provider(), &cache).seal(b"", &context(number))).unwrap();
+            cache.stats().bytes
+        }).collect();
+        let bytes = |contexts: &[usize]| contexts.iter().map(|of| costs[*of]).sum::<u64>();
+        let clock = ManualClock::new();
+        let builder = DataKeyCache::builder(second * max_age).clock(clock.clone()).max_messages(max_messages);
+        let cache = builder.capacity(capacity).capacity_bytes(capacity_bytes).build().unwrap();
+        let envelope = envelope(&provider(), &cache);
+        let mut model = Model::default();
+        for step in steps {
+            match step {
+                Step::Seal(number) => {
+                    block_on(envelope.seal(b"", &context(number))).unwrap();
+                    model.seal(number, max_age, max_messages, capacity, |of| bytes(of) <= capacity_bytes as u64);
+                }
+                Step::Advance(seconds) => {
+                    clock.advance(second * seconds);
+                    model.now += seconds;
+                }
+                Step::RemoveExpired => {
+                    cache.remove_expired();
+                    model.remove_expired(max_age);
+                }
+                Step::Clear => {
+                    cache.clear();
+                    model.entries.clear();
+                }
+            }
+            let mut expected = CacheStats::default();
+            (expected.hits, expected.misses, expected.calls) = (model.hits, model.misses, model.misses);
+            (expected.evictions, expected.expirations) = (model.evictions, model.expirations);
+            let contexts: Vec<_> = model.entries.iter().map(|(of, ..)| *of).collect();
+            (expected.entries, expected.bytes) = (contexts.len() as u64, bytes(&contexts));
+            prop_assert_eq!(cache.stats(), expected, "after {:?}", step);
+        }
+    }
 
     /// All of these share a cache; suites and required names are settings of an envelope, so each has its own.
     #[test]

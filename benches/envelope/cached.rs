@@ -1,4 +1,5 @@
-//! Messages of 1 KiB with the data-key cache, beside what they cost where the data key costs nothing; and rewrapping.
+//! Messages of 1 KiB with the data-key cache, beside what they cost where the data key costs nothing; misses of full
+//! caches; and rewrapping.
 
 use std::{
     hint::black_box,
@@ -9,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use criterion::{Bencher, Criterion, Throughput};
 use kms_envelope::{
-    DataKey, DataKeyCache, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, Envelope,
+    DataKey, DataKeyCache, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
     GenerateDataKeyRequest, KeyProvider, Limits, LocalKey, PlaintextDataKey, ProviderError, SecretKey, message::Header,
 };
 use pollster::block_on;
@@ -73,6 +74,23 @@ pub(crate) fn benches(criterion: &mut Criterion) {
         }
         group.finish();
     }
+
+    // Each message has a context of its own, so each evicts an entry for a new one.
+    let mut group = criterion.benchmark_group("cached/miss");
+    for capacity in [1_000, 60_000] {
+        let cache = DataKeyCache::builder(Duration::from_secs(3600)).capacity(capacity).build().unwrap();
+        let envelope = Envelope::builder(Free).cache(cache.clone()).build().unwrap();
+        let mut number = 0;
+        let mut seal = || {
+            number += 1;
+            let context = EncryptionContext::from([("number", number.to_string())]);
+            block_on(envelope.seal(black_box(&[]), &context)).unwrap()
+        };
+        (0..capacity).for_each(|_| drop(seal()));
+        assert_eq!(cache.stats().entries, capacity as u64);
+        group.bench_function(format!("{capacity} entries"), |bencher| bencher.iter(&mut seal));
+    }
+    group.finish();
 
     let mut group = criterion.benchmark_group("rewrap");
     let old = builder(65_536).build().unwrap();
