@@ -1,8 +1,11 @@
-//! Data keys that serve for more than one message.
+//! A cache of data keys.
 //!
-//! An entry is a sealing's materials or an opening's data key, under everything that it depends on. A miss starts a
-//! *flight*: one request to the key provider, which all who want the same entry wait for together. A flight is a
-//! shared future that whoever waits drives, so none needs a runtime, and none is stranded when another gives up.
+//! An entry holds a message's materials for sealing, or a data key for opening. A miss starts a *flight*: one request
+//! to the key provider, shared by all callers that want the same entry. A flight is a shared future that its callers
+//! poll, so it needs no runtime, and a caller that is cancelled does not stop it for the others.
+//!
+//! Entries for sealing are kept when their flight lands. A data key for opening comes from a message that is not
+//! authentic yet, so each caller first verifies the header of its own message. The first that succeeds keeps the entry.
 
 mod entries;
 mod key;
@@ -44,24 +47,28 @@ const MAX_MESSAGES: u64 = 1 << 32;
 /// About how much memory a signing key takes.
 const SIGNING_KEY_BYTES: usize = 1024;
 
-/// Keeps data keys, so that not every message needs a request to the key provider.
+/// Caches data keys, so that not every message needs a request to the key provider.
 ///
-/// Given to [`EnvelopeBuilder::cache`](crate::EnvelopeBuilder::cache). A data key from it serves for any number of
-/// messages with the **same** suite, encryption context and required names, until it is too old or has sealed its
-/// share; each message still has an encryption key of its own, derived from it. On opening, the encrypted data keys
-/// must be the same too. Several envelopes can share one cache, its capacity and its [`stats`](Self::stats), but an
-/// envelope uses no other's entries, only those of its clones: so build it once, not for each request.
+/// Pass it to [`EnvelopeBuilder::cache`](crate::EnvelopeBuilder::cache). A cached data key serves any number of messages
+/// with the **same** suite, encryption context and required names, until it reaches its maximum age or has sealed its
+/// share. Each message still has its own encryption key, derived from the data key. Envelopes can share one cache, its
+/// capacity and its [`stats`](Self::stats), but an envelope only uses its own entries and those of its clones. Build the
+/// envelope once, not for each request.
 ///
-/// However many callers want the same key at once, one request is made and all wait for it. If it fails, they all get
-/// its error, and the next caller tries anew. A caller that is cancelled strands none of the others. Keys that are
-/// still valid go on serving while the key service fails.
+/// On opening, an entry belongs to one encrypted data key and serves every message that lists it, at any position. It is
+/// added only after a message's header has been verified with the data key, so messages that do not open leave the cache
+/// as it is. Suites without key commitment need the same list of encrypted data keys.
 ///
-/// Suites without key derivation are never cached. Keys are wiped when they leave the cache, and are then gone as soon as
-/// no message that is being sealed or opened needs them. What has expired leaves when a new key comes in, or by
+/// Concurrent callers that want the same key share one request. If it fails, all of them get its error, and the next
+/// caller tries again. A cancelled caller does not affect the others. Cached keys keep serving while the key service
+/// fails.
+///
+/// Suites without key derivation are never cached. Keys are wiped as soon as they have left the cache and no message
+/// that is being sealed or opened needs them. Expired keys leave when new ones come in, or by
 /// [`remove_expired`](Self::remove_expired).
 ///
-/// **What it costs in safety**: a data key that is stolen from memory opens all messages that it sealed; a right to
-/// decrypt that is taken away is noticed up to `max_age` later; and KMS logs one request for many messages.
+/// **Security trade-off**: a data key stolen from memory opens all messages that it sealed; a revoked permission to
+/// decrypt takes effect up to `max_age` later; and KMS logs one request for many messages.
 ///
 /// ```
 /// use std::time::Duration;
@@ -104,26 +111,26 @@ impl DataKeyCache {
         })
     }
 
-    /// What has happened so far.
+    /// Returns what has happened so far.
     pub fn stats(&self) -> CacheStats {
         let mut stats = self.0.sealing.stats();
         stats += self.0.opening.stats();
         stats
     }
 
-    /// Wipes all keys. Requests that are on their way go on for those who wait for them, and are not kept.
+    /// Wipes all keys. Requests in flight continue for their callers, and their keys are not cached.
     pub fn clear(&self) {
         self.0.sealing.clear();
         self.0.opening.clear();
     }
 
-    /// Wipes the keys that are too old. For a timer, where keys must not outlive their age though nobody asks for any.
+    /// Wipes expired keys. Call it on a timer if expired keys must not stay in memory while the cache is idle.
     pub fn remove_expired(&self) {
         self.0.sealing.remove_expired();
         self.0.opening.remove_expired();
     }
 
-    /// A part of the cache that nobody else has.
+    /// Returns a part of the cache that only one envelope uses.
     pub(crate) fn partition(&self) -> Partition {
         Partition { number: self.0.partitions.fetch_add(1, Ordering::Relaxed), cache: self.clone() }
     }
@@ -143,7 +150,7 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// The materials for sealing a message with a plaintext of this length, if that is known.
+    /// Returns the materials for sealing a message with a plaintext of this length, if it is known.
     pub(crate) async fn sealing(
         &self,
         suite: AlgorithmSuite,
@@ -153,7 +160,7 @@ impl Partition {
         fetch: impl Fn() -> Fetch<SealingMaterials>,
     ) -> Result<Arc<SealingMaterials>, MaterialsError> {
         let Inner { settings, sealing, .. } = &*self.cache.0;
-        // Of a stream, nobody knows whether it keeps to a limit.
+        // The length of a stream is unknown, so it may exceed the limit.
         let cacheable = plaintext_len.map_or(settings.max_bytes == u64::MAX, |len| len <= settings.max_bytes);
         if !cacheable || suite.key_derivation() == KeyDerivation::Identity {
             return sealing.bypass(fetch()).await;
@@ -162,7 +169,7 @@ impl Partition {
         sealing.get(&lookup, plaintext_len.unwrap_or(0), fetch).await
     }
 
-    /// Prepares to look for the data key behind one of these encrypted ones.
+    /// Prepares the lookup of the data key of a message with these encrypted data keys.
     pub(crate) fn opening<'a, 'b>(
         &'a self,
         suite: AlgorithmSuite,
@@ -171,8 +178,8 @@ impl Partition {
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> Result<Opening<'a>, ContextError> {
         let store = &self.cache.0.opening;
-        // Only a commitment tells whether a data key is the message's, so without it, one message must always get
-        // what the key provider chooses from its whole list.
+        // Without a commitment, a message may open under several data keys. So the key provider always chooses from
+        // the same list, with the cache and without.
         let group_len = if suite.is_committing() { 1 } else { encrypted_data_keys.len().max(1) };
         let lookup = if suite.key_derivation() == KeyDerivation::Identity {
             None
@@ -183,8 +190,8 @@ impl Partition {
         Ok(Opening { store, lookup, group_len, encrypted_data_keys })
     }
 
-    /// Everything that an entry depends on, each part after its length, so that different things never make the same
-    /// key.
+    /// Serialises everything that an entry depends on. Each part follows its length, so different inputs never give the
+    /// same key.
     fn lookup<'a, 'b>(
         &self,
         scope: Scope,
@@ -206,19 +213,19 @@ impl Partition {
     }
 }
 
-/// Looks for the data key of one message.
+/// The lookup of one message's data key.
 pub(crate) struct Opening<'a> {
     store: &'a Arc<Store<PlaintextDataKey>>,
-    /// Of suites that are cached.
+    /// For suites that are cached.
     lookup: Option<Lookup>,
-    /// How many encrypted data keys an entry is kept under.
+    /// The number of encrypted data keys in an entry's key.
     group_len: usize,
     encrypted_data_keys: &'a [EncryptedDataKey],
 }
 
 impl Opening<'_> {
-    /// Finds the data key behind the first of the encrypted data keys, from an index on, that has an entry; or else
-    /// the one that the key provider chooses from all of them.
+    /// Returns the cached data key of the first encrypted data key that has an entry, starting at index `from`. If
+    /// there is none, the key provider decrypts one of all encrypted data keys.
     pub(crate) async fn find(
         &self,
         from: usize,
@@ -236,7 +243,7 @@ impl Opening<'_> {
                     let group = encrypted_data_keys.chunks(*group_len).nth(index).unwrap_or_default();
                     store.renew(lookup.candidate(index), the_same(data_key.clone(), fetch(group)));
                 }
-                // An entry under one encrypted data key has the index of the message that brought it.
+                // The index in the value is that of the message that the entry was requested for.
                 let index = if *group_len == 1 { index } else { data_key.index };
                 Ok(OpeningKey { index, data_key, landed: None })
             }
@@ -250,22 +257,22 @@ impl Opening<'_> {
     }
 }
 
-/// A data key that may be a message's.
+/// A data key that has yet to verify the message's header.
 pub(crate) struct OpeningKey<'a> {
     pub(crate) data_key: Arc<PlaintextDataKey>,
-    /// Which of the encrypted data keys it is behind.
+    /// The index of its encrypted data key in the message's list.
     pub(crate) index: usize,
-    /// Where it comes from a request: the key to keep it under.
+    /// For a data key from a request: what is needed to keep it.
     landed: Option<(KeyRef<'a>, Ticket<PlaintextDataKey>, Arc<Entry<PlaintextDataKey>>)>,
 }
 
 impl OpeningKey<'_> {
-    /// Returns whether it comes from an entry, so that the key provider has not been asked.
+    /// Returns whether it comes from an entry rather than from a request.
     pub(crate) fn is_cached(&self) -> bool {
         self.landed.is_none()
     }
 
-    /// Keeps it: the header has verified under it.
+    /// Adds it to the cache. The caller must have verified the header with it.
     pub(crate) fn keep(self) -> Arc<PlaintextDataKey> {
         if let Some((key, ticket, entry)) = self.landed {
             ticket.keep(key, &entry);
@@ -274,7 +281,7 @@ impl OpeningKey<'_> {
     }
 }
 
-/// Renews a data key that has opened a message: with the same one, or not at all.
+/// Makes a renewal fail if it brings a data key other than the verified one.
 fn the_same(data_key: Arc<PlaintextDataKey>, fetch: Fetch<PlaintextDataKey>) -> Fetch<PlaintextDataKey> {
     Box::pin(async move {
         let renewed = fetch.await?;
@@ -309,54 +316,56 @@ impl Material for PlaintextDataKey {
     }
 }
 
-/// Chooses the limits of a [`DataKeyCache`].
+/// Configures a [`DataKeyCache`].
 #[derive(Debug)]
 #[must_use]
 pub struct DataKeyCacheBuilder(Settings);
 
 impl DataKeyCacheBuilder {
-    /// The most messages that a data key seals: 1 to 2³², which is the default. Opening is not counted.
+    /// Sets the maximum number of messages that a data key seals: 1 to 2³². Default: 2³². Opening is not counted.
     pub fn max_messages(mut self, messages: u64) -> Self {
         self.0.max_messages = messages;
         self
     }
 
-    /// The most bytes of plaintext that a data key seals. Default: no limit. What is longer by itself has a data key of
-    /// its own, and so have streams, whose length is not known beforehand.
+    /// Sets the maximum number of plaintext bytes that a data key seals. Default: no limit. With a limit, a longer
+    /// message gets its own data key, and so does a stream, whose length is not known beforehand.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.0.max_bytes = bytes;
         self
     }
 
-    /// The most entries for sealing, and the most for opening. Default: 1,000. The least recently used one leaves
-    /// first.
+    /// Sets the maximum number of entries, separately for sealing and for opening. Default: 1,000. A full cache evicts
+    /// the least recently used entry.
     pub fn capacity(mut self, entries: usize) -> Self {
         self.0.capacity = entries;
         self
     }
 
-    /// Sets the most memory for the entries for sealing, and the most for those for opening. Default: 16 KiB for each
-    /// entry of the [`capacity`](Self::capacity), at least 1 MiB. The least recently used entry leaves first; an entry
-    /// that takes more by itself is not kept.
+    /// Sets the maximum memory for entries in bytes, separately for sealing and for opening. Default: 16 KiB for each
+    /// entry of the [`capacity`](Self::capacity), but at least 1 MiB. A full cache evicts the least recently used
+    /// entries. An entry that exceeds the limit by itself is not cached.
     ///
-    /// An entry counts as its data key, context and encrypted data keys, and 512 bytes or more for the rest. The
-    /// count is close to what is used, but does not know what an allocator adds.
+    /// An entry counts its data key, its context, its encrypted data keys, and 512 bytes or more for the rest. The
+    /// result is an estimate: it does not include the allocator's overhead.
     pub fn capacity_bytes(mut self, bytes: usize) -> Self {
         self.0.capacity_bytes = Some(bytes);
         self
     }
 
-    /// Renews a key in the background as soon as it is used in the last `ahead` before its `max_age`: no caller waits
-    /// for it then, and the key service may be away for so long without anybody noticing. A renewal that fails is
-    /// tried again after a tenth of `ahead`, if the key is used.
+    /// Renews a key in the background when it is used in the last `ahead` before its `max_age`. Callers then never wait
+    /// for a key in use, and do not notice an outage of the key service that is shorter than `ahead`. A failed renewal
+    /// is repeated after a tenth of `ahead`, if the key is used.
     ///
-    /// `spawn` gets the task to run: on tokio, `|task| { tokio::spawn(task); }`.
+    /// On opening, a renewal must bring the same data key again. Otherwise it counts as failed.
+    ///
+    /// `spawn` receives the task to run: on tokio, `|task| { tokio::spawn(task); }`.
     pub fn refresh_ahead(mut self, ahead: Duration, spawn: impl Fn(Refresh) + Send + Sync + 'static) -> Self {
         self.0.refresh = Some((ahead, Box::new(spawn)));
         self
     }
 
-    /// Sets where the time comes from. Default: [`Instant::now`], which on Linux and macOS stands still while the machine
+    /// Sets the source of time. Default: [`Instant::now`], which on Linux and macOS stands still while the machine
     /// is suspended, so that keys live longer by that time. Where that matters, call [`clear`](DataKeyCache::clear) on
     /// waking up, or give a clock that goes on.
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
@@ -364,11 +373,11 @@ impl DataKeyCacheBuilder {
         self
     }
 
-    /// The cache.
+    /// Builds the cache.
     ///
     /// # Errors
-    /// [`ConfigError::Cache`] for an age or a capacity of zero, no messages or more than 2³², and a renewal that would
-    /// begin at once.
+    /// [`ConfigError::Cache`] if the age or a capacity is zero, the number of messages is zero or more than 2³², or
+    /// `refresh_ahead` is not shorter than `max_age`.
     pub fn build(self) -> Result<DataKeyCache, ConfigError> {
         let settings = self.0;
         let refused = |what| Err(ConfigError::Cache { what });
@@ -393,9 +402,9 @@ impl DataKeyCacheBuilder {
     }
 }
 
-/// Tells a [`DataKeyCache`] the time. In tests, `ManualClock` (feature `mock`) does.
+/// Provides the time to a [`DataKeyCache`]. Tests can use `ManualClock` (feature `mock`).
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// Now. It should not go backwards.
+    /// Returns the current time. It should not go backwards.
     fn now(&self) -> Instant;
 }
 
@@ -431,13 +440,13 @@ pub struct ManualClock(Arc<std::sync::Mutex<Instant>>);
 
 #[cfg(feature = "mock")]
 impl ManualClock {
-    /// A clock that stands still at the present time.
+    /// Returns a clock that stands still at the current time.
     #[expect(clippy::new_without_default, reason = "two of them show different times")]
     pub fn new() -> Self {
         Self(Arc::new(std::sync::Mutex::new(Instant::now())))
     }
 
-    /// Moves it on.
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) += by;
     }
@@ -450,30 +459,35 @@ impl Clock for ManualClock {
     }
 }
 
-/// What has happened in a [`DataKeyCache`] since it was made.
+/// Counts what has happened in a [`DataKeyCache`] since it was built.
+///
+/// A lookup normally counts as one of a hit, a miss, a wait or a bypass. On opening, a message can list an encrypted data
+/// key that is cached but belongs to another message. Its commitment then fails with the cached data key, and the lookup
+/// goes on with the message's other encrypted data keys: it counts one hit for each cached data key that it tries, and a
+/// miss or a wait if it comes to a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Data keys that were there.
+    /// Cached data keys that were used, including those that then failed to verify a header.
     pub hits: u64,
-    /// Data keys that were not: each began a request.
+    /// Lookups that started a request.
     pub misses: u64,
-    /// Callers who waited for a request that was on its way already.
+    /// Lookups that joined a request which another caller had started.
     pub waits: u64,
-    /// Callers for whom the cache could do nothing: a suite without key derivation, or, where
-    /// [`max_bytes`](DataKeyCacheBuilder::max_bytes) is set, a stream or a message longer than that.
+    /// Lookups that cannot use the cache: for a suite without key derivation, or, with
+    /// [`max_bytes`](DataKeyCacheBuilder::max_bytes), for a stream or a longer message.
     pub bypasses: u64,
-    /// Entries that left because the cache was full.
+    /// Entries removed because the cache was full.
     pub evictions: u64,
-    /// Entries that left because they were too old, or had sealed all that they may.
+    /// Entries removed because they were too old or had sealed their share.
     pub expirations: u64,
-    /// Requests to the key provider, those of renewals and bypasses included.
+    /// Requests to the key provider, including renewals and bypasses.
     pub calls: u64,
-    /// Those of them that failed.
+    /// Requests that failed, including renewals for opening that brought another data key.
     pub failures: u64,
-    /// The entries that are there now.
+    /// The current number of entries.
     pub entries: u64,
-    /// About how much memory they take, as [`capacity_bytes`](DataKeyCacheBuilder::capacity_bytes) counts it.
+    /// The memory that they take, as estimated for [`capacity_bytes`](DataKeyCacheBuilder::capacity_bytes).
     pub bytes: u64,
 }
 

@@ -495,8 +495,7 @@ impl Envelope {
             };
             let found = lookup.find(from, fetch).await?;
             match open(&found.data_key, found.index, verifying_key, whole, not_stored) {
-                // The message may have been sealed with the data key behind another of its encrypted data keys: with
-                // a cache, all opens that opens without it.
+                // The message lists the encrypted data key of another message. Its own must be among the others.
                 Err(OpenError::Commitment) if found.is_cached() && encrypted_data_keys.len() > 1 => {
                     from = found.index + 1;
                     (verifying_key, (whole, not_stored)) = expected()?;

@@ -13,19 +13,19 @@ use super::{
     store::{Settings, lock},
 };
 
-/// What an entry takes beside its key and what its value points to: the nodes of the two maps, allocations, counters.
+/// The memory of an entry beside its key and its value: the nodes of the two maps, allocations, counters.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// What a pair of a context takes beside its name and its value.
+/// The memory of a context's pair beside its name and its value.
 const PAIR_OVERHEAD: usize = 64;
 
-/// What a cache can hold.
+/// A value that a cache can hold.
 pub(crate) trait Material: Send + Sync + 'static {
-    /// Returns about how much memory the value holds beside its own size.
+    /// Returns the estimated memory that the value owns beside its own size.
     fn held_bytes(&self) -> usize;
 }
 
-/// Returns about how much memory a context takes.
+/// Returns the estimated memory of a context.
 pub(super) fn context_bytes<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> usize {
     pairs.map(|(name, value)| PAIR_OVERHEAD + name.len() + value.len()).sum()
 }
@@ -35,7 +35,7 @@ pub(super) struct Entry<T> {
     pub(super) value: Arc<T>,
     /// When the request for it began.
     pub(super) fetched: Instant,
-    /// That of its flight, which no other entry has.
+    /// The number of its flight, unique among entries.
     pub(super) number: u64,
     pub(super) usage: Mutex<Usage>,
 }
@@ -44,12 +44,12 @@ pub(super) struct Entry<T> {
 pub(super) struct Usage {
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    /// When it may be renewed, once more if that has failed before. Never, where the clock does not go so far.
+    /// When it may be renewed next. None if the clock does not reach that far.
     pub(super) refresh_from: Option<Instant>,
 }
 
 impl<T> Entry<T> {
-    /// Counts a message of so many bytes, if there is room for it. None is not counted.
+    /// Counts a message of this many bytes, and returns whether the limits allow it. None is not counted.
     pub(super) fn take(&self, bytes: Option<u64>, settings: &Settings) -> bool {
         let Some(bytes) = bytes else { return true };
         let mut usage = lock(&self.usage);
@@ -66,12 +66,12 @@ impl<T> Entry<T> {
     }
 }
 
-/// A key and its entry. They are dropped when the lock has been released.
+/// An entry that has left, to be dropped after the lock has been released.
 pub(super) type Removed<T> = (Arc<Key>, Arc<Entry<T>>);
 
 pub(super) struct Entries<T> {
     by_use: LruCache<Arc<Key>, Arc<Entry<T>>, RandomState>,
-    /// The same entries, by when they were fetched and by their numbers.
+    /// The same entries, ordered by age. The number makes the key unique.
     by_age: BTreeMap<(Instant, u64), Arc<Key>>,
     bytes: usize,
 }
@@ -90,17 +90,17 @@ impl<T: Material> Entries<T> {
         self.bytes
     }
 
-    /// Returns an entry, which then counts as the one used last.
+    /// Returns an entry and makes it the most recently used one.
     pub(super) fn get(&mut self, key: KeyRef<'_>) -> Option<&Arc<Entry<T>>> {
         self.by_use.get(&key as &dyn AsKey)
     }
 
-    /// Returns an entry without counting that as a use.
+    /// Returns an entry without marking it as used.
     pub(super) fn peek(&self, key: &Key) -> Option<&Arc<Entry<T>>> {
         self.by_use.peek(key as &dyn AsKey)
     }
 
-    /// Adds an entry that is used last, in the place of the one under the same key, which it returns.
+    /// Adds an entry as the most recently used one. Returns the entry that it replaces.
     pub(super) fn put(&mut self, key: Arc<Key>, entry: Arc<Entry<T>>) -> Option<Removed<T>> {
         let replaced = self.pop(key.as_key());
         self.bytes += Self::cost(&key, &entry);
@@ -114,13 +114,13 @@ impl<T: Material> Entries<T> {
         self.forget(removed)
     }
 
-    /// Removes the entry that was not used for the longest time.
+    /// Removes the least recently used entry.
     pub(super) fn pop_lru(&mut self) -> Option<Removed<T>> {
         let removed = self.by_use.pop_lru();
         self.forget(removed)
     }
 
-    /// Removes the entry with the highest age, if it is too old.
+    /// Removes the oldest entry if it has expired.
     pub(super) fn pop_expired(&mut self, settings: &Settings, now: Instant) -> Option<Removed<T>> {
         let ((fetched, _), key) = self.by_age.first_key_value()?;
         let key = settings.is_expired(*fetched, now).then(|| key.clone())?;
@@ -135,7 +135,7 @@ impl<T: Material> Entries<T> {
         removed
     }
 
-    /// Returns about how much memory an entry takes.
+    /// Returns the estimated memory of an entry.
     pub(super) fn cost(key: &Key, entry: &Entry<T>) -> usize {
         ENTRY_OVERHEAD + key.len() + size_of::<T>() + entry.value.held_bytes()
     }

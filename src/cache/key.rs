@@ -1,4 +1,4 @@
-//! Keys of entries and of flights, hashed once and outside of the lock.
+//! The keys of entries and flights, hashed once, outside of the lock.
 
 use std::{
     borrow::Borrow,
@@ -12,12 +12,12 @@ use bytes::BufMut;
 
 use crate::message::EncryptedDataKey;
 
-/// Everything that an entry or a flight depends on. It is compared in full, not by its hash.
+/// Everything that an entry or a flight depends on. Keys are compared in full, not only by hash.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Key {
     hash: u64,
     bytes: Box<[u8]>,
-    /// Where the encrypted data keys begin.
+    /// The position of the encrypted data keys in `bytes`.
     prefix_len: usize,
 }
 
@@ -33,7 +33,7 @@ impl Hash for Key {
     }
 }
 
-/// A key whose parts are borrowed. Its prefix says where it ends, so that different keys differ in one of the parts.
+/// A borrowed key. The prefix is self-delimiting, so two keys are the same exactly if both parts are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyRef<'a> {
     hash: u64,
@@ -42,13 +42,18 @@ pub(super) struct KeyRef<'a> {
 }
 
 impl KeyRef<'_> {
+    #[cfg(test)]
+    pub(super) fn with_hash(self, hash: u64) -> Self {
+        Self { hash, ..self }
+    }
+
     pub(super) fn to_key(self) -> Arc<Key> {
         let bytes = [self.prefix, self.encrypted_data_keys].concat().into();
         Arc::new(Key { hash: self.hash, bytes, prefix_len: self.prefix.len() })
     }
 }
 
-/// Lets a map with owned keys be searched for a borrowed one.
+/// Allows searching a map of owned keys with a borrowed key.
 pub(super) trait AsKey {
     fn as_key(&self) -> KeyRef<'_>;
 }
@@ -86,19 +91,20 @@ impl PartialEq for dyn AsKey + '_ {
 
 impl Eq for dyn AsKey + '_ {}
 
-/// The keys of one message: those under which its entry may be, and that of its flight.
+/// The keys that one message looks for: its candidates for an entry, and the key of its flight.
 #[derive(Debug)]
 pub(super) struct Lookup {
-    /// The prefix, then all encrypted data keys.
+    /// The prefix, followed by all encrypted data keys.
     bytes: Vec<u8>,
     prefix_len: usize,
     hash: u64,
-    /// The hash of each candidate, and where its encrypted data keys are.
+    /// The hash of each candidate, and the position of its encrypted data keys.
     candidates: Vec<(u64, Range<usize>)>,
 }
 
 impl Lookup {
-    /// Makes a candidate of each group of encrypted data keys, after the prefix in `bytes`. The flight's key has them all.
+    /// Makes one candidate from each group of encrypted data keys, and the flight's key from all of them. `bytes` holds
+    /// the prefix.
     pub(super) fn new<'a>(
         hasher: &RandomState,
         mut bytes: Vec<u8>,
@@ -115,7 +121,7 @@ impl Lookup {
             hasher.write(&bytes[start..]);
             candidates.push((hasher.finish(), start..bytes.len()));
         }
-        // The key of the only candidate is that of the flight, too.
+        // A single candidate has the same key as the flight.
         let hash = match &candidates[..] {
             [(hash, _)] => *hash,
             _ => {
@@ -126,7 +132,7 @@ impl Lookup {
         Self { bytes, prefix_len, hash, candidates }
     }
 
-    /// Returns the keys under which the entry may be, each with its index, from this index on.
+    /// Returns the candidates from this index on, each with its index.
     pub(super) fn candidates(&self, from: usize) -> impl Iterator<Item = (usize, KeyRef<'_>)> {
         (from..self.candidates.len()).map(|index| (index, self.candidate(index)))
     }
@@ -147,7 +153,7 @@ impl Lookup {
     }
 }
 
-/// Appends a part after its length, so that different parts never make the same bytes.
+/// Appends a part after its length.
 pub(super) fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.put_u64(part.len() as u64);
     bytes.put_slice(part);

@@ -1,4 +1,4 @@
-//! Entries and flights, whatever they are of.
+//! Entries and flights behind one lock.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -33,8 +33,8 @@ pub(super) type Spawn = Box<dyn Fn(Refresh) + Send + Sync>;
 /// A request to the key provider.
 pub(crate) type Fetch<T> = Pin<Box<dyn Future<Output = Result<T, MaterialsError>> + Send>>;
 
-/// The most expired entries that leave under one hold of the lock. As each new entry removes so many, they leave
-/// faster than they come.
+/// The maximum number of expired entries that are removed while the lock is held once. Every new entry removes up to
+/// this many, so expired entries do not pile up.
 const EXPIRED_AT_ONCE: usize = 64;
 
 /// What a cache was built with.
@@ -45,7 +45,7 @@ pub(super) struct Settings {
     pub(super) capacity: usize,
     pub(super) capacity_bytes: Option<usize>,
     pub(super) clock: Box<dyn Clock>,
-    /// How long before the end of a key's age it is renewed, and what runs the renewal.
+    /// How long before its `max_age` a key is renewed, and the function that runs the renewal.
     pub(super) refresh: Option<(Duration, Spawn)>,
 }
 
@@ -54,7 +54,7 @@ impl Settings {
         now.saturating_duration_since(fetched) >= self.max_age
     }
 
-    /// Returns the most bytes of the entries for sealing, and of those for opening.
+    /// Returns the maximum memory of a store in bytes.
     pub(super) fn capacity_bytes(&self) -> usize {
         self.capacity_bytes.unwrap_or_else(|| self.capacity.saturating_mul(16 << 10).max(1 << 20))
     }
@@ -74,8 +74,8 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// A bounded map behind one lock. Under it, nothing is hashed that is long, no code of a key provider, a clock or a
-/// subscriber runs, and no value is dropped.
+/// A bounded map behind one lock. While it is held, no long key is hashed, no value is dropped, and no code of a key
+/// provider, a clock or a tracing subscriber runs.
 pub(super) struct Store<T> {
     settings: Arc<Settings>,
     hasher: RandomState,
@@ -86,7 +86,7 @@ pub(super) struct Store<T> {
 
 struct State<T> {
     entries: Entries<T>,
-    /// The requests that are on their way, and those that have landed and not been kept yet.
+    /// Requests in progress, and requests that have landed and are still being verified.
     flights: HashMap<Arc<Key>, InFlight<T>>,
     stats: CacheStats,
 }
@@ -95,36 +95,36 @@ type Flight<T> = Pin<Box<dyn Future<Output = Result<Arc<Entry<T>>, MaterialsErro
 
 struct InFlight<T> {
     key: Arc<Key>,
-    /// Tells it from a later flight of the same key.
+    /// Distinguishes it from a later flight with the same key.
     number: u64,
     started: Instant,
     has_landed: bool,
-    /// How many tickets there are. With the last of them, the flight leaves the map.
+    /// The number of tickets. The flight leaves the map with its last ticket.
     tickets: usize,
     result: Shared<Flight<T>>,
 }
 
-/// Whether a flight keeps its entry as soon as it lands.
+/// When the entry of a flight is added to the cache.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeps {
     AtLanding,
-    /// By [`Store::keep`].
+    /// When a caller has verified it: see [`Ticket::keep`].
     WhenVerified,
 }
 
-/// What a lookup has found.
+/// The result of a lookup.
 pub(super) enum Found<T: Material> {
     Entry {
-        /// Which of the candidates.
+        /// The index of the candidate.
         index: usize,
         entry: Arc<Entry<T>>,
-        /// Whether it is to be renewed now.
+        /// Whether the caller should start a renewal.
         is_due: bool,
     },
     Flight(Ticket<T>),
 }
 
-/// A caller's part in a flight, which is given up when all have dropped theirs.
+/// A caller's share in a flight. The flight is cancelled when all tickets are dropped.
 pub(super) struct Ticket<T: Material> {
     store: Arc<Store<T>>,
     key: Arc<Key>,
@@ -137,7 +137,7 @@ impl<T: Material> Ticket<T> {
         self.result.clone().await
     }
 
-    /// Keeps the entry that has landed under this key, if no other caller has.
+    /// Adds the entry that has landed to the cache under this key, unless another caller has done so.
     pub(super) fn keep(&self, key: KeyRef<'_>, entry: &Arc<Entry<T>>) {
         let now = self.store.settings.clock.now();
         self.store.keep(&self.key, self.number, key.to_key(), entry, now);
@@ -165,8 +165,8 @@ impl<T: Material> Store<T> {
         &self.hasher
     }
 
-    /// Returns the value of the only candidate: from an entry, from a request that is on its way, or from one that
-    /// begins now. It is used for a message of so many bytes.
+    /// Returns the value of the only candidate, for a message of this many bytes: from an entry, from a flight, or from a
+    /// new flight.
     pub(super) async fn get(
         self: &Arc<Self>,
         lookup: &Lookup,
@@ -183,7 +183,7 @@ impl<T: Material> Store<T> {
                 }
                 Found::Flight(ticket) => {
                     let entry = ticket.landed().await?;
-                    // More may have waited for this key than it may serve.
+                    // There may be more callers than this key may serve.
                     if entry.take(Some(bytes), &self.settings) {
                         return Ok(entry.value.clone());
                     }
@@ -192,8 +192,8 @@ impl<T: Material> Store<T> {
         }
     }
 
-    /// Finds the entry of one of the candidates from an index on, or else the flight to wait for, which may begin now.
-    /// An entry is used for a message of so many bytes, which counts; None does not count.
+    /// Returns the entry of the first candidate from index `from` on that has one, or else the flight to wait for, which
+    /// is started if there is none. `bytes` is the length of a message that counts against the entry's limits.
     pub(super) fn find(
         self: &Arc<Self>,
         lookup: &Lookup,
@@ -215,7 +215,7 @@ impl<T: Material> Store<T> {
         }
     }
 
-    /// Finds an entry or a flight. Begins the one that is ready where there is neither, or else finds nothing.
+    /// Returns an entry or a flight. If there is neither, starts the flight that is `ready`, if any.
     fn look_up(
         self: &Arc<Self>,
         lookup: &Lookup,
@@ -240,7 +240,7 @@ impl<T: Material> Store<T> {
             stats.expirations += 1;
         }
         if let Some(flight) = flights.get_mut(&lookup.flight() as &dyn AsKey)
-            // What has landed waits to be kept, but no longer than an entry serves.
+            // A flight that has landed is no longer joined when its entry would have expired.
             && !(flight.has_landed && settings.is_expired(flight.started, now))
         {
             stats.waits += 1;
@@ -262,7 +262,7 @@ impl<T: Material> Store<T> {
         Ticket { store: self.clone(), key: key.clone(), number: *number, result: result.clone() }
     }
 
-    /// Renews an entry in the background, unless that is under way.
+    /// Starts a renewal in the background, unless there is a flight for this key.
     pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, fetch: Fetch<T>) {
         let Some((_, spawn)) = &self.settings.refresh else { return };
         let mut flight = self.flight(key.to_key(), fetch, self.settings.clock.now(), Keeps::AtLanding);
@@ -278,7 +278,7 @@ impl<T: Material> Store<T> {
         spawn(Box::pin(async move { drop(ticket.landed().await) }));
     }
 
-    /// A flight that is ready to begin.
+    /// Returns a flight that has not started.
     fn flight(self: &Arc<Self>, key: Arc<Key>, fetch: Fetch<T>, started: Instant, keeps: Keeps) -> InFlight<T> {
         let number = self.flights.fetch_add(1, Ordering::Relaxed);
         let (this, landing_key) = (self.clone(), key.clone());
@@ -301,7 +301,7 @@ impl<T: Material> Store<T> {
         Arc::new(Entry { value: Arc::new(value), fetched, number, usage })
     }
 
-    /// Takes note of what a request has brought. What is to be verified first goes on being found as a flight.
+    /// Handles the result of a request. A flight whose entry must be verified stays in the map.
     fn land(&self, key: &Arc<Key>, number: u64, keeps: Keeps, fetched: &Result<Arc<Entry<T>>, MaterialsError>) {
         let now = self.settings.clock.now();
         match fetched {
@@ -325,7 +325,8 @@ impl<T: Material> Store<T> {
         }
     }
 
-    /// Keeps an entry under this key that a flight has brought, unless that has been done, or the cache was cleared.
+    /// Adds the entry of a flight to the cache, unless the flight has left the map: the entry was added before, or the
+    /// cache was cleared.
     fn keep(&self, flight: &Arc<Key>, number: u64, key: Arc<Key>, entry: &Arc<Entry<T>>, now: Instant) {
         let settings = &*self.settings;
         let (max_len, max_bytes) = (settings.capacity, settings.capacity_bytes());
@@ -344,7 +345,7 @@ impl<T: Material> Store<T> {
         drop((removed, landed));
     }
 
-    /// A request whose result is of no use to anybody else.
+    /// Makes a request whose result is not shared.
     pub(super) async fn bypass(&self, fetch: Fetch<T>) -> Result<Arc<T>, MaterialsError> {
         let count = |count: fn(&mut CacheStats)| count(&mut lock(&self.state).stats);
         count(|stats| {
@@ -374,13 +375,13 @@ impl<T: Material> Store<T> {
 
     pub(super) fn remove_expired(&self) {
         let now = self.settings.clock.now();
-        // What it returns is dropped after the lock.
+        // The entries that it returns are dropped after the lock has been released.
         while !lock(&self.state).expire(&self.settings, now).is_empty() {}
     }
 }
 
 impl<T: Material> State<T> {
-    /// Removes entries that are too old, the oldest first.
+    /// Removes expired entries, the oldest first.
     fn expire(&mut self, settings: &Settings, now: Instant) -> Vec<Removed<T>> {
         let expired = std::iter::from_fn(|| self.entries.pop_expired(settings, now));
         let expired: Vec<_> = expired.take(EXPIRED_AT_ONCE).collect();
@@ -398,7 +399,104 @@ impl<T: Material> State<T> {
     }
 }
 
-/// What is behind these locks is whole at any time, so a panic elsewhere does not matter.
+/// Locks a mutex. The data behind these locks is always consistent, so a panic elsewhere does not matter.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use pollster::block_on;
+
+    use super::*;
+    use crate::{DataKeyCache, message::EncryptedDataKey};
+
+    impl Material for NonZeroUsize {
+        fn held_bytes(&self) -> usize {
+            self.get()
+        }
+    }
+
+    fn store() -> Arc<Store<NonZeroUsize>> {
+        let cache = DataKeyCache::builder(Duration::from_secs(300)).build().unwrap();
+        Store::new(cache.0.settings.clone())
+    }
+
+    fn lookup(store: &Store<NonZeroUsize>, encrypted_data_keys: &[EncryptedDataKey]) -> Lookup {
+        Lookup::new(store.hasher(), vec![7; 10], encrypted_data_keys.chunks(1))
+    }
+
+    fn flights(store: &Store<NonZeroUsize>) -> usize {
+        lock(&store.state).flights.len()
+    }
+
+    #[test]
+    fn a_flight_leaves_nothing_behind_however_it_ends() {
+        let store = store();
+        let list = [1, 2].map(|byte| EncryptedDataKey::new("id", "info", vec![byte]));
+        let lookup = lookup(&store, &list);
+        let begin = |fetch: fn() -> Fetch<NonZeroUsize>| match store.find(&lookup, 0, None, Keeps::WhenVerified, fetch)
+        {
+            Found::Flight(ticket) => ticket,
+            Found::Entry { .. } => panic!("there is no entry"),
+        };
+        let brings: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Ok(NonZeroUsize::MIN) });
+        let fails: fn() -> Fetch<NonZeroUsize> =
+            || Box::pin(async { Err(MaterialsError::DataKey { what: "as the test wants".into() }) });
+
+        // It is given up.
+        let tickets = [begin(brings), begin(brings)];
+        assert_eq!(flights(&store), 1);
+        let [one, other] = tickets;
+        drop(one);
+        assert_eq!(flights(&store), 1);
+        drop(other);
+        assert_eq!(flights(&store), 0);
+
+        // It fails.
+        let ticket = begin(fails);
+        block_on(ticket.landed()).unwrap_err();
+        assert_eq!(flights(&store), 0);
+
+        // It brings what does not verify, for either of those who wait.
+        let (one, other) = (begin(brings), begin(fails));
+        block_on(one.landed()).unwrap();
+        drop(one);
+        assert_eq!(flights(&store), 1);
+        block_on(other.landed()).unwrap();
+        drop(other);
+        assert_eq!(flights(&store), 0);
+
+        // The cache is cleared, and another one with the same key begins.
+        let cleared = begin(brings);
+        store.clear();
+        let ticket = begin(brings);
+        let entry = block_on(cleared.landed()).unwrap();
+        cleared.keep(lookup.candidate(1), &entry);
+        drop(cleared);
+        assert_eq!((flights(&store), store.stats().entries), (1, 0));
+
+        // It brings what verifies.
+        let entry = block_on(ticket.landed()).unwrap();
+        ticket.keep(lookup.candidate(1), &entry);
+        assert_eq!((flights(&store), store.stats().entries), (0, 1));
+        assert!(matches!(store.find(&lookup, 1, None, Keeps::WhenVerified, fails), Found::Entry { index: 1, .. }));
+        assert_eq!((store.stats().calls, store.stats().waits), (5, 2));
+    }
+
+    #[test]
+    fn keys_with_the_same_hash_are_not_the_same() {
+        let mut entries = Entries::new();
+        let store = store();
+        let keys = ["one", "other"].map(|id| [EncryptedDataKey::new(id, "", &[][..])]);
+        let lookups = keys.map(|list| lookup(&store, &list));
+        // Keys of a hasher that makes one hash of all.
+        let keys = lookups.each_ref().map(|lookup| lookup.flight().with_hash(0));
+        let entry = store.entry(NonZeroUsize::MIN, Instant::now(), 0);
+        entries.put(keys[0].to_key(), entry);
+        assert!(entries.get(keys[0]).is_some() && entries.get(keys[1]).is_none());
+        assert!(entries.peek(&keys[0].to_key()).is_some() && entries.peek(&keys[1].to_key()).is_none());
+    }
 }
