@@ -98,7 +98,8 @@ pub(super) struct Lookup {
     bytes: Vec<u8>,
     prefix_len: usize,
     hash: u64,
-    /// The hash of each candidate, and the position of its encrypted data keys.
+    /// The hash of each candidate, and the position of its encrypted data keys. Empty if there is one: its key is that
+    /// of the flight.
     candidates: Vec<(u64, Range<usize>)>,
 }
 
@@ -113,33 +114,31 @@ impl Lookup {
         let prefix_len = bytes.len();
         let mut hasher = hasher.build_hasher();
         hasher.write(&bytes);
-        let mut candidates = Vec::with_capacity(groups.len());
+        let is_single = groups.len() == 1;
+        let mut candidates = Vec::with_capacity(if is_single { 0 } else { groups.len() });
         for group in groups {
             let start = bytes.len();
             group.iter().flat_map(EncryptedDataKey::fields).for_each(|field| put_part(&mut bytes, field));
-            let mut hasher = hasher.clone();
-            hasher.write(&bytes[start..]);
-            candidates.push((hasher.finish(), start..bytes.len()));
-        }
-        // A single candidate has the same key as the flight.
-        let hash = match &candidates[..] {
-            [(hash, _)] => *hash,
-            _ => {
-                candidates.iter().for_each(|(hash, _)| hasher.write_u64(*hash));
-                hasher.finish()
+            if !is_single {
+                let mut hasher = hasher.clone();
+                hasher.write(&bytes[start..]);
+                candidates.push((hasher.finish(), start..bytes.len()));
             }
-        };
-        Self { bytes, prefix_len, hash, candidates }
+        }
+        if is_single {
+            hasher.write(&bytes[prefix_len..]);
+        }
+        candidates.iter().for_each(|(hash, _)| hasher.write_u64(*hash));
+        Self { bytes, prefix_len, hash: hasher.finish(), candidates }
     }
 
     /// Returns the candidates from this index on, each with its index.
     pub(super) fn candidates(&self, from: usize) -> impl Iterator<Item = (usize, KeyRef<'_>)> {
-        (from..self.candidates.len()).map(|index| (index, self.candidate(index)))
+        (from..self.candidates.len().max(1)).map(|index| (index, self.candidate(index)))
     }
 
     pub(super) fn candidate(&self, index: usize) -> KeyRef<'_> {
-        let (hash, range) = &self.candidates[index];
-        self.key(*hash, range.clone())
+        self.candidates.get(index).map_or(self.flight(), |(hash, range)| self.key(*hash, range.clone()))
     }
 
     /// Returns the key of the flight.

@@ -262,12 +262,14 @@ impl<T: Material> Store<T> {
         Ticket { store: self.clone(), key: key.clone(), number: *number, result: result.clone() }
     }
 
-    /// Starts a renewal in the background, unless there is a flight for this key.
+    /// Starts a renewal in the background, unless another caller has done so since the lookup.
     pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, fetch: Fetch<T>) {
         let Some((_, spawn)) = &self.settings.refresh else { return };
-        let mut flight = self.flight(key.to_key(), fetch, self.settings.clock.now(), Keeps::AtLanding);
+        let now = self.settings.clock.now();
+        let mut flight = self.flight(key.to_key(), fetch, now, Keeps::AtLanding);
         let mut state = lock(&self.state);
-        if state.flights.contains_key(&flight.key) {
+        let is_due = state.entries.peek(&flight.key).is_some_and(|entry| entry.is_due(now));
+        if !is_due || state.flights.contains_key(&flight.key) {
             drop(state);
             return;
         }
