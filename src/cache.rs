@@ -506,3 +506,34 @@ impl AddAssign for CacheStats {
         self.bytes += bytes;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::{Backend, Random, SecretKey, SigningKey},
+        provider::DataKey,
+    };
+
+    #[test]
+    fn entries_count_what_they_hold() {
+        let data_key = PlaintextDataKey { key: SecretKey::from([1; 32]), index: 0, key_id: "id".into() };
+        assert_eq!(data_key.held_bytes(), 32 + 2);
+
+        let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
+        let sign = || SigningKey::generate(Backend::default(), suite.signature()?, &Random::default()).ok();
+        for (signing_key, signing_key_bytes) in [(None, 0), (sign().map(Arc::new), 1024)] {
+            assert_eq!(signing_key.is_some(), signing_key_bytes > 0);
+            let encrypted = ["12345", "6"].map(|text| EncryptedDataKey::new("id", "info", text)).into();
+            let materials = SealingMaterials {
+                data_key: DataKey { plaintext: SecretKey::from([1; 32]), encrypted },
+                signing_key,
+                stored_context: EncryptionContext::from([("a", "bc"), ("d", "e")]),
+                required_context: EncryptionContext::from([("f", "g")]),
+            };
+            let encrypted_bytes = 2 * (size_of::<EncryptedDataKey>() + 2 + 4) + 5 + 1;
+            let context_bytes = 3 * 64 + 3 + 2 + 2;
+            assert_eq!(materials.held_bytes(), 32 + encrypted_bytes + context_bytes + signing_key_bytes);
+        }
+    }
+}

@@ -484,6 +484,8 @@ mod tests {
         let entry = block_on(ticket.landed()).unwrap();
         ticket.keep(lookup.candidate(1), &entry);
         assert_eq!((flights(&store), store.stats().entries), (0, 1));
+        // Its own share, the prefix, three fields after their lengths, the value, and what that holds.
+        assert_eq!(store.stats().bytes, 512 + 10 + (8 + 2 + 8 + 4 + 8 + 1) + 8 + 1);
         assert!(matches!(store.find(&lookup, 1, None, Keeps::WhenVerified, fails), Found::Entry { index: 1, .. }));
         assert_eq!((store.stats().calls, store.stats().waits), (5, 2));
     }
