@@ -451,11 +451,8 @@ impl Envelope {
         if let ContentType::Framed { frame_len } = header.content_type() {
             settings.limits.check_frame_len(frame_len)?;
         }
-        let expected = || -> Result<_, OpenError> {
-            let verifying_key = materials::verifying_key(header, settings.backend)?;
-            Ok((verifying_key, materials::check_expected(header.context(), context, &settings.required_context)?))
-        };
-        let (mut verifying_key, (mut whole, mut not_stored)) = expected()?;
+        let verifying_key = materials::verifying_key(header, settings.backend)?;
+        let (whole, not_stored) = materials::check_expected(header.context(), context, &settings.required_context)?;
         let encrypted_data_keys = match &self.detached_keys {
             None => header.encrypted_data_keys(),
             Some(keys) if keys.message_id() == header.message_id() => keys.encrypted_data_keys(),
@@ -464,45 +461,51 @@ impl Envelope {
                 return Err(OpenError::DetachedKeys { keys, message });
             }
         };
-        let open = |data_key: &_, index, verifying_key, whole, not_stored| {
-            Opener::new(OpenerParts {
-                backend: settings.backend,
-                threads: settings.threads.clone(),
-                header,
-                encrypted_data_keys,
-                data_key,
-                index,
-                context: whole,
-                required: not_stored,
-                verifying_key,
-                non_framed_len: settings.limits.non_framed_len,
-                accepts_net_4_0_0: settings.accepts_net_4_0_0,
-            })
+        let authenticate = |data_key: &PlaintextDataKey| {
+            stream::authenticate(header, &data_key.key, &not_stored, settings.backend, settings.accepts_net_4_0_0)
         };
-        let Some(cache) = &settings.cache else {
-            let data_key = settings.opening_data_key(suite, &whole, encrypted_data_keys, deadline).await?;
-            let opener = open(&data_key, data_key.index, verifying_key, whole, not_stored)?;
-            return Ok((opener, Arc::new(data_key)));
-        };
-        let lookup = cache.opening(suite, &whole, not_stored.iter().map(|(name, _)| name), encrypted_data_keys)?;
-        let mut from = 0;
-        loop {
-            let fetch = |encrypted_data_keys: &[EncryptedDataKey]| -> Fetch<_> {
-                let (settings, context) = (self.settings.clone(), whole.clone());
-                let encrypted_data_keys = encrypted_data_keys.to_vec();
-                // It is not one caller's, so it has a deadline of its own.
-                Box::pin(async move { settings.opening_data_key(suite, &context, &encrypted_data_keys, None).await })
-            };
-            let found = lookup.find(from, fetch).await?;
-            match open(&found.data_key, found.index, verifying_key, whole, not_stored) {
-                // The message lists the encrypted data key of another message. Its own must be among the others.
-                Err(OpenError::Commitment) if found.is_cached() && encrypted_data_keys.len() > 1 => {
-                    from = found.index + 1;
-                    (verifying_key, (whole, not_stored)) = expected()?;
-                }
-                opener => return Ok((opener?, found.keep())),
+        let (key, data_key, index) = match &settings.cache {
+            None => {
+                let data_key = settings.opening_data_key(suite, &whole, encrypted_data_keys, deadline).await?;
+                let index = data_key.index;
+                (authenticate(&data_key)?, Arc::new(data_key), index)
             }
-        }
+            Some(cache) => {
+                let fetch = |encrypted_data_keys: &[EncryptedDataKey]| -> Fetch<_> {
+                    let (settings, context) = (self.settings.clone(), whole.clone());
+                    let encrypted_data_keys = encrypted_data_keys.to_vec();
+                    // It is not one caller's, so it has a deadline of its own.
+                    Box::pin(
+                        async move { settings.opening_data_key(suite, &context, &encrypted_data_keys, None).await },
+                    )
+                };
+                let required = not_stored.iter().map(|(name, _)| name);
+                let lookup = cache.opening(suite, &whole, required, encrypted_data_keys)?;
+                let mut found = lookup.find(0, fetch).await?;
+                let key = loop {
+                    match authenticate(&found.data_key) {
+                        // The message lists the encrypted data key of another message. Its own must be among the others.
+                        Err(OpenError::Commitment) if found.is_cached() && encrypted_data_keys.len() > 1 => {
+                            found = lookup.find(found.index + 1, fetch).await?;
+                        }
+                        authenticated => break authenticated?,
+                    }
+                };
+                let index = found.index;
+                (key, found.keep(), index)
+            }
+        };
+        let info = MessageInfo {
+            suite,
+            message_id: *header.message_id(),
+            context: whole,
+            encrypted_data_key: encrypted_data_keys[index].clone(),
+            encrypted_data_key_index: index,
+            key_id: data_key.key_id.clone(),
+        };
+        let (threads, non_framed_len) = (settings.threads.clone(), settings.limits.non_framed_len);
+        let opener = Opener::new(OpenerParts { header, key, info, verifying_key, threads, non_framed_len });
+        Ok((opener, data_key))
     }
 }
 

@@ -19,7 +19,7 @@ pub(crate) mod tokio_io;
 #[cfg(feature = "stream")]
 pub use bytes_stream::{OpenStream, SealStream, StreamError};
 pub use opener::{MessageInfo, Opener};
-pub(crate) use opener::{OpenerParts, check_seekable};
+pub(crate) use opener::{OpenerParts, authenticate, check_seekable};
 pub use range::{AsyncReadAt, RangeOpener, RangeReader, ReadAt};
 pub use sealer::Sealer;
 pub(crate) use sealer::SealerParts;

@@ -8,13 +8,12 @@ use zeroize::{Zeroize, Zeroizing};
 use super::{Threads, frame_cipher::FrameCipher, signature::SignatureCheck};
 use crate::{
     context::EncryptionContext,
-    crypto::{AesGcm, Backend, Dialect, MessageKeys, VerifyingKey},
+    crypto::{AesGcm, Backend, Dialect, MessageKeys, SecretKey, VerifyingKey},
     error::{FormatError, OpenError},
     message::{
         BLOCK_OVERHEAD, ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FrameHead, Header, MessageId, Parsed,
         parse_footer,
     },
-    provider::PlaintextDataKey,
     suite::AlgorithmSuite,
 };
 
@@ -95,68 +94,56 @@ enum State {
     Failed,
 }
 
-/// What an opener is made from.
-#[derive(Debug)]
-pub(crate) struct OpenerParts<'a> {
-    pub(crate) backend: Backend,
-    pub(crate) threads: Threads,
-    pub(crate) header: &'a Header,
-    pub(crate) encrypted_data_keys: &'a [EncryptedDataKey],
-    pub(crate) data_key: &'a PlaintextDataKey,
-    /// Which of the encrypted data keys the data key is behind, in this message.
-    pub(crate) index: usize,
-    /// The whole context.
-    pub(crate) context: EncryptionContext,
-    /// The part of it that the message does not store.
-    pub(crate) required: EncryptionContext,
-    /// Of suites that sign.
-    pub(crate) verifying_key: Option<VerifyingKey>,
-    /// The most bytes of a body without frames.
-    pub(crate) non_framed_len: usize,
-    /// Whether the errors of AWS's SDK for .NET 4.0.0 are accepted.
-    pub(crate) accepts_net_4_0_0: bool,
-}
-
-impl OpenerParts<'_> {
-    /// Checks the header, its commitment to the data key first, then its tag. Gives the key of the body.
-    fn authenticate(&self, dialect: Dialect) -> Result<AesGcm, OpenError> {
-        let header = self.header;
-        let keys = MessageKeys::derive(self.backend, header.suite(), &self.data_key.key, header.message_id(), dialect);
+/// Verifies a message's header under a data key: its commitment to that key first, then its tag. Returns the key of the
+/// body. `not_stored` is the part of the encryption context that the message does not store.
+pub(crate) fn authenticate(
+    header: &Header,
+    data_key: &SecretKey,
+    not_stored: &EncryptionContext,
+    backend: Backend,
+    accepts_net_4_0_0: bool,
+) -> Result<AesGcm, OpenError> {
+    let authenticate = |dialect| {
+        let keys = MessageKeys::derive(backend, header.suite(), data_key, header.message_id(), dialect);
         if let Some((derived, stored)) = keys.commitment.as_ref().zip(header.commitment())
             && !bool::from(derived.ct_eq(stored))
         {
             return Err(OpenError::Commitment);
         }
         let (iv, authenticated, tag) = header.authentication();
-        let mut aad = [authenticated, &self.required.serialize()?].concat();
-        if dialect == Dialect::Net400 && self.required.is_empty() {
+        let mut aad = [authenticated, &not_stored.serialize()?].concat();
+        if dialect == Dialect::Net400 && not_stored.is_empty() {
             aad.extend([0, 0]);
         }
         keys.encryption.open(iv, &aad, tag, &mut []).map_err(|_| OpenError::HeaderTag)?;
         Ok(keys.encryption)
+    };
+    match authenticate(Dialect::Specification) {
+        Err(OpenError::HeaderTag) if accepts_net_4_0_0 => authenticate(Dialect::Net400),
+        authenticated => authenticated,
     }
+}
+
+/// What an opener is made from.
+#[derive(Debug)]
+pub(crate) struct OpenerParts<'a> {
+    pub(crate) header: &'a Header,
+    /// What [`authenticate`] returned for the header.
+    pub(crate) key: AesGcm,
+    pub(crate) info: MessageInfo,
+    /// Of suites that sign.
+    pub(crate) verifying_key: Option<VerifyingKey>,
+    pub(crate) threads: Threads,
+    /// The most bytes of a body without frames.
+    pub(crate) non_framed_len: usize,
 }
 
 /// What is read at once of a body without frames.
 const BLOCK_PIECE: NonZeroU32 = NonZeroU32::new(65_536).expect("it is not zero");
 
 impl Opener {
-    pub(crate) fn new(parts: OpenerParts<'_>) -> Result<Self, OpenError> {
-        let key = match parts.authenticate(Dialect::Specification) {
-            Err(OpenError::HeaderTag) if parts.accepts_net_4_0_0 => parts.authenticate(Dialect::Net400)?,
-            authenticated => authenticated?,
-        };
-        let OpenerParts {
-            threads,
-            header,
-            encrypted_data_keys,
-            data_key,
-            index,
-            context,
-            verifying_key,
-            non_framed_len,
-            ..
-        } = parts;
+    pub(crate) fn new(parts: OpenerParts<'_>) -> Self {
+        let OpenerParts { header, key, info, verifying_key, threads, non_framed_len } = parts;
         let (frame_len, block_limit) = match header.content_type() {
             ContentType::Framed { frame_len } => (frame_len, None),
             ContentType::NonFramed => (BLOCK_PIECE, Some(non_framed_len)),
@@ -166,16 +153,8 @@ impl Opener {
         if let Some(signature) = &mut signature {
             signature.update(header.as_bytes());
         }
-        let info = MessageInfo {
-            suite: header.suite(),
-            message_id: *header.message_id(),
-            context,
-            encrypted_data_key: encrypted_data_keys[index].clone(),
-            encrypted_data_key_index: index,
-            key_id: data_key.key_id.clone(),
-        };
         let cipher = FrameCipher::new(key, *header.message_id(), frame_len, threads);
-        Ok(Self { info, cipher, block_limit, sequence: 1, held: Vec::new(), signature, state: State::Body })
+        Self { info, cipher, block_limit, sequence: 1, held: Vec::new(), signature, state: State::Body }
     }
 
     /// Returns what is known of the message besides its plaintext.
