@@ -157,3 +157,28 @@ pub(super) fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.put_u64(part.len() as u64);
     bytes.put_slice(part);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn hashes_cover_the_prefix_and_every_encrypted_data_key() {
+        let hasher = RandomState::new();
+        let mut hashes = HashSet::new();
+        for prefix in [b"one", b"two"] {
+            for list in ["a", "b", "ab", "ba", "abc"] {
+                let list: Vec<_> = list.chars().map(|text| EncryptedDataKey::new("id", "", text.to_string())).collect();
+                let lookup = Lookup::new(&hasher, prefix.to_vec(), list.chunks(1));
+                assert_eq!(lookup.candidates(0).count(), list.len());
+                assert_eq!(lookup.candidates(1).count(), list.len() - 1);
+                hashes.insert(lookup.flight().hash);
+                hashes.extend(lookup.candidates(0).map(|(_, key)| key.hash));
+            }
+        }
+        // For each prefix: three letters, the first two of which are lists too, and three longer lists.
+        assert_eq!(hashes.len(), 2 * (3 + 3));
+    }
+}

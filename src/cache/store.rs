@@ -491,6 +491,28 @@ mod tests {
     }
 
     #[test]
+    fn a_renewal_starts_once_and_only_for_an_entry_that_is_due() {
+        let spawned = Arc::new(Mutex::new(Vec::new()));
+        let (tasks, age) = (spawned.clone(), Duration::from_secs(300));
+        // Due as soon as the clock has moved.
+        let cache = DataKeyCache::builder(age)
+            .refresh_ahead(age - Duration::from_nanos(1), move |task| lock(&tasks).push(task))
+            .build()
+            .unwrap();
+        let store = Store::new(cache.0.settings.clone());
+        let lookup = lookup(&store, &[]);
+        let fetch = || -> Fetch<NonZeroUsize> { Box::pin(async { Ok(NonZeroUsize::MIN) }) };
+        store.renew(lookup.flight(), fetch());
+        assert_eq!((lock(&spawned).len(), store.stats().calls), (0, 0));
+        block_on(store.get(&lookup, 0, fetch)).unwrap();
+        std::thread::sleep(Duration::from_millis(1));
+        for _ in 0..2 {
+            store.renew(lookup.flight(), fetch());
+            assert_eq!((lock(&spawned).len(), store.stats().calls), (1, 2));
+        }
+    }
+
+    #[test]
     fn keys_with_the_same_hash_are_not_the_same() {
         let mut entries = Entries::new();
         let store = store();
