@@ -134,7 +134,7 @@ impl Envelope {
         let mut buffer = std::mem::take(sealed);
         let sealer = self.sealer_of(context, Some(plaintext.len() as u64)).await?;
         let len = sealer.sealed_len(plaintext.len() as u64)?;
-        resize(&mut buffer, usize::try_from(len).map_err(|_| SealError::TooLongForMemory { len })?);
+        resize(&mut buffer, stream::buffer_len(len).ok_or(SealError::TooLongForMemory { len })?);
         sealer.seal_whole(plaintext, &mut buffer)?;
         *sealed = buffer;
         Ok(())

@@ -15,7 +15,10 @@ pub(crate) mod std_io;
 mod threads;
 #[cfg(feature = "tokio")]
 pub(crate) mod tokio_io;
+#[cfg(any(feature = "stream", feature = "tokio"))]
+mod turn;
 
+pub(crate) use buffer::buffer_len;
 #[cfg(feature = "stream")]
 pub use bytes_stream::{OpenStream, SealStream, StreamError};
 pub use opener::{MessageInfo, Opener};

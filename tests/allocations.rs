@@ -218,6 +218,50 @@ fn neither_threads_nor_claims_take_memory_before_the_body_arrives() {
     assert!(info.bytes_max < 1 << 20, "{info:?}");
 }
 
+#[test]
+fn long_frames_take_as_many_buffers_as_documented_and_no_more_than_arrives() {
+    const LONG: usize = 8 << 20;
+    let key = LocalKey::new("tests", "key", [7; 32]).unwrap();
+    let envelope = Envelope::builder(key).frame_len(LONG as u32).build().unwrap();
+    let context = EncryptionContext::new();
+    let plaintext = vec![1; 3 * LONG];
+    let sealed = block_on(envelope.seal(&plaintext, &context)).unwrap();
+    let frames = |count: u64| count * LONG as u64 + (1 << 20);
+    let opening = measure(|| {
+        let mut reader = block_on(envelope.open_reader(&sealed[..], &context)).unwrap();
+        io::copy(&mut reader, &mut sink()).unwrap();
+    });
+    assert!(opening.bytes_max < frames(3), "{opening:?}");
+    let sealing = measure(|| {
+        let mut reader = block_on(envelope.seal_reader(&plaintext[..], &context)).unwrap();
+        io::copy(&mut reader, &mut sink()).unwrap();
+    });
+    assert!(sealing.bytes_max < frames(3), "{sealing:?}");
+    let writing = measure(|| {
+        let mut writer = block_on(envelope.seal_writer(sink(), &context)).unwrap();
+        writer.write_all(&plaintext).unwrap();
+        writer.finish().unwrap();
+    });
+    assert!(writing.bytes_max < frames(2), "{writing:?}");
+
+    // A part of a frame, in pieces of any length: what has arrived, put together, and once more while it grows.
+    for piece_len in [1000, 1 << 20] {
+        struct Pieces<'a>(&'a [u8], usize);
+        impl Read for Pieces<'_> {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                let len = out.len().min(self.1);
+                self.0.read(&mut out[..len])
+            }
+        }
+        let arrived = 2 << 20;
+        let info = measure(|| {
+            let mut reader = block_on(envelope.open_reader(Pieces(&sealed[..arrived], piece_len), &context)).unwrap();
+            assert!(reader.read(&mut [0]).is_err());
+        });
+        assert!(info.bytes_max < 4 * arrived as u64, "{piece_len} {info:?}");
+    }
+}
+
 #[cfg(feature = "stream")]
 #[test]
 fn a_stream_in_small_pieces_allocates_in_proportion_to_what_arrives_whatever_the_frame_length() {

@@ -104,11 +104,12 @@ impl KeySection {
 
     /// The keys, whose parts are in `bytes`.
     pub(super) fn into_keys(self, bytes: &Bytes) -> Vec<EncryptedDataKey> {
-        let key = |parts: &[Range<usize>]| {
-            let [id, info, ciphertext] = [0, 1, 2].map(|part| bytes.slice(parts[part].clone()));
-            EncryptedDataKey::new(String::from_utf8_lossy(&id), info, ciphertext)
+        let (keys, _) = self.parts.as_chunks::<{ Self::PARTS }>();
+        let key = |[id, info, ciphertext]: &[Range<usize>; Self::PARTS]| {
+            let id = String::from_utf8_lossy(&bytes[id.clone()]);
+            EncryptedDataKey::new(id, bytes.slice(info.clone()), bytes.slice(ciphertext.clone()))
         };
-        self.parts.chunks_exact(Self::PARTS).map(key).collect()
+        keys.iter().map(key).collect()
     }
 }
 

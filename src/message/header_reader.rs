@@ -245,7 +245,7 @@ impl Parser {
     fn read(&mut self, bytes: &[u8], limits: &Limits) -> Result<Field, HeaderError> {
         let is_v1 = self.version == MessageVersion::V1;
         Ok(match self.next {
-            Field::Version => match number(bytes) {
+            Field::Version => match bytes[0] {
                 VERSION_1 => Field::TypeV1,
                 VERSION_2 => {
                     self.version = MessageVersion::V2;
@@ -258,12 +258,12 @@ impl Parser {
             // The base64 of 01 80, and of 02 04 78 or 02 05 78.
             Field::Base64 if matches!(bytes, b"Y" | b"g") => return Err(FormatError::Base64.into()),
             Field::Base64 => return Err(FormatError::Version(b'A').into()),
-            Field::TypeV1 => match number(bytes) {
+            Field::TypeV1 => match bytes[0] {
                 TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA => Field::Suite,
                 other => return Err(FormatError::Type(other).into()),
             },
             Field::Suite => {
-                let id = number(bytes);
+                let id = u16(bytes);
                 let version = if is_v1 { VERSION_1 } else { VERSION_2 };
                 self.suite = AlgorithmSuite::from_id(id)
                     .filter(|suite| suite.message_version() == self.version)
@@ -275,7 +275,7 @@ impl Parser {
                 Field::ContextLen
             }
             Field::ContextLen => {
-                let len = number(bytes);
+                let len = u16(bytes);
                 self.grow(usize::from(len));
                 Field::Context(len)
             }
@@ -284,13 +284,13 @@ impl Parser {
                 Field::KeyCount
             }
             Field::KeyCount => {
-                let count = number(bytes);
+                let count = u16(bytes);
                 self.keys = KeySection::new(count, limits)?;
                 self.grow((usize::from(count) - 1) * KeySection::LEAST_KEY_LEN);
                 Field::KeyPartLen
             }
             Field::KeyPartLen => {
-                let len = number(bytes);
+                let len = u16(bytes);
                 self.grow(usize::from(len));
                 Field::KeyPart(len)
             }
@@ -299,31 +299,31 @@ impl Parser {
                 if self.keys.is_complete() { Field::ContentType } else { Field::KeyPartLen }
             }
             Field::ContentType => {
-                self.content_type = number(bytes);
+                self.content_type = bytes[0];
                 if is_v1 { Field::ReservedV1 } else { Field::FrameLen }
             }
-            Field::ReservedV1 => match number::<u32>(bytes) {
+            Field::ReservedV1 => match u32(bytes) {
                 0 => Field::IvLenV1,
                 value => return Err(FormatError::Field { field: "reserved field", value: value.into() }.into()),
             },
-            Field::IvLenV1 => match number::<u8>(bytes) {
+            Field::IvLenV1 => match bytes[0] {
                 len if usize::from(len) == IV_LEN => Field::FrameLen,
                 value => return Err(FormatError::Field { field: "IV length", value: value.into() }.into()),
             },
             Field::FrameLen => {
-                self.body = content_type(self.content_type, number(bytes))?;
+                self.body = content_type(self.content_type, u32(bytes))?;
                 if is_v1 { Field::IvV1 } else { Field::Commitment }
             }
             Field::Commitment => {
-                self.commitment = bytes.first_chunk().copied();
+                self.commitment = Some(array(bytes));
                 Field::Tag
             }
             Field::IvV1 => {
-                self.iv.copy_from_slice(bytes);
+                self.iv = array(bytes);
                 Field::Tag
             }
             Field::Tag => {
-                self.tag.copy_from_slice(bytes);
+                self.tag = array(bytes);
                 Field::End
             }
             Field::End => Field::End,
@@ -355,8 +355,15 @@ fn content_type(content_type: u8, frame_len: u32) -> Result<ContentType, FormatE
     }
 }
 
-/// A big-endian number in a field of its length.
-fn number<N: TryFrom<u32> + Default>(bytes: &[u8]) -> N {
-    let value = bytes.iter().fold(0, |value, byte| value << 8 | u32::from(*byte));
-    N::try_from(value).unwrap_or_default()
+/// The bytes of a field of this length.
+fn array<const N: usize>(field: &[u8]) -> [u8; N] {
+    field.first_chunk().copied().unwrap_or([0; N])
+}
+
+fn u16(field: &[u8]) -> u16 {
+    u16::from_be_bytes(array(field))
+}
+
+fn u32(field: &[u8]) -> u32 {
+    u32::from_be_bytes(array(field))
 }

@@ -2,7 +2,6 @@
 
 use std::num::NonZeroU32;
 
-use super::FINAL_FRAME_OVERHEAD;
 use crate::error::LimitError;
 
 /// Limits on what a message may ask for before anything in it is authenticated.
@@ -45,9 +44,9 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The longest frame that can be opened: a whole frame must fit into memory.
+    /// The longest frame that can be opened: a whole frame must fit into memory, with a header and a footer.
     pub(crate) fn max_frame_len(&self) -> u32 {
-        let addressable = isize::MAX.unsigned_abs() - FINAL_FRAME_OVERHEAD;
+        let addressable = isize::MAX.unsigned_abs() / 2;
         self.frame_len.min(u32::try_from(addressable).unwrap_or(u32::MAX))
     }
 

@@ -74,7 +74,9 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
         #[cfg(feature = "aws-kms")]
         let learnt = super::aws_kms::Learnt::new(request);
         #[cfg(feature = "aws-kms")]
-        let request = &DecryptDataKeyRequest { learnt: request.learnt.or(Some(&learnt)), ..*request };
+        let learnt = request.learnt.filter(|learnt| learnt.is_about(request)).unwrap_or(&learnt);
+        #[cfg(feature = "aws-kms")]
+        let request = &DecryptDataKeyRequest { learnt: Some(learnt), ..*request };
         let mut attempts = Vec::new();
         for (at, provider) in self.providers.iter().enumerate() {
             let request = request.with_deadline(share(deadline, at + 1 == self.providers.len()));

@@ -1,11 +1,7 @@
 //! What the shells have in common: a sealer or an opener with buffers of about a megabyte, so that each read, each
-//! encryption and each write works on many frames; which errors end a message; and how much one poll does.
+//! encryption and each write works on many frames; and which errors end a message.
 
-use std::{
-    fmt, io,
-    ops::Range,
-    task::{Context, Poll},
-};
+use std::{fmt, io, ops::Range};
 
 use super::{
     Opener, Sealer, Threads,
@@ -17,7 +13,7 @@ use crate::{
 };
 
 /// How many bytes of frames are worked on at once, for each thread.
-const BATCH: usize = 1 << 20;
+pub(super) const BATCH: usize = 1 << 20;
 
 /// For how many threads, however many there are: more memory would not make them faster.
 const MAX_BATCHES: usize = 8;
@@ -28,6 +24,21 @@ const FIRST_READ: usize = 256 << 10;
 /// How many whole frames are worked on at once, at least one.
 fn frames_in_batch(sealed_frame_len: usize, threads: &Threads) -> usize {
     (BATCH * threads.count().min(MAX_BATCHES) / sealed_frame_len).max(1)
+}
+
+/// A length in bytes as that of a buffer, if one can be so long.
+pub(crate) fn buffer_len(len: u64) -> Option<usize> {
+    isize::try_from(len).ok().map(isize::unsigned_abs)
+}
+
+/// Appends bytes to a buffer that will have `max` of them at most: its memory doubles as it grows, up to that.
+pub(super) fn extend_within(buffer: &mut Vec<u8>, bytes: &[u8], max: usize) {
+    let len = buffer.len() + bytes.len();
+    if len > buffer.capacity() {
+        let capacity = if len > max / 2 { max.max(len) } else { (2 * buffer.capacity()).max(len) };
+        buffer.reserve_exact(capacity - buffer.len());
+    }
+    buffer.extend_from_slice(bytes);
 }
 
 /// Whether an error of the reader or writer inside may pass: then nothing is lost, and the same call can be made
@@ -48,9 +59,10 @@ impl Space {
         Self { bytes: Vec::new(), len: max.min(FIRST_READ), max }
     }
 
-    fn get(&mut self) -> &mut [u8] {
-        lengthen(&mut self.bytes, self.len);
-        &mut self.bytes[..self.len]
+    /// So many bytes, which are no more than its length.
+    fn get(&mut self, len: usize) -> &mut [u8] {
+        lengthen(&mut self.bytes, len);
+        &mut self.bytes[..len]
     }
 
     /// Grows where a read has left no room.
@@ -115,7 +127,7 @@ impl SealBuffer {
 
     /// Where plaintext can be read to, for [`seal_space`](Self::seal_space).
     pub(super) fn space(&mut self) -> &mut [u8] {
-        self.space.get()
+        self.space.get(self.space.len)
     }
 
     /// Seals what was read to the [space](Self::space). Nothing read means that there is no more.
@@ -214,12 +226,11 @@ impl OpenBuffer {
     /// in reach, so that few frames are copied to be put together.
     pub(super) fn space(&mut self) -> &mut [u8] {
         let sealed_frame_len = self.opener.frame_len() + FRAME_OVERHEAD;
-        let space = self.space.get();
         // A body without frames, and a footer, are held in any length.
         let rest_of_frame = sealed_frame_len - self.opener.held_len() % sealed_frame_len;
-        let frames = space.len().saturating_sub(rest_of_frame) / sealed_frame_len;
-        self.room = space.len().min(rest_of_frame + frames * sealed_frame_len);
-        &mut space[..self.room]
+        let frames = self.space.len.saturating_sub(rest_of_frame) / sealed_frame_len;
+        self.room = self.space.len.min(rest_of_frame + frames * sealed_frame_len);
+        self.space.get(self.room)
     }
 
     /// Opens what was read to the [space](Self::space). Nothing read means that there is no more.
@@ -289,27 +300,3 @@ macro_rules! debug_without_inner {
     )+};
 }
 pub(super) use debug_without_inner;
-
-/// How much one poll has left to do before it lets other tasks run, where the stream inside is always ready.
-pub(super) struct Turn {
-    bytes: usize,
-    pieces: usize,
-}
-
-impl Turn {
-    pub(super) fn new() -> Self {
-        Self { bytes: BATCH, pieces: 256 }
-    }
-
-    /// Counts a piece of so many bytes. Pending, and awake again at once, where it was the last.
-    pub(super) fn poll_after(&mut self, len: usize, cx: &mut Context<'_>) -> Poll<()> {
-        self.bytes = self.bytes.saturating_sub(len);
-        self.pieces -= 1;
-        if self.bytes > 0 && self.pieces > 0 {
-            return Poll::Ready(());
-        }
-        *self = Self::new();
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-}

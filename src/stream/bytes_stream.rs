@@ -12,8 +12,9 @@ use thiserror::Error;
 
 use super::{
     MessageInfo, Opener, Sealer,
-    buffer::{Turn, debug_without_inner},
+    buffer::debug_without_inner,
     sealer::{Layout, Sealing},
+    turn::Turn,
 };
 use crate::{
     error::{OpenError, SealError},
@@ -50,12 +51,7 @@ where
         let piece = piece.as_ref();
         let taken = header.feed(piece).map_err(OpenError::from)?;
         first = Bytes::copy_from_slice(&piece[taken..]);
-        let mut has_counted = false;
-        // Pending once, where it is another task's turn.
-        poll_fn(|cx| {
-            if std::mem::replace(&mut has_counted, true) { Poll::Ready(()) } else { turn.poll_after(piece.len(), cx) }
-        })
-        .await;
+        turn.after(piece.len()).await;
     }
     Ok((header.finish().map_err(OpenError::from)?, first))
 }

@@ -12,14 +12,14 @@ use crate::{
 /// Seals and opens the frames of one message.
 #[derive(Debug)]
 pub(crate) struct FrameCipher {
-    key: AesGcm,
+    key: Box<AesGcm>,
     message_id: MessageId,
     frame_len: NonZeroU32,
     threads: Threads,
 }
 
 impl FrameCipher {
-    pub(crate) fn new(key: AesGcm, message_id: MessageId, frame_len: NonZeroU32, threads: Threads) -> Self {
+    pub(crate) fn new(key: Box<AesGcm>, message_id: MessageId, frame_len: NonZeroU32, threads: Threads) -> Self {
         Self { key, message_id, frame_len, threads }
     }
 

@@ -5,7 +5,7 @@ use std::{fmt, num::NonZeroU32};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{Threads, frame_cipher::FrameCipher, signature::SignatureCheck};
+use super::{Threads, buffer::extend_within, frame_cipher::FrameCipher, signature::SignatureCheck};
 use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, Dialect, MessageKeys, SecretKey, VerifyingKey},
@@ -102,7 +102,7 @@ pub(crate) fn authenticate(
     not_stored: &EncryptionContext,
     backend: Backend,
     accepts_net_4_0_0: bool,
-) -> Result<AesGcm, OpenError> {
+) -> Result<Box<AesGcm>, OpenError> {
     let authenticate = |dialect| {
         let keys = MessageKeys::derive(backend, header.suite(), data_key, header.message_id(), dialect);
         if let Some((derived, stored)) = keys.commitment.as_ref().zip(header.commitment())
@@ -129,7 +129,7 @@ pub(crate) fn authenticate(
 pub(crate) struct OpenerParts<'a> {
     pub(crate) header: &'a Header,
     /// What [`authenticate`] returned for the header.
-    pub(crate) key: AesGcm,
+    pub(crate) key: Box<AesGcm>,
     pub(crate) info: MessageInfo,
     /// Of suites that sign.
     pub(crate) verifying_key: Option<VerifyingKey>,
@@ -312,7 +312,9 @@ impl Opener {
                 Parsed::Incomplete { .. } if sealed.is_empty() => return Ok(written),
                 Parsed::Incomplete { needed } => {
                     let (piece, rest) = sealed.split_at(sealed.len().min(needed - self.held.len()));
-                    self.held.extend_from_slice(piece);
+                    // The next frame may be the final one, which is longer by a few bytes.
+                    let max = needed.max(self.frame_len() + FINAL_FRAME_OVERHEAD);
+                    extend_within(&mut self.held, piece, max);
                     sealed = rest;
                 }
             }

@@ -9,7 +9,11 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{MessageInfo, Opener, buffer::debug_without_inner, frame_cipher::FrameCipher};
+use super::{
+    MessageInfo, Opener,
+    buffer::{buffer_len, debug_without_inner},
+    frame_cipher::FrameCipher,
+};
 use crate::{
     error::OpenError,
     message::{FrameLocation, Geometry, Header, HeaderReader, Limits},
@@ -203,7 +207,7 @@ impl RangeOpener {
 /// A range's length, if it can be the length of a buffer.
 fn len(range: &Range<u64>) -> Result<usize, OpenError> {
     let len = range.end - range.start;
-    usize::try_from(len).ok().filter(|len| isize::try_from(*len).is_ok()).ok_or(OpenError::TooLongForMemory { len })
+    buffer_len(len).ok_or(OpenError::TooLongForMemory { len })
 }
 
 /// A range's place in a buffer that begins at `start`.

@@ -4,7 +4,12 @@ use std::{fmt, num::NonZeroU32, sync::Arc};
 
 use zeroize::Zeroizing;
 
-use super::{Threads, frame_cipher::FrameCipher, signature::Signer};
+use super::{
+    Threads,
+    buffer::{buffer_len, extend_within},
+    frame_cipher::FrameCipher,
+    signature::Signer,
+};
 use crate::{
     crypto::{Backend, Dialect, MessageKeys, Random},
     error::{LimitError, SealError},
@@ -166,7 +171,7 @@ impl Sealer {
         let frames = self.frames_for(plaintext_len)?;
         let frames_len = (frames as u64).saturating_mul(self.cipher.sealed_frame_len() as u64);
         let len = frames_len.saturating_add(self.header.len() as u64);
-        usize::try_from(len).map_err(|_| SealError::TooLongForMemory { len })
+        buffer_len(len).ok_or(SealError::TooLongForMemory { len })
     }
 
     /// Takes the next piece of plaintext, and writes as much of the message as it completes to the start of `out`.
@@ -192,7 +197,7 @@ impl Sealer {
         }
         // From the caller's memory, where whole frames are there.
         written += self.seal_frames(frames_left, &mut plaintext, &mut out[written..]);
-        self.held.extend_from_slice(plaintext);
+        extend_within(&mut self.held, plaintext, self.cipher.frame_len());
         Ok(written)
     }
 

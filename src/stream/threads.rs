@@ -3,7 +3,7 @@
 /// How many threads work on the frames of a message.
 ///
 /// The bytes are the same whatever the number. With several, streams work in larger batches: about a megabyte for
-/// each thread.
+/// each thread, and 8 MiB at most.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Threads {

@@ -10,7 +10,8 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::{
     MessageInfo, Opener, Sealer,
-    buffer::{OpenBuffer, SealBuffer, Turn, debug_without_inner},
+    buffer::{OpenBuffer, SealBuffer, debug_without_inner},
+    turn::Turn,
 };
 use crate::{
     error::{OpenError, SealError},
@@ -21,11 +22,15 @@ use crate::{
 pub(crate) async fn read_header(reader: &mut (impl AsyncRead + Unpin), limits: &Limits) -> Result<Header, OpenError> {
     let mut header = HeaderReader::new(limits);
     let mut piece = vec![0; 1024];
+    let mut turn = Turn::new();
     while header.needed() > 0 {
         let room = header.needed().min(piece.len());
         match reader.read(&mut piece[..room]).await {
             Ok(0) => break,
-            Ok(len) => header.feed(&piece[..len]).map(drop)?,
+            Ok(len) => {
+                header.feed(&piece[..len])?;
+                turn.after(len).await;
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
@@ -37,8 +42,8 @@ pub(crate) async fn read_header(reader: &mut (impl AsyncRead + Unpin), limits: &
 ///
 /// Made by [`Envelope::seal_async_writer`](crate::Envelope::seal_async_writer). `shutdown` writes the end of the
 /// message and shuts the writer inside down: without it the message is one that every reader refuses as truncated.
-/// A write that is cancelled has taken nothing. Each poll seals at most about a megabyte, or one frame where that is
-/// longer.
+/// A write that is cancelled has taken nothing. Each poll seals at most about a megabyte for each thread, or one frame
+/// where that is longer.
 ///
 /// # Errors
 /// An error of the writer inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: the call took
@@ -116,8 +121,8 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for AsyncSealWriter<W> {
 /// Reads the message that the plaintext of an asynchronous reader becomes: sealing for those who pull.
 ///
 /// Made by [`Envelope::seal_async_reader`](crate::Envelope::seal_async_reader). The message is complete when it
-/// reports the end. A read that is cancelled has lost nothing. Each poll seals at most about a megabyte, or one frame
-/// where that is longer.
+/// reports the end. A read that is cancelled has lost nothing. Each poll seals at most about a megabyte for each thread,
+/// or one frame where that is longer.
 ///
 /// # Errors
 /// As with [`SealReader`](super::SealReader): an error of the reader inside that may pass loses nothing, and any other
@@ -175,7 +180,8 @@ impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncSealReader<R> {
 ///
 /// Made by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). As with [`OpenReader`](super::OpenReader),
 /// every byte is authenticated, and the end is reported only when it is proven. A read that is cancelled has lost
-/// nothing. Each poll opens at most about a megabyte, or one frame where that is longer.
+/// nothing. Each poll opens at most about a megabyte for each thread, or one frame where that is longer, or a body
+/// without frames.
 ///
 /// # Errors
 /// As with [`OpenReader`](super::OpenReader): an error of the reader inside that may pass loses nothing, and any other,

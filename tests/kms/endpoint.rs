@@ -58,6 +58,8 @@ pub(crate) struct Request {
     pub(crate) number: usize,
     pub(crate) operation: String,
     pub(crate) region: String,
+    /// As an ARN.
+    pub(crate) key: String,
     pub(crate) grant_tokens: Value,
 }
 
@@ -206,7 +208,8 @@ impl State {
             let request = {
                 let mut requests = lock(&self.requests);
                 let grant_tokens = body["GrantTokens"].clone();
-                let request = Request { number: requests.len(), operation, region, grant_tokens };
+                let key = body["KeyId"].as_str().unwrap_or_default().to_owned();
+                let request = Request { number: requests.len(), operation, region, key, grant_tokens };
                 requests.push(request.clone());
                 request
             };

@@ -334,6 +334,70 @@ async fn another_client_is_asked_in_the_region_that_did_not_answer_the_first() {
     assert_eq!((away.calls_of("Decrypt"), there.calls_of("Decrypt")), (1, 1));
 }
 
+#[tokio::test]
+async fn the_clones_of_a_client_are_one_client() {
+    let endpoint = endpoint();
+    let client = endpoint.client(NEAR);
+    let key = |id| AwsKms::new(client.clone(), arn(NEAR, id)).unwrap();
+    let both = || MultiProvider::new(key(KEY)).with(key(NEIGHBOUR));
+    let sealed = Envelope::new(both()).seal(b"data", &context()).await.unwrap();
+    endpoint.script(|_| Fault::Throttle);
+    attempts(&Envelope::new(both()), &sealed).await;
+    assert_eq!(endpoint.calls_of("Decrypt"), 1);
+    // Also behind a provider that asks for a copy of the list.
+    let copied = || MultiProvider::new(LocalKey::generate("tests", "local").unwrap()).with(Copied(both()));
+    attempts(&Envelope::new(copied()), &sealed).await;
+    assert_eq!(endpoint.calls_of("Decrypt"), 2);
+}
+
+/// A custom key store may be away, for example.
+#[tokio::test]
+async fn a_key_that_is_not_available_says_nothing_of_the_other_keys_of_its_region() {
+    let endpoint = endpoint();
+    let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOUR)];
+    let several = || AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
+    let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
+    endpoint.script(|request| match request.key.ends_with(KEY) {
+        true => Fault::Refuse("KeyUnavailableException"),
+        false => Fault::None,
+    });
+    assert_eq!(opened_by(&Envelope::new(several()), &sealed).await, arns[1]);
+    assert_eq!(opened_by(&Envelope::new(discovery(&endpoint)), &sealed).await, arns[1]);
+    // KMS has answered, so two are enough here too; and another region may have the key.
+    let before = endpoint.calls_of("Decrypt");
+    let refused = attempts(&Envelope::new(key(&endpoint, NEAR, KEY)), &hostile(&arns[0]).await).await;
+    assert!(matches!(refused[..2], [ProviderError::Unavailable { .. }, ProviderError::Unavailable { .. }]));
+    assert_eq!(endpoint.calls_of("Decrypt") - before, 2);
+    let sealed = Envelope::new(replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
+    endpoint.script(|request| match request.region == NEAR {
+        true => Fault::Refuse("KeyUnavailableException"),
+        false => Fault::None,
+    });
+    assert_eq!(opened_by(&Envelope::new(replicated(&endpoint)), &sealed).await, arn(FAR, REPLICATED));
+}
+
+/// Asks the provider inside for a copy of the encrypted data keys.
+#[derive(Debug)]
+struct Copied<P>(P);
+
+#[async_trait]
+impl<P: KeyProvider> KeyProvider for Copied<P> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+        self.0.generate_data_key(request).await
+    }
+
+    async fn encrypt_data_key(&self, it: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+        self.0.encrypt_data_key(it).await
+    }
+
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+        let copy = request.encrypted_data_keys.to_vec();
+        let mut request = *request;
+        request.encrypted_data_keys = &copy;
+        self.0.decrypt_data_key(&request).await
+    }
+}
+
 /// Asks the provider inside for the last of the encrypted data keys only.
 #[derive(Debug)]
 struct Last<P>(P);

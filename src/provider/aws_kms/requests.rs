@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -35,8 +34,6 @@ pub(super) const GET_PUBLIC_KEY: &str = "GetPublicKey";
 #[derive(Clone, Debug)]
 pub(super) struct Requests {
     pub(super) client: Client,
-    /// Clones have the same one.
-    pub(super) client_number: u64,
     pub(super) grant_tokens: Vec<String>,
     pub(super) timeout: Option<Duration>,
 }
@@ -54,9 +51,12 @@ macro_rules! send {
 
 impl Requests {
     pub(super) fn new(client: Client) -> Self {
-        static NUMBERS: AtomicU64 = AtomicU64::new(0);
-        let client_number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        Self { client, client_number, grant_tokens: Vec::new(), timeout: None }
+        Self { client, grant_tokens: Vec::new(), timeout: None }
+    }
+
+    /// What tells clients apart: the clones of one, which share their configuration, are the same.
+    pub(super) fn client_id(&self) -> usize {
+        std::ptr::from_ref(self.client.config()).addr()
     }
 
     /// What a request has that the client's configuration does not say: how long it may take with all its retries.

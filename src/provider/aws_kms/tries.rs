@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use aws_sdk_kms::types::EncryptionAlgorithmSpec;
+use aws_sdk_kms::{operation::decrypt::DecryptError, types::EncryptionAlgorithmSpec};
 
 use super::{KeyArn, Requests};
 use crate::{
@@ -31,8 +31,8 @@ pub(in crate::provider) struct Learnt<'a> {
 
 #[derive(Debug, Default)]
 struct Facts {
-    /// How clients, by number, were not answered.
-    unanswered: HashMap<u64, ProviderError>,
+    /// How clients, by their [id](Requests::client_id), were not answered.
+    unanswered: HashMap<usize, ProviderError>,
     /// The encrypted data keys that KMS has answered for, of each key.
     answered: HashMap<KeyArn, BTreeSet<usize>>,
     /// What KMS said of those that every region would call invalid.
@@ -47,7 +47,7 @@ impl<'a> Learnt<'a> {
     }
 
     /// Whether the request is for what this was learnt of, and not for what a provider in between has put in its place.
-    fn is_about(&self, request: &DecryptDataKeyRequest<'_>) -> bool {
+    pub(in crate::provider) fn is_about(&self, request: &DecryptDataKeyRequest<'_>) -> bool {
         std::ptr::eq(self.encrypted_data_keys, request.encrypted_data_keys)
             && std::ptr::eq(self.context, request.context)
     }
@@ -62,7 +62,7 @@ impl Facts {
     fn obstacle(&self, candidate: &Candidate<'_>, limit: u16) -> Option<Obstacle<'_>> {
         let Candidate { requests, arn, algorithm, index } = candidate;
         let invalid = || self.invalid.get(&(*index, algorithm.clone()));
-        if let Some(error) = self.unanswered.get(&requests.client_number).or_else(invalid) {
+        if let Some(error) = self.unanswered.get(&requests.client_id()).or_else(invalid) {
             return Some(Obstacle::Failed(error));
         }
         let answered = self.answered.get(&arn.without_region());
@@ -136,11 +136,11 @@ impl<'a> Tries<'a> {
                     self.known.get_or_insert_with(|| error.clone());
                 }
                 None => {
-                    let client = candidate.requests.client_number;
+                    let client = candidate.requests.client_id();
                     let is_last = !self
                         .to_come
                         .iter()
-                        .any(|next| next.requests.client_number != client && facts.obstacle(next, limit).is_none());
+                        .any(|next| next.requests.client_id() != client && facts.obstacle(next, limit).is_none());
                     let encrypted = &self.request.encrypted_data_keys[candidate.index];
                     return Some(Try { candidate, encrypted, deadline: share(self.deadline, is_last) });
                 }
@@ -154,8 +154,10 @@ impl<'a> Tries<'a> {
         let Candidate { requests, arn, algorithm, index } = candidate;
         let mut facts = self.learnt.facts();
         match error {
-            ProviderError::Throttled { .. } | ProviderError::TimedOut { .. } | ProviderError::Unavailable { .. } => {
-                facts.unanswered.insert(requests.client_number, error.clone());
+            ProviderError::Throttled { .. } | ProviderError::TimedOut { .. } | ProviderError::Unavailable { .. }
+                if !is_about_the_key(&error) =>
+            {
+                facts.unanswered.insert(requests.client_id(), error.clone());
             }
             _ => {
                 if matches!(error, ProviderError::InvalidCiphertext { .. }) {
@@ -178,4 +180,11 @@ impl<'a> Tries<'a> {
         }
         self.request.none_decrypted(provider, self.errors)
     }
+}
+
+/// Whether KMS has answered that this one key cannot be had, as where its custom key store is away: other keys of the
+/// region may be there.
+fn is_about_the_key(error: &ProviderError) -> bool {
+    let ProviderError::Unavailable { source, .. } = error else { return false };
+    source.downcast_ref::<DecryptError>().is_some_and(DecryptError::is_key_unavailable_exception)
 }
