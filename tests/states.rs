@@ -6,11 +6,12 @@ use std::{
     collections::VecDeque,
     fmt::Debug,
     future::Future,
-    io::{self, Cursor, ErrorKind, Read, Seek, SeekFrom, Write},
+    io::{self, BufRead, Cursor, ErrorKind, Read, Seek, SeekFrom, Write},
+    ops::Range,
     pin::{Pin, pin},
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, Waker},
@@ -19,12 +20,13 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use kms_envelope::{
-    AlgorithmSuite, Backend, EncryptionContext, Envelope, FormatError, LocalKey, OpenError, SealError, message::Header,
-    stream::StreamError,
+    AlgorithmSuite, Backend, EncryptionContext, Envelope, FormatError, LocalKey, OpenError, SealError,
+    message::Header,
+    stream::{AsyncReadAt, ReadAt, StreamError, Threads},
 };
 use pollster::block_on;
 use proptest::prelude::*;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 const FRAME_LEN: u32 = 16;
 
@@ -68,7 +70,7 @@ enum Turn {
 }
 
 /// Where a source has said that it ends.
-type End = Rc<RefCell<Option<usize>>>;
+type End = Arc<Mutex<Option<usize>>>;
 
 /// Bytes behind every interface, which follow a script, and then go well.
 struct Inner {
@@ -81,7 +83,7 @@ struct Inner {
 
 impl Inner {
     fn new(bytes: &[u8], script: &[Turn]) -> Self {
-        Self { bytes: bytes.to_vec(), at: 0, script: script.iter().copied().collect(), has_ended: Rc::default() }
+        Self { bytes: bytes.to_vec(), at: 0, script: script.iter().copied().collect(), has_ended: End::default() }
     }
 
     fn turn(&mut self) -> Turn {
@@ -100,7 +102,7 @@ impl Inner {
         let given = rest[..rest.len().min(len)].to_vec();
         self.at += given.len();
         if given.is_empty() {
-            self.has_ended.borrow_mut().get_or_insert(self.at);
+            self.has_ended.lock().unwrap().get_or_insert(self.at);
         }
         Some(Ok(given))
     }
@@ -199,7 +201,7 @@ impl Stream for Inner {
     type Item = io::Result<Vec<u8>>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        polled(self.give(30), cx)
+        polled(self.give(1 << 20), cx)
             .map(|given| Some(given).filter(|given| !matches!(given, Ok(given) if given.is_empty())))
     }
 }
@@ -280,11 +282,11 @@ impl Writer for kms_envelope::stream::AsyncSealWriter<Inner> {
     }
 }
 
-fn writers(script: &[Turn]) -> [(&'static str, Box<dyn Writer>); 2] {
+fn writers(envelope: &Envelope, script: &[Turn]) -> [(&'static str, Box<dyn Writer>); 2] {
     let inner = || Inner::new(&[], script);
     [
-        ("SealWriter", Box::new(block_on(envelope().seal_writer(inner(), &context())).unwrap())),
-        ("AsyncSealWriter", Box::new(block_on(envelope().seal_async_writer(inner(), &context())).unwrap())),
+        ("SealWriter", Box::new(block_on(envelope.seal_writer(inner(), &context())).unwrap())),
+        ("AsyncSealWriter", Box::new(block_on(envelope.seal_async_writer(inner(), &context())).unwrap())),
     ]
 }
 
@@ -359,7 +361,7 @@ proptest! {
             0..30,
         ),
     ) {
-        for (name, mut writer) in writers(&script) {
+        for (name, mut writer) in writers(&envelope(), &script) {
             let (mut state, mut acknowledged) = (State::Open, Vec::new());
             for operation in &operations {
                 operate(&mut *writer, *operation, &mut state, &mut acknowledged)?;
@@ -415,6 +417,27 @@ fn of_std(mut reader: impl Read + 'static) -> Reader {
     })
 }
 
+/// A part of what is buffered at a time.
+fn of_buffered(mut reader: impl BufRead + 'static) -> Reader {
+    Box::new(move |len| {
+        let piece = match reader.fill_buf() {
+            Ok(buffered) => buffered[..buffered.len().min(len)].to_vec(),
+            Err(error) => return Some(Err(error.into())),
+        };
+        reader.consume(piece.len());
+        Some(Ok(piece))
+    })
+}
+
+fn of_async_buffered(mut reader: impl AsyncBufRead + Unpin + 'static) -> Reader {
+    Box::new(move |len| {
+        let filled = poll_once(|cx| {
+            Pin::new(&mut reader).poll_fill_buf(cx).map_ok(|buffered| buffered[..buffered.len().min(len)].to_vec())
+        })?;
+        Some(filled.map_err(Failure::from).inspect(|piece| Pin::new(&mut reader).consume(piece.len())))
+    })
+}
+
 fn of_tokio(mut reader: impl AsyncRead + Unpin + 'static) -> Reader {
     Box::new(move |len| {
         let mut piece = vec![0; len];
@@ -458,8 +481,7 @@ fn read_all(name: &str, reader: &mut Reader, lens: &[usize]) -> Result<(Vec<u8>,
 }
 
 /// Each shell that seals what it reads, with the place where its source ended.
-fn sealing_readers(plaintext: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader, End)> {
-    let envelope = envelope();
+fn sealing_readers(envelope: &Envelope, plaintext: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader, End)> {
     let make = || {
         let inner = Inner::new(plaintext, script);
         let ended = inner.has_ended.clone();
@@ -469,16 +491,21 @@ fn sealing_readers(plaintext: &[u8], script: &[Turn]) -> Vec<(&'static str, Read
     let (inner, ended) = make();
     readers.push(("SealReader", of_std(block_on(envelope.seal_reader(inner, &context())).unwrap()), ended));
     let (inner, ended) = make();
+    let reader = block_on(envelope.seal_reader(inner, &context())).unwrap();
+    readers.push(("SealReader, buffered", of_buffered(reader), ended));
+    let (inner, ended) = make();
     let reader = block_on(envelope.seal_async_reader(inner, &context())).unwrap();
     readers.push(("AsyncSealReader", of_tokio(reader), ended));
+    let (inner, ended) = make();
+    let reader = block_on(envelope.seal_async_reader(inner, &context())).unwrap();
+    readers.push(("AsyncSealReader, buffered", of_async_buffered(reader), ended));
     let (inner, ended) = make();
     readers.push(("SealStream", of_stream(block_on(envelope.seal_stream(inner, &context())).unwrap()), ended));
     readers
 }
 
 /// Each shell that opens what it reads, unless the header does not come through.
-fn opening_readers(sealed: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader)> {
-    let envelope = envelope();
+fn opening_readers(envelope: &Envelope, sealed: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader)> {
     // The header, first, goes well.
     let header_len = Header::parse(sealed, &Default::default()).map_or(0, |header| header.len());
     let inner = || {
@@ -491,8 +518,14 @@ fn opening_readers(sealed: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader)
     if let Ok(reader) = block_on(envelope.open_reader(inner(), &context())) {
         readers.push(("OpenReader", of_std(reader)));
     }
+    if let Ok(reader) = block_on(envelope.open_reader(inner(), &context())) {
+        readers.push(("OpenReader, buffered", of_buffered(reader)));
+    }
     if let Ok(reader) = block_on(envelope.open_async_reader(inner(), &context())) {
         readers.push(("AsyncOpenReader", of_tokio(reader)));
+    }
+    if let Ok(reader) = block_on(envelope.open_async_reader(inner(), &context())) {
+        readers.push(("AsyncOpenReader, buffered", of_async_buffered(reader)));
     }
     if let Ok(stream) = block_on(envelope.open_stream(inner(), &context())) {
         readers.push(("OpenStream", of_stream(stream)));
@@ -516,10 +549,10 @@ proptest! {
         len in 0usize..200, script in script(), lens in prop::collection::vec(1usize..100, 1..5),
     ) {
         let plaintext = plaintext(len);
-        for (name, mut reader, source_ended) in sealing_readers(&plaintext, &script) {
+        for (name, mut reader, source_ended) in sealing_readers(&envelope(), &plaintext, &script) {
             let (sealed, ended) = read_all(name, &mut reader, &lens)?;
             if ended {
-                let given = source_ended.borrow().unwrap();
+                let given = source_ended.lock().unwrap().unwrap();
                 prop_assert_eq!(&open(&sealed).unwrap()[..], &plaintext[..given], "{}", name);
             } else {
                 prop_assert!(open(&sealed).is_err(), "{name}");
@@ -548,7 +581,7 @@ proptest! {
             Change::Cut(at) => sealed.truncate(at.index(sealed.len())),
             Change::Append => sealed.push(0),
         }
-        for (name, mut reader) in opening_readers(&sealed, &script) {
+        for (name, mut reader) in opening_readers(&envelope(), &sealed, &script) {
             let (opened, ended) = read_all(name, &mut reader, &lens)?;
             prop_assert!(plaintext.starts_with(&opened), "{name}");
             if ended {
@@ -616,6 +649,131 @@ proptest! {
     }
 }
 
+/// Envelopes whose streams work on batches, on one thread or several, with a signature or without.
+fn long() -> impl Strategy<Value = Envelope> {
+    let suites = [AlgorithmSuite::Aes256GcmHkdfSha512Commit, AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384];
+    (prop::sample::select(suites.to_vec()), prop::sample::select(vec![4096, 1 << 20]), any::<bool>()).prop_map(
+        |(suite, frame_len, parallel)| {
+            let builder = Envelope::builder(LocalKey::new("tests", "key", [7; 32]).unwrap());
+            #[cfg(feature = "parallel")]
+            let threads = if parallel { Threads::Global } else { Threads::One };
+            #[cfg(not(feature = "parallel"))]
+            let threads = parallel.then_some(Threads::One).unwrap_or_default();
+            builder.suite(suite).frame_len(frame_len).threads(threads).build().unwrap()
+        },
+    )
+}
+
+/// As [`script`], with reads of up to a few hundred kilobytes.
+fn long_script() -> impl Strategy<Value = Vec<Turn>> {
+    let turn = prop_oneof![3 => (1usize..700_000).prop_map(Turn::Go), 1 => turn()];
+    prop::collection::vec(turn, 0..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn all_that_holds_for_long_messages_signed_or_not_on_one_thread_or_several(
+        envelope in long(), len in 0usize..5 << 20, script in long_script(),
+        lens in prop::collection::vec(1usize..700_000, 1..5), change in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let plaintext = plaintext(len);
+        for (name, mut writer) in writers(&envelope, &script) {
+            let (mut state, mut acknowledged) = (State::Open, Vec::new());
+            for len in lens.iter().cycle().take(2 * lens.len() + 3) {
+                operate(&mut *writer, Operation::Write(*len), &mut state, &mut acknowledged)?;
+            }
+            for _ in 0..50 {
+                operate(&mut *writer, Operation::Finish, &mut state, &mut acknowledged)?;
+            }
+            let opened = open(writer.target());
+            prop_assert!(opened.is_ok() || state == State::Failed, "{name}");
+            prop_assert!(opened.map_or(true, |opened| opened == acknowledged), "{name}");
+        }
+        for (name, mut reader, source_ended) in sealing_readers(&envelope, &plaintext, &script) {
+            let (sealed, ended) = read_all(name, &mut reader, &[700_000])?;
+            match open(&sealed) {
+                Ok(opened) => prop_assert!(ended && opened == plaintext[..source_ended.lock().unwrap().unwrap()], "{name}"),
+                Err(_) => prop_assert!(!ended, "{name}"),
+            }
+        }
+        let mut sealed = block_on(envelope.seal(&plaintext, &context())).unwrap();
+        if let Some(at) = change {
+            let at = at.index(sealed.len());
+            sealed[at] ^= 1;
+        }
+        for (name, mut reader) in opening_readers(&envelope, &sealed, &script) {
+            let (opened, ended) = read_all(name, &mut reader, &[700_000])?;
+            prop_assert!(plaintext.starts_with(&opened), "{name}");
+            prop_assert!(!ended || change.is_none() && opened.len() == plaintext.len(), "{name}");
+        }
+    }
+}
+
+/// A source of ranges that follows a script.
+struct Ranges(Mutex<Inner>);
+
+impl ReadAt for Ranges {
+    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut inner = self.0.lock().unwrap();
+        inner.at = offset as usize;
+        Read::read(&mut *inner, out)
+    }
+}
+
+impl AsyncReadAt for Ranges {
+    async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        // Fewer would mean that the source ends.
+        let mut filled = 0;
+        while filled < bytes.len() {
+            match self.read_at(&mut bytes[filled..], range.start + filled as u64)? {
+                0 => break,
+                len => filled += len,
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes.into())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// A reader of ranges has no state: what follows an error is what the source gives then.
+    #[test]
+    fn a_range_is_right_or_an_error_whatever_its_source_does(
+        len in 0usize..200, script in script(), ranges in prop::collection::vec((0u64..210, 0u64..210), 1..10),
+    ) {
+        let plaintext = plaintext(len);
+        let sealed = seal(&plaintext);
+        let source = || {
+            let mut inner = Inner::new(&sealed, &[Turn::Go(usize::MAX), Turn::Go(usize::MAX)]);
+            inner.script.extend(&script);
+            Ranges(Mutex::new(inner))
+        };
+        let sealed_len = sealed.len() as u64;
+        let reader = block_on(envelope().range_reader(source(), sealed_len, &context())).unwrap();
+        let async_reader = block_on(envelope().async_range_reader(source(), sealed_len, &context())).unwrap();
+        let reads: [&dyn Fn(Range<u64>) -> Result<Vec<u8>, OpenError>; 2] =
+            [&|range| reader.read(range), &|range| block_on(async_reader.read_async(range))];
+        for read in reads {
+            for (start, end) in &ranges {
+                let expected = plaintext.get(*start as usize..*end as usize);
+                match read(*start..*end) {
+                    Ok(read) => prop_assert_eq!(Some(&read[..]), expected),
+                    Err(OpenError::OutOfRange { .. }) => prop_assert!(expected.is_none()),
+                    Err(error) => prop_assert!(expected.is_some(), "{}", error),
+                }
+            }
+            // When all goes well again, so does the reader.
+            let whole = (0..script.len() + 1).find_map(|_| read(0..len as u64).ok());
+            prop_assert_eq!(whole, Some(plaintext.clone()));
+        }
+    }
+}
+
 // The table: what follows an error of the source or target.
 
 #[test]
@@ -624,7 +782,7 @@ fn an_error_that_may_pass_loses_nothing_and_any_other_is_final_for_every_shell()
     let sealed = seal(&plaintext);
     for kind in KINDS {
         let script = [Turn::Go(20), Turn::Fail(kind), Turn::Go(7)];
-        for (name, mut writer) in writers(&script) {
+        for (name, mut writer) in writers(&envelope(), &script) {
             let (mut rest, mut errors) = (&plaintext[..], 0);
             while !rest.is_empty() && errors < 3 {
                 match writer.write(rest).unwrap() {
@@ -645,12 +803,12 @@ fn an_error_that_may_pass_loses_nothing_and_any_other_is_final_for_every_shell()
                 assert_eq!(open(writer.target()).unwrap(), plaintext);
             }
         }
-        for (name, mut reader, _) in sealing_readers(&plaintext, &script) {
+        for (name, mut reader, _) in sealing_readers(&envelope(), &plaintext, &script) {
             let (read, ended) = read_all(name, &mut reader, &[1000]).unwrap();
             assert_eq!(ended, may_pass(kind) && name != "SealStream", "{name} {kind}");
             assert_eq!(open(&read).is_ok(), ended, "{name} {kind}");
         }
-        for (name, mut reader) in opening_readers(&sealed, &script) {
+        for (name, mut reader) in opening_readers(&envelope(), &sealed, &script) {
             let (read, ended) = read_all(name, &mut reader, &[1000]).unwrap();
             assert_eq!(ended, may_pass(kind) && name != "OpenStream", "{name} {kind}");
             assert_eq!(read == plaintext, ended, "{name} {kind}");
@@ -662,7 +820,7 @@ fn an_error_that_may_pass_loses_nothing_and_any_other_is_final_for_every_shell()
 fn a_verdict_on_the_message_is_final_for_every_shell_even_if_its_source_goes_on() {
     let sealed = seal(&plaintext(100));
     for script in [&[Turn::End][..], &[Turn::Go(70), Turn::End]] {
-        for (name, mut reader) in opening_readers(&sealed, script) {
+        for (name, mut reader) in opening_readers(&envelope(), &sealed, script) {
             let mut errors = Vec::new();
             for _ in 0..10 {
                 match reader(1000).unwrap() {
@@ -682,11 +840,8 @@ fn a_message_that_has_ended_stays_so_even_if_its_source_goes_on() {
     let mut reader = block_on(envelope().open_reader(Inner::new(&source, &[]), &context())).unwrap();
     assert!(reader.read_to_end(&mut Vec::new()).is_err());
     let body_len = message.len() - Header::parse(&message, &Default::default()).unwrap().len();
-    for (name, mut reader) in opening_readers(&source, &[Turn::Go(body_len), Turn::End]) {
-        if name == "OpenStream" {
-            continue; // Its pieces are shorter here.
-        }
-        assert_eq!(reader(10).unwrap().unwrap(), b"data", "{name}");
+    for (name, mut reader) in opening_readers(&envelope(), &source, &[Turn::Go(body_len), Turn::End]) {
+        assert_eq!(reader(10).unwrap().expect(name), b"data", "{name}");
         assert_eq!(reader(10).unwrap().unwrap(), b"", "{name}");
         assert_eq!(reader(10).unwrap().unwrap(), b"", "{name}");
     }
