@@ -658,7 +658,7 @@ fn long() -> impl Strategy<Value = Envelope> {
             #[cfg(feature = "parallel")]
             let threads = if parallel { Threads::Global } else { Threads::One };
             #[cfg(not(feature = "parallel"))]
-            let threads = parallel.then_some(Threads::One).unwrap_or_default();
+            let (threads, _) = (Threads::One, parallel);
             builder.suite(suite).frame_len(frame_len).threads(threads).build().unwrap()
         },
     )
@@ -756,8 +756,8 @@ proptest! {
         let sealed_len = sealed.len() as u64;
         let reader = block_on(envelope().range_reader(source(), sealed_len, &context())).unwrap();
         let async_reader = block_on(envelope().async_range_reader(source(), sealed_len, &context())).unwrap();
-        let reads: [&dyn Fn(Range<u64>) -> Result<Vec<u8>, OpenError>; 2] =
-            [&|range| reader.read(range), &|range| block_on(async_reader.read_async(range))];
+        type Read<'a> = &'a dyn Fn(Range<u64>) -> Result<Vec<u8>, OpenError>;
+        let reads: [Read<'_>; 2] = [&|range| reader.read(range), &|range| block_on(async_reader.read_async(range))];
         for read in reads {
             for (start, end) in &ranges {
                 let expected = plaintext.get(*start as usize..*end as usize);
@@ -1042,8 +1042,8 @@ fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
     let polled = Rc::new(RefCell::new(0));
     // Always ready: nothing, for ever, or a byte at a time of a frame that is long.
     let envelope =
-        Envelope::builder(LocalKey::new("tests", "key", [7; 32]).unwrap()).frame_len(1 << 20).build().unwrap();
-    let long = block_on(envelope.seal(&plaintext(1 << 20), &context())).unwrap();
+        Envelope::builder(LocalKey::new("tests", "key", [7; 32]).unwrap()).frame_len(2 << 20).build().unwrap();
+    let long = block_on(envelope.seal(&plaintext(2 << 20), &context())).unwrap();
     let counted = |pieces: Vec<Vec<u8>>| {
         let counter = polled.clone();
         stream::iter(pieces).map(move |piece| {
@@ -1064,7 +1064,14 @@ fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
     most();
     assert!(poll_once(|cx| Pin::new(&mut opened).poll_next(cx)).is_none());
     assert!((1..=256).contains(&most()));
-    assert_eq!(block_on(opened.next()).unwrap().unwrap().len(), 1 << 20);
+    assert_eq!(block_on(opened.next()).unwrap().unwrap().len(), 2 << 20);
+
+    // And so many bytes.
+    let parts = counted(long.chunks(100_000).map(<[u8]>::to_vec).collect());
+    let mut opened = block_on(envelope.open_stream(parts, &context)).unwrap();
+    most();
+    assert!(poll_once(|cx| Pin::new(&mut opened).poll_next(cx)).is_none());
+    assert!((9..=11).contains(&most()));
 
     let mut sealing = block_on(envelope.seal_stream(counted(vec![vec![1]; 100_000]), &context)).unwrap();
     assert!(block_on(sealing.next()).unwrap().is_ok()); // The header.

@@ -316,9 +316,11 @@ async fn a_region_that_throttles_is_not_asked_again_for_another_of_several_keys(
     // What was not sent has failed for the same reason.
     endpoint.script(|_| Fault::Throttle);
     let attempts = attempts(&Envelope::new(several()), &sealed).await;
-    for attempt in &attempts {
+    for (attempt, arn) in attempts.iter().zip(&arns) {
         let ProviderError::NoneDecrypted { attempts } = attempt else { panic!("{attempt}") };
-        assert!(matches!(attempts[..], [ProviderError::Throttled { .. }]), "{attempts:?}");
+        let [error @ ProviderError::Throttled { key_id, source, .. }] = &attempts[..] else { panic!("{attempts:?}") };
+        assert!(key_id == arn && error.is_retryable(), "{error}");
+        assert_eq!(source.to_string().starts_with("not sent"), *arn == arns[1], "{error}");
     }
     assert_eq!((attempts.len(), decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR)), (3, 2, 2));
 }

@@ -133,7 +133,7 @@ impl<'a> Tries<'a> {
                     self.left_alone.insert(candidate.index);
                 }
                 Some(Obstacle::Failed(error)) => {
-                    self.known.get_or_insert_with(|| error.clone());
+                    self.known.get_or_insert_with(|| not_sent(error, &candidate.arn));
                 }
                 None => {
                     let client = candidate.requests.client_id();
@@ -180,6 +180,20 @@ impl<'a> Tries<'a> {
         }
         self.request.none_decrypted(provider, self.errors)
     }
+}
+
+/// The error of a try that was not made, since this one has failed before.
+fn not_sent(before: &ProviderError, arn: &KeyArn) -> ProviderError {
+    let mut error = before.clone();
+    if let ProviderError::Throttled { key_id, source, .. }
+    | ProviderError::TimedOut { key_id, source, .. }
+    | ProviderError::Unavailable { key_id, source, .. }
+    | ProviderError::InvalidCiphertext { key_id, source: Some(source), .. } = &mut error
+    {
+        *key_id = arn.to_string();
+        *source = format!("not sent, since an earlier request for this message failed: {before}").into();
+    }
+    error
 }
 
 /// Whether KMS has answered that this one key cannot be had, as where its custom key store is away: other keys of the
