@@ -24,7 +24,7 @@
 //! # Streams
 //! What does not fit into memory goes through [`Envelope::seal_writer`] and [`Envelope::open_reader`], or with tokio
 //! through `Envelope::seal_async_writer` and `Envelope::open_async_reader` (feature `tokio`): one request to the key
-//! provider, then plain I/O in about a megabyte of memory. [`stream::Sealer`] and [`stream::Opener`] do the same
+//! provider, then plain I/O in a few megabytes of memory. [`stream::Sealer`] and [`stream::Opener`] do the same
 //! without any I/O. [`Envelope::range_reader`] reads any part of the plaintext without the rest.
 //!
 //! # In production

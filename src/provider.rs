@@ -63,6 +63,9 @@ use crate::{
 /// All requests for one message share a deadline, which each of them carries. A provider that calls a service should
 /// start no call after it, and stop one that is running; the envelope does not stop a provider.
 ///
+/// A provider that passes a request on with changes should change a copy of it (`let mut changed = *request;`). A new one
+/// has no deadline, and none of what other providers have learnt about the message.
+///
 /// ```
 /// use async_trait::async_trait;
 /// use kms_envelope::{

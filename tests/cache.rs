@@ -172,7 +172,27 @@ fn age_counts_from_the_start_of_the_request() {
     let cache = DataKeyCache::builder(AGE).clock(clock).build().unwrap();
     let envelope = envelope(&provider, &cache);
     (0..3).for_each(|_| drop(seal(&envelope, b"data")));
-    assert_eq!(provider.calls().generate, 3);
+    assert_eq!((provider.calls().generate, cache.stats().entries), (3, 0));
+}
+
+#[test]
+fn a_key_that_comes_too_late_takes_the_place_of_no_other() {
+    let (clock, is_late) = (ManualClock::new(), Arc::new(AtomicBool::new(false)));
+    let (time, late) = (clock.clone(), is_late.clone());
+    let provider = provider().with_delay(move || {
+        if late.load(Ordering::SeqCst) {
+            time.advance(AGE / 2);
+        }
+        std::future::ready(())
+    });
+    let cache = DataKeyCache::builder(AGE / 2).capacity(1).clock(clock).build().unwrap();
+    let envelope = envelope(&provider, &cache);
+    is_late.store(true, Ordering::SeqCst);
+    block_on(envelope.seal(b"data", &EncryptionContext::from([("tenant", "late")]))).unwrap();
+    assert_eq!((cache.stats().entries, cache.stats().evictions), (0, 0));
+    is_late.store(false, Ordering::SeqCst);
+    seal(&envelope, b"data");
+    assert_eq!(cache.stats().entries, 1);
 }
 
 #[test]

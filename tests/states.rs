@@ -1101,4 +1101,27 @@ fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
     most();
     assert!(poll_once(|cx| Pin::new(&mut reader).poll_read(cx, &mut ReadBuf::new(&mut [0; 10]))).is_none());
     assert!((1..=256).contains(&most()));
+
+    /// Takes a byte at a time.
+    struct Slow(Rc<RefCell<usize>>);
+    impl AsyncWrite for Slow {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            *self.0.borrow_mut() += 1;
+            Poll::Ready(Ok(bytes.len().min(1)))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+    let mut writer = block_on(envelope.seal_async_writer(Slow(polled.clone()), &context)).unwrap();
+    block_on(writer.write_all(&plaintext)).unwrap();
+    most();
+    assert!(poll_once(|cx| Pin::new(&mut writer).poll_shutdown(cx)).is_none());
+    assert!((1..=512).contains(&most())); // The header may be in front of it.
+    block_on(writer.shutdown()).unwrap();
 }

@@ -336,7 +336,8 @@ impl<T: Material> Store<T> {
         let Some(landed) = state.remove_flight(flight, number) else { return };
         let mut removed = state.expire(settings, now);
         let State { entries, stats, .. } = &mut *state;
-        if Entries::cost(&key, entry) <= max_bytes {
+        // A request may have taken longer than its key may serve.
+        if Entries::cost(&key, entry) <= max_bytes && !settings.is_expired(entry.fetched, now) {
             removed.extend(entries.put(key, entry.clone()));
             while entries.len() > max_len || entries.bytes() > max_bytes {
                 removed.extend(entries.pop_lru());

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::{
-    ContentType, Header, Limits, MessageId, Parsed,
+    ContentType, Header, Limits, MessageId,
     encrypted_data_key::KeySection,
     header::{
         COMMITMENT_LEN, FRAMED, IV_LEN, NON_FRAMED, TAG_LEN, TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA, VERSION_1,
@@ -211,11 +211,11 @@ impl Parser {
         }
     }
 
-    /// Reads on, in `bytes`, which begin with what has been read before.
-    fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<Parsed<()>, HeaderError> {
+    /// Reads all whole fields in `bytes`, which begin with what has been read before.
+    fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), HeaderError> {
         while self.next != Field::End {
             let Some(field) = bytes.get(self.at..self.at + self.field_len()) else {
-                return Ok(Parsed::Incomplete { needed: self.least_len });
+                return Ok(());
             };
             self.at += field.len();
             self.next = self.read(field, limits)?;
@@ -223,7 +223,7 @@ impl Parser {
                 return Err(LimitError::HeaderLen { len: self.least_len, limit: limits.header_len }.into());
             }
         }
-        Ok(Parsed::Complete(()))
+        Ok(())
     }
 
     /// The bytes of the next field.

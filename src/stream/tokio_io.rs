@@ -72,6 +72,7 @@ impl<W: AsyncWrite + Unpin> AsyncSealWriter<W> {
     }
 
     fn poll_write_untaken(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut turn = Turn::new();
         loop {
             let untaken = self.buffer.untaken()?;
             if untaken.is_empty() {
@@ -79,7 +80,12 @@ impl<W: AsyncWrite + Unpin> AsyncSealWriter<W> {
             }
             match ready!(Pin::new(&mut self.inner).poll_write(cx, untaken)) {
                 Ok(0) => return Poll::Ready(Err(self.buffer.failed(io::ErrorKind::WriteZero.into()))),
-                Ok(len) => self.buffer.take(len),
+                Ok(len) => {
+                    self.buffer.take(len);
+                    if !self.buffer.untaken()?.is_empty() {
+                        ready!(turn.poll_after(len, cx));
+                    }
+                }
                 Err(error) => return Poll::Ready(Err(self.buffer.failed(error))),
             }
         }

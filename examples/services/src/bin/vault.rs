@@ -7,7 +7,10 @@
 //!
 //! The token needs `update` on `transit/encrypt/invoices` and `transit/decrypt/invoices`.
 
-use std::{env, fmt, str, time::Duration};
+use std::{
+    env, fmt, str,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, ensure};
 use async_trait::async_trait;
@@ -56,26 +59,36 @@ impl VaultTransit {
         let mut token = HeaderValue::from_str(token)?;
         token.set_sensitive(true); // Debug does not print it.
         // A redirect would take the token and the data keys wherever it points.
-        let http = Client::builder().timeout(Duration::from_secs(5)).redirect(Policy::none()).build()?;
+        let http = Client::builder().redirect(Policy::none()).build()?;
         Ok(Self { http, address, token, key })
     }
 
-    async fn encrypt(&self, key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
+    async fn encrypt(
+        &self,
+        key: &SecretKey,
+        context: &EncryptionContext,
+        deadline: Option<Instant>,
+    ) -> Result<EncryptedDataKey, ProviderError> {
         let request = Encrypt {
             plaintext: &Zeroizing::new(Base64::encode_string(key.expose())),
             associated_data: self.associated_data("Encrypt", context)?,
         };
-        let Encrypted { ciphertext } = self.post("Encrypt", &request).await?;
+        let Encrypted { ciphertext } = self.post("Encrypt", &request, deadline).await?;
         Ok(EncryptedDataKey::new(PROVIDER_ID, self.key.clone(), ciphertext))
     }
 
-    async fn decrypt(&self, key: &EncryptedDataKey, context: &EncryptionContext) -> Result<SecretKey, ProviderError> {
+    async fn decrypt(
+        &self,
+        key: &EncryptedDataKey,
+        context: &EncryptionContext,
+        deadline: Option<Instant>,
+    ) -> Result<SecretKey, ProviderError> {
         let ciphertext = str::from_utf8(&key.ciphertext);
         let request = Decrypt {
             ciphertext: ciphertext.map_err(|error| self.invalid_ciphertext(Some(error.into())))?,
             associated_data: self.associated_data("Decrypt", context)?,
         };
-        let Decrypted { plaintext } = self.post("Decrypt", &request).await?;
+        let Decrypted { plaintext } = self.post("Decrypt", &request, deadline).await?;
         let key = Base64::decode_vec(&plaintext).map_err(|_| self.unexpected("Decrypt", "the key is no base64"))?;
         // Takes the bytes over, and wipes them where they are no key.
         SecretKey::try_from(key).map_err(|error| self.unexpected("Decrypt", error))
@@ -86,16 +99,24 @@ impl VaultTransit {
         &self,
         operation: &'static str,
         request: &impl Serialize,
+        deadline: Option<Instant>,
     ) -> Result<T, ProviderError> {
         let key_id = self.key.clone();
+        let left = deadline.map_or(TIMEOUT, |deadline| deadline.saturating_duration_since(Instant::now()).min(TIMEOUT));
+        if left.is_zero() {
+            return Err(ProviderError::TimedOut { operation, key_id, source: "not sent: the time is over".into() });
+        }
         let url = format!("{}/v1/transit/{}/{key_id}", self.address.trim_end_matches('/'), operation.to_lowercase());
-        let request = self.http.post(url).header("x-vault-token", &self.token).json(request);
+        let request = self.http.post(url).header("x-vault-token", &self.token).timeout(left).json(request);
         let answered = async {
             let answer = request.send().await?;
             Ok::<_, reqwest::Error>((answer.status(), Zeroizing::new(answer.bytes().await?.to_vec())))
         };
         let (status, body) = match answered.await {
             Ok(answer) => answer,
+            Err(error) if error.is_timeout() => {
+                return Err(ProviderError::TimedOut { operation, key_id, source: error.into() });
+            }
             Err(error) => return Err(ProviderError::Unavailable { operation, key_id, source: error.into() }),
         };
         if status.is_success() {
@@ -139,7 +160,7 @@ impl KeyProvider for VaultTransit {
         let mut bytes = Zeroizing::new(vec![0; request.suite.data_key_len()]);
         getrandom::fill(&mut bytes).map_err(|error| failed(error.into()))?;
         let plaintext = SecretKey::try_from(bytes).map_err(|error| failed(error.into()))?;
-        let encrypted = vec![self.encrypt(&plaintext, request.context).await?];
+        let encrypted = vec![self.encrypt(&plaintext, request.context, request.deadline).await?];
         Ok(DataKey { plaintext, encrypted })
     }
 
@@ -147,22 +168,29 @@ impl KeyProvider for VaultTransit {
         &self,
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        Ok(vec![self.encrypt(request.data_key, request.context).await?])
+        Ok(vec![self.encrypt(request.data_key, request.context, request.deadline).await?])
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
         let mut attempts = Vec::new();
         for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
             if encrypted.provider_id == PROVIDER_ID && encrypted.provider_info == self.key {
-                match self.decrypt(encrypted, request.context).await {
+                match self.decrypt(encrypted, request.context, request.deadline).await {
                     Ok(key) => return Ok(PlaintextDataKey { key, index, key_id: encrypted.to_string() }),
                     Err(error) => attempts.push(error),
+                }
+                // A message may name the key as often as its author likes: what is away is asked once.
+                if attempts.last().is_some_and(ProviderError::is_retryable) {
+                    break;
                 }
             }
         }
         Err(request.none_decrypted(format!("{PROVIDER_ID}/{}", self.key), attempts))
     }
 }
+
+/// How long a request may take, if the time for the message is not over before.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What stands before the encrypted data keys of this provider.
 const PROVIDER_ID: &str = "vault-transit";
