@@ -81,6 +81,24 @@ impl AesGcm {
     }
 }
 
+impl AesGcm {
+    /// As [`open`](Self::open), in place: the plaintext is at the start of `sealed` then. Where the tag does not match,
+    /// `sealed` is wiped.
+    #[cfg(feature = "stream")]
+    pub(crate) fn open_in_place(&self, iv: &[u8; IV_LEN], aad: &[u8], sealed: &mut [u8]) -> Result<(), TagMismatch> {
+        let (buffer, tag) = sealed.split_last_chunk_mut().ok_or(TagMismatch)?;
+        let opened = match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc(key) => key.open_in_place(iv, aad, buffer, tag),
+            Self::RustCrypto(key) => key.open_in_place(iv, aad, buffer, tag),
+        };
+        if opened.is_err() {
+            sealed.fill(0);
+        }
+        opened
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -222,6 +240,15 @@ mod tests {
                 prop_assert_eq!(&seal(key, &iv, &aad, &plaintext), &sealed);
                 prop_assert_eq!(open(key, &iv, &aad, &sealed), Ok(plaintext.clone()));
                 prop_assert_eq!(open(key, &iv, &aad, &changed), Err(TagMismatch));
+                #[cfg(feature = "stream")]
+                {
+                    let mut in_place = sealed.clone();
+                    prop_assert_eq!(key.open_in_place(&iv, &aad, &mut in_place), Ok(()));
+                    prop_assert_eq!(&in_place[..plaintext.len()], &plaintext[..]);
+                    let mut in_place = changed.clone();
+                    prop_assert_eq!(key.open_in_place(&iv, &aad, &mut in_place), Err(TagMismatch));
+                    prop_assert!(in_place.iter().all(|byte| *byte == 0));
+                }
             }
         }
     }

@@ -4,10 +4,7 @@
 #![no_main]
 
 use arbitrary::Arbitrary;
-use kms_envelope::{
-    AlgorithmSuite, CommitmentPolicy, EncryptionContext,
-    message::Header,
-};
+use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, message::Header};
 use kms_envelope_fuzz::{LIMITS, builder, open};
 use libfuzzer_sys::fuzz_target;
 use pollster::block_on;

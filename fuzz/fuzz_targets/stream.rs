@@ -2,12 +2,10 @@
 
 #![no_main]
 
-use std::io::Read;
+use std::{convert::Infallible, io::Read};
 
-use kms_envelope::{
-    EncryptionContext, Limits, OpenError,
-    message::Header,
-};
+use futures_util::{TryStreamExt, stream};
+use kms_envelope::{EncryptionContext, Limits, OpenError, message::Header, stream::StreamError};
 use kms_envelope_fuzz::{ENVELOPE, LIMITS, open};
 use libfuzzer_sys::fuzz_target;
 use pollster::block_on;
@@ -35,6 +33,26 @@ fn in_pieces(data: &[u8], lens: &[u8], limits: &Limits) -> Option<Result<Vec<u8>
     Some(opener.finish().map(|()| plaintext))
 }
 
+/// By a stream of pieces, whose frames are opened in place.
+fn streamed(data: &[u8], lens: &[u8]) -> Result<Vec<u8>, OpenError> {
+    let (mut pieces, mut rest) = (Vec::new(), data);
+    let mut lens = lens.iter().cycle().map(|len| usize::from(*len) + 1);
+    while !rest.is_empty() {
+        let (piece, more) = rest.split_at(lens.next().unwrap_or(100).min(rest.len()));
+        pieces.push(Ok::<_, Infallible>(piece));
+        rest = more;
+    }
+    let opened = block_on(async {
+        let stream = ENVELOPE.open_stream(stream::iter(pieces), &EncryptionContext::new()).await?;
+        stream.try_collect::<Vec<_>>().await
+    });
+    match opened {
+        Ok(pieces) => Ok(pieces.concat()),
+        Err(StreamError::Open(error)) => Err(error),
+        Err(error) => panic!("{error}"),
+    }
+}
+
 fuzz_target!(|input: ([u8; 4], &[u8])| {
     let (lens, data) = input;
     let text = |error: OpenError| error.to_string();
@@ -42,6 +60,7 @@ fuzz_target!(|input: ([u8; 4], &[u8])| {
     if let Some(pieces) = in_pieces(data, &lens, &LIMITS) {
         assert_eq!(whole, pieces.map_err(text));
     }
+    assert_eq!(whole, streamed(data, &lens).map_err(text));
     let read = block_on(ENVELOPE.open_reader(data, &EncryptionContext::new())).and_then(|mut reader| {
         let mut plaintext = Vec::new();
         reader.read_to_end(&mut plaintext).map_err(|error| error.downcast::<OpenError>().expect("our own"))?;

@@ -52,6 +52,18 @@ impl AesGcm {
         }
         Ok(())
     }
+
+    #[cfg(feature = "stream")]
+    pub(super) fn open_in_place(
+        &self,
+        iv: &[u8; IV_LEN],
+        aad: &[u8],
+        buffer: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), TagMismatch> {
+        let (nonce, aad) = (Nonce::from(iv), Aad::from(aad));
+        self.0.open_in_place_separate_tag(nonce, aad, tag, buffer).map(drop).map_err(|_| TagMismatch)
+    }
 }
 
 impl fmt::Debug for AesGcm {

@@ -11,8 +11,8 @@ use crate::{
 /// What a data key becomes for one message.
 #[derive(Debug)]
 pub(crate) struct MessageKeys {
-    /// Encrypts the body and authenticates the header. Boxed, as it is moved about and long: each move would copy it.
-    pub(crate) encryption: Box<AesGcm>,
+    /// Encrypts the body and authenticates the header.
+    pub(crate) encryption: AesGcm,
     /// Goes into the header, to be compared on opening, where the suite has it.
     pub(crate) commitment: Option<[u8; 32]>,
 }
@@ -37,7 +37,7 @@ impl MessageKeys {
     ) -> Self {
         let hash = match suite.key_derivation() {
             KeyDerivation::Identity => {
-                return Self { encryption: Box::new(AesGcm::new(backend, data_key)), commitment: None };
+                return Self { encryption: AesGcm::new(backend, data_key), commitment: None };
             }
             KeyDerivation::Hkdf(hash) => hash,
         };
@@ -55,6 +55,6 @@ impl MessageKeys {
             None
         };
         let encryption = SecretKey::try_from(encryption).expect("a data key has a length of AES");
-        Self { encryption: Box::new(AesGcm::new(backend, &encryption)), commitment }
+        Self { encryption: AesGcm::new(backend, &encryption), commitment }
     }
 }

@@ -76,8 +76,28 @@ impl AesGcm {
         tag: &[u8; TAG_LEN],
         out: &mut [u8],
     ) -> Result<(), TagMismatch> {
+        self.open_buffer(iv, aad, InOutBuf::new(ciphertext, out).expect("as long as the ciphertext"), tag)
+    }
+
+    #[cfg(feature = "stream")]
+    pub(super) fn open_in_place(
+        &self,
+        iv: &[u8; IV_LEN],
+        aad: &[u8],
+        buffer: &mut [u8],
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), TagMismatch> {
+        self.open_buffer(iv, aad, buffer.into(), tag)
+    }
+
+    fn open_buffer(
+        &self,
+        iv: &[u8; IV_LEN],
+        aad: &[u8],
+        buffer: InOutBuf<'_, '_, u8>,
+        tag: &[u8; TAG_LEN],
+    ) -> Result<(), TagMismatch> {
         let (iv, tag) = (iv.into(), tag.into());
-        let buffer = InOutBuf::new(ciphertext, out).expect("as long as the ciphertext");
         match self {
             Self::Aes128(key) => key.decrypt_inout_detached(iv, aad, buffer, tag),
             Self::Aes192(key) => key.decrypt_inout_detached(iv, aad, buffer, tag),

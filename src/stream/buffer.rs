@@ -31,11 +31,12 @@ pub(crate) fn buffer_len(len: u64) -> Option<usize> {
     isize::try_from(len).ok().map(isize::unsigned_abs)
 }
 
-/// Appends bytes to a buffer that will have `max` of them at most: its memory doubles as it grows, up to that.
+/// Appends bytes to a buffer that will have `max` of them at most: beyond the first, its memory grows fourfold, up to
+/// that, so that little is copied on the way.
 pub(super) fn extend_within(buffer: &mut Vec<u8>, bytes: &[u8], max: usize) {
     let len = buffer.len() + bytes.len();
     if len > buffer.capacity() {
-        let capacity = if len > max / 2 { max.max(len) } else { (2 * buffer.capacity()).max(len) };
+        let capacity = if len > max / 2 { max } else { (4 * buffer.capacity()).max(FIRST_READ).min(max) }.max(len);
         buffer.reserve_exact(capacity - buffer.len());
     }
     buffer.extend_from_slice(bytes);

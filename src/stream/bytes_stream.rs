@@ -127,13 +127,15 @@ pub struct OpenStream<S> {
     opener: Opener,
     /// What came with the header's last piece.
     first: Bytes,
+    /// Plaintext that comes next.
+    next: Option<Bytes>,
     /// Whether the message has ended, and its stream too.
     is_finished: bool,
 }
 
 impl<S> OpenStream<S> {
     pub(crate) fn new(inner: S, opener: Opener, first: Bytes) -> Self {
-        Self { inner, opener, first, is_finished: false }
+        Self { inner, opener, first, next: None, is_finished: false }
     }
 
     /// Returns what is known of the message besides its plaintext.
@@ -142,12 +144,14 @@ impl<S> OpenStream<S> {
     }
 }
 
-/// Opens a piece of the message.
-fn open(opener: &mut Opener, sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
+/// Opens a piece of the message: the frame that it completes, which is opened in the memory where it was put together,
+/// and the frames after that.
+fn open(opener: &mut Opener, mut sealed: &[u8]) -> Result<(Bytes, Bytes), OpenError> {
+    let completed = opener.complete_held(&mut sealed)?;
     let mut out = vec![0; opener.update_len(sealed.len())];
     let len = opener.update(sealed, &mut out)?;
     out.truncate(len);
-    Ok(out)
+    Ok((completed, out.into()))
 }
 
 impl<S, B, E> Stream for OpenStream<S>
@@ -160,6 +164,9 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         let mut turn = Turn::new();
+        if let Some(next) = this.next.take() {
+            return Poll::Ready(Some(Ok(next)));
+        }
         while !this.is_finished {
             this.opener.check_not_failed().map_err(StreamError::Open)?;
             let first = std::mem::take(&mut this.first);
@@ -179,9 +186,11 @@ where
             } else {
                 (first.len(), open(&mut this.opener, &first))
             };
-            let opened = opened?;
-            if !opened.is_empty() {
-                return Poll::Ready(Some(Ok(opened.into())));
+            let (completed, after) = opened?;
+            let mut opened = [completed, after].into_iter().filter(|opened| !opened.is_empty());
+            if let Some(first) = opened.next() {
+                this.next = opened.next();
+                return Poll::Ready(Some(Ok(first)));
             }
             ready!(turn.poll_after(piece_len, cx));
         }

@@ -12,14 +12,14 @@ use crate::{
 /// Seals and opens the frames of one message.
 #[derive(Debug)]
 pub(crate) struct FrameCipher {
-    key: Box<AesGcm>,
+    key: AesGcm,
     message_id: MessageId,
     frame_len: NonZeroU32,
     threads: Threads,
 }
 
 impl FrameCipher {
-    pub(crate) fn new(key: Box<AesGcm>, message_id: MessageId, frame_len: NonZeroU32, threads: Threads) -> Self {
+    pub(crate) fn new(key: AesGcm, message_id: MessageId, frame_len: NonZeroU32, threads: Threads) -> Self {
         Self { key, message_id, frame_len, threads }
     }
 
@@ -100,6 +100,21 @@ impl FrameCipher {
             .open(&head.iv, aad.as_ref(), &frame[head.len()..], out)
             .map_err(|_| OpenError::FrameTag { sequence: head.sequence })?;
         Ok(out.len())
+    }
+
+    /// As [`open`](Self::open), in the memory of the frame: returns where in it the plaintext is. Where the frame does not
+    /// authenticate, it is wiped.
+    #[cfg(feature = "stream")]
+    pub(crate) fn open_in_place(
+        &self,
+        head: &FrameHead,
+        frame: &mut [u8],
+    ) -> Result<std::ops::Range<usize>, OpenError> {
+        let aad = body_aad(self.message_id.as_bytes(), head);
+        self.key
+            .open_in_place(&head.iv, aad.as_ref(), &mut frame[head.len()..])
+            .map_err(|_| OpenError::FrameTag { sequence: head.sequence })?;
+        Ok(head.len()..head.len() + head.content_len)
     }
 
     /// Opens the frame that must be at this place to `out`, which has room for its plaintext exactly.

@@ -11,8 +11,8 @@ use crate::{
     crypto::{AesGcm, Backend, Dialect, MessageKeys, SecretKey, VerifyingKey},
     error::{FormatError, OpenError},
     message::{
-        BLOCK_OVERHEAD, ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FrameHead, Header, MessageId, Parsed,
-        parse_footer,
+        BLOCK_OVERHEAD, ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, FrameHead, Header,
+        MessageId, Parsed, parse_footer,
     },
     suite::AlgorithmSuite,
 };
@@ -102,7 +102,7 @@ pub(crate) fn authenticate(
     not_stored: &EncryptionContext,
     backend: Backend,
     accepts_net_4_0_0: bool,
-) -> Result<Box<AesGcm>, OpenError> {
+) -> Result<AesGcm, OpenError> {
     let authenticate = |dialect| {
         let keys = MessageKeys::derive(backend, header.suite(), data_key, header.message_id(), dialect);
         if let Some((derived, stored)) = keys.commitment.as_ref().zip(header.commitment())
@@ -129,7 +129,7 @@ pub(crate) fn authenticate(
 pub(crate) struct OpenerParts<'a> {
     pub(crate) header: &'a Header,
     /// What [`authenticate`] returned for the header.
-    pub(crate) key: Box<AesGcm>,
+    pub(crate) key: AesGcm,
     pub(crate) info: MessageInfo,
     /// Of suites that sign.
     pub(crate) verifying_key: Option<VerifyingKey>,
@@ -223,13 +223,11 @@ impl Opener {
 
     /// The most plaintext that the next `len` bytes of the body can give, of which the first are held.
     fn body_len(&self, len: usize) -> usize {
-        let head = match self.block_limit {
-            Some(limit) => FrameHead::parse_block(&self.held, limit).ok(),
-            None => self.cipher.head(&self.held, self.sequence).ok(),
-        };
-        match head {
+        match self.head(&self.held).ok() {
             Some(Parsed::Complete(head)) => match len.checked_sub(head.sealed_len()) {
                 None => 0,
+                // It is kept back until a footer is there too.
+                Some(rest) if head.is_last() && self.signature.is_some() && rest < FOOTER_OVERHEAD => 0,
                 Some(_) if head.is_last() => head.content_len,
                 Some(rest) => head.content_len + self.frames_len(rest),
             },
@@ -311,11 +309,7 @@ impl Opener {
                 }
                 Parsed::Incomplete { .. } if sealed.is_empty() => return Ok(written),
                 Parsed::Incomplete { needed } => {
-                    let (piece, rest) = sealed.split_at(sealed.len().min(needed - self.held.len()));
-                    // The next frame may be the final one, which is longer by a few bytes.
-                    let max = needed.max(self.frame_len() + FINAL_FRAME_OVERHEAD);
-                    extend_within(&mut self.held, piece, max);
-                    sealed = rest;
+                    self.hold(&mut sealed, needed);
                 }
             }
         }
@@ -345,11 +339,7 @@ impl Opener {
 
     /// Opens the frame at the start of `bytes`.
     fn open_frame(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Parsed<Opened>, OpenError> {
-        let head = match self.block_limit {
-            Some(limit) => FrameHead::parse_block(bytes, limit)?,
-            None => self.cipher.head(bytes, self.sequence)?,
-        };
-        let head = match head {
+        let head = match self.head(bytes)? {
             Parsed::Complete(head) => head,
             Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
         };
@@ -367,6 +357,11 @@ impl Opener {
             }
             _ => self.cipher.open(&head, frame, out)?,
         };
+        self.go_on_after(&head);
+        Ok(Parsed::Complete(Opened { taken: frame.len(), given }))
+    }
+
+    fn go_on_after(&mut self, head: &FrameHead) {
         if !head.is_last() {
             // Never wraps: u32::MAX marks a final frame.
             self.sequence += 1;
@@ -375,7 +370,60 @@ impl Opener {
         } else {
             self.state = State::Ended;
         }
-        Ok(Parsed::Complete(Opened { taken: frame.len(), given }))
+    }
+
+    /// Completes the frame that is held, if there is one, with bytes from the start of `sealed`, which it takes from it,
+    /// and opens it in its own memory. Returns the plaintext: nothing, where the frame is not complete yet or is kept
+    /// back. The rest is for [`update`](Self::update).
+    #[cfg(feature = "stream")]
+    pub(super) fn complete_held(&mut self, sealed: &mut &[u8]) -> Result<bytes::Bytes, OpenError> {
+        self.check_not_failed()?;
+        let opened = self.complete_frame(sealed);
+        if opened.is_err() {
+            self.fail();
+        }
+        opened
+    }
+
+    #[cfg(feature = "stream")]
+    fn complete_frame(&mut self, sealed: &mut &[u8]) -> Result<bytes::Bytes, OpenError> {
+        while self.state == State::Body && !self.held.is_empty() {
+            let (head, needed) = match self.head(&self.held)? {
+                Parsed::Complete(head) => (Some(head), head.sealed_len()),
+                Parsed::Incomplete { needed } => (None, needed),
+            };
+            match head {
+                Some(head) if self.held.len() == needed && !(head.is_last() && self.signature.is_some()) => {
+                    let mut frame = std::mem::take(&mut self.held);
+                    if let Some(signature) = &mut self.signature {
+                        signature.update(&frame);
+                    }
+                    let plaintext = self.cipher.open_in_place(&head, &mut frame)?;
+                    self.go_on_after(&head);
+                    return Ok(bytes::Bytes::from(frame).slice(plaintext));
+                }
+                _ if self.held.len() == needed || sealed.is_empty() => break,
+                _ => self.hold(sealed, needed),
+            }
+        }
+        Ok(bytes::Bytes::new())
+    }
+
+    /// The head of the frame that is due, or of the body without frames, at the start of `bytes`.
+    fn head(&self, bytes: &[u8]) -> Result<Parsed<FrameHead>, OpenError> {
+        Ok(match self.block_limit {
+            Some(limit) => FrameHead::parse_block(bytes, limit)?,
+            None => self.cipher.head(bytes, self.sequence)?,
+        })
+    }
+
+    /// Moves bytes from the start of `sealed` to those that are held, until those are as many as needed.
+    fn hold(&mut self, sealed: &mut &[u8], needed: usize) {
+        let (piece, rest) = sealed.split_at(sealed.len().min(needed - self.held.len()));
+        // The next frame may be the final one, which is longer by a few bytes.
+        let max = needed.max(self.frame_len() + FINAL_FRAME_OVERHEAD);
+        extend_within(&mut self.held, piece, max);
+        *sealed = rest;
     }
 
     /// Verifies the footer at the start of `bytes`. Then nothing is kept back any more.
