@@ -374,6 +374,20 @@ fn a_long_range_is_read_in_parts_and_concurrently() {
 }
 
 #[test]
+fn a_long_range_is_read_a_megabyte_at_a_time_and_no_frame_twice() {
+    let sealed = seal(4096, &plaintext(5_000_000));
+    let len = sealed.len() as u64;
+    let source = Arc::new(Counted::new(sealed));
+    let reader = block_on(envelope(4096).range_reader(source.clone(), len, &context())).unwrap();
+    source.taken();
+    assert!(reader.read(5000..4_900_000).unwrap() == plaintext(4_900_000)[5000..]);
+    let reads = source.taken();
+    assert_eq!(reads.len(), 5, "{reads:?}");
+    assert!(reads.iter().all(|read| read.end - read.start <= (1 << 20) + (1 << 20) / 100), "{reads:?}");
+    assert!(reads.windows(2).all(|pair| pair[0].end == pair[1].start), "{reads:?}");
+}
+
+#[test]
 fn a_length_that_is_not_the_messages_is_refused_before_a_size_is_told() {
     let sealed = seal(16, &plaintext(100));
     let open = |bytes: &[u8], len: u64| {
