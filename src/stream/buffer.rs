@@ -36,7 +36,8 @@ pub(crate) fn buffer_len(len: u64) -> Option<usize> {
 pub(super) fn extend_within(buffer: &mut Vec<u8>, bytes: &[u8], max: usize) {
     let len = buffer.len() + bytes.len();
     if len > buffer.capacity() {
-        let capacity = if len > max / 2 { max } else { (4 * buffer.capacity()).max(FIRST_READ).min(max) }.max(len);
+        let capacity =
+            if len > max / 2 { max } else { buffer.capacity().saturating_mul(4).max(FIRST_READ).min(max) }.max(len);
         buffer.reserve_exact(capacity - buffer.len());
     }
     buffer.extend_from_slice(bytes);

@@ -308,9 +308,7 @@ impl Opener {
                     }
                 }
                 Parsed::Incomplete { .. } if sealed.is_empty() => return Ok(written),
-                Parsed::Incomplete { needed } => {
-                    self.hold(&mut sealed, needed);
-                }
+                Parsed::Incomplete { needed } => self.hold(&mut sealed, needed),
             }
         }
     }
