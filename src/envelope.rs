@@ -342,7 +342,7 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// As [`open`](Self::open), as far as header and final frame go; [`FormatError::Length`] where no message has
+    /// As [`open`](Self::open), as far as header and final frame go; [`FormatError::Length`](crate::FormatError::Length) where no message has
     /// this length, and [`OpenError::NotSeekable`] for a message that is signed or has no frames.
     pub async fn range_reader<S: ReadAt>(
         &self,

@@ -63,7 +63,7 @@ where
 ///
 /// # Errors
 /// Any error is final, also one of the stream inside: the message has no end then, and every further item is
-/// [`SealError::FailedBefore`].
+/// [`SealError::FailedBefore`]. The stream does not end after an error, so stop at the first one.
 pub struct SealStream<S> {
     inner: S,
     sealing: Sealing,
@@ -121,7 +121,8 @@ where
 /// whole only when the stream ends without an error. Each piece of the message is opened in one poll.
 ///
 /// # Errors
-/// Any error is final, also one of the stream inside: every further item is [`OpenError::FailedBefore`].
+/// Any error is final, also one of the stream inside: every further item is [`OpenError::FailedBefore`]. The stream does
+/// not end after an error, so stop at the first one.
 pub struct OpenStream<S> {
     inner: S,
     opener: Opener,
