@@ -98,7 +98,8 @@ struct Inner {
 
 impl DataKeyCache {
     /// Returns a builder of a cache with which no message begins with a data key older than `max_age`, except for those
-    /// that waited for its request when that took longer. A stream that has begun goes on. Time while the machine is suspended may not count: see [`clock`](DataKeyCacheBuilder::clock).
+    /// that waited for its request when that took longer. A stream that has begun goes on. Time while the machine is
+    /// suspended may not count: see [`clock`](DataKeyCacheBuilder::clock).
     pub fn builder(max_age: Duration) -> DataKeyCacheBuilder {
         DataKeyCacheBuilder(Settings {
             max_age,

@@ -342,8 +342,9 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// As [`open`](Self::open), as far as header and final frame go; [`FormatError::Length`](crate::FormatError::Length) where no message has
-    /// this length, and [`OpenError::NotSeekable`] for a message that is signed or has no frames.
+    /// As [`open`](Self::open), as far as header and final frame go;
+    /// [`FormatError::Length`](crate::FormatError::Length) where no message has this length, and
+    /// [`OpenError::NotSeekable`] for a message that is signed or has no frames.
     pub async fn range_reader<S: ReadAt>(
         &self,
         source: S,
@@ -652,7 +653,8 @@ impl EnvelopeBuilder {
     /// The envelope.
     ///
     /// # Errors
-    /// [`ConfigError::CommitmentPolicy`] for a suite that the policy does not allow, and [`ConfigError::FrameLen`] for a frame length of zero or beyond the limit on opening.
+    /// [`ConfigError::CommitmentPolicy`] for a suite that the policy does not allow, and [`ConfigError::FrameLen`] for
+    /// a frame length of zero or beyond the limit on opening.
     pub fn build(mut self) -> Result<Envelope, ConfigError> {
         let settings = &mut self.settings;
         let policy = settings.policy;

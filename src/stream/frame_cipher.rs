@@ -102,8 +102,8 @@ impl FrameCipher {
         Ok(out.len())
     }
 
-    /// As [`open`](Self::open), in the memory of the frame: returns where in it the plaintext is. Where the frame does not
-    /// authenticate, it is wiped.
+    /// As [`open`](Self::open), in the memory of the frame: returns where in it the plaintext is. Where the frame does
+    /// not authenticate, it is wiped.
     #[cfg(feature = "stream")]
     pub(crate) fn open_in_place(
         &self,

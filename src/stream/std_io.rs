@@ -30,8 +30,9 @@ pub(crate) fn read_header(reader: &mut impl Read, limits: &Limits) -> Result<Hea
 /// Seals everything that is written to it, into a writer.
 ///
 /// Made by [`Envelope::seal_writer`](crate::Envelope::seal_writer). It holds about one megabyte for each
-/// thread, up to 8 MiB, or two frames where they are longer, whatever the message's length. Call [`finish`](Self::finish) at the end: a writer that is dropped without it leaves a message
-/// that every reader refuses as truncated. `flush` passes on the frames that are complete.
+/// thread, up to 8 MiB, or two frames where they are longer, whatever the message's length. Call
+/// [`finish`](Self::finish) at the end: a writer that is dropped without it leaves a message that every reader refuses
+/// as truncated. `flush` passes on the frames that are complete.
 ///
 /// # Errors
 /// An error of the writer inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: the call took
@@ -120,7 +121,8 @@ impl<W: Write> Write for SealWriter<W> {
 /// Reads the message that the plaintext of a reader becomes: sealing for those who pull.
 ///
 /// Made by [`Envelope::seal_reader`](crate::Envelope::seal_reader). It holds about two megabytes for each
-/// thread, up to 16 MiB, or three frames where they are longer, whatever the message's length. The message is complete when it reports the end (`Ok(0)`).
+/// thread, up to 16 MiB, or three frames where they are longer, whatever the message's length. The message is complete
+/// when it reports the end (`Ok(0)`).
 ///
 /// # Errors
 /// An error of the reader inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: reading can go
@@ -175,8 +177,9 @@ impl<R: Read> BufRead for SealReader<R> {
 /// Reads the plaintext of a message from a reader.
 ///
 /// Made by [`Envelope::open_reader`](crate::Envelope::open_reader). It holds about two megabytes for each
-/// thread, up to 16 MiB, or three frames where they are longer, and memory for no more than has arrived. Every byte it gives is authenticated, and it reports the end
-/// (`Ok(0)`) only when the message's end has been proven and nothing follows it.
+/// thread, up to 16 MiB, or three frames where they are longer, and memory for no more than has arrived. Every byte it
+/// gives is authenticated, and it reports the end (`Ok(0)`) only when the message's end has been proven and nothing
+/// follows it.
 ///
 /// It is [`BufRead`], which saves a copy, and [`Seek`] where the reader inside is.
 ///

@@ -184,10 +184,10 @@ impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncSealReader<R> {
 
 /// Reads the plaintext of a message from an asynchronous reader.
 ///
-/// Made by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). As with [`OpenReader`](super::OpenReader),
-/// every byte is authenticated, and the end is reported only when it is proven. A read that is cancelled has lost
-/// nothing. Each poll opens at most about a megabyte for each thread, or one frame where that is longer, or a body
-/// without frames.
+/// Made by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). As with
+/// [`OpenReader`](super::OpenReader), every byte is authenticated, and the end is reported only when it is proven. A
+/// read that is cancelled has lost nothing. Each poll opens at most about a megabyte for each thread, or one frame
+/// where that is longer, or a body without frames.
 ///
 /// # Errors
 /// As with [`OpenReader`](super::OpenReader): an error of the reader inside that may pass loses nothing, and any other,
