@@ -177,7 +177,7 @@ impl<R: Read> BufRead for SealReader<R> {
 /// Reads the plaintext of a message from a reader.
 ///
 /// Made by [`Envelope::open_reader`](crate::Envelope::open_reader). It holds about two megabytes for each
-/// thread, up to 16 MiB, or three frames where they are longer, and memory for no more than has arrived. Every byte it
+/// thread, up to 16 MiB, or three frames where they are longer, and its memory grows with what arrives. Every byte it
 /// gives is authenticated, and it reports the end (`Ok(0)`) only when the message's end has been proven and nothing
 /// follows it.
 ///
