@@ -527,6 +527,22 @@ async fn a_request_that_a_cache_shares_has_a_deadline_of_its_own() {
     first.unwrap_err();
     assert!(start.elapsed() >= Duration::from_millis(1000) && late < Duration::from_millis(900), "{late:?}");
     assert_eq!(endpoint.calls_of("GenerateDataKey"), 5);
+
+    // On opening too.
+    endpoint.script(|_| Fault::None);
+    let sealed = Envelope::new(key(&endpoint, NEAR, KEY)).seal(b"data", &context).await.unwrap();
+    endpoint.script(|_| Fault::Hang);
+    let start = Instant::now();
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let joined = Instant::now();
+        envelope.open(&sealed, &context).await.unwrap_err();
+        joined.elapsed()
+    };
+    let (first, late) = tokio::join!(envelope.open(&sealed, &context), late);
+    first.unwrap_err();
+    assert!(start.elapsed() >= Duration::from_millis(1000) && late < Duration::from_millis(900), "{late:?}");
+    assert_eq!(endpoint.calls_of("Decrypt"), 1);
 }
 
 #[tokio::test]
