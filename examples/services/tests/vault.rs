@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicU16, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use aes_gcm::{
@@ -216,16 +217,19 @@ async fn each_refusal_is_the_error_that_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_vault_that_is_not_there_or_does_not_answer_is_unavailable() {
+async fn a_vault_that_is_not_there_is_unavailable_and_one_that_does_not_answer_keeps_nobody_beyond_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    // It takes the connection, and then says nothing.
-    let silent = envelope(&address, "invoices").seal(b"attack at dawn", &acme()).await;
+    // It takes the connection, and then says nothing, until the time for the message is over.
+    let provider = VaultTransit::new(&address, TOKEN, "invoices").unwrap();
+    let hasty = Envelope::builder(provider).key_timeout(Duration::from_millis(300)).build().unwrap();
+    let start = Instant::now();
+    let silent = hasty.seal(b"attack at dawn", &acme()).await.unwrap_err();
+    assert!(matches!(silent, SealError::Provider(ProviderError::TimedOut { .. })), "{silent:?}");
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     drop(listener);
-    let absent = envelope(&address, "invoices").seal(b"attack at dawn", &acme()).await;
-    for error in [silent.unwrap_err(), absent.unwrap_err()] {
-        assert!(matches!(error, SealError::Provider(ProviderError::Unavailable { .. })), "{error:?}");
-    }
+    let absent = envelope(&address, "invoices").seal(b"attack at dawn", &acme()).await.unwrap_err();
+    assert!(matches!(absent, SealError::Provider(ProviderError::Unavailable { .. })), "{absent:?}");
 }
 
 #[test]
