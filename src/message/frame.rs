@@ -213,6 +213,23 @@ mod tests {
     }
 
     #[test]
+    fn a_block_that_memory_cannot_address_is_refused_whatever_the_limit() {
+        let longest = isize::MAX.unsigned_abs() - BLOCK_OVERHEAD;
+        let parsed = |len: usize| {
+            let head = FrameHead { kind: FrameKind::Block, ..FrameHead::new(1, true, len) };
+            let mut bytes = [0; BLOCK_HEAD_LEN];
+            head.write(&mut bytes);
+            FrameHead::parse_block(&bytes, usize::MAX)
+        };
+        assert!(
+            matches!(parsed(longest), Ok(Parsed::Complete(head)) if head.sealed_len() == isize::MAX.unsigned_abs())
+        );
+        for len in [longest + 1, isize::MAX.unsigned_abs(), usize::MAX] {
+            assert_eq!(parsed(len), Err(LimitError::NonFramedLen { len: len as u64, limit: usize::MAX }));
+        }
+    }
+
+    #[test]
     fn a_final_frame_longer_than_a_frame_is_refused() {
         let mut bytes = [0; FINAL_HEAD_LEN];
         FrameHead::new(1, true, 101).write(&mut bytes);
