@@ -585,7 +585,7 @@ pub enum OpenError {
     /// the whole.
     #[error("opening this message has failed before: what was read until then is not all of it")]
     FailedBefore,
-    /// What was asked for has more bytes than this platform can address.
+    /// The requested plaintext has more bytes than this platform can address.
     #[error("{len} bytes are more than this platform can address: read them in parts")]
     TooLongForMemory {
         /// The length, in bytes.

@@ -25,7 +25,7 @@ pub(crate) use header::{HeaderFields, TAG_LEN, put_authentication};
 pub use header_reader::HeaderReader;
 pub use limits::Limits;
 
-/// What is at the start of some bytes, if enough of them are there.
+/// The result of parsing bytes of which more may have to arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parsed<T> {
     Complete(T),

@@ -225,7 +225,7 @@ pub struct DecryptDataKeyRequest<'a> {
     pub deadline: Option<Instant>,
     /// See [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
     pub tries_per_kms_key: u16,
-    /// What was learnt by providers that were asked before this one, for the same message.
+    /// The outcomes of earlier requests to KMS for the same message, by providers that were asked before this one.
     #[cfg(feature = "aws-kms")]
     learnt: Option<&'a aws_kms::Learnt<'a>>,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::LIMITS;
 
-/// What a header says.
+/// The fields of a header.
 #[derive(Debug)]
 pub struct Fields<'a> {
     pub len: usize,

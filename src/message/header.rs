@@ -84,7 +84,7 @@ pub enum ContentType {
 
 /// A message's header, readable without a key.
 ///
-/// **Nothing in it is authenticated**: whoever could change the message chose what stands here. Opening the message
+/// **Nothing in it is authenticated**: anyone who could change the message chose its values. Opening the message
 /// authenticates all of it.
 ///
 /// ```
