@@ -102,7 +102,7 @@ impl SealBuffer {
     }
 
     /// An error where the message takes no more plaintext.
-    pub(super) fn check_open(&self) -> Result<(), SealError> {
+    pub(super) fn check_open(&mut self) -> Result<(), SealError> {
         self.sealing.check_open()
     }
 

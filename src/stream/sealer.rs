@@ -278,13 +278,17 @@ impl Sealing {
         matches!(self, Self::Finished)
     }
 
-    /// An error where the message takes no more plaintext.
-    pub(super) fn check_open(&self) -> Result<(), SealError> {
+    fn sealer(&mut self) -> Result<&mut Sealer, SealError> {
         match self {
-            Self::Open(_) => Ok(()),
+            Self::Open(sealer) => Ok(sealer),
             Self::Finished => Err(SealError::Finished),
             Self::Failed => Err(SealError::FailedBefore),
         }
+    }
+
+    /// An error where the message takes no more plaintext.
+    pub(super) fn check_open(&mut self) -> Result<(), SealError> {
+        self.sealer().map(drop)
     }
 
     /// An error where the message has failed.
@@ -298,8 +302,7 @@ impl Sealing {
 
     /// As [`Sealer::update`], to a buffer that grows as needed.
     pub(super) fn update(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<usize, SealError> {
-        self.check_open()?;
-        let Self::Open(sealer) = self else { return Ok(0) };
+        let sealer = self.sealer()?;
         let updated = sealer.update_len(plaintext.len()).and_then(|len| {
             lengthen(out, len);
             sealer.update(plaintext, out)

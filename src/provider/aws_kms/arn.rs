@@ -41,7 +41,7 @@ impl KeyArn {
         Self { region: region.into(), ..self.clone() }
     }
 
-    /// What this key and its replicas have in common. It is the ARN of no key.
+    /// Returns the ARN without its region if the key is a multi-region key: the same for all its replicas.
     pub(super) fn without_region(&self) -> Self {
         if self.is_multi_region() { self.in_region("") } else { self.clone() }
     }

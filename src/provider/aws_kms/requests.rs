@@ -54,12 +54,12 @@ impl Requests {
         Self { client, grant_tokens: Vec::new(), timeout: None }
     }
 
-    /// What tells clients apart: the clones of one, which share their configuration, are the same.
+    /// Identifies the client. Its clones share its configuration, and so this id.
     pub(super) fn client_id(&self) -> usize {
         std::ptr::from_ref(self.client.config()).addr()
     }
 
-    /// What a request has that the client's configuration does not say: how long it may take with all its retries.
+    /// Returns the part of a request's configuration that the client does not set: its time limit, retries included.
     /// There is always a limit. The SDK has none by default, and would wait for ever for a server that accepts a
     /// connection and is silent.
     fn config(
