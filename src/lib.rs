@@ -41,7 +41,7 @@
 //!
 //! # Features
 //! `aws-kms` and `aws-lc` are on by default; `tokio`, `stream`, `parallel`, `rsa`, `ecdh`, `branch-key`, `key-file`,
-//! `tracing`, `mock` and `cli` are not. Without default features the crate is pure Rust. A feature adds; none changes what another does.
+//! `tracing` and `mock` are not. Without default features the crate is pure Rust. A feature adds; none changes what another does.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -97,11 +97,6 @@ pub use provider::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
 #[cfg(feature = "rsa")]
 pub use provider::{RawRsa, RsaPadding};
 pub use suite::{AlgorithmSuite, CommitmentPolicy, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm};
-
-/// Compiles the README's examples, which need what the command needs.
-#[cfg(all(doctest, feature = "cli"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
 
 /// Compiles the examples of docs/keys.md.
 #[cfg(doctest)]

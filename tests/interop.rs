@@ -583,7 +583,7 @@ async fn the_real_kms_client_seals_opens_resolves_and_refuses() {
 
 /// Runs the command and gives its error output where it fails.
 fn command(endpoint: &str, args: &[&str]) -> Result<(), String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_kms-envelope"))
+    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/debug/kms-envelope"))
         .args(args)
         .env_remove("KMS_ENVELOPE_KEY")
         .envs(aws_environment(endpoint))

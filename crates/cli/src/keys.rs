@@ -8,9 +8,12 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "aws-kms")]
 use aws_config::{BehaviorVersion, Region};
+#[cfg(feature = "aws-kms")]
+use kms_envelope::AwsKms;
 use kms_envelope::{
-    AwsKms, ConfigError, KeyProvider, Limits, LocalKey, MultiProvider, RawRsa, RsaPadding, message::DetachedKeys,
+    ConfigError, KeyProvider, Limits, LocalKey, MultiProvider, RawRsa, RsaPadding, message::DetachedKeys,
 };
 use zeroize::Zeroizing;
 
@@ -97,6 +100,11 @@ impl KeySource {
     async fn provider(&self, new_key: bool, rsa: &RsaArguments) -> Result<Arc<dyn KeyProvider>, Failure> {
         match self {
             Self::Kms { .. } if new_key => usage("--new-key makes local key files, but KEY is a KMS key".into()),
+            #[cfg(not(feature = "aws-kms"))]
+            Self::Kms { arn, .. } => Err(Failure::new(format!(
+                "{arn} is a key of AWS KMS, and this build of kms-envelope has none: build it with its default features"
+            ))),
+            #[cfg(feature = "aws-kms")]
             Self::Kms { arn, region } => {
                 // No other region's KMS could serve it, whatever the environment says.
                 let config = aws_config::defaults(BehaviorVersion::latest()).region(Region::new(region.clone()));

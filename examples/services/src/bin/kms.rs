@@ -1,6 +1,6 @@
 //! Seals and opens a text under a KMS key. Region, credentials and `AWS_ENDPOINT_URL` come from the environment.
 //!
-//! `cargo run --features cli --example aws_kms -- KEY_ARN_OR_ALIAS`
+//! `cargo run -p kms-envelope-examples --bin kms -- KEY_ARN_OR_ALIAS`
 
 use std::{env, error::Error};
 
@@ -8,7 +8,7 @@ use kms_envelope::{AwsKms, EncryptionContext, Envelope};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
-    let key_id = env::args().nth(1).ok_or("usage: aws_kms KEY_ARN_OR_ALIAS")?;
+    let key_id = env::args().nth(1).ok_or("usage: kms KEY_ARN_OR_ALIAS")?;
     let client = aws_sdk_kms::Client::new(&aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await);
     let envelope = Envelope::new(AwsKms::resolve(client, key_id).await?);
 
