@@ -9,12 +9,12 @@ use std::{
     io::{self, BufReader},
 };
 
-use kms_envelope::{EncryptionContext, Envelope, LocalKey};
+use kms_envelope::{EncryptionContext, Envelope, RawAes};
 use pollster::block_on;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let path = env::args().nth(1).ok_or("usage: local_key FILE")?;
-    let envelope = Envelope::new(LocalKey::generate("examples", "local-key")?);
+    let envelope = Envelope::new(RawAes::generate("examples", "local-key")?);
     let context = EncryptionContext::from([("file", &path)]);
 
     let mut writer = block_on(envelope.seal_writer(Vec::new(), &context))?;

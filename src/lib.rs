@@ -1,22 +1,22 @@
 //! Envelope encryption with AWS KMS, in the message format of the AWS Encryption SDK.
 //!
-//! An [`Envelope`] stands in front of a [`KeyProvider`]: AWS KMS ([`AwsKms`]), a key of this process ([`LocalKey`]),
+//! An [`Envelope`] stands in front of a [`KeyProvider`]: AWS KMS ([`AwsKms`]), a key of this process ([`RawAes`]),
 //! or your own. [`Envelope::seal`] asks the provider for a fresh data key, encrypts the data with AES-256-GCM under a
 //! key derived from it, wipes the data key, and packs its encrypted form with the data into one message.
 //! [`Envelope::open`] has the provider decrypt it again.
 //!
 //! ```
-//! use kms_envelope::{EncryptionContext, Envelope, LocalKey};
+//! use kms_envelope::{EncryptionContext, Envelope, RawAes};
 //!
 //! # pollster::block_on(async {
-//! let envelope = Envelope::new(LocalKey::generate("my-service", "2026-11")?); // or AwsKms, see there
+//! let envelope = Envelope::new(RawAes::generate("my-service", "2026-11")?); // or AwsKms, see there
 //! let context = EncryptionContext::from([("tenant", "acme")]);
 //!
 //! let sealed: Vec<u8> = envelope.seal(b"attack at dawn", &context).await?;
 //! let opened = envelope.open(&sealed, &context).await?;
 //!
 //! assert_eq!(opened.plaintext, b"attack at dawn");
-//! assert_eq!(opened.context.get("tenant"), Some("acme"));
+//! assert_eq!(opened.info.context.get("tenant"), Some("acme"));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! # }).unwrap();
 //! ```
@@ -29,7 +29,7 @@
 //!
 //! # In production
 //! A [`DataKeyCache`] makes one request to the key provider, and its data key, serve for many messages and for many who
-//! wait, and goes on while the key service is away. `AwsKms::several`, `AwsKms::with_replica` and `AwsKmsDiscovery` are
+//! wait, and goes on while the key service is away. `AwsKms::multi`, `AwsKms::with_replica` and `AwsKmsDiscovery` are
 //! for several regions. [`Envelope::rewrap`] puts a message's data key under another key without touching the message;
 //! [`Envelope::reseal`] makes a new one.
 //!
@@ -57,46 +57,34 @@
     )
 )]
 
-mod cache;
+pub mod cache;
+mod clock;
 mod context;
 mod crypto;
 mod envelope;
-mod error;
+pub mod error;
 mod events;
 mod materials;
 pub mod message;
-mod provider;
+pub mod provider;
 pub mod stream;
 mod suite;
-
 #[cfg(feature = "mock")]
-pub use cache::ManualClock;
-pub use cache::{CacheStats, Clock, DataKeyCache, DataKeyCacheBuilder, Refresh};
-pub use context::{EncryptionContext, Iter as ContextIter};
-pub use crypto::{Backend, SecretKey};
+pub mod testing;
+
+pub use cache::data_key_cache::DataKeyCache;
+pub use context::EncryptionContext;
+pub use crypto::Backend;
 pub use envelope::{Envelope, EnvelopeBuilder, Opened};
 pub use error::{
-    Cause, ConfigError, ContextError, FormatError, HeaderError, LimitError, OpenError, ProviderError, RandomError,
-    ResealError, RewrapError, SealError,
+    config::ConfigError,
+    operation::{OpenError, ResealError, RewrapError, SealError},
 };
-pub use message::{EncryptedDataKey, Limits};
-#[cfg(all(feature = "aws-kms", feature = "rsa"))]
-pub use provider::AwsKmsRsa;
-#[cfg(feature = "branch-key")]
-pub use provider::StaticBranchKey;
+pub use message::limits::Limits;
 #[cfg(feature = "aws-kms")]
-pub use provider::{AwsKms, AwsKmsDiscovery};
-#[cfg(feature = "mock")]
-pub use provider::{Calls, Fault, MemoryKey, MockKeyProvider, ScriptedProvider};
-pub use provider::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, LocalKey,
-    MultiProvider, PlaintextDataKey,
-};
-#[cfg(feature = "ecdh")]
-pub use provider::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
-#[cfg(feature = "rsa")]
-pub use provider::{RawRsa, RsaPadding};
-pub use suite::{AlgorithmSuite, CommitmentPolicy, HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm};
+pub use provider::aws_kms::AwsKms;
+pub use provider::{error::ProviderError, key_provider::KeyProvider, raw_aes::RawAes};
+pub use suite::{AlgorithmSuite, CommitmentPolicy};
 
 /// Compiles the examples of docs/keys.md.
 #[cfg(doctest)]

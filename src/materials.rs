@@ -9,7 +9,7 @@ use crate::{
     crypto::{Backend, Random, SigningKey, VerifyingKey},
     error::{ContextError, FormatError, OpenError, ProviderError, SealError},
     message::Header,
-    provider::{DataKey, DecryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey},
+    provider::{DecryptDataKeyRequest, DecryptedDataKey, GenerateDataKeyRequest, GeneratedDataKey, KeyProvider},
     suite::AlgorithmSuite,
 };
 
@@ -56,7 +56,7 @@ impl From<MaterialsError> for OpenError {
 /// What a message is sealed with.
 #[derive(Debug)]
 pub(crate) struct SealingMaterials {
-    pub(crate) data_key: DataKey,
+    pub(crate) data_key: GeneratedDataKey,
     /// Of suites that sign.
     pub(crate) signing_key: Option<Arc<SigningKey>>,
     /// The pairs that the message stores.
@@ -93,7 +93,7 @@ pub(crate) async fn for_sealing(
     if let Some(what) = wrong_len(suite, data_key.plaintext.len()) {
         return Err(MaterialsError::DataKey { what });
     }
-    if data_key.encrypted.is_empty() {
+    if data_key.encrypted_data_keys.is_empty() {
         return Err(MaterialsError::DataKey { what: "a data key without an encrypted form".into() });
     }
     let (required_context, stored_context) = whole.iter().partition(|(name, _)| required.contains(*name));
@@ -118,9 +118,9 @@ pub(crate) fn verifying_key(header: &Header, backend: Backend) -> Result<Option<
 pub(crate) async fn for_opening(
     provider: &dyn KeyProvider,
     request: &DecryptDataKeyRequest<'_>,
-) -> Result<PlaintextDataKey, MaterialsError> {
+) -> Result<DecryptedDataKey, MaterialsError> {
     let data_key = provider.decrypt_data_key(request).await?;
-    if let Some(what) = wrong_len(request.suite, data_key.key.len()) {
+    if let Some(what) = wrong_len(request.suite, data_key.plaintext.len()) {
         return Err(MaterialsError::DataKey { what });
     }
     if data_key.index >= request.encrypted_data_keys.len() {

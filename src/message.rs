@@ -11,7 +11,8 @@ mod frame;
 mod geometry;
 mod header;
 mod header_reader;
-mod limits;
+pub(crate) mod limits;
+mod message_id;
 
 pub use detached_keys::DetachedKeys;
 pub use encrypted_data_key::EncryptedDataKey;
@@ -20,10 +21,16 @@ pub use footer::{MAX_FOOTER_LEN, MIN_FOOTER_LEN, footer_lens};
 pub(crate) use frame::{BLOCK_OVERHEAD, FrameHead, body_aad};
 pub use frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD};
 pub use geometry::{FrameLocation, Geometry};
-pub use header::{ContentType, Header, MessageId};
+pub use header::{ContentType, Header};
 pub(crate) use header::{HeaderFields, TAG_LEN, put_authentication};
 pub use header_reader::HeaderReader;
-pub use limits::Limits;
+pub(crate) use limits::Limits;
+pub use message_id::MessageId;
+
+pub use crate::{
+    context::Iter as ContextIter,
+    suite::{HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm},
+};
 
 /// The result of parsing bytes of which more may have to arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

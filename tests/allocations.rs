@@ -7,8 +7,12 @@ use allocation_counter::{AllocationInfo, measure};
 #[cfg(feature = "stream")]
 use kms_envelope::AlgorithmSuite;
 use kms_envelope::{
-    Backend, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
-    GenerateDataKeyRequest, KeyProvider, Limits, LocalKey, PlaintextDataKey, ProviderError, SecretKey,
+    Backend, EncryptionContext, Envelope, KeyProvider, Limits, ProviderError, RawAes,
+    message::EncryptedDataKey,
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        SecretKey,
+    },
 };
 use pollster::block_on;
 
@@ -21,7 +25,7 @@ const BACKENDS: &[Backend] = &[
 const FRAME_LEN: usize = 4096;
 
 fn envelope(backend: Backend) -> Envelope {
-    let key = LocalKey::new("tests", "key", [7; 32]).unwrap();
+    let key = RawAes::new("tests", "key", [7; 32]).unwrap();
     Envelope::builder(key).frame_len(FRAME_LEN as u32).backend(backend).build().unwrap()
 }
 
@@ -131,17 +135,17 @@ struct MemoryKey;
 
 #[async_trait::async_trait]
 impl KeyProvider for MemoryKey {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let encrypted = vec![EncryptedDataKey::new("p", &b"i"[..], &b"c"[..])];
-        Ok(DataKey { plaintext: SecretKey::from([7; 32]), encrypted })
+        Ok(GeneratedDataKey::new(SecretKey::from([7; 32]), encrypted))
     }
 
     async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         Ok(Vec::new())
     }
 
-    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        Ok(PlaintextDataKey { key: SecretKey::from([7; 32]), index: 0, key_id: "tests".into() })
+    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
+        Ok(DecryptedDataKey::new(SecretKey::from([7; 32]), 0, "tests"))
     }
 }
 
@@ -181,7 +185,7 @@ fn what_a_message_under_a_known_key_claims_takes_no_more_memory_than_the_limits(
         assert!(memory_to_refuse(&claims) < 16 << 10);
     }
     let key = SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap();
-    let envelope = Envelope::new(LocalKey::new("fixtures", "aes-256", key).unwrap());
+    let envelope = Envelope::new(RawAes::new("fixtures", "aes-256", key).unwrap());
     let mut message = std::fs::read("tests/fixtures/0478/non-framed-len-129.msg").unwrap();
     let at = message.len() - 16 - 129 - 8;
     message[at..at + 8].copy_from_slice(&(64u64 << 20).to_be_bytes());
@@ -199,7 +203,7 @@ fn neither_threads_nor_claims_take_memory_before_the_body_arrives() {
     use kms_envelope::stream::Threads;
 
     let pool = std::sync::Arc::new(rayon::ThreadPoolBuilder::new().num_threads(64).build().unwrap());
-    let key = LocalKey::new("tests", "key", [7; 32]).unwrap();
+    let key = RawAes::new("tests", "key", [7; 32]).unwrap();
     let envelope = Envelope::builder(key).frame_len(16 << 20).threads(Threads::Pool(pool)).build().unwrap();
     let context = EncryptionContext::new();
     let message = block_on(envelope.seal(b"data", &context)).unwrap();
@@ -221,7 +225,7 @@ fn neither_threads_nor_claims_take_memory_before_the_body_arrives() {
 #[test]
 fn long_frames_take_as_many_buffers_as_documented_and_no_more_than_arrives() {
     const LONG: usize = 8 << 20;
-    let key = LocalKey::new("tests", "key", [7; 32]).unwrap();
+    let key = RawAes::new("tests", "key", [7; 32]).unwrap();
     let envelope = Envelope::builder(key).frame_len(LONG as u32).build().unwrap();
     let context = EncryptionContext::new();
     let plaintext = vec![1; 3 * LONG];
@@ -270,7 +274,7 @@ fn a_stream_in_small_pieces_allocates_in_proportion_to_what_arrives_whatever_the
 
     let context = context();
     for suite in [AlgorithmSuite::Aes256GcmHkdfSha512Commit, AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384] {
-        let key = LocalKey::new("tests", "key", [7; 32]).unwrap();
+        let key = RawAes::new("tests", "key", [7; 32]).unwrap();
         let envelope = Envelope::builder(key).frame_len(4 << 20).suite(suite).build().unwrap();
         // Whole frames, the start of one, and so the footer too, in small pieces.
         let sealed = Bytes::from(block_on(envelope.seal(&vec![1; 9 << 20], &context)).unwrap());

@@ -14,10 +14,15 @@ use std::{
 use async_trait::async_trait;
 use futures_util::{future::join_all, task::noop_waker};
 use kms_envelope::{
-    AlgorithmSuite, CacheStats, CommitmentPolicy, ConfigError, DataKey, DataKeyCache, DataKeyCacheBuilder,
-    DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope, EnvelopeBuilder,
-    Fault, GenerateDataKeyRequest, KeyProvider, Limits, LocalKey, ManualClock, MemoryKey, OpenError, PlaintextDataKey,
-    ProviderError, Refresh, ScriptedProvider, SealError, SecretKey, message::Header,
+    AlgorithmSuite, CommitmentPolicy, ConfigError, DataKeyCache, EncryptionContext, Envelope, EnvelopeBuilder,
+    KeyProvider, Limits, OpenError, ProviderError, RawAes, SealError,
+    cache::{CacheStats, DataKeyCacheBuilder, Refresh},
+    message::{EncryptedDataKey, Header},
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        SecretKey,
+    },
+    testing::{Fault, ManualClock, MemoryKey, ScriptedProvider},
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -555,7 +560,7 @@ fn signed_messages_share_the_signing_key_too() {
     let opened: Vec<_> =
         (0..3u8).map(|number| block_on(envelope.open(&seal(&envelope, &[number]), &context())).unwrap()).collect();
     assert_eq!((provider.calls().generate, provider.calls().decrypt), (1, 1));
-    assert_eq!(opened[0].context, opened[2].context);
+    assert_eq!(opened[0].info.context, opened[2].info.context);
     assert_eq!(opened[2].plaintext, [2]);
 }
 
@@ -575,7 +580,7 @@ fn suites_without_key_derivation_are_never_cached() {
         for (message, expected) in sealed.iter().zip([b"1", b"2"]) {
             assert_eq!(block_on(envelope.open(message, &context())).unwrap().plaintext, expected);
         }
-        let calls = if suite.key_derivation() == kms_envelope::KeyDerivation::Identity { 2 } else { 1 };
+        let calls = if suite.key_derivation() == kms_envelope::message::KeyDerivation::Identity { 2 } else { 1 };
         let after = provider.calls();
         assert_eq!((after.generate - before.generate, after.decrypt - before.decrypt), (calls, calls), "{suite}");
     }
@@ -689,22 +694,22 @@ fn key_of(letter: char) -> SecretKey {
 
 #[async_trait]
 impl KeyProvider for Letters {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let seals = self.seals.lock().unwrap();
-        Ok(DataKey { plaintext: key_of(seals.0), encrypted: seals.1.chars().map(letter).collect() })
+        Ok(GeneratedDataKey::new(key_of(seals.0), seals.1.chars().map(letter).collect()))
     }
 
     async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         unreachable!("nobody asks")
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let list: Vec<_> = request.encrypted_data_keys.iter().map(|key| char::from(key.ciphertext[0])).collect();
         self.asked.lock().unwrap().push(list.iter().collect());
         let ours = list.iter().enumerate().filter(|(_, letter)| letter.is_ascii_lowercase());
         let chosen = ours.min_by_key(|(index, letter)| if self.by_alphabet { **letter as usize } else { *index });
         let (index, letter) = chosen.ok_or_else(|| request.none_decrypted("letters", Vec::new()))?;
-        Ok(PlaintextDataKey { key: key_of(*letter), index, key_id: letter.to_string() })
+        Ok(DecryptedDataKey::new(key_of(*letter), index, letter.to_string()))
     }
 }
 
@@ -1008,7 +1013,7 @@ fn threads_that_seal_and_open_at_once_never_get_a_wrong_key() {
 
 #[test]
 fn nothing_secret_is_in_debug() {
-    let key = LocalKey::new("tests", "key", [0x41; 32]).unwrap();
+    let key = RawAes::new("tests", "key", [0x41; 32]).unwrap();
     let cache = cache();
     let envelope = Envelope::builder(key).cache(cache.clone()).build().unwrap();
     seal(&envelope, b"data");

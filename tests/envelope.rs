@@ -10,10 +10,14 @@ use std::{
 
 use async_trait::async_trait;
 use kms_envelope::{
-    AlgorithmSuite, Backend, ConfigError, ContextError, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest,
-    EncryptedDataKey, EncryptionContext, Envelope, EnvelopeBuilder, FormatError, GenerateDataKeyRequest, KeyProvider,
-    LimitError, Limits, LocalKey, OpenError, PlaintextDataKey, ProviderError, SealError, SecretKey,
-    message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, Geometry, Header},
+    AlgorithmSuite, Backend, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, KeyProvider, Limits, OpenError,
+    ProviderError, RawAes, SealError,
+    error::{ContextError, FormatError, LimitError},
+    message::{EncryptedDataKey, FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, Geometry, Header},
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        SecretKey,
+    },
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -26,8 +30,8 @@ const BACKENDS: &[Backend] = &[
     Backend::RustCrypto,
 ];
 
-fn local_key() -> LocalKey {
-    LocalKey::new("tests", "key", [7; 32]).unwrap()
+fn local_key() -> RawAes {
+    RawAes::new("tests", "key", [7; 32]).unwrap()
 }
 
 fn builder() -> EnvelopeBuilder {
@@ -113,10 +117,10 @@ fn what_is_sealed_opens_again_at_every_frame_boundary() {
         let sealed = seal(&plaintext);
         let opened = block_on(envelope().open(&sealed, &context())).unwrap();
         assert_eq!(opened.plaintext, plaintext);
-        assert_eq!(opened.context, context());
-        assert_eq!(opened.suite, AlgorithmSuite::Aes256GcmHkdfSha512Commit);
-        assert_eq!(opened.encrypted_data_key.provider_id, "tests");
-        assert_eq!(opened.encrypted_data_key.key_name(), "key");
+        assert_eq!(opened.info.context, context());
+        assert_eq!(opened.info.suite, AlgorithmSuite::Aes256GcmHkdfSha512Commit);
+        assert_eq!(opened.info.encrypted_data_key.provider_id, "tests");
+        assert_eq!(opened.info.encrypted_data_key.key_name(), "key");
 
         let header = header(&sealed).unwrap();
         let geometry =
@@ -345,14 +349,14 @@ fn the_context_expected_must_be_in_the_message_before_any_key_is_asked_for() {
         (Err(OpenError::Context(ContextError::PairMissing { name })), 0) if name == "user"
     ));
     let (opened, calls) = open(&[("tenant", "acme")]);
-    assert_eq!((opened.unwrap().context, calls), (context(), 1));
+    assert_eq!((opened.unwrap().info.context, calls), (context(), 1));
     assert!(matches!(open(&[]), (Ok(_), 2)));
 }
 
 /// A local key that counts how often it is asked to decrypt.
 #[derive(Debug)]
 struct Counted {
-    key: LocalKey,
+    key: RawAes,
     decrypted: AtomicUsize,
 }
 
@@ -364,7 +368,7 @@ impl Default for Counted {
 
 #[async_trait]
 impl KeyProvider for Counted {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.key.generate_data_key(request).await
     }
 
@@ -375,7 +379,7 @@ impl KeyProvider for Counted {
         self.key.encrypt_data_key(request).await
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.decrypted.fetch_add(1, Ordering::Relaxed);
         self.key.decrypt_data_key(request).await
     }
@@ -395,7 +399,7 @@ fn required_pairs_are_authenticated_but_not_stored() {
     assert_eq!(header(&sealed).unwrap().context().len(), 2);
 
     let opened = block_on(envelope.open(&sealed, &context)).unwrap();
-    assert_eq!((opened.context, &opened.plaintext[..]), (context.clone(), &b"data"[..]));
+    assert_eq!((opened.info.context, &opened.plaintext[..]), (context.clone(), &b"data"[..]));
     let without = block_on(envelope.open(&sealed, &EncryptionContext::new()));
     assert!(matches!(without, Err(OpenError::Context(ContextError::RequiredNameMissing { .. }))));
     context.insert("user", "bob");
@@ -419,7 +423,7 @@ fn a_context_of_any_shape_comes_back() {
         (0..300).map(|i| (format!("name-{i}"), "v".repeat(i % 200))).collect(),
     ] {
         let sealed = block_on(envelope().seal(b"data", &context)).unwrap();
-        assert_eq!(block_on(envelope().open(&sealed, &context)).unwrap().context, context);
+        assert_eq!(block_on(envelope().open(&sealed, &context)).unwrap().info.context, context);
     }
 }
 
@@ -436,12 +440,12 @@ fn a_context_too_long_for_the_format_is_refused() {
 fn another_key_does_not_open_the_message() {
     let sealed = seal(b"data");
     for (namespace, name) in [("tests", "other"), ("other", "key"), ("tests", "ke"), ("tests", "keyy"), ("tests", "")] {
-        let other = Envelope::new(LocalKey::new(namespace, name, [7; 32]).unwrap());
+        let other = Envelope::new(RawAes::new(namespace, name, [7; 32]).unwrap());
         let error = block_on(other.open(&sealed, &context())).unwrap_err();
         assert!(matches!(&error, OpenError::Provider(ProviderError::NoMatchingKey { .. })), "{error}");
         assert!(error.to_string().ends_with("they are for: tests/key"), "{error}");
     }
-    let same_name = Envelope::new(LocalKey::new("tests", "key", [8; 32]).unwrap());
+    let same_name = Envelope::new(RawAes::new("tests", "key", [8; 32]).unwrap());
     let error = block_on(same_name.open(&sealed, &context())).unwrap_err();
     assert!(matches!(&error, OpenError::Provider(ProviderError::NoneDecrypted { attempts }) if attempts.len() == 1));
 }
@@ -450,7 +454,7 @@ fn another_key_does_not_open_the_message() {
 fn local_keys_of_16_24_and_32_bytes_work() {
     for len in [16, 24, 32] {
         let key = SecretKey::try_from(vec![9; len]).unwrap();
-        let envelope = Envelope::new(LocalKey::new("tests", "key", key).unwrap());
+        let envelope = Envelope::new(RawAes::new("tests", "key", key).unwrap());
         let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
         assert_eq!(block_on(envelope.open(&sealed, &context())).unwrap().plaintext, b"data");
     }
@@ -459,10 +463,10 @@ fn local_keys_of_16_24_and_32_bytes_work() {
 #[test]
 fn a_local_key_cannot_pass_for_aws_kms() {
     for namespace in ["aws-kms", "aws-kms-mine"] {
-        assert!(matches!(LocalKey::new(namespace, "key", [0; 32]), Err(ConfigError::KeyName { .. })));
+        assert!(matches!(RawAes::new(namespace, "key", [0; 32]), Err(ConfigError::KeyName { .. })));
     }
-    assert!(LocalKey::new("n".repeat(65_536), "key", [0; 32]).is_err());
-    assert!(LocalKey::new("tests", "n".repeat(65_516), [0; 32]).is_err());
+    assert!(RawAes::new("n".repeat(65_536), "key", [0; 32]).is_err());
+    assert!(RawAes::new("tests", "n".repeat(65_516), [0; 32]).is_err());
 }
 
 /// A provider that answers what a good one never answers.
@@ -476,11 +480,11 @@ enum Misbehaving {
 
 #[async_trait]
 impl KeyProvider for Misbehaving {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let mut data_key = local_key().generate_data_key(request).await?;
         match self {
             Self::ShortKey => data_key.plaintext = SecretKey::try_from(vec![0; 16]).unwrap(),
-            _ => data_key.encrypted.clear(),
+            _ => data_key.encrypted_data_keys.clear(),
         }
         Ok(data_key)
     }
@@ -492,12 +496,12 @@ impl KeyProvider for Misbehaving {
         local_key().encrypt_data_key(request).await
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let mut data_key = local_key().decrypt_data_key(request).await?;
         match self {
-            Self::ShortKey => data_key.key = SecretKey::try_from(vec![0; 24]).unwrap(),
+            Self::ShortKey => data_key.plaintext = SecretKey::try_from(vec![0; 24]).unwrap(),
             Self::WrongIndex => data_key.index = 1,
-            _ => data_key.key = SecretKey::from([0; 32]),
+            _ => data_key.plaintext = SecretKey::from([0; 32]),
         }
         Ok(data_key)
     }

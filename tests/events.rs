@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use kms_envelope::{DataKeyCache, EncryptionContext, Envelope, Fault, MemoryKey, ScriptedProvider};
+use kms_envelope::{
+    DataKeyCache, EncryptionContext, Envelope,
+    testing::{Fault, MemoryKey, ScriptedProvider},
+};
 use pollster::block_on;
 use tracing::{
     Event, Level, Metadata, Subscriber,

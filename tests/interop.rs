@@ -33,9 +33,10 @@ use aws_sdk_kms::{
 use endpoint::{ACCOUNT, Endpoint, RSA_PUBLIC, Rsa, arn};
 use geometry::geometry;
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, AwsKmsDiscovery, AwsKmsRsa, Backend, CommitmentPolicy, DataKeyCache, EncryptionContext,
-    Envelope, KeyProvider, Limits, LocalKey, OpenError, ProviderError, RawRsa, RsaPadding,
+    AlgorithmSuite, AwsKms, Backend, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, KeyProvider, Limits,
+    OpenError, ProviderError, RawAes,
     message::{ContentType, Header},
+    provider::{AwsKmsDiscovery, AwsKmsRsa, RawRsa, RsaPadding},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -218,8 +219,8 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_raw_aes_keys(
     for key_len in [16, 24, 32] {
         let key_file = peer.folder.path().join(format!("{key_len}.key"));
         let key = || {
-            let key = kms_envelope::SecretKey::try_from((0..key_len).collect::<Vec<_>>()).unwrap();
-            LocalKey::new("interop ✓", "ключ", key).unwrap()
+            let key = kms_envelope::provider::SecretKey::try_from((0..key_len).collect::<Vec<_>>()).unwrap();
+            RawAes::new("interop ✓", "ключ", key).unwrap()
         };
         key().write_key_file(&key_file).unwrap();
         let key_file = key_file.to_str().unwrap();
@@ -235,7 +236,7 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_raw_aes_keys(
                         if frame_len % 128 == 0 {
                             let sealed = peer.seal(key_file, &context, frame_len, &plaintext);
                             let opened = envelope.open(&sealed, &context).await.unwrap();
-                            assert_eq!((opened.plaintext, opened.context), (plaintext, context.clone()));
+                            assert_eq!((opened.plaintext, opened.info.context), (plaintext, context.clone()));
                             cells += 1;
                         }
                     }
@@ -269,8 +270,8 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_a_kms_key() {
                 if frame_len % 128 == 0 {
                     let sealed = peer.seal(&arn, &context, frame_len, &plaintext);
                     let opened = envelope.open(&sealed, &context).await.unwrap();
-                    assert_eq!(opened.encrypted_data_key.key_name(), arn);
-                    assert_eq!((opened.plaintext, opened.context), (plaintext, context.clone()));
+                    assert_eq!(opened.info.encrypted_data_key.key_name(), arn);
+                    assert_eq!((opened.plaintext, opened.info.context), (plaintext, context.clone()));
                     cells += 1;
                 }
             }
@@ -332,18 +333,18 @@ async fn replicas_and_discovery_open_what_the_other_side_sealed() {
         assert_eq!(peer.open(&peers_key, &context, &sealed).unwrap(), b"data");
         let sealed = peer.seal(&peers_key, &context, 4096, b"data");
         let opened = replica(ours).open(&sealed, &context).await.unwrap();
-        assert_eq!((&opened.plaintext[..], opened.key_id), (&b"data"[..], arn(ours, "mrk-1")));
-        assert_eq!(discover.open(&sealed, &context).await.unwrap().key_id, arn(near, "mrk-1"));
+        assert_eq!((&opened.plaintext[..], opened.info.key_id), (&b"data"[..], arn(ours, "mrk-1")));
+        assert_eq!(discover.open(&sealed, &context).await.unwrap().info.key_id, arn(near, "mrk-1"));
     }
 
     let keys = [arn(near, "single"), arn(far, "other")];
-    let several = Envelope::new(AwsKms::several(|region| endpoint.client(region), &keys).unwrap());
+    let several = Envelope::new(AwsKms::multi(|region| endpoint.client(region), &keys).unwrap());
     let sealed = several.seal(b"data", &context).await.unwrap();
     for key in &keys {
         assert_eq!(peer.open(key, &context, &sealed).unwrap(), b"data");
         let theirs = peer.seal(key, &context, 4096, b"data");
-        assert_eq!(several.open(&theirs, &context).await.unwrap().key_id, *key);
-        assert_eq!(discover.open(&theirs, &context).await.unwrap().key_id, *key);
+        assert_eq!(several.open(&theirs, &context).await.unwrap().info.key_id, *key);
+        assert_eq!(discover.open(&theirs, &context).await.unwrap().info.key_id, *key);
     }
     for region in [near, far] {
         let peers_key = key_file(&peer, "discovery.json", &discovery(region));
@@ -439,9 +440,9 @@ async fn both_ways(
                     let header = Header::parse(&sealed, &Limits::default()).unwrap();
                     assert_eq!(header.content_type() == ContentType::NonFramed, frame_len == 0);
                     let opened = envelope.open(&sealed, context).await.unwrap();
-                    assert_eq!((opened.plaintext, opened.suite), (plaintext.clone(), suite), "{len} {frame_len}");
+                    assert_eq!((opened.plaintext, opened.info.suite), (plaintext.clone(), suite), "{len} {frame_len}");
                     for (name, value) in context {
-                        assert_eq!(opened.context.get(name), Some(value));
+                        assert_eq!(opened.info.context.get(name), Some(value));
                     }
                     cell.theirs += 1;
                 }
@@ -458,7 +459,7 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_python() {
     let arn = moto.create_key().await;
     let mut peer = Peer::start(Some(&moto.endpoint));
     let folder = tempfile::tempdir().unwrap();
-    let aes = LocalKey::generate("interop", "aes").unwrap();
+    let aes = RawAes::generate("interop", "aes").unwrap();
     let aes_file = path(folder.path(), "aes.key");
     aes.write_key_file(Path::new(&aes_file)).unwrap();
     let mut keys: Vec<(&str, Arc<dyn KeyProvider>, String)> = vec![("raw AES", Arc::new(aes), aes_file)];
@@ -499,8 +500,8 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
     for suite in AlgorithmSuite::all() {
         print!("{suite}   ");
         for key_len in [16u8, 24, 32] {
-            let key = kms_envelope::SecretKey::try_from((0..key_len).collect::<Vec<_>>()).unwrap();
-            let key = LocalKey::new("interop ✓", "ключ", key).unwrap();
+            let key = kms_envelope::provider::SecretKey::try_from((0..key_len).collect::<Vec<_>>()).unwrap();
+            let key = RawAes::new("interop ✓", "ключ", key).unwrap();
             let key_file = path(peer.folder.path(), &format!("{key_len}.key"));
             if !Path::new(&key_file).exists() {
                 key.write_key_file(Path::new(&key_file)).unwrap();
@@ -636,7 +637,7 @@ async fn files_go_both_ways_between_the_command_and_python() {
 async fn python_refuses_what_this_crate_would_refuse() {
     let mut peer = Peer::start(None);
     let key_file = path(peer.folder.path(), "local.key");
-    let key = LocalKey::generate("interop", "key").unwrap();
+    let key = RawAes::generate("interop", "key").unwrap();
     key.write_key_file(Path::new(&key_file)).unwrap();
     let context = EncryptionContext::from([("tenant", "acme")]);
     let envelope = Envelope::builder(key).frame_len(128).build().unwrap();

@@ -14,9 +14,9 @@ use std::{
 use base64ct::{Base64, Encoding};
 use geometry::geometry;
 use kms_envelope::{
-    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits, LocalKey,
-    MultiProvider, SecretKey,
+    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits, RawAes,
     message::{ContentType, Header},
+    provider::{MultiProvider, SecretKey},
 };
 use pollster::block_on;
 use serde_json::Value;
@@ -40,9 +40,9 @@ fn pairs(value: &Value) -> EncryptionContext {
     value.as_object().unwrap().iter().map(|(name, value)| (name.clone(), text(value))).collect()
 }
 
-fn local_key(namespace: &str, name: &str, base64: &str) -> LocalKey {
+fn local_key(namespace: &str, name: &str, base64: &str) -> RawAes {
     let key = SecretKey::try_from(Base64::decode_vec(base64).unwrap()).unwrap();
-    LocalKey::new(namespace, name, key).unwrap()
+    RawAes::new(namespace, name, key).unwrap()
 }
 
 fn header(message: &[u8]) -> Header {
@@ -67,7 +67,7 @@ fn assert_opens<P: KeyProvider + 'static>(
         let opened = block_on(envelope.open(message, context)).unwrap();
         assert!(opened.plaintext == plaintext);
         for (name, value) in context {
-            assert_eq!(opened.context.get(name), Some(value));
+            assert_eq!(opened.info.context.get(name), Some(value));
         }
         let mut streamed = Vec::new();
         block_on(envelope.open_reader(message, context)).unwrap().read_to_end(&mut streamed).unwrap();
@@ -192,7 +192,7 @@ fn provider(description: &Value, keys: &Value) -> Option<Arc<dyn KeyProvider>> {
         }
         #[cfg(feature = "rsa")]
         "raw" if description["encryption-algorithm"] == "rsa" => {
-            use kms_envelope::{RawRsa, RsaPadding};
+            use kms_envelope::provider::{RawRsa, RsaPadding};
             let padding = match (text(&description["padding-algorithm"]), text(&description["padding-hash"])) {
                 ("pkcs1", _) => RsaPadding::Pkcs1v15,
                 (_, "sha1") => RsaPadding::OaepSha1,
@@ -207,7 +207,7 @@ fn provider(description: &Value, keys: &Value) -> Option<Arc<dyn KeyProvider>> {
         }
         #[cfg(feature = "ecdh")]
         "raw-ecdh" => {
-            use kms_envelope::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
+            use kms_envelope::provider::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
             let recipient = key("recipient");
             if description["schema"] == "discovery" {
                 let pem = text(&recipient["recipient-material"]);
@@ -220,12 +220,12 @@ fn provider(description: &Value, keys: &Value) -> Option<Arc<dyn KeyProvider>> {
                 };
                 let own = EcdhPrivateKey::from_pem(text(&key("sender")["sender-material"])).unwrap();
                 assert_eq!(own.public_key(), public(&key("sender")["sender-material-public-key"]));
-                Arc::new(RawEcdh::between(own, public(&recipient["recipient-material-public-key"])).unwrap())
+                Arc::new(RawEcdh::static_keys(own, public(&recipient["recipient-material-public-key"])).unwrap())
             }
         }
         #[cfg(feature = "branch-key")]
         "aws-kms-hierarchy" => {
-            use kms_envelope::StaticBranchKey;
+            use kms_envelope::provider::StaticBranchKey;
             let key = key("key");
             let hex = text(&key["branchKeyVersion"]).replace('-', "");
             let version = u128::from_str_radix(&hex, 16).unwrap().to_be_bytes();

@@ -12,10 +12,13 @@ use std::{
 
 use async_trait::async_trait;
 use kms_envelope::{
-    ConfigError, DataKey, DecryptDataKeyRequest, EcdhPrivateKey, EcdhPublicKey, EncryptDataKeyRequest,
-    EncryptedDataKey, EncryptionContext, Envelope, GenerateDataKeyRequest, KeyProvider, Limits, LocalKey,
-    MultiProvider, OpenError, PlaintextDataKey, ProviderError, RawEcdh, RawRsa, RsaPadding, SealError, SecretKey,
-    StaticBranchKey, message::Header,
+    ConfigError, EncryptionContext, Envelope, KeyProvider, Limits, OpenError, ProviderError, RawAes, SealError,
+    message::{EncryptedDataKey, Header},
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EcdhPrivateKey, EcdhPublicKey, EncryptDataKeyRequest,
+        GenerateDataKeyRequest, GeneratedDataKey, MultiProvider, RawEcdh, RawRsa, RsaPadding, SecretKey,
+        StaticBranchKey,
+    },
 };
 use pollster::block_on;
 use proptest::prelude::*;
@@ -152,7 +155,7 @@ fn public(curve: &str) -> EcdhPublicKey {
 
 /// A second key on the curve of each PEM file: of itself with itself, which is a pair as good as any.
 fn with_itself(curve: &str) -> RawEcdh {
-    RawEcdh::between(private(curve), public(curve)).unwrap()
+    RawEcdh::static_keys(private(curve), public(curve)).unwrap()
 }
 
 #[test]
@@ -190,7 +193,7 @@ fn a_scheme_of_ecdh_does_only_what_it_can() {
     assert!(matches!(refused, Err(SealError::Provider(ProviderError::Other { .. }))));
     let refused = open(RawEcdh::ephemeral(public("p256")), &seal(RawEcdh::ephemeral(public("p256"))));
     assert!(matches!(refused, Err(OpenError::Provider(ProviderError::Other { .. }))));
-    let refused = RawEcdh::between(private("p256"), public("p384")).unwrap_err();
+    let refused = RawEcdh::static_keys(private("p256"), public("p384")).unwrap_err();
     assert!(refused.to_string().contains("p384"), "{refused}");
     for text in ["", "hello", &pem("rsa-public"), &pem("rsa-private")] {
         assert!(matches!(EcdhPublicKey::from_pem(text), Err(ConfigError::Pem { .. })));
@@ -243,8 +246,8 @@ fn an_encrypted_data_key_with_any_bit_changed_does_not_open() {
 
 // Several.
 
-fn local(name: &str) -> LocalKey {
-    LocalKey::new("tests", name, [name.as_bytes()[0]; 32]).unwrap()
+fn local(name: &str) -> RawAes {
+    RawAes::new("tests", name, [name.as_bytes()[0]; 32]).unwrap()
 }
 
 #[test]
@@ -253,12 +256,12 @@ fn each_of_several_providers_opens_and_the_first_that_can_is_named() {
     let message = seal(all());
     for name in ["a", "c"] {
         let opened = block_on(Envelope::new(local(name)).open(&message, &context())).unwrap();
-        assert_eq!(opened.encrypted_data_key.key_name(), name);
+        assert_eq!(opened.info.encrypted_data_key.key_name(), name);
     }
     assert_eq!(open(rsa_private(RsaPadding::OaepSha256), &message).unwrap(), b"data");
     let reading = MultiProvider::new(local("x")).with(local("c")).with(local("a"));
     let opened = block_on(Envelope::new(reading).open(&message, &context())).unwrap();
-    assert_eq!(opened.encrypted_data_key.key_name(), "c");
+    assert_eq!(opened.info.encrypted_data_key.key_name(), "c");
     // Several in several.
     let nested = MultiProvider::new(local("x")).with(all());
     assert_eq!(open(local("c"), &seal(nested)).unwrap(), b"data");
@@ -266,7 +269,7 @@ fn each_of_several_providers_opens_and_the_first_that_can_is_named() {
 
 #[test]
 fn of_several_providers_that_cannot_all_say_why_in_order() {
-    let wrong = LocalKey::new("tests", "a", [9; 32]).unwrap();
+    let wrong = RawAes::new("tests", "a", [9; 32]).unwrap();
     let message = seal(local("a"));
     let error = open(MultiProvider::new(local("x")).with(wrong).with(local("y")), &message).unwrap_err();
     let OpenError::Provider(ProviderError::NoneDecrypted { attempts }) = &error else { panic!("{error}") };
@@ -292,7 +295,7 @@ type Seen = Arc<Mutex<Vec<(Option<Instant>, Option<u16>)>>>;
 /// A local key that lets a test see its requests, and that answers when the test says.
 #[derive(Debug)]
 struct Watched {
-    key: LocalKey,
+    key: RawAes,
     seen: Seen,
     /// How often it is asked in vain whether it is ready to encrypt, or None until `together` others are asked as well.
     polls: Option<usize>,
@@ -319,7 +322,7 @@ impl Watched {
 
 #[async_trait]
 impl KeyProvider for Watched {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.see(request.deadline, None);
         self.key.generate_data_key(request).await
     }
@@ -342,7 +345,7 @@ impl KeyProvider for Watched {
         if self.fails || !is_ready { Err(self.failure()) } else { self.key.encrypt_data_key(request).await }
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.see(request.deadline, Some(request.tries_per_kms_key));
         self.key.decrypt_data_key(request).await
     }

@@ -4,15 +4,17 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
-    AlgorithmSuite, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, Fault, Limits, LocalKey, MemoryKey,
-    MultiProvider, OpenError, ProviderError, ResealError, RewrapError, ScriptedProvider, SealError,
+    AlgorithmSuite, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, Limits, OpenError, ProviderError,
+    RawAes, ResealError, RewrapError, SealError,
     message::{DetachedKeys, Header},
+    provider::MultiProvider,
+    testing::{Fault, MemoryKey, ScriptedProvider},
 };
 use pollster::block_on;
 use tokio::io::AsyncReadExt;
 
-fn key(name: &str) -> LocalKey {
-    LocalKey::new("tests", name, [name.len() as u8; 32]).unwrap()
+fn key(name: &str) -> RawAes {
+    RawAes::new("tests", name, [name.len() as u8; 32]).unwrap()
 }
 
 fn context() -> EncryptionContext {
@@ -23,12 +25,12 @@ fn header(sealed: &[u8]) -> Header {
     Header::parse(sealed, &Limits::default()).unwrap()
 }
 
-fn rewrap(old: &Envelope, sealed: &[u8], new: &LocalKey) -> DetachedKeys {
+fn rewrap(old: &Envelope, sealed: &[u8], new: &RawAes) -> DetachedKeys {
     let keys = block_on(old.rewrap(&header(sealed), &context(), new)).unwrap();
     DetachedKeys::parse(&keys.to_bytes().unwrap(), &Limits::default()).unwrap()
 }
 
-fn envelope_of(suite: AlgorithmSuite, key: LocalKey) -> Envelope {
+fn envelope_of(suite: AlgorithmSuite, key: RawAes) -> Envelope {
     let policy = if suite.is_committing() {
         CommitmentPolicy::RequireEncryptRequireDecrypt
     } else {
@@ -100,16 +102,16 @@ fn what_opened_a_message_is_told() {
     let (old, new) = (Envelope::new(key("old")), Envelope::new(key("newer")));
     let sealed = block_on(old.seal(b"data", &context())).unwrap();
     let opened = block_on(old.open(&sealed, &context())).unwrap();
-    assert_eq!((&opened.key_id[..], opened.message_id), ("tests/old", *header(&sealed).message_id()));
+    assert_eq!((&opened.info.key_id[..], opened.info.message_id), ("tests/old", *header(&sealed).message_id()));
     let keys = rewrap(&old, &sealed, &key("newer"));
     let opened = block_on(new.with_detached_keys(keys.clone()).open(&sealed, &context())).unwrap();
-    assert_eq!(opened.key_id, "tests/newer");
-    assert_eq!(opened.encrypted_data_key, keys.encrypted_data_keys()[0]);
+    assert_eq!(opened.info.key_id, "tests/newer");
+    assert_eq!(opened.info.encrypted_data_key, keys.encrypted_data_keys()[0]);
     let reader = block_on(new.with_detached_keys(keys).open_reader(&sealed[..], &context())).unwrap();
     assert_eq!((&reader.info().key_id[..], reader.info().encrypted_data_key_index), ("tests/newer", 0));
 
     let several = Envelope::new(MultiProvider::new(key("others")).with(key("old")));
-    assert_eq!(block_on(several.open(&sealed, &context())).unwrap().key_id, "tests/old");
+    assert_eq!(block_on(several.open(&sealed, &context())).unwrap().info.key_id, "tests/old");
 }
 
 #[test]
@@ -231,8 +233,8 @@ fn detached_keys_have_cache_entries_of_their_own() {
     let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
     let with_keys = envelope.with_detached_keys(rewrap(&envelope, &sealed, &key("newer")));
     for _ in 0..3 {
-        assert_eq!(block_on(envelope.open(&sealed, &context())).unwrap().key_id, "tests/old");
-        assert_eq!(block_on(with_keys.open(&sealed, &context())).unwrap().key_id, "tests/newer");
+        assert_eq!(block_on(envelope.open(&sealed, &context())).unwrap().info.key_id, "tests/old");
+        assert_eq!(block_on(with_keys.open(&sealed, &context())).unwrap().info.key_id, "tests/newer");
     }
     assert_eq!(both.calls().decrypt, 2);
 }

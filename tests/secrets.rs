@@ -11,8 +11,12 @@ use std::{
 
 use async_trait::async_trait;
 use kms_envelope::{
-    Backend, CommitmentPolicy, DataKey, DataKeyCache, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey,
-    EncryptionContext, Envelope, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey, ProviderError, SecretKey,
+    Backend, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, KeyProvider, ProviderError,
+    message::EncryptedDataKey,
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        SecretKey,
+    },
 };
 use pollster::block_on;
 
@@ -138,17 +142,17 @@ impl std::fmt::Debug for Same {
 
 #[async_trait]
 impl KeyProvider for Same {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let encrypted = vec![EncryptedDataKey::new("p", &b"i"[..], &b"c"[..])];
-        Ok(DataKey { plaintext: self.0.unmasked(), encrypted })
+        Ok(GeneratedDataKey::new(self.0.unmasked(), encrypted))
     }
 
     async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         Ok(Vec::new())
     }
 
-    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        Ok(PlaintextDataKey { key: self.0.unmasked(), index: 0, key_id: "tests".into() })
+    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
+        Ok(DecryptedDataKey::new(self.0.unmasked(), 0, "tests"))
     }
 }
 
@@ -178,7 +182,7 @@ fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() 
 
                 // While a message is being sealed, the key that it has is there, if it is the data key itself.
                 let sealer = block_on(envelope.sealer(&context)).unwrap();
-                let is_key = suite.key_derivation() == kms_envelope::KeyDerivation::Identity;
+                let is_key = suite.key_derivation() == kms_envelope::message::KeyDerivation::Identity;
                 assert_eq!(key.count() > 0, is_key, "while sealing: {backend:?} {suite}");
                 let is_derived = suite == kms_envelope::AlgorithmSuite::default();
                 assert_eq!(DERIVED.count() > 0, is_derived, "while sealing: {backend:?} {suite}");

@@ -20,7 +20,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use kms_envelope::{
-    AlgorithmSuite, Backend, EncryptionContext, Envelope, FormatError, LocalKey, OpenError, SealError,
+    AlgorithmSuite, Backend, EncryptionContext, Envelope, OpenError, RawAes, SealError,
+    error::FormatError,
     message::Header,
     stream::{AsyncReadAt, ReadAt, StreamError, Threads},
 };
@@ -31,7 +32,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt
 const FRAME_LEN: u32 = 16;
 
 fn envelope() -> Envelope {
-    Envelope::builder(LocalKey::new("tests", "key", [7; 32]).unwrap()).frame_len(FRAME_LEN).build().unwrap()
+    Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap()).frame_len(FRAME_LEN).build().unwrap()
 }
 
 fn context() -> EncryptionContext {
@@ -654,7 +655,7 @@ fn long() -> impl Strategy<Value = Envelope> {
     let suites = [AlgorithmSuite::Aes256GcmHkdfSha512Commit, AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384];
     (prop::sample::select(suites.to_vec()), prop::sample::select(vec![4096, 1 << 20]), any::<bool>()).prop_map(
         |(suite, frame_len, parallel)| {
-            let builder = Envelope::builder(LocalKey::new("tests", "key", [7; 32]).unwrap());
+            let builder = Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap());
             #[cfg(feature = "parallel")]
             let threads = if parallel { Threads::Global } else { Threads::One };
             #[cfg(not(feature = "parallel"))]
@@ -897,7 +898,7 @@ impl rand_core::TryCryptoRng for FailingRng {}
 /// An envelope that signs, whose randomness can be made to fail.
 fn signing() -> (FailingRng, Envelope) {
     let rng = FailingRng::default();
-    let envelope = Envelope::builder(LocalKey::new("tests", "key", [7; 32]).unwrap())
+    let envelope = Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap())
         .suite(AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384)
         .backend(Backend::RustCrypto)
         .rng(rng.clone())
@@ -965,22 +966,22 @@ struct Silent;
 impl kms_envelope::KeyProvider for Silent {
     async fn generate_data_key(
         &self,
-        _: &kms_envelope::GenerateDataKeyRequest<'_>,
-    ) -> Result<kms_envelope::DataKey, kms_envelope::ProviderError> {
+        _: &kms_envelope::provider::GenerateDataKeyRequest<'_>,
+    ) -> Result<kms_envelope::provider::GeneratedDataKey, kms_envelope::ProviderError> {
         std::future::pending().await
     }
 
     async fn encrypt_data_key(
         &self,
-        _: &kms_envelope::EncryptDataKeyRequest<'_>,
-    ) -> Result<Vec<kms_envelope::EncryptedDataKey>, kms_envelope::ProviderError> {
+        _: &kms_envelope::provider::EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<kms_envelope::message::EncryptedDataKey>, kms_envelope::ProviderError> {
         std::future::pending().await
     }
 
     async fn decrypt_data_key(
         &self,
-        _: &kms_envelope::DecryptDataKeyRequest<'_>,
-    ) -> Result<kms_envelope::PlaintextDataKey, kms_envelope::ProviderError> {
+        _: &kms_envelope::provider::DecryptDataKeyRequest<'_>,
+    ) -> Result<kms_envelope::provider::DecryptedDataKey, kms_envelope::ProviderError> {
         std::future::pending().await
     }
 }
@@ -1041,8 +1042,7 @@ fn no_shell_prints_what_is_inside_of_it() {
 fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
     let polled = Rc::new(RefCell::new(0));
     // Always ready: nothing, for ever, or a byte at a time of a frame that is long.
-    let envelope =
-        Envelope::builder(LocalKey::new("tests", "key", [7; 32]).unwrap()).frame_len(2 << 20).build().unwrap();
+    let envelope = Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap()).frame_len(2 << 20).build().unwrap();
     let long = block_on(envelope.seal(&plaintext(2 << 20), &context())).unwrap();
     let counted = |pieces: Vec<Vec<u8>>| {
         let counter = polled.clone();

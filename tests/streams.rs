@@ -13,9 +13,11 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
-    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, FormatError, LocalKey,
-    OpenError, SealError, SecretKey,
+    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, OpenError, RawAes,
+    SealError,
+    error::FormatError,
     message::FRAME_OVERHEAD,
+    provider::SecretKey,
     stream::{AsyncReadAt, ReadAt, StreamError, Threads},
 };
 use pollster::block_on;
@@ -60,7 +62,7 @@ impl rand_core::TryCryptoRng for Counting {}
 
 /// An envelope whose first message is always the same.
 fn fixed(frame_len: u32) -> EnvelopeBuilder {
-    let key = LocalKey::new("tests", "key", [7; 32]).unwrap().with_rng(Counting(0));
+    let key = RawAes::new("tests", "key", [7; 32]).unwrap().with_rng(Counting(0));
     Envelope::builder(key).rng(Counting(0)).frame_len(frame_len)
 }
 
@@ -451,7 +453,7 @@ fn signed_and_non_framed_messages_have_no_ranges() {
         let error = refused.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
 
-        let key = LocalKey::new("fixtures", "aes-256", SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap());
+        let key = RawAes::new("fixtures", "aes-256", SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap());
         let envelope = Envelope::new(key.unwrap());
         let mut reader = block_on(envelope.open_reader(Cursor::new(message), &EncryptionContext::new())).unwrap();
         let error = reader.seek(SeekFrom::Start(5)).unwrap_err().to_string();

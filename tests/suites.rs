@@ -10,9 +10,11 @@ use std::{
 
 use geometry::geometry;
 use kms_envelope::{
-    AlgorithmSuite, Backend, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, FormatError,
-    LimitError, Limits, LocalKey, MessageVersion, OpenError, SecretKey, SignatureAlgorithm,
-    message::{ContentType, Header},
+    AlgorithmSuite, Backend, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, Limits,
+    OpenError, RawAes,
+    error::{FormatError, LimitError},
+    message::{ContentType, Header, MessageVersion, SignatureAlgorithm},
+    provider::SecretKey,
     stream::Threads,
 };
 use pollster::block_on;
@@ -26,8 +28,8 @@ const BACKENDS: &[Backend] = &[
 
 const FRAME_LEN: u32 = 16;
 
-fn key() -> LocalKey {
-    LocalKey::new("tests", "key", [7; 32]).unwrap()
+fn key() -> RawAes {
+    RawAes::new("tests", "key", [7; 32]).unwrap()
 }
 
 fn policy_for(suite: AlgorithmSuite) -> CommitmentPolicy {
@@ -232,7 +234,7 @@ fn a_signed_message_says_its_public_key_in_its_context_and_each_has_another() {
         // A compressed point in base64: 33 or 49 bytes.
         assert!(matches!(key(&one).len(), 44 | 68));
         let opened = block_on(envelope(suite).open(&one, &context())).unwrap();
-        assert_eq!(opened.context.get("aws-crypto-public-key"), Some(&key(&one)[..]));
+        assert_eq!(opened.info.context.get("aws-crypto-public-key"), Some(&key(&one)[..]));
     }
 }
 
@@ -314,7 +316,7 @@ fn a_suite_that_the_policy_refuses_is_named_with_what_to_do() {
 #[test]
 fn a_refused_suite_is_refused_before_a_key_is_asked_for() {
     let message = seal(AlgorithmSuite::Aes256GcmHkdfSha256, 5);
-    let stranger = Envelope::new(LocalKey::generate("another", "key").unwrap());
+    let stranger = Envelope::new(RawAes::generate("another", "key").unwrap());
     assert!(matches!(open(&stranger, &message), Err(OpenError::CommitmentPolicy { .. })));
 }
 
@@ -337,7 +339,7 @@ fn fixture(name: &str) -> Vec<u8> {
 
 fn fixture_envelope() -> EnvelopeBuilder {
     let key = SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap();
-    Envelope::builder(LocalKey::new("fixtures", "aes-256", key).unwrap())
+    Envelope::builder(RawAes::new("fixtures", "aes-256", key).unwrap())
         .commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt)
 }
 

@@ -5,11 +5,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use kms_envelope::{EncryptionContext, Envelope, FormatError, LocalKey, OpenError};
+use kms_envelope::{EncryptionContext, Envelope, OpenError, RawAes, error::FormatError};
 use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 fn envelope(frame_len: u32) -> Envelope {
-    Envelope::builder(LocalKey::new("tests", "key", [7; 32]).unwrap()).frame_len(frame_len).build().unwrap()
+    Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap()).frame_len(frame_len).build().unwrap()
 }
 
 fn context() -> EncryptionContext {

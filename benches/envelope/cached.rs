@@ -10,8 +10,12 @@ use std::{
 use async_trait::async_trait;
 use criterion::{Bencher, Criterion, Throughput};
 use kms_envelope::{
-    DataKey, DataKeyCache, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
-    GenerateDataKeyRequest, KeyProvider, Limits, LocalKey, PlaintextDataKey, ProviderError, SecretKey, message::Header,
+    DataKeyCache, EncryptionContext, Envelope, KeyProvider, Limits, ProviderError, RawAes,
+    message::{EncryptedDataKey, Header},
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        SecretKey,
+    },
 };
 use pollster::block_on;
 
@@ -25,18 +29,18 @@ struct Free;
 
 #[async_trait]
 impl KeyProvider for Free {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         // As long as those of KMS.
         let encrypted = EncryptedDataKey::new("bench", &[1; 75][..], &[2; 184][..]);
-        Ok(DataKey { plaintext: SecretKey::from([7; 32]), encrypted: vec![encrypted] })
+        Ok(GeneratedDataKey::new(SecretKey::from([7; 32]), vec![encrypted]))
     }
 
     async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         unreachable!("nobody asks")
     }
 
-    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
-        Ok(PlaintextDataKey { key: SecretKey::from([7; 32]), index: 0, key_id: "bench".into() })
+    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
+        Ok(DecryptedDataKey::new(SecretKey::from([7; 32]), 0, "bench"))
     }
 }
 
@@ -94,7 +98,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
 
     let mut group = criterion.benchmark_group("rewrap");
     let old = builder(65_536).build().unwrap();
-    let new = LocalKey::generate("bench", "new").unwrap();
+    let new = RawAes::generate("bench", "new").unwrap();
     for (name, len) in [("1 KiB", LEN), ("1 GiB", 1024 * MIB)] {
         let sealed = block_on(old.seal(&buffer(len), &context)).unwrap();
         group.throughput(Throughput::Bytes(len as u64));

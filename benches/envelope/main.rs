@@ -5,7 +5,6 @@
 
 mod bare;
 mod cached;
-mod files;
 mod headers;
 mod ranges;
 mod signed;
@@ -16,7 +15,7 @@ mod whole;
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use kms_envelope::{Backend, EncryptionContext, Envelope, EnvelopeBuilder, LocalKey};
+use kms_envelope::{Backend, EncryptionContext, Envelope, EnvelopeBuilder, RawAes};
 
 const MIB: usize = 1 << 20;
 
@@ -27,7 +26,7 @@ const BACKENDS: &[Backend] = &[
 ];
 
 fn builder(frame_len: usize) -> EnvelopeBuilder {
-    let key = LocalKey::generate("bench", "key").unwrap();
+    let key = RawAes::generate("bench", "key").unwrap();
     Envelope::builder(key).frame_len(u32::try_from(frame_len).unwrap())
 }
 
@@ -43,6 +42,6 @@ fn buffer(len: usize) -> Vec<u8> {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = whole::benches, small::benches, cached::benches, signed::benches, streams::benches, ranges::benches, files::benches, headers::benches
+    targets = whole::benches, small::benches, cached::benches, signed::benches, streams::benches, ranges::benches, headers::benches
 }
 criterion_main!(benches);

@@ -5,16 +5,14 @@
 use std::sync::LazyLock;
 
 use aws_sdk_kms::{Client, Config, config::BehaviorVersion};
-use kms_envelope::{
-    AwsKms, EcdhPrivateKey, EcdhPublicKey, Limits, LocalKey, RawRsa, RsaPadding, message::DetachedKeys,
-};
+use kms_envelope::{AwsKms, Limits, RawAes, message::DetachedKeys, provider::{EcdhPrivateKey, EcdhPublicKey, RawRsa, RsaPadding}};
 use libfuzzer_sys::fuzz_target;
 
 static CLIENT: LazyLock<Client> =
     LazyLock::new(|| Client::from_conf(Config::builder().behavior_version(BehaviorVersion::latest()).build()));
 
 fuzz_target!(|data: &[u8]| {
-    if let Ok(key) = LocalKey::from_json(data) {
+    if let Ok(key) = RawAes::from_json(data) {
         assert!(matches!(key.key().len(), 16 | 24 | 32));
     }
     if let Ok(keys) = DetachedKeys::parse(data, &Limits::default()) {

@@ -4,9 +4,7 @@ pub mod naive;
 
 use std::sync::LazyLock;
 
-use kms_envelope::{
-    CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, Limits, LocalKey, OpenError, SecretKey,
-};
+use kms_envelope::{CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, Limits, OpenError, RawAes, provider::SecretKey};
 use pollster::block_on;
 
 /// Small, so that the fuzzer is not busy with memory.
@@ -18,9 +16,9 @@ pub const LIMITS: Limits = Limits {
     tries_per_kms_key: 2,
 };
 
-pub fn key() -> LocalKey {
+pub fn key() -> RawAes {
     let key = SecretKey::try_from((0..32).collect::<Vec<u8>>()).expect("32 bytes");
-    LocalKey::new("fixtures", "aes-256", key).expect("short names")
+    RawAes::new("fixtures", "aes-256", key).expect("short names")
 }
 
 /// Opens the messages of any suite.

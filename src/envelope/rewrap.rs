@@ -28,11 +28,11 @@ impl Envelope {
     /// [`reseal`](Self::reseal).
     ///
     /// ```
-    /// use kms_envelope::{Envelope, EncryptionContext, Limits, LocalKey, message::{DetachedKeys, Header}};
+    /// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::{DetachedKeys, Header}};
     ///
     /// # pollster::block_on(async {
-    /// let old = Envelope::new(LocalKey::generate("example", "2025")?);
-    /// let new_key = LocalKey::new("example", "2026", [7; 32])?;
+    /// let old = Envelope::new(RawAes::generate("example", "2025")?);
+    /// let new_key = RawAes::new("example", "2026", [7; 32])?;
     /// let context = EncryptionContext::from([("tenant", "acme")]);
     /// let sealed = old.seal(b"attack at dawn", &context).await?;
     ///
@@ -59,7 +59,8 @@ impl Envelope {
         let deadline = self.settings.deadline();
         let (opener, data_key) = self.unlock(header, context, Some(deadline)).await?;
         let info = opener.info();
-        let request = EncryptDataKeyRequest::new(info.suite, &info.context, &data_key.key).with_deadline(deadline);
+        let request =
+            EncryptDataKeyRequest::new(info.suite, &info.context, &data_key.plaintext).with_deadline(deadline);
         let encrypted = new.encrypt_data_key(&request).await.map_err(RewrapError::Encrypt)?;
         let keys = DetachedKeys::new(info.message_id, encrypted).to_bytes().map_err(RewrapError::Keys)?;
         // What would not be read again is not given out.
@@ -96,11 +97,11 @@ impl Envelope {
     ///
     /// ```
     /// use std::io;
-    /// use kms_envelope::{Envelope, EncryptionContext, LocalKey};
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
     ///
     /// # pollster::block_on(async {
-    /// # let old = Envelope::new(LocalKey::generate("example", "2025")?);
-    /// # let new = Envelope::new(LocalKey::generate("example", "2026")?);
+    /// # let old = Envelope::new(RawAes::generate("example", "2025")?);
+    /// # let new = Envelope::new(RawAes::generate("example", "2026")?);
     /// # let context = EncryptionContext::new();
     /// # let sealed = old.seal(b"attack at dawn", &context).await?;
     /// # let (file, mut output) = (&sealed[..], Vec::new());

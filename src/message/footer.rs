@@ -28,7 +28,7 @@ const DER_INTEGER: u8 = 0x02;
 /// ```
 /// use kms_envelope::{AlgorithmSuite, Limits, message::{FINAL_FRAME_OVERHEAD, Header, footer_lens}};
 ///
-/// # let key = kms_envelope::LocalKey::generate("doc", "example")?;
+/// # let key = kms_envelope::RawAes::generate("doc", "example")?;
 /// # let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
 /// # let envelope = kms_envelope::Envelope::builder(key).suite(suite).build()?;
 /// # let sealed = pollster::block_on(envelope.seal(b"hello", &kms_envelope::EncryptionContext::new()))?;

@@ -1,12 +1,10 @@
 //! The header: what a message is encrypted with, its encryption context and its encrypted data keys.
 //! Specification: `data-format/message-header.md`.
 
-use std::fmt;
-
 use bytes::{BufMut, Bytes};
 
 use super::{
-    EncryptedDataKey, Geometry,
+    EncryptedDataKey, Geometry, MessageId,
     encrypted_data_key::{put_encrypted_data_keys, put_u16_prefixed},
 };
 use crate::{
@@ -24,51 +22,6 @@ pub(super) const VERSION_2: u8 = 2;
 pub(super) const TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA: u8 = 0x80;
 pub(super) const NON_FRAMED: u8 = 1;
 pub(super) const FRAMED: u8 = 2;
-
-/// The random name of a message: 16 bytes in version 1, 32 in version 2. Written in hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MessageId {
-    bytes: [u8; 32],
-    version: MessageVersion,
-}
-
-impl MessageId {
-    /// Fills a new id with what `random` gives.
-    pub(crate) fn generate<E>(
-        version: MessageVersion,
-        random: impl FnOnce(&mut [u8]) -> Result<(), E>,
-    ) -> Result<Self, E> {
-        let mut bytes = [0; 32];
-        random(&mut bytes[..version.message_id_len()])?;
-        Ok(Self { bytes, version })
-    }
-
-    /// The id with these bytes, which are as many as the version has.
-    pub(crate) fn from_bytes(version: MessageVersion, bytes: &[u8]) -> Self {
-        let Ok(id) = Self::generate(version, |out| {
-            out.copy_from_slice(bytes);
-            Ok::<_, std::convert::Infallible>(())
-        });
-        id
-    }
-
-    /// The id's bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.version.message_id_len()]
-    }
-}
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.as_bytes().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MessageId({self})")
-    }
-}
 
 /// How the body is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,7 +43,7 @@ pub enum ContentType {
 /// ```
 /// use kms_envelope::{Limits, message::Header};
 ///
-/// # let key = kms_envelope::LocalKey::generate("doc", "example")?;
+/// # let key = kms_envelope::RawAes::generate("doc", "example")?;
 /// # let envelope = kms_envelope::Envelope::new(key);
 /// # let context = kms_envelope::EncryptionContext::from([("tenant", "acme")]);
 /// # let sealed = pollster::block_on(envelope.seal(b"hello", &context))?;

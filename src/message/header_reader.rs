@@ -26,10 +26,10 @@ use crate::{
 ///
 /// ```
 /// use std::io::Read;
-/// use kms_envelope::{EncryptionContext, Envelope, Limits, LocalKey, message::HeaderReader};
+/// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::HeaderReader};
 ///
 /// # pollster::block_on(async {
-/// # let envelope = Envelope::new(LocalKey::generate("example", "key")?);
+/// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
 /// # let context = EncryptionContext::new();
 /// # let sealed = envelope.seal(b"attack at dawn", &context).await?;
 /// let mut source = &sealed[..]; // or a socket

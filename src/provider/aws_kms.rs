@@ -23,8 +23,8 @@ use self::{
     tries::{Candidate, Tries, Try},
 };
 use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, MultiProvider,
-    PlaintextDataKey, deadline_or_default, share,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+    KeyProvider, MultiProvider, deadline_or_default, share,
 };
 use crate::{
     error::{ConfigError, ProviderError},
@@ -54,7 +54,7 @@ pub(super) use tries::Learnt;
 /// answers for are tried; AWS's writers make one. One that KMS calls invalid is not tried in another region. A region
 /// that throttles or does not answer is not asked again for that message.
 ///
-/// For messages under several keys, see [`several`](Self::several); for opening under keys that the messages name,
+/// For messages under several keys, see [`multi`](Self::multi); for opening under keys that the messages name,
 /// [`AwsKmsDiscovery`].
 ///
 /// ```no_run
@@ -120,7 +120,7 @@ impl AwsKms {
     /// use kms_envelope::{AwsKms, Envelope};
     ///
     /// # async fn example(config: aws_sdk_kms::Config) -> Result<(), Box<dyn std::error::Error>> {
-    /// let keys = AwsKms::several(
+    /// let keys = AwsKms::multi(
     ///     |region| Client::from_conf(config.to_builder().region(Region::new(region.to_owned())).build()),
     ///     [
     ///         "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab",
@@ -136,7 +136,7 @@ impl AwsKms {
     /// [`ConfigError::KmsKeyId`] where one is not the ARN of a key, [`ConfigError::KmsKeys`] where there is none, and
     /// where some are the same key or replicas of the same multi-region key, for which there is
     /// [`with_replica`](Self::with_replica).
-    pub fn several<A: Into<String>>(
+    pub fn multi<A: Into<String>>(
         client: impl Fn(&str) -> Client,
         key_arns: impl IntoIterator<Item = A>,
     ) -> Result<MultiProvider<Self>, ConfigError> {
@@ -218,7 +218,7 @@ impl AwsKms {
     }
 }
 
-/// Made by [`AwsKms::several`].
+/// Made by [`AwsKms::multi`].
 impl MultiProvider<AwsKms> {
     /// As [`AwsKms::with_grant_tokens`], for each of the keys.
     #[must_use]
@@ -260,12 +260,14 @@ fn all_failed(operation: &'static str, mut attempts: Vec<ProviderError>) -> Prov
 
 #[async_trait]
 impl KeyProvider for AwsKms {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let mut attempts = Vec::new();
         for (requests, arn, deadline) in self.in_order(request.deadline) {
             let len = request.suite.data_key_len();
             match requests.generate_data_key(&arn, len, request.context, deadline).await {
-                Ok((plaintext, encrypted)) => return Ok(DataKey { plaintext, encrypted: vec![encrypted] }),
+                Ok((plaintext, encrypted)) => {
+                    return Ok(GeneratedDataKey { plaintext, encrypted_data_keys: vec![encrypted] });
+                }
                 Err(error) => attempts.push(error),
             }
         }
@@ -286,7 +288,7 @@ impl KeyProvider for AwsKms {
         Err(all_failed("Encrypt", attempts))
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let keys: Vec<_> = request.encrypted_data_keys.iter().map(key_of).collect();
         let mut candidates = Vec::new();
         for (requests, arn) in &self.regions {
@@ -303,7 +305,7 @@ async fn first_decrypted(
     request: &DecryptDataKeyRequest<'_>,
     provider: &impl fmt::Display,
     candidates: Vec<(&Requests, KeyArn, usize)>,
-) -> Result<PlaintextDataKey, ProviderError> {
+) -> Result<DecryptedDataKey, ProviderError> {
     let len = request.suite.data_key_len();
     let algorithm = EncryptionAlgorithmSpec::SymmetricDefault;
     let candidate = |(requests, arn, index)| Candidate { requests, arn, algorithm: algorithm.clone(), index };
@@ -312,7 +314,7 @@ async fn first_decrypted(
     while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
         let key_id = candidate.arn.to_string();
         match candidate.requests.decrypt(&key_id, &encrypted.ciphertext, len, request.context, deadline).await {
-            Ok(key) => return Ok(PlaintextDataKey { key, index: candidate.index, key_id }),
+            Ok(key) => return Ok(DecryptedDataKey { plaintext: key, index: candidate.index, key_id }),
             Err(error) => tries.failed(candidate, error),
         }
     }

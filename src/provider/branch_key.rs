@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use zeroize::Zeroizing;
 
 use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    failed, first_decrypted, generated, invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+    KeyProvider, failed, first_decrypted, generated, invalid_ciphertext,
 };
 use crate::{
     context::EncryptionContext,
@@ -94,7 +94,7 @@ impl StaticBranchKey {
 
 #[async_trait]
 impl KeyProvider for StaticBranchKey {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
     }
 
@@ -105,7 +105,7 @@ impl KeyProvider for StaticBranchKey {
         Ok(vec![self.wrap(request.data_key, request.context)?])
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let aad = self.aad("Decrypt", request.context)?;
         first_decrypted(request, self, |encrypted| {
             if encrypted.provider_id != PROVIDER_ID || encrypted.provider_info != self.id.as_bytes() {

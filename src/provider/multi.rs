@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    deadline_or_default, share,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+    KeyProvider, deadline_or_default, share,
 };
 use crate::{error::ProviderError, message::EncryptedDataKey};
 
@@ -17,14 +17,14 @@ use crate::{error::ProviderError, message::EncryptedDataKey};
 /// left until the request's deadline.
 ///
 /// ```
-/// use kms_envelope::{EncryptionContext, Envelope, LocalKey, MultiProvider};
+/// use kms_envelope::{EncryptionContext, Envelope, RawAes, provider::MultiProvider};
 ///
 /// # pollster::block_on(async {
-/// let (ours, backup) = (LocalKey::new("example", "ours", [1; 32])?, LocalKey::new("example", "backup", [2; 32])?);
+/// let (ours, backup) = (RawAes::new("example", "ours", [1; 32])?, RawAes::new("example", "backup", [2; 32])?);
 /// let envelope = Envelope::new(MultiProvider::new(ours).with(backup));
 /// let sealed = envelope.seal(b"attack at dawn", &EncryptionContext::new()).await?;
 ///
-/// let backup = Envelope::new(LocalKey::new("example", "backup", [2; 32])?);
+/// let backup = Envelope::new(RawAes::new("example", "backup", [2; 32])?);
 /// assert_eq!(backup.open(&sealed, &EncryptionContext::new()).await?.plaintext, b"attack at dawn");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
@@ -51,14 +51,14 @@ impl MultiProvider {
 
 #[async_trait]
 impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let [generator, children @ ..] = &self.providers[..] else { unreachable!("there is a generator") };
         let deadline = deadline_or_default(request.deadline);
         let mut data_key = generator.generate_data_key(&request.with_deadline(deadline)).await?;
         let GenerateDataKeyRequest { suite, context, .. } = *request;
         let request = EncryptDataKeyRequest::new(suite, context, &data_key.plaintext).with_deadline(deadline);
         let encrypted = encrypt_with_all(children, &request).await?;
-        data_key.encrypted.extend(encrypted);
+        data_key.encrypted_data_keys.extend(encrypted);
         Ok(data_key)
     }
 
@@ -69,7 +69,7 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
         encrypt_with_all(&self.providers, request).await
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let deadline = deadline_or_default(request.deadline);
         #[cfg(feature = "aws-kms")]
         let learnt = super::aws_kms::Learnt::new(request);

@@ -123,7 +123,7 @@ impl FrameCipher {
         let Parsed::Complete(head) = self.head(sealed, place.sequence)? else { return Err(truncated().into()) };
         let len = place.plaintext.end - place.plaintext.start;
         if head.is_last() != place.is_final || head.content_len as u64 != len {
-            return Err(FormatError::NotThere { sequence: place.sequence }.into());
+            return Err(FormatError::Misplaced { sequence: place.sequence }.into());
         }
         let frame = sealed.get(..head.sealed_len()).ok_or_else(truncated)?;
         self.open(&head, frame, out).map(drop)

@@ -51,10 +51,10 @@ pub struct MessageInfo {
 /// The body of a message without frames comes out whole, at its end.
 ///
 /// ```
-/// use kms_envelope::{Envelope, EncryptionContext, LocalKey, Limits, message::Header};
+/// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::Header};
 ///
 /// # pollster::block_on(async {
-/// let envelope = Envelope::new(LocalKey::generate("example", "key")?);
+/// let envelope = Envelope::new(RawAes::generate("example", "key")?);
 /// let context = EncryptionContext::new();
 /// let message = envelope.seal(b"attack at dawn", &context).await?;
 ///
@@ -493,13 +493,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        CommitmentPolicy, Envelope, LocalKey, SecretKey,
+        CommitmentPolicy, Envelope, RawAes,
         message::{EncryptedDataKey, HeaderFields, Limits, put_authentication},
+        provider::SecretKey,
         provider::{EncryptDataKeyRequest, KeyProvider},
     };
 
-    fn provider() -> LocalKey {
-        LocalKey::new("tests", "key", [7; 32]).unwrap()
+    fn provider() -> RawAes {
+        RawAes::new("tests", "key", [7; 32]).unwrap()
     }
 
     /// A message as AWS's SDK for .NET 4.0.0 sealed it: the tag of its header is over two zero bytes more, and without
@@ -536,7 +537,7 @@ mod tests {
         for suite in AlgorithmSuite::all().filter(|suite| suite.signature().is_none()) {
             let builder =
                 || Envelope::builder(provider()).commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt);
-            let (strict, accepting) = (builder().build().unwrap(), builder().accept_net_4_0_0().build().unwrap());
+            let (strict, accepting) = (builder().build().unwrap(), builder().accept_esdk_net_4_0_0().build().unwrap());
             let message = by_net_4_0_0(suite, &context);
             assert!(matches!(block_on(strict.open(&message, &context)), Err(OpenError::HeaderTag)), "{suite}");
             assert_eq!(block_on(accepting.open(&message, &context)).unwrap().plaintext, b"data", "{suite}");

@@ -25,10 +25,10 @@ use crate::{
 /// reader refuses it as truncated.
 ///
 /// ```
-/// use kms_envelope::{Envelope, EncryptionContext, LocalKey};
+/// use kms_envelope::{EncryptionContext, Envelope, RawAes};
 ///
 /// # pollster::block_on(async {
-/// let envelope = Envelope::new(LocalKey::generate("example", "key")?);
+/// let envelope = Envelope::new(RawAes::generate("example", "key")?);
 /// let context = EncryptionContext::new();
 ///
 /// let mut sealer = envelope.sealer(&context).await?;
@@ -82,7 +82,7 @@ impl Sealer {
             suite,
             message_id: &message_id,
             context: stored_context,
-            encrypted_data_keys: &data_key.encrypted,
+            encrypted_data_keys: &data_key.encrypted_data_keys,
             frame_len: frame_len.get(),
             commitment: keys.commitment,
         }
@@ -92,7 +92,7 @@ impl Sealer {
         keys.encryption.seal(&[0; _], &aad, &[], &mut tag);
         put_authentication(&mut header, version, &tag);
         // What this envelope could not open again, it does not seal.
-        let key_count = u16::try_from(data_key.encrypted.len()).unwrap_or(u16::MAX);
+        let key_count = u16::try_from(data_key.encrypted_data_keys.len()).unwrap_or(u16::MAX);
         if key_count > limits.encrypted_data_keys {
             let limit = limits.encrypted_data_keys;
             return Err(LimitError::EncryptedDataKeys { count: key_count, limit }.into());

@@ -18,8 +18,9 @@ use aws_sdk_kms::{
 };
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    AlgorithmSuite, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext, KeyProvider,
-    LocalKey, SecretKey,
+    AlgorithmSuite, EncryptionContext, KeyProvider, RawAes,
+    message::EncryptedDataKey,
+    provider::{DecryptDataKeyRequest, EncryptDataKeyRequest, SecretKey},
 };
 use pollster::block_on;
 use serde_json::{Value, json};
@@ -271,7 +272,7 @@ impl State {
             .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
             .collect();
         let suite = AlgorithmSuite::default();
-        let key = LocalKey::new("kms", id, [id.len() as u8; 32]).unwrap();
+        let key = RawAes::new("kms", id, [id.len() as u8; 32]).unwrap();
         let bytes = |field: &str| Base64::decode_vec(body[field].as_str().unwrap_or_default()).unwrap();
         let encrypted = |data_key: &SecretKey| {
             let request = EncryptDataKeyRequest::new(suite, &context, data_key);
@@ -309,7 +310,7 @@ impl State {
                 let keys = [encrypted];
                 let request = DecryptDataKeyRequest::new(suite, &context, &keys);
                 let data_key = block_on(key.decrypt_data_key(&request)).map_err(|_| "InvalidCiphertextException")?;
-                Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(data_key.key.expose())}))
+                Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(data_key.plaintext.expose())}))
             }
             "GetPublicKey" => {
                 let Some(Rsa { public, .. }) = &self.rsa else { return Err("UnsupportedOperationException") };

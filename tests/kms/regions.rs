@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_kms::Client;
 use kms_envelope::{
-    AwsKms, AwsKmsDiscovery, ConfigError, DecryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
-    KeyProvider, LocalKey, MultiProvider, OpenError, ProviderError, SealError, message::Header,
+    AwsKms, ConfigError, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError, RawAes, SealError,
+    message::{EncryptedDataKey, Header},
+    provider::{AwsKmsDiscovery, DecryptDataKeyRequest, MultiProvider},
 };
 
 use crate::endpoint::{ACCOUNT, Endpoint, Fault, arn};
@@ -31,7 +32,7 @@ async fn seal(provider: impl KeyProvider + 'static) -> Vec<u8> {
 async fn open(provider: impl KeyProvider + 'static, sealed: &[u8]) -> Result<String, OpenError> {
     let opened = Envelope::new(provider).open(sealed, &context()).await?;
     assert_eq!(opened.plaintext, b"data");
-    Ok(opened.key_id)
+    Ok(opened.info.key_id)
 }
 
 fn key(endpoint: &Endpoint, region: &str, id: &str) -> AwsKms {
@@ -49,7 +50,7 @@ async fn a_replica_opens_what_the_primary_sealed_and_says_so() {
     let sealed = seal(key(&endpoint, FAR, REPLICATED)).await;
     assert_eq!(open(key(&endpoint, NEAR, REPLICATED), &sealed).await.unwrap(), arn(NEAR, REPLICATED));
     let opened = Envelope::new(key(&endpoint, NEAR, REPLICATED)).open(&sealed, &context()).await.unwrap();
-    assert_eq!(opened.encrypted_data_key.key_name(), arn(FAR, REPLICATED));
+    assert_eq!(opened.info.encrypted_data_key.key_name(), arn(FAR, REPLICATED));
 
     // A key of one region has no replicas, whatever is in another region under its name.
     let sealed = seal(key(&endpoint, NEAR, KEY)).await;
@@ -115,7 +116,7 @@ async fn several_keys_seal_together_and_each_opens() {
         endpoint.client(region)
     };
     let arns = [arn(NEAR, KEY), arn(FAR, "0987dcba"), arn(FAR, REPLICATED)];
-    let sealed = seal(AwsKms::several(client, arns.clone()).unwrap()).await;
+    let sealed = seal(AwsKms::multi(client, arns.clone()).unwrap()).await;
     assert_eq!(**asked.lock().unwrap(), [NEAR, FAR]);
     assert_eq!(
         endpoint.calls().into_iter().collect::<Vec<_>>(),
@@ -129,7 +130,7 @@ async fn several_keys_seal_together_and_each_opens() {
 
     // The first that can opens; the next one when its region hangs.
     let all = || {
-        let keys = AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
+        let keys = AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
         keys.with_timeout(Duration::from_millis(300)).with_grant_tokens(["token"])
     };
     assert_eq!(open(all(), &sealed).await.unwrap(), arns[0]);
@@ -145,7 +146,7 @@ async fn several_keys_seal_together_and_each_opens() {
 #[test]
 fn keys_that_are_one_or_none_are_refused_with_their_names() {
     let endpoint = endpoint();
-    let refused = |arns: &[String]| AwsKms::several(|region| endpoint.client(region), arns).unwrap_err().to_string();
+    let refused = |arns: &[String]| AwsKms::multi(|region| endpoint.client(region), arns).unwrap_err().to_string();
     assert!(refused(&[]).contains("there are none"));
     assert!(refused(&["alias/a".into()]).contains("AwsKms::resolve"));
     let said = refused(&[arn(NEAR, REPLICATED), arn(NEAR, KEY), arn(FAR, REPLICATED)]);
@@ -259,7 +260,7 @@ async fn a_rewrapped_message_opens_when_its_old_key_is_disabled() {
 #[tokio::test]
 async fn a_local_key_may_stand_beside_kms() {
     let endpoint = endpoint();
-    let local = || LocalKey::new("tests", "local", [1; 32]).unwrap();
+    let local = || RawAes::new("tests", "local", [1; 32]).unwrap();
     let sealed = seal(MultiProvider::new(key(&endpoint, NEAR, KEY)).with(local())).await;
     endpoint.script(|_| Fault::Close);
     let both = MultiProvider::new(key(&endpoint, NEAR, KEY)).with(local());

@@ -19,9 +19,10 @@ use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 use aws_smithy_runtime_api::http::{Response, StatusCode};
 use aws_smithy_types::body::SdkBody;
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, ConfigError, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey,
-    EncryptionContext, Envelope, KeyProvider, LocalKey, OpenError, PlaintextDataKey, ProviderError, SealError,
-    SecretKey,
+    AlgorithmSuite, AwsKms, ConfigError, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError, RawAes,
+    SealError,
+    message::EncryptedDataKey,
+    provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, SecretKey},
 };
 
 const ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -61,7 +62,7 @@ async fn sealed() -> Vec<u8> {
 }
 
 /// Asks for the data key behind these encrypted data keys.
-async fn decrypt(kms: &AwsKms, keys: &[EncryptedDataKey]) -> Result<PlaintextDataKey, ProviderError> {
+async fn decrypt(kms: &AwsKms, keys: &[EncryptedDataKey]) -> Result<DecryptedDataKey, ProviderError> {
     kms.decrypt_data_key(&DecryptDataKeyRequest::new(AlgorithmSuite::default(), &context(), keys)).await
 }
 
@@ -101,8 +102,8 @@ async fn a_seal_is_one_generate_data_key_and_an_open_one_decrypt_exactly_as_docu
     let sealed = envelope.seal(b"data", &context()).await.unwrap();
     let opened = envelope.open(&sealed, &context()).await.unwrap();
     assert_eq!(opened.plaintext, b"data");
-    assert_eq!(opened.encrypted_data_key, encrypted_under(ARN));
-    assert_eq!(opened.encrypted_data_key.key_name(), ARN);
+    assert_eq!(opened.info.encrypted_data_key, encrypted_under(ARN));
+    assert_eq!(opened.info.encrypted_data_key.key_name(), ARN);
     assert_eq!((generate.num_calls(), decrypt.num_calls()), (1, 1));
 }
 
@@ -266,7 +267,7 @@ async fn encrypted_data_keys_of_others_are_left_alone() {
     assert_eq!(rule.num_calls(), 0);
 
     let found = decrypt(&kms, &[local, encrypted_under(OTHER_ARN), encrypted_under(ARN)]).await.unwrap();
-    assert_eq!((found.index, found.key.expose()), (2, &KEY[..]));
+    assert_eq!((found.index, found.plaintext.expose()), (2, &KEY[..]));
     assert_eq!(rule.num_calls(), 1);
 }
 
@@ -392,7 +393,7 @@ async fn an_endpoint_that_cannot_be_reached_is_unavailable_and_worth_a_retry() {
 
 #[tokio::test]
 async fn a_message_of_a_local_key_says_so_to_kms() {
-    let local = Envelope::new(LocalKey::generate("tests", "local").unwrap());
+    let local = Envelope::new(RawAes::generate("tests", "local").unwrap());
     let sealed = local.seal(b"data", &context()).await.unwrap();
     let error = Envelope::new(kms(&[])).open(&sealed, &context()).await.unwrap_err();
     assert!(error.to_string().contains("they are for: tests/local"), "{error}");

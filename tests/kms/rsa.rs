@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use kms_envelope::{
-    AlgorithmSuite, AwsKmsRsa, ConfigError, DecryptDataKeyRequest, EncryptedDataKey, EncryptionContext, Envelope,
-    KeyProvider, MultiProvider, OpenError, ProviderError, RsaPadding, SealError,
+    AlgorithmSuite, ConfigError, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError, SealError,
+    message::EncryptedDataKey,
+    provider::{AwsKmsRsa, DecryptDataKeyRequest, MultiProvider, RsaPadding},
 };
 
 use crate::endpoint::{Endpoint, Fault, RSA_PRIVATE as PRIVATE, RSA_PUBLIC as PUBLIC, Rsa, arn};
@@ -32,8 +33,8 @@ async fn sealing_makes_no_request_and_opening_one() {
         let sealed = envelope.seal(b"data", &context()).await.unwrap();
         assert!(endpoint.log().is_empty());
         let opened = Envelope::new(key(&endpoint, padding)).open(&sealed, &context()).await.unwrap();
-        assert_eq!((&opened.plaintext[..], opened.key_id), (&b"data"[..], arn(REGION, ID)));
-        assert_eq!(opened.encrypted_data_key.provider_id, "aws-kms-rsa");
+        assert_eq!((&opened.plaintext[..], opened.info.key_id), (&b"data"[..], arn(REGION, ID)));
+        assert_eq!(opened.info.encrypted_data_key.provider_id, "aws-kms-rsa");
         assert_eq!(endpoint.calls_of("Decrypt"), 1);
     }
 }
@@ -115,7 +116,7 @@ async fn suites_that_sign_are_refused_both_ways() {
     let error = envelope.seal(b"data", &context()).await.unwrap_err();
     assert!(matches!(error, SealError::Provider(ProviderError::Unsupported { .. })), "{error}");
 
-    let local = kms_envelope::LocalKey::generate("tests", "key").unwrap();
+    let local = kms_envelope::RawAes::generate("tests", "key").unwrap();
     let signed = Envelope::builder(local).suite(suite).build().unwrap().seal(b"data", &context()).await.unwrap();
     let error = envelope.open(&signed, &context()).await.unwrap_err();
     assert!(matches!(error, OpenError::Provider(ProviderError::Unsupported { .. })), "{error}");

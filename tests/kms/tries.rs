@@ -6,9 +6,13 @@ use async_trait::async_trait;
 use aws_sdk_kms::config::retry::RetryConfig;
 use futures_util::future::join_all;
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, AwsKmsDiscovery, DataKey, DataKeyCache, DecryptDataKeyRequest, EncryptDataKeyRequest,
-    EncryptedDataKey, EncryptionContext, Envelope, GenerateDataKeyRequest, KeyProvider, Limits, LocalKey,
-    MultiProvider, OpenError, PlaintextDataKey, ProviderError, RewrapError, SealError, SecretKey,
+    AlgorithmSuite, AwsKms, DataKeyCache, EncryptionContext, Envelope, KeyProvider, Limits, OpenError, ProviderError,
+    RawAes, RewrapError, SealError,
+    message::EncryptedDataKey,
+    provider::{
+        AwsKmsDiscovery, DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest,
+        GeneratedDataKey, MultiProvider, SecretKey,
+    },
 };
 
 use crate::endpoint::{Endpoint, Fault, arn};
@@ -63,15 +67,15 @@ const DATA_KEY: [u8; 32] = [7; 32];
 
 #[async_trait]
 impl KeyProvider for Writer {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
-        Ok(DataKey { plaintext: SecretKey::from(DATA_KEY), encrypted: self.0.clone() })
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
+        Ok(GeneratedDataKey::new(SecretKey::from(DATA_KEY), self.0.clone()))
     }
 
     async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         unreachable!()
     }
 
-    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         unreachable!()
     }
 }
@@ -95,7 +99,7 @@ async fn hostile(arn: &str) -> Vec<u8> {
 async fn opened_by(envelope: &Envelope, message: &[u8]) -> String {
     let opened = envelope.open(message, &context()).await.unwrap();
     assert_eq!(opened.plaintext, b"data");
-    opened.key_id
+    opened.info.key_id
 }
 
 /// The errors of each encrypted data key.
@@ -286,7 +290,7 @@ async fn what_another_region_may_see_differently_is_carried_to_it_and_counts_onc
 async fn several_silent_keys_share_one_deadline() {
     let endpoint = endpoint();
     let arns = [arn(NEAR, KEY), arn(FAR, KEY), arn(FARTHEST, REPLICATED)];
-    let several = || AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
+    let several = || AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
     let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
     endpoint.script(|_| Fault::Hang);
     let timeout = Duration::from_millis(500);
@@ -308,7 +312,7 @@ async fn several_silent_keys_share_one_deadline() {
 async fn a_region_that_throttles_is_not_asked_again_for_another_of_several_keys() {
     let endpoint = endpoint();
     let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOUR), arn(FAR, KEY)];
-    let several = || AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
+    let several = || AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
     let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
     endpoint.script(|request| if request.region == NEAR { Fault::Throttle } else { Fault::None });
     assert_eq!(opened_by(&Envelope::new(several()), &sealed).await, arns[2]);
@@ -347,7 +351,7 @@ async fn the_clones_of_a_client_are_one_client() {
     attempts(&Envelope::new(both()), &sealed).await;
     assert_eq!(endpoint.calls_of("Decrypt"), 1);
     // Also behind a provider that asks for a copy of the list.
-    let copied = || MultiProvider::new(LocalKey::generate("tests", "local").unwrap()).with(Copied(both()));
+    let copied = || MultiProvider::new(RawAes::generate("tests", "local").unwrap()).with(Copied(both()));
     attempts(&Envelope::new(copied()), &sealed).await;
     assert_eq!(endpoint.calls_of("Decrypt"), 2);
 }
@@ -357,7 +361,7 @@ async fn the_clones_of_a_client_are_one_client() {
 async fn a_key_that_is_not_available_says_nothing_of_the_other_keys_of_its_region() {
     let endpoint = endpoint();
     let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOUR)];
-    let several = || AwsKms::several(|region| endpoint.client(region), arns.clone()).unwrap();
+    let several = || AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
     let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
     endpoint.script(|request| match request.key.ends_with(KEY) {
         true => Fault::Refuse("KeyUnavailableException"),
@@ -384,7 +388,7 @@ struct Copied<P>(P);
 
 #[async_trait]
 impl<P: KeyProvider> KeyProvider for Copied<P> {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.0.generate_data_key(request).await
     }
 
@@ -392,7 +396,7 @@ impl<P: KeyProvider> KeyProvider for Copied<P> {
         self.0.encrypt_data_key(it).await
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let copy = request.encrypted_data_keys.to_vec();
         let mut request = *request;
         request.encrypted_data_keys = &copy;
@@ -406,7 +410,7 @@ struct Last<P>(P);
 
 #[async_trait]
 impl<P: KeyProvider> KeyProvider for Last<P> {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.0.generate_data_key(request).await
     }
 
@@ -414,12 +418,13 @@ impl<P: KeyProvider> KeyProvider for Last<P> {
         self.0.encrypt_data_key(it).await
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let mut request = *request;
         let before = request.encrypted_data_keys.len() - 1;
         request.encrypted_data_keys = &request.encrypted_data_keys[before..];
-        let found = self.0.decrypt_data_key(&request).await?;
-        Ok(PlaintextDataKey { index: before + found.index, ..found })
+        let mut found = self.0.decrypt_data_key(&request).await?;
+        found.index += before;
+        Ok(found)
     }
 }
 
@@ -469,7 +474,7 @@ async fn without_time_no_request_is_sent_and_without_end_there_is_no_limit() {
     assert_eq!(endpoint.log().len(), before);
 
     // A provider that needs no time is not told to.
-    let local = within(Duration::ZERO, LocalKey::generate("tests", "local").unwrap());
+    let local = within(Duration::ZERO, RawAes::generate("tests", "local").unwrap());
     let by_local = local.seal(b"data", &context()).await.unwrap();
     local.open(&by_local, &context()).await.unwrap();
 

@@ -16,7 +16,7 @@ use aws_esdk::{
     types::aws_encryption_sdk_config::AwsEncryptionSdkConfig,
 };
 use envelopers::{Aes256Gcm, EncryptedRecord, EnvelopeCipher, SimpleKeyProvider};
-use kms_envelope::{EncryptionContext, Envelope, LocalKey, stream::Threads};
+use kms_envelope::{EncryptionContext, Envelope, RawAes, stream::Threads};
 use pollster::block_on;
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -54,7 +54,7 @@ impl KmsEnvelope {
             1 => Threads::One,
             _ => Threads::Pool(Arc::new(rayon::ThreadPoolBuilder::new().num_threads(threads).build()?)),
         };
-        let key = LocalKey::generate("peers", "key")?;
+        let key = RawAes::generate("peers", "key")?;
         Ok(Self(Envelope::builder(key).frame_len(frame_len).threads(how).build()?))
     }
 }

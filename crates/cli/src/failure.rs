@@ -8,15 +8,9 @@ use std::{
     path::Path,
 };
 
-use aws_sdk_kms::{
-    error::ProvideErrorMetadata,
-    operation::{
-        decrypt::DecryptError, describe_key::DescribeKeyError, encrypt::EncryptError,
-        generate_data_key::GenerateDataKeyError,
-    },
-};
 use kms_envelope::{
-    ConfigError, ContextError, FormatError, HeaderError, LimitError, OpenError, ProviderError, RewrapError, SealError,
+    ConfigError, OpenError, ProviderError, RewrapError, SealError,
+    error::{ContextError, FormatError, HeaderError, LimitError},
 };
 
 /// Why the command did not do its work.
@@ -249,11 +243,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in error.source().into_iter().flat_map(causes) {
-        let answer = answer::<GenerateDataKeyError>(cause)
-            .or_else(|| answer::<DecryptError>(cause))
-            .or_else(|| answer::<EncryptError>(cause))
-            .or_else(|| answer::<DescribeKeyError>(cause));
-        if let Some(answer) = answer {
+        #[cfg(feature = "aws-kms")]
+        if let Some(answer) = kms_answer(cause) {
             // What is behind it says the same again.
             return format!("{text}: {answer}");
         }
@@ -267,9 +258,26 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// What KMS answered, if it did and this is the operation.
-fn answer<E: ProvideErrorMetadata + Error + 'static>(error: &(dyn Error + 'static)) -> Option<String> {
-    let metadata = error.downcast_ref::<E>()?.meta();
+/// What KMS answered, if it did.
+#[cfg(feature = "aws-kms")]
+fn kms_answer(error: &(dyn Error + 'static)) -> Option<String> {
+    use aws_sdk_kms::{
+        error::{ErrorMetadata, ProvideErrorMetadata},
+        operation::{
+            decrypt::DecryptError, describe_key::DescribeKeyError, encrypt::EncryptError,
+            generate_data_key::GenerateDataKeyError,
+        },
+    };
+
+    fn metadata<'a, E: ProvideErrorMetadata + Error + 'static>(
+        error: &'a (dyn Error + 'static),
+    ) -> Option<&'a ErrorMetadata> {
+        Some(error.downcast_ref::<E>()?.meta())
+    }
+    let metadata = metadata::<GenerateDataKeyError>(error)
+        .or_else(|| metadata::<DecryptError>(error))
+        .or_else(|| metadata::<EncryptError>(error))
+        .or_else(|| metadata::<DescribeKeyError>(error))?;
     match (metadata.code(), metadata.message()) {
         (Some(code), Some(message)) => Some(format!("{code}: {message}")),
         (code, message) => code.or(message).map(str::to_owned),

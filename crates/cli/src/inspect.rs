@@ -8,8 +8,12 @@ use std::{
 
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    AlgorithmSuite, FormatError, HashAlgorithm, KeyDerivation, Limits, MessageVersion, SignatureAlgorithm,
-    message::{ContentType, FINAL_FRAME_OVERHEAD, Geometry, Header, MAX_FOOTER_LEN, MIN_FOOTER_LEN, footer_lens},
+    AlgorithmSuite, Limits,
+    error::FormatError,
+    message::{
+        ContentType, FINAL_FRAME_OVERHEAD, Geometry, HashAlgorithm, Header, KeyDerivation, MAX_FOOTER_LEN,
+        MIN_FOOTER_LEN, MessageVersion, SignatureAlgorithm, footer_lens,
+    },
     stream::MessageInfo,
 };
 use serde::Serialize;

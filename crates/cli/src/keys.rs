@@ -13,7 +13,9 @@ use aws_config::{BehaviorVersion, Region};
 #[cfg(feature = "aws-kms")]
 use kms_envelope::AwsKms;
 use kms_envelope::{
-    ConfigError, KeyProvider, Limits, LocalKey, MultiProvider, RawRsa, RsaPadding, message::DetachedKeys,
+    ConfigError, KeyProvider, Limits, RawAes,
+    message::DetachedKeys,
+    provider::{MultiProvider, RawRsa, RsaPadding},
 };
 use zeroize::Zeroizing;
 
@@ -27,6 +29,7 @@ pub(crate) enum KeySource {
     /// A local key file.
     File(PathBuf),
     /// A KMS key or alias.
+    #[cfg_attr(not(feature = "aws-kms"), expect(dead_code, reason = "the region is for the client"))]
     Kms { arn: String, region: String },
     /// A file with an RSA key in PEM.
     Rsa(PathBuf),
@@ -122,8 +125,8 @@ pub(crate) fn keygen(arguments: &KeygenArguments) -> Result<(), Failure> {
     new_local_key(&arguments.path, &arguments.namespace, arguments.name.as_deref()).map(drop)
 }
 
-fn local_key(path: &Path, new_key: bool) -> Result<LocalKey, Failure> {
-    match LocalKey::read_key_file(path) {
+fn local_key(path: &Path, new_key: bool) -> Result<RawAes, Failure> {
+    match RawAes::read_key_file(path) {
         Ok(key) => {
             warn_if_exposed(path);
             Ok(key)
@@ -135,7 +138,7 @@ fn local_key(path: &Path, new_key: bool) -> Result<LocalKey, Failure> {
     }
 }
 
-fn new_local_key(path: &Path, namespace: &str, name: Option<&str>) -> Result<LocalKey, Failure> {
+fn new_local_key(path: &Path, namespace: &str, name: Option<&str>) -> Result<RawAes, Failure> {
     let name = match name {
         Some(name) => name.to_owned(),
         // Not from the path: keys that were made under the same one must not pass for each other.
@@ -144,7 +147,7 @@ fn new_local_key(path: &Path, namespace: &str, name: Option<&str>) -> Result<Loc
             format!("{id:016x}")
         }
     };
-    let made = LocalKey::generate(namespace, name).and_then(|key| key.write_key_file(path).map(|()| key));
+    let made = RawAes::generate(namespace, name).and_then(|key| key.write_key_file(path).map(|()| key));
     let key = made.map_err(|error| Failure::of_key_file(path, &error))?;
     note(&format!("{}: new key {key}; nothing that it seals opens without this file", path.display()));
     Ok(key)

@@ -20,7 +20,7 @@ use aws_sdk_s3::{
     config::{BehaviorVersion, Credentials, Region},
     primitives::ByteStream,
 };
-use kms_envelope::LocalKey;
+use kms_envelope::RawAes;
 
 const REGION: &str = "eu-central-1";
 
@@ -116,7 +116,7 @@ async fn files_go_up_sealed_and_come_back_only_whole_and_under_their_own_name() 
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     let [plain, opened, key_file] = ["plain", "opened", "local.key"].map(|name| path(folder.path(), name));
-    LocalKey::generate("examples", "s3").unwrap().write_key_file(&key_file).unwrap();
+    RawAes::generate("examples", "s3").unwrap().write_key_file(&key_file).unwrap();
     let arn = moto.create_kms_key().await;
 
     for (key, name) in [(&key_file, "examples/s3"), (&arn, &*format!("aws-kms/{arn}"))] {

@@ -10,7 +10,8 @@ use crate::{
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
     provider::{
-        DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        KeyProvider,
     },
 };
 
@@ -24,7 +25,7 @@ use crate::{
 ///
 /// ```no_run
 /// use aws_sdk_kms::{Client, config::Region};
-/// use kms_envelope::{AwsKmsDiscovery, Envelope};
+/// use kms_envelope::{Envelope, provider::AwsKmsDiscovery};
 ///
 /// # async fn example(config: aws_sdk_kms::Config) -> Result<(), Box<dyn std::error::Error>> {
 /// let keys = AwsKmsDiscovery::new(
@@ -102,7 +103,7 @@ impl AwsKmsDiscovery {
 
 #[async_trait]
 impl KeyProvider for AwsKmsDiscovery {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         Err(self.does_not_seal("GenerateDataKey"))
     }
 
@@ -110,7 +111,7 @@ impl KeyProvider for AwsKmsDiscovery {
         Err(self.does_not_seal("Encrypt"))
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let mut keys = Vec::new();
         for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
             keys.extend(key_of(encrypted).filter(|arn| self.passes(arn)).map(|arn| (index, arn)));

@@ -20,9 +20,9 @@ use crate::{
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
     provider::{
-        DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-        failed, generated, invalid_ciphertext,
-        rsa::{RsaPadding, public_key_of_pem},
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        KeyProvider, failed, generated, invalid_ciphertext,
+        raw_rsa::{RsaPadding, public_key_of_pem},
     },
     suite::AlgorithmSuite,
 };
@@ -38,7 +38,7 @@ const DIGEST_LEN: usize = 48;
 /// than that somebody had the public key. The deadline and the limit on tries are those of [`AwsKms`](super::AwsKms).
 ///
 /// ```no_run
-/// use kms_envelope::{AwsKmsRsa, Envelope, RsaPadding};
+/// use kms_envelope::{Envelope, provider::{AwsKmsRsa, RsaPadding}};
 ///
 /// # async fn example(client: aws_sdk_kms::Client) -> Result<(), Box<dyn std::error::Error>> {
 /// let arn = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
@@ -160,7 +160,7 @@ fn digest(
 
 #[async_trait]
 impl KeyProvider for AwsKmsRsa {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.check("GenerateDataKey", request.suite)?;
         generated(request, &Random::System, |data_key| self.wrap(data_key, request.context))
     }
@@ -173,7 +173,7 @@ impl KeyProvider for AwsKmsRsa {
         Ok(vec![self.wrap(request.data_key, request.context)?])
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.check("Decrypt", request.suite)?;
         let key_id = self.key_arn.to_string();
         let is_ours = |key: &EncryptedDataKey| key.provider_id == PROVIDER_ID && key.provider_info == key_id.as_bytes();
@@ -187,7 +187,7 @@ impl KeyProvider for AwsKmsRsa {
         let mut tries = Tries::new(request, &learnt, ours.map(candidate));
         while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
             match self.unwrap(&encrypted.ciphertext, request, deadline).await {
-                Ok(key) => return Ok(PlaintextDataKey { key, index: candidate.index, key_id }),
+                Ok(key) => return Ok(DecryptedDataKey { plaintext: key, index: candidate.index, key_id }),
                 Err(error) => tries.failed(candidate, error),
             }
         }

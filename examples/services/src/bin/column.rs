@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use kms_envelope::{DataKeyCache, EncryptionContext, Envelope, LocalKey, OpenError};
+use kms_envelope::{DataKeyCache, EncryptionContext, Envelope, OpenError, RawAes};
 use sqlx::{Connection, SqliteConnection};
 
 const CUSTOMERS: i64 = 1_000;
@@ -17,7 +17,7 @@ async fn main() -> anyhow::Result<()> {
     // A data key is shared by what has the same context only. Here each row has its own, so that the cache saves the
     // requests of rows that are read or written again.
     let cache = DataKeyCache::builder(Duration::from_secs(300)).max_messages(10_000).capacity(10_000).build()?;
-    let key = LocalKey::generate("column", "2026-11")?; // AwsKms in a service, and all else as it is.
+    let key = RawAes::generate("column", "2026-11")?; // AwsKms in a service, and all else as it is.
     let envelope = Envelope::builder(key).cache(cache.clone()).build()?;
     let mut customers = Customers { db: SqliteConnection::connect("sqlite::memory:").await?, envelope };
     customers.create_table().await?;

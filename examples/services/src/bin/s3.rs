@@ -19,7 +19,7 @@ use aws_sdk_s3::{
 };
 use futures_util::TryStreamExt;
 use http_body_util::StreamBody;
-use kms_envelope::{AwsKms, EncryptionContext, Envelope, LocalKey};
+use kms_envelope::{AwsKms, EncryptionContext, Envelope, RawAes};
 use tempfile::NamedTempFile;
 use tokio::{
     fs::File,
@@ -59,7 +59,7 @@ fn envelope(config: &SdkConfig) -> anyhow::Result<Envelope> {
     let key = env::var("KMS_ENVELOPE_KEY").context("KMS_ENVELOPE_KEY names no key file and no KMS key")?;
     Ok(match key.starts_with("arn:") {
         true => Envelope::new(AwsKms::new(aws_sdk_kms::Client::new(config), key)?),
-        false => Envelope::new(LocalKey::read_key_file(key)?),
+        false => Envelope::new(RawAes::read_key_file(key)?),
     })
 }
 

@@ -24,7 +24,7 @@ use axum::{
 use futures_util::{TryStreamExt, stream};
 use http_range_header::RangeUnsatisfiableError::Unsatisfiable;
 use kms_envelope::{
-    AwsKms, EncryptionContext, Envelope, LocalKey,
+    AwsKms, EncryptionContext, Envelope, RawAes,
     stream::{AsyncReadAt, ReadAt},
 };
 use tempfile::NamedTempFile;
@@ -48,7 +48,7 @@ async fn main() -> anyhow::Result<()> {
             let config = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
             Envelope::new(AwsKms::new(aws_sdk_kms::Client::new(&config), arn)?)
         }
-        Err(_) => Envelope::new(LocalKey::generate("uploads", "until the end of the process")?),
+        Err(_) => Envelope::new(RawAes::generate("uploads", "until the end of the process")?),
     };
     fs::create_dir_all(&folder)?;
     let files = get(download).put(upload);

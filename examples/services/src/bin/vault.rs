@@ -16,8 +16,13 @@ use anyhow::{Context, ensure};
 use async_trait::async_trait;
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    Cause, ContextError, DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, EncryptedDataKey, EncryptionContext,
-    Envelope, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey, ProviderError, SecretKey,
+    EncryptionContext, Envelope, KeyProvider, ProviderError,
+    error::{Cause, ContextError},
+    message::EncryptedDataKey,
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        SecretKey,
+    },
 };
 use reqwest::{Client, StatusCode, header::HeaderValue, redirect::Policy};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -33,7 +38,7 @@ async fn main() -> anyhow::Result<()> {
     let context = EncryptionContext::from([("tenant", "acme")]);
     let sealed = envelope.seal(text.as_bytes(), &context).await?;
     let opened = envelope.open(&sealed, &context).await?;
-    println!("{} bytes, sealed {}, key {}", text.len(), sealed.len(), opened.encrypted_data_key);
+    println!("{} bytes, sealed {}, key {}", text.len(), sealed.len(), opened.info.encrypted_data_key);
     println!("opened: {}", String::from_utf8(opened.plaintext)?);
     Ok(())
 }
@@ -154,14 +159,14 @@ impl VaultTransit {
 
 #[async_trait]
 impl KeyProvider for VaultTransit {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         // Not by transit's own `datakey`: it takes no associated data, so that nothing would bind the context.
         let failed = |source: Cause| ProviderError::Other { operation: "Encrypt", key_id: self.key.clone(), source };
         let mut bytes = Zeroizing::new(vec![0; request.suite.data_key_len()]);
         getrandom::fill(&mut bytes).map_err(|error| failed(error.into()))?;
         let plaintext = SecretKey::try_from(bytes).map_err(|error| failed(error.into()))?;
         let encrypted = vec![self.encrypt(&plaintext, request.context, request.deadline).await?];
-        Ok(DataKey { plaintext, encrypted })
+        Ok(GeneratedDataKey::new(plaintext, encrypted))
     }
 
     async fn encrypt_data_key(
@@ -171,12 +176,12 @@ impl KeyProvider for VaultTransit {
         Ok(vec![self.encrypt(request.data_key, request.context, request.deadline).await?])
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let mut attempts = Vec::new();
         for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
             if encrypted.provider_id == PROVIDER_ID && encrypted.provider_info == self.key {
                 match self.decrypt(encrypted, request.context, request.deadline).await {
-                    Ok(key) => return Ok(PlaintextDataKey { key, index, key_id: encrypted.to_string() }),
+                    Ok(key) => return Ok(DecryptedDataKey::new(key, index, encrypted.to_string())),
                     Err(error) => attempts.push(error),
                 }
                 // A message may name the key as often as its author likes: what is away is asked once.

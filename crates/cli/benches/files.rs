@@ -7,12 +7,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use criterion::{Criterion, SamplingMode, Throughput};
+use criterion::{Criterion, SamplingMode, Throughput, criterion_group, criterion_main};
+use kms_envelope::{EncryptionContext, Envelope, RawAes};
 use pollster::block_on;
 use tokio::io::AsyncWriteExt;
 
-use crate::{MIB, buffer, builder, context};
-
+const MIB: usize = 1 << 20;
 const LEN: usize = 512 * MIB;
 
 /// In memory where the system has a place for that.
@@ -36,21 +36,22 @@ fn copy(mut input: impl Read, mut output: impl Write, batch: &mut [u8]) -> io::R
     }
 }
 
-pub(crate) fn benches(criterion: &mut Criterion) {
+fn files(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("files");
     group.throughput(Throughput::Bytes(LEN as u64)).sample_size(10).sampling_mode(SamplingMode::Flat);
     let folder = folder();
     let path = |name: &str| folder.path().join(name);
     let (plain, sealed, out, key_file) = (path("plain"), path("sealed"), path("out"), path("key"));
-    fs::write(&plain, buffer(LEN)).unwrap();
+    fs::write(&plain, vec![1; LEN]).unwrap();
     let key = key_file.to_str().unwrap();
     let made = Command::new(env!("CARGO_BIN_EXE_kms-envelope")).args(["keygen", key]).stderr(Stdio::null()).status();
     assert!(made.unwrap().success());
     command(&["seal", "--key", key], &plain, &sealed);
-    let (envelope, context, mut batch) = (builder(65_536).build().unwrap(), context(), buffer(MIB));
+    let envelope = Envelope::new(RawAes::generate("bench", "key").unwrap());
+    let (context, mut batch) = (EncryptionContext::from([("tenant", "acme")]), vec![1; MIB]);
     let library_sealed = path("library-sealed");
     // The file that is written is there already, so that all write to memory that was used before.
-    fs::write(&out, buffer(LEN + MIB)).unwrap();
+    fs::write(&out, vec![1; LEN + MIB]).unwrap();
     let rewrite = || File::options().write(true).open(&out).unwrap();
 
     group.bench_function("plain loop", |bencher| {
@@ -110,3 +111,6 @@ pub(crate) fn benches(criterion: &mut Criterion) {
     });
     group.finish();
 }
+
+criterion_group!(benches, files);
+criterion_main!(benches);

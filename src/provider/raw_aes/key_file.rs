@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{error::Category, value::RawValue};
 use zeroize::Zeroizing;
 
-use super::LocalKey;
+use super::RawAes;
 use crate::{crypto::SecretKey, error::ConfigError};
 
 /// The longest file that is read. One with the longest names and all their characters escaped takes less.
@@ -39,16 +39,16 @@ struct FieldsOut<'a> {
 }
 
 /// Key files (feature `key-file`).
-impl LocalKey {
+impl RawAes {
     /// Reads a key file: see [`from_json`](Self::from_json) for what is in it.
     ///
     /// ```
-    /// use kms_envelope::LocalKey;
+    /// use kms_envelope::RawAes;
     ///
     /// # let folder = tempfile::tempdir()?;
     /// # let path = folder.path().join("backup.key");
-    /// LocalKey::generate("my-service", "backup-2026")?.write_key_file(&path)?;
-    /// assert_eq!(LocalKey::read_key_file(&path)?.name(), "backup-2026");
+    /// RawAes::generate("my-service", "backup-2026")?.write_key_file(&path)?;
+    /// assert_eq!(RawAes::read_key_file(&path)?.name(), "backup-2026");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
@@ -70,10 +70,10 @@ impl LocalKey {
     /// base64. Nothing else may be in it. The JSON is the caller's to wipe.
     ///
     /// ```
-    /// use kms_envelope::LocalKey;
+    /// use kms_envelope::RawAes;
     ///
     /// let json = r#"{"namespace": "my-service", "name": "2026", "key": "AAECAwQFBgcICQoLDA0ODw=="}"#;
-    /// let key = LocalKey::from_json(json)?;
+    /// let key = RawAes::from_json(json)?;
     /// assert_eq!((key.namespace(), key.name(), key.key().len()), ("my-service", "2026", 16));
     /// # Ok::<(), kms_envelope::ConfigError>(())
     /// ```
@@ -212,7 +212,7 @@ mod tests {
     const KEY: &str = "AAECAwQFBgcICQoLDA0ODw==";
 
     fn message(json: &str) -> String {
-        LocalKey::from_json(json).unwrap_err().to_string()
+        RawAes::from_json(json).unwrap_err().to_string()
     }
 
     #[test]
@@ -221,9 +221,9 @@ mod tests {
         for (index, len) in [16, 24, 32].into_iter().enumerate() {
             let path = folder.path().join(index.to_string());
             let bytes: Vec<u8> = (0..len).map(|n| 255 - n).collect();
-            let key = LocalKey::new("näme \"space\"", "\u{1}/\n", SecretKey::try_from(bytes).unwrap()).unwrap();
+            let key = RawAes::new("näme \"space\"", "\u{1}/\n", SecretKey::try_from(bytes).unwrap()).unwrap();
             key.write_key_file(&path).unwrap();
-            let read = LocalKey::read_key_file(&path).unwrap();
+            let read = RawAes::read_key_file(&path).unwrap();
             assert_eq!((read.namespace(), read.name()), (key.namespace(), key.name()));
             assert_eq!(read.key().expose(), key.key().expose());
         }
@@ -231,10 +231,10 @@ mod tests {
 
     #[test]
     fn the_longest_names_of_escaped_characters_fit_the_buffer() {
-        let key = LocalKey::generate("\u{1}".repeat(65_535), "\u{1}".repeat(65_515)).unwrap();
+        let key = RawAes::generate("\u{1}".repeat(65_535), "\u{1}".repeat(65_515)).unwrap();
         let json = key.to_json().unwrap();
         assert!(json.capacity() >= 6 * (65_535 + 65_515) && json.capacity() < 6 * (65_535 + 65_515) + 200);
-        assert_eq!(LocalKey::from_json(&*json).unwrap().name(), key.name());
+        assert_eq!(RawAes::from_json(&*json).unwrap().name(), key.name());
     }
 
     #[test]
@@ -242,7 +242,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         fs::write(&path, "mine").unwrap();
-        let error = LocalKey::generate("a", "b").unwrap().write_key_file(&path).unwrap_err();
+        let error = RawAes::generate("a", "b").unwrap().write_key_file(&path).unwrap_err();
         assert!(matches!(error, ConfigError::KeyFileIo { action: "written", .. }), "{error}");
         assert_eq!(fs::read(&path).unwrap(), b"mine");
     }
@@ -253,14 +253,14 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        LocalKey::generate("a", "b").unwrap().write_key_file(&path).unwrap();
+        RawAes::generate("a", "b").unwrap().write_key_file(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
     fn base64_may_be_escaped_as_json_allows() {
         let json = r#"{"namespace": "n", "name": "k", "key": "\/\u002F\u002b+AAAAAAAAAAAAAAAAAA\u003d="}"#;
-        let key = LocalKey::from_json(json).unwrap();
+        let key = RawAes::from_json(json).unwrap();
         assert_eq!(key.key().expose()[..4], [0xff, 0xff, 0xbe, 0]);
     }
 
@@ -287,7 +287,7 @@ mod tests {
             r#"{"namespace": "n", "name": "k", "key": "AAECAwQFBgcICQoLDA0ODw==\n"}"#.to_owned(),
             format!(r#"{{"namespace": "n", "name": "k", "key": "{long}"}}"#),
         ] {
-            assert!(matches!(LocalKey::from_json(&json), Err(ConfigError::KeyFile(_))), "{json}");
+            assert!(matches!(RawAes::from_json(&json), Err(ConfigError::KeyFile(_))), "{json}");
         }
     }
 
@@ -310,9 +310,9 @@ mod tests {
     fn a_file_that_is_not_there_or_too_long_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        assert!(matches!(LocalKey::read_key_file(&path), Err(ConfigError::KeyFileIo { action: "read", .. })));
+        assert!(matches!(RawAes::read_key_file(&path), Err(ConfigError::KeyFileIo { action: "read", .. })));
         fs::write(&path, " ".repeat(MAX_LEN + 1)).unwrap();
-        assert!(LocalKey::read_key_file(&path).unwrap_err().to_string().contains("more than"));
-        assert!(matches!(LocalKey::read_key_file(folder.path()), Err(ConfigError::KeyFileIo { .. })));
+        assert!(RawAes::read_key_file(&path).unwrap_err().to_string().contains("more than"));
+        assert!(matches!(RawAes::read_key_file(folder.path()), Err(ConfigError::KeyFileIo { .. })));
     }
 }

@@ -10,14 +10,15 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-};
 use crate::{
-    cache::Clock,
+    clock::Clock,
     crypto::SecretKey,
     error::{Cause, ProviderError},
     message::EncryptedDataKey,
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        KeyProvider,
+    },
 };
 
 /// Stands in front of another key provider, counts the requests, and makes them slow, or fail as a script says: for
@@ -26,7 +27,7 @@ use crate::{
 ///
 /// ```
 /// use std::time::Duration;
-/// use kms_envelope::{EncryptionContext, Envelope, Fault, ManualClock, MemoryKey, ScriptedProvider};
+/// use kms_envelope::{EncryptionContext, Envelope, testing::{Fault, ManualClock, MemoryKey, ScriptedProvider}};
 ///
 /// # pollster::block_on(async {
 /// let clock = ManualClock::new();
@@ -187,7 +188,7 @@ fn wrong(key: &SecretKey) -> Result<SecretKey, ProviderError> {
 
 #[async_trait]
 impl KeyProvider for ScriptedProvider {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let is_wrong = self.begin("GenerateDataKey", |calls| calls.generate += 1).await?;
         let mut data_key = self.0.provider.generate_data_key(request).await?;
         if is_wrong {
@@ -206,11 +207,11 @@ impl KeyProvider for ScriptedProvider {
         self.0.provider.encrypt_data_key(&EncryptDataKeyRequest { data_key, ..*request }).await
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let is_wrong = self.begin("Decrypt", |calls| calls.decrypt += 1).await?;
         let mut data_key = self.0.provider.decrypt_data_key(request).await?;
         if is_wrong {
-            data_key.key = wrong(&data_key.key)?;
+            data_key.plaintext = wrong(&data_key.plaintext)?;
         }
         Ok(data_key)
     }

@@ -2,13 +2,13 @@
 
 use async_trait::async_trait;
 
-use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, LocalKey,
-    PlaintextDataKey,
-};
 use crate::{
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+        KeyProvider, RawAes,
+    },
 };
 
 mockall::mock! {
@@ -17,7 +17,7 @@ mockall::mock! {
     /// A service's code, and a unit test of what it does when its key cannot be had:
     ///
     /// ```
-    /// use kms_envelope::{EncryptionContext, Envelope, MockKeyProvider, ProviderError, SealError};
+    /// use kms_envelope::{EncryptionContext, Envelope, ProviderError, SealError, testing::MockKeyProvider};
     ///
     /// /// The code under test: stores a sealed note for each user.
     /// struct Notes {
@@ -51,7 +51,7 @@ mockall::mock! {
     #[derive(Debug)]
     pub KeyProvider {
         /// What [`KeyProvider::generate_data_key`] answers, without waiting.
-        pub fn generate_data_key<'a>(&self, request: &GenerateDataKeyRequest<'a>) -> Result<DataKey, ProviderError>;
+        pub fn generate_data_key<'a>(&self, request: &GenerateDataKeyRequest<'a>) -> Result<GeneratedDataKey, ProviderError>;
         /// What [`KeyProvider::encrypt_data_key`] answers, without waiting.
         pub fn encrypt_data_key<'a>(
             &self,
@@ -61,14 +61,14 @@ mockall::mock! {
         pub fn decrypt_data_key<'a>(
             &self,
             request: &DecryptDataKeyRequest<'a>,
-        ) -> Result<PlaintextDataKey, ProviderError>;
+        ) -> Result<DecryptedDataKey, ProviderError>;
     }
 }
 
 // By hand: mockall cannot mock an asynchronous method whose argument has a lifetime of its own.
 #[async_trait]
 impl KeyProvider for MockKeyProvider {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.generate_data_key(request)
     }
 
@@ -79,7 +79,7 @@ impl KeyProvider for MockKeyProvider {
         self.encrypt_data_key(request)
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.decrypt_data_key(request)
     }
 }
@@ -87,7 +87,7 @@ impl KeyProvider for MockKeyProvider {
 /// A random key that lives as long as the value: for tests that want sealing and opening to work, and no more.
 ///
 /// ```
-/// use kms_envelope::{Envelope, EncryptionContext, MemoryKey};
+/// use kms_envelope::{EncryptionContext, Envelope, testing::MemoryKey};
 ///
 /// # pollster::block_on(async {
 /// let envelope = Envelope::new(MemoryKey::new()?);
@@ -97,7 +97,7 @@ impl KeyProvider for MockKeyProvider {
 /// # }).unwrap();
 /// ```
 #[derive(Debug)]
-pub struct MemoryKey(LocalKey);
+pub struct MemoryKey(RawAes);
 
 impl MemoryKey {
     /// A new key.
@@ -105,13 +105,13 @@ impl MemoryKey {
     /// # Errors
     /// [`ConfigError::Random`] where the system has no randomness to give.
     pub fn new() -> Result<Self, ConfigError> {
-        LocalKey::generate("kms-envelope", "memory").map(Self)
+        RawAes::generate("kms-envelope", "memory").map(Self)
     }
 }
 
 #[async_trait]
 impl KeyProvider for MemoryKey {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.0.generate_data_key(request).await
     }
 
@@ -122,7 +122,7 @@ impl KeyProvider for MemoryKey {
         self.0.encrypt_data_key(request).await
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.0.decrypt_data_key(request).await
     }
 }

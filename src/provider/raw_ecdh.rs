@@ -11,8 +11,8 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    failed, first_decrypted, generated, invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+    KeyProvider, failed, first_decrypted, generated, invalid_ciphertext,
 };
 use crate::{
     context::EncryptionContext,
@@ -151,7 +151,7 @@ impl fmt::Debug for EcdhPrivateKey {
 /// It is the raw ECDH keyring of the AWS SDKs, in its three schemes. The data key is bound to the encryption context.
 ///
 /// ```no_run
-/// use kms_envelope::{EcdhPrivateKey, EcdhPublicKey, Envelope, RawEcdh};
+/// use kms_envelope::{Envelope, provider::{EcdhPrivateKey, EcdhPublicKey, RawEcdh}};
 ///
 /// let recipient = EcdhPublicKey::from_pem(&std::fs::read_to_string("recipient-public.pem")?)?;
 /// let sealing = Envelope::new(RawEcdh::ephemeral(recipient));
@@ -237,7 +237,7 @@ impl RawEcdh {
     ///
     /// # Errors
     /// [`ConfigError::Pem`] where they are on different curves.
-    pub fn between(own: EcdhPrivateKey, other: EcdhPublicKey) -> Result<Self, ConfigError> {
+    pub fn static_keys(own: EcdhPrivateKey, other: EcdhPublicKey) -> Result<Self, ConfigError> {
         let (ours, theirs) = (own.public_key().curve(), other.curve());
         if ours != theirs {
             let why = format!("it is on {theirs}, but the private key is on {ours}");
@@ -316,7 +316,7 @@ impl RawEcdh {
 
 #[async_trait]
 impl KeyProvider for RawEcdh {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
     }
 
@@ -327,7 +327,7 @@ impl KeyProvider for RawEcdh {
         Ok(vec![self.wrap(request.data_key, request.context)?])
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         if matches!(self.scheme, Scheme::Ephemeral { .. }) {
             return Err(failed("Decrypt", self, "it has no private key to open with"));
         }

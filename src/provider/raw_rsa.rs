@@ -14,8 +14,8 @@ use aws_lc_rs::{
 use zeroize::Zeroizing;
 
 use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    check_names, failed, first_decrypted, generated, invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+    KeyProvider, check_names, failed, first_decrypted, generated, invalid_ciphertext,
 };
 use crate::{
     crypto::{Random, SecretKey},
@@ -58,7 +58,7 @@ impl RsaPadding {
 /// does. Only suites with key commitment bind a message to one data key.
 ///
 /// ```no_run
-/// use kms_envelope::{Envelope, RawRsa, RsaPadding};
+/// use kms_envelope::{Envelope, provider::{RawRsa, RsaPadding}};
 ///
 /// let key = RawRsa::new("my-service", "2026-11", RsaPadding::OaepSha256)?
 ///     .with_public_key_pem(&std::fs::read_to_string("public.pem")?)?;
@@ -140,7 +140,7 @@ impl RawRsa {
 
 #[async_trait]
 impl KeyProvider for RawRsa {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         generated(request, &self.random, |data_key| self.wrap(data_key))
     }
 
@@ -151,7 +151,7 @@ impl KeyProvider for RawRsa {
         Ok(vec![self.wrap(request.data_key)?])
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         first_decrypted(request, self, |encrypted| {
             if encrypted.provider_id != self.namespace || encrypted.provider_info != self.name.as_bytes() {
                 return None;

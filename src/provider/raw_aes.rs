@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use rand_core::TryCryptoRng;
 
 use super::{
-    DataKey, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, PlaintextDataKey,
-    check_names, failed, first_decrypted, generated, invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+    KeyProvider, check_names, failed, first_decrypted, generated, invalid_ciphertext,
 };
 use crate::{
     context::EncryptionContext,
@@ -31,17 +31,17 @@ const INFO_LENGTHS: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
 /// (NIST SP 800-38D, section 8.3).
 ///
 /// ```
-/// use kms_envelope::{Envelope, EncryptionContext, LocalKey};
+/// use kms_envelope::{EncryptionContext, Envelope, RawAes};
 ///
 /// # pollster::block_on(async {
-/// let envelope = Envelope::new(LocalKey::generate("my-service", "2026-11")?);
+/// let envelope = Envelope::new(RawAes::generate("my-service", "2026-11")?);
 /// let context = EncryptionContext::from([("tenant", "acme")]);
 /// let sealed = envelope.seal(b"attack at dawn", &context).await?;
 /// assert_eq!(envelope.open(&sealed, &context).await?.plaintext, b"attack at dawn");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
-pub struct LocalKey {
+pub struct RawAes {
     namespace: String,
     name: String,
     key: SecretKey,
@@ -49,7 +49,7 @@ pub struct LocalKey {
     random: Random,
 }
 
-impl LocalKey {
+impl RawAes {
     /// A local key of 16, 24 or 32 bytes. Namespace and name say which key a message needs; they are stored in it.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl LocalKey {
     /// A local key with 32 fresh random bytes.
     ///
     /// # Errors
-    /// As [`LocalKey::new`], and [`ConfigError::Random`] where the system has no randomness to give.
+    /// As [`RawAes::new`], and [`ConfigError::Random`] where the system has no randomness to give.
     pub fn generate(namespace: impl Into<String>, name: impl Into<String>) -> Result<Self, ConfigError> {
         let key = SecretKey::filled(32, |out| Random::System.fill(out))?;
         Self::new(namespace, name, key)
@@ -136,8 +136,8 @@ impl LocalKey {
 }
 
 #[async_trait]
-impl KeyProvider for LocalKey {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<DataKey, ProviderError> {
+impl KeyProvider for RawAes {
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
     }
 
@@ -148,20 +148,20 @@ impl KeyProvider for LocalKey {
         Ok(vec![self.wrap(request.data_key, request.context)?])
     }
 
-    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<PlaintextDataKey, ProviderError> {
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         first_decrypted(request, self, |encrypted| Some(self.unwrap(encrypted, self.iv_of(encrypted)?, request)))
     }
 }
 
 /// `namespace/name`.
-impl fmt::Display for LocalKey {
+impl fmt::Display for RawAes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
 }
 
-impl fmt::Debug for LocalKey {
+impl fmt::Debug for RawAes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LocalKey({self})")
+        write!(f, "RawAes({self})")
     }
 }

@@ -1,0 +1,85 @@
+//! Settings that cannot be.
+
+use std::io;
+
+use thiserror::Error;
+
+use super::RandomError;
+use crate::suite::{AlgorithmSuite, CommitmentPolicy};
+
+/// A setting that an [`Envelope`](crate::Envelope), a key provider or a key file cannot have.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The commitment policy does not allow the suite.
+    #[error("the algorithm suite {suite} is not for sealing under the commitment policy {policy}: {}", policy.advice())]
+    CommitmentPolicy {
+        /// The suite.
+        suite: AlgorithmSuite,
+        /// The policy.
+        policy: CommitmentPolicy,
+    },
+    /// A frame length of zero, or one that this envelope itself would refuse to open.
+    #[error("a frame length of {len} bytes is not possible: give 1 to {max}, the limit for opening")]
+    FrameLen {
+        /// The length given.
+        len: u32,
+        /// The limit on opening.
+        max: u32,
+    },
+    /// A data-key cache that could not work.
+    #[error("a data-key cache cannot be built so: {what}")]
+    Cache {
+        /// What must be otherwise.
+        what: &'static str,
+    },
+    /// A key of a length that AES does not have.
+    #[error("a key of {0} bytes is not possible: AES takes 16, 24 or 32")]
+    KeyLen(usize),
+    /// A namespace or name that the format has no room for, or that it keeps for AWS KMS.
+    #[error("the key's {field} is not possible: {why}")]
+    KeyName {
+        /// `namespace` or `name`.
+        field: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A key in PEM that cannot be used.
+    #[error("the {what} cannot be used: {why}")]
+    Pem {
+        /// `RSA private key`, for example.
+        what: &'static str,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// A KMS key identifier that does not name one key for sure.
+    #[error("{key_id:?} is not the ARN of a KMS key: {why}")]
+    KmsKeyId {
+        /// What was given.
+        key_id: String,
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
+    /// KMS keys or regions that do not go together.
+    #[error("these KMS keys cannot be used so: {why}")]
+    KmsKeys {
+        /// What is wrong with them, and what to do.
+        why: String,
+    },
+    /// A key file that does not hold a key.
+    #[error("the key file does not hold a key: {0}")]
+    KeyFile(String),
+    /// A key file that cannot be read or written.
+    #[error("the key file {path:?} cannot be {action}: {source}", path = path.display())]
+    KeyFileIo {
+        /// The file.
+        path: std::path::PathBuf,
+        /// `read` or `written`.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The system's randomness failed.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}

@@ -1,0 +1,122 @@
+//! The trait in front of every key service.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey};
+use crate::{error::ProviderError, message::EncryptedDataKey};
+
+/// Makes data keys and decrypts them again: AWS KMS, a local key, a mock in a test, or your own.
+///
+/// [`AwsKms`](crate::AwsKms) stands in front of AWS KMS, [`RawAes`](crate::RawAes) needs no service, nor do `RawRsa`, `RawEcdh` and
+/// `StaticBranchKey` (features `rsa`, `ecdh` and `branch-key`). [`MultiProvider`](super::MultiProvider) is several of them. `MockKeyProvider`,
+/// `MemoryKey` and `ScriptedProvider` (feature `mock`) are for unit tests.
+///
+/// # Implementing
+/// Annotate the implementation with [`async_trait`](https://docs.rs/async-trait). A provider should bind each
+/// encrypted data key to the encryption context, so that decrypting fails with any other; with one that does not, such
+/// as `RawRsa`, only the message's header authenticates the context. A provider must only name an encrypted data key as
+/// decrypted that it has decrypted.
+///
+/// All requests for one message share a deadline, which each of them carries. A provider that calls a service should
+/// start no call after it, and stop one that is running; the envelope does not stop a provider.
+///
+/// A provider that passes a request on with changes should change a copy of it (`let mut changed = *request;`). A new one
+/// has no deadline, and none of what other providers have learnt about the message.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use kms_envelope::{
+///     Envelope, KeyProvider, ProviderError, RawAes, message::EncryptedDataKey,
+///     provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey},
+/// };
+///
+/// /// Says on stderr what the provider inside is asked for.
+/// #[derive(Debug)]
+/// struct Logged<P>(P);
+///
+/// #[async_trait]
+/// impl<P: KeyProvider> KeyProvider for Logged<P> {
+///     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
+///         eprintln!("a new data key for {:?}", request.context);
+///         self.0.generate_data_key(request).await
+///     }
+///
+///     async fn encrypt_data_key(
+///         &self,
+///         request: &EncryptDataKeyRequest<'_>,
+///     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+///         eprintln!("another encrypted form of a data key for {:?}", request.context);
+///         self.0.encrypt_data_key(request).await
+///     }
+///
+///     async fn decrypt_data_key(
+///         &self,
+///         request: &DecryptDataKeyRequest<'_>,
+///     ) -> Result<DecryptedDataKey, ProviderError> {
+///         eprintln!("one of {:?}", request.encrypted_data_keys);
+///         self.0.decrypt_data_key(request).await
+///     }
+/// }
+///
+/// let envelope = Envelope::new(Logged(RawAes::generate("example", "2026")?));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[async_trait]
+pub trait KeyProvider: fmt::Debug + Send + Sync {
+    /// A fresh random data key of the suite's [length](crate::AlgorithmSuite::data_key_len), and its encrypted form: one
+    /// or more. KMS: GenerateDataKey.
+    ///
+    /// # Errors
+    /// A [`ProviderError`] that says why there is none.
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError>;
+
+    /// The encrypted form, one or more, of a data key that exists already. KMS: Encrypt.
+    ///
+    /// # Errors
+    /// A [`ProviderError`] that says why there is none.
+    async fn encrypt_data_key(
+        &self,
+        request: &EncryptDataKeyRequest<'_>,
+    ) -> Result<Vec<EncryptedDataKey>, ProviderError>;
+
+    /// The data key behind the first of the encrypted data keys that this provider can decrypt. KMS: Decrypt.
+    ///
+    /// # Errors
+    /// [`ProviderError::NoMatchingKey`] where none is this provider's, [`ProviderError::NoneDecrypted`] where those
+    /// that are do not decrypt.
+    async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError>;
+}
+
+/// A provider behind a pointer is one.
+macro_rules! pointer {
+    ($pointer:ident) => {
+        #[async_trait]
+        impl<P: KeyProvider + ?Sized> KeyProvider for $pointer<P> {
+            async fn generate_data_key(
+                &self,
+                request: &GenerateDataKeyRequest<'_>,
+            ) -> Result<GeneratedDataKey, ProviderError> {
+                P::generate_data_key(self, request).await
+            }
+
+            async fn encrypt_data_key(
+                &self,
+                request: &EncryptDataKeyRequest<'_>,
+            ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+                P::encrypt_data_key(self, request).await
+            }
+
+            async fn decrypt_data_key(
+                &self,
+                request: &DecryptDataKeyRequest<'_>,
+            ) -> Result<DecryptedDataKey, ProviderError> {
+                P::decrypt_data_key(self, request).await
+            }
+        }
+    };
+}
+
+pointer!(Arc);
+pointer!(Box);

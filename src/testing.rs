@@ -1,0 +1,9 @@
+//! Key providers and a clock for the unit tests of services that use this crate.
+
+mod manual_clock;
+mod mock;
+mod scripted;
+
+pub use manual_clock::ManualClock;
+pub use mock::{MemoryKey, MockKeyProvider};
+pub use scripted::{Calls, Fault, ScriptedProvider};
