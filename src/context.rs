@@ -1,6 +1,6 @@
 //! The encryption context: pairs that are authenticated with a message, and stored in it in the clear.
 
-use std::collections::{BTreeMap, btree_map};
+use std::collections::{BTreeMap, HashMap, btree_map};
 
 use bytes::BufMut;
 
@@ -26,6 +26,11 @@ const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
 ///
 /// let context = EncryptionContext::from([("tenant", "acme"), ("purpose", "invoices")]);
 /// assert_eq!(context.get("tenant"), Some("acme"));
+///
+/// // Any map or iterator of pairs of strings becomes a context. Of a name that occurs twice, the last value counts.
+/// let labels = std::collections::HashMap::from([("tenant", "acme"), ("purpose", "invoices")]);
+/// assert_eq!(EncryptionContext::from(labels.clone()), context);
+/// assert_eq!(labels.iter().collect::<EncryptionContext>(), context);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EncryptionContext(BTreeMap<String, String>);
@@ -151,21 +156,45 @@ fn take_text(bytes: &mut &[u8]) -> Result<String, FormatError> {
     Ok(text.to_owned())
 }
 
-impl<K: Into<String>, V: Into<String>, const N: usize> From<[(K, V); N]> for EncryptionContext {
+impl<K: AsRef<str>, V: AsRef<str>, const N: usize> From<[(K, V); N]> for EncryptionContext {
     fn from(pairs: [(K, V); N]) -> Self {
         pairs.into_iter().collect()
     }
 }
 
-impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for EncryptionContext {
-    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+impl<K: AsRef<str>, V: AsRef<str>> From<Vec<(K, V)>> for EncryptionContext {
+    fn from(pairs: Vec<(K, V)>) -> Self {
+        pairs.into_iter().collect()
     }
 }
 
-impl<K: Into<String>, V: Into<String>> Extend<(K, V)> for EncryptionContext {
+impl<K: AsRef<str>, V: AsRef<str>> From<BTreeMap<K, V>> for EncryptionContext {
+    fn from(pairs: BTreeMap<K, V>) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl<K: AsRef<str>, V: AsRef<str>, S> From<HashMap<K, V, S>> for EncryptionContext {
+    fn from(pairs: HashMap<K, V, S>) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl<'a, K: AsRef<str> + 'a, V: AsRef<str> + 'a> FromIterator<&'a (K, V)> for EncryptionContext {
+    fn from_iter<I: IntoIterator<Item = &'a (K, V)>>(pairs: I) -> Self {
+        pairs.into_iter().map(|(name, value)| (name, value)).collect()
+    }
+}
+
+impl<K: AsRef<str>, V: AsRef<str>> FromIterator<(K, V)> for EncryptionContext {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(name, value)| (name.as_ref().to_owned(), value.as_ref().to_owned())).collect())
+    }
+}
+
+impl<K: AsRef<str>, V: AsRef<str>> Extend<(K, V)> for EncryptionContext {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
-        self.0.extend(pairs.into_iter().map(|(name, value)| (name.into(), value.into())));
+        self.0.extend(pairs.into_iter().map(|(name, value)| (name.as_ref().to_owned(), value.as_ref().to_owned())));
     }
 }
 
@@ -205,6 +234,23 @@ mod tests {
     #[test]
     fn an_empty_context_takes_no_bytes() {
         assert_eq!(EncryptionContext::new().serialize().unwrap(), b"");
+    }
+
+    #[test]
+    fn a_context_is_made_from_any_map_or_list_of_pairs() {
+        let expected = EncryptionContext::from([("a", "1"), ("b", "2")]);
+        let owned = || [("b".to_owned(), "2".to_owned()), ("a".to_owned(), "1".to_owned())];
+        let (list, hashed, sorted) = (Vec::from(owned()), HashMap::from(owned()), BTreeMap::from(owned()));
+        assert_eq!(list.iter().collect::<EncryptionContext>(), expected);
+        assert_eq!(hashed.iter().collect::<EncryptionContext>(), expected);
+        assert_eq!(sorted.iter().collect::<EncryptionContext>(), expected);
+        assert_eq!(EncryptionContext::from(list), expected);
+        assert_eq!(EncryptionContext::from(hashed), expected);
+        assert_eq!(EncryptionContext::from(sorted), expected);
+        assert_eq!([("b", "2"), ("a", "1")].iter().collect::<EncryptionContext>(), expected);
+        let mut extended = EncryptionContext::new();
+        extended.extend(&expected);
+        assert_eq!(extended, expected);
     }
 
     #[test]

@@ -21,8 +21,7 @@ pub(crate) use random::Rng;
 pub use secret::SecretKey;
 pub(crate) use signature::{BadSignature, MessageDigest, SigningKey, VerifyingKey};
 
-const IV_LEN: usize = 12;
-const TAG_LEN: usize = 16;
+use crate::suite::{IV_LEN, TAG_LEN};
 
 /// What does the cryptography. All give the same bytes; they differ in speed only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -51,6 +51,8 @@
         clippy::cast_possible_truncation,
         clippy::cast_possible_wrap,
         clippy::cast_sign_loss,
+        clippy::exhaustive_enums,
+        clippy::exhaustive_structs,
         clippy::missing_errors_doc,
         clippy::missing_panics_doc,
         clippy::unwrap_used

@@ -11,6 +11,7 @@ mod frame;
 mod geometry;
 mod header;
 mod header_reader;
+mod key_section;
 pub(crate) mod limits;
 mod message_id;
 
@@ -22,7 +23,7 @@ pub(crate) use frame::{BLOCK_OVERHEAD, FrameHead, body_aad};
 pub use frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD};
 pub use geometry::{FrameLocation, Geometry};
 pub use header::{ContentType, Header};
-pub(crate) use header::{HeaderFields, TAG_LEN, put_authentication};
+pub(crate) use header::{HeaderFields, put_authentication};
 pub use header_reader::HeaderReader;
 pub(crate) use limits::Limits;
 pub use message_id::MessageId;

@@ -5,6 +5,13 @@
 
 use std::fmt;
 
+/// The bytes of an IV.
+pub(crate) const IV_LEN: usize = 12;
+/// The bytes of an authentication tag.
+pub(crate) const TAG_LEN: usize = 16;
+/// The bytes of a header's commitment to its data key.
+pub(crate) const COMMITMENT_LEN: usize = 32;
+
 /// What a message is encrypted with: the key length, how the message's keys come from the data key, whether the
 /// header commits to the data key, and whether the message is signed.
 ///
@@ -38,6 +45,7 @@ pub enum AlgorithmSuite {
 
 /// The version of the message format that a suite is written in: its first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum MessageVersion {
     /// Suites without key commitment.
     V1,
@@ -46,6 +54,14 @@ pub enum MessageVersion {
 }
 
 impl MessageVersion {
+    /// Returns the first byte of a message: 1 or 2.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
     /// The length of the message id in bytes.
     pub const fn message_id_len(self) -> usize {
         match self {
@@ -57,6 +73,7 @@ impl MessageVersion {
 
 /// How a message's encryption key comes from its data key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum KeyDerivation {
     /// The data key is the encryption key.
     Identity,
@@ -64,8 +81,19 @@ pub enum KeyDerivation {
     Hkdf(HashAlgorithm),
 }
 
+/// Such as `HKDF-SHA512`, or `no key derivation`.
+impl fmt::Display for KeyDerivation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity => f.write_str("no key derivation"),
+            Self::Hkdf(hash) => write!(f, "HKDF-{hash}"),
+        }
+    }
+}
+
 /// A hash function of the SHA-2 family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum HashAlgorithm {
     /// SHA-256.
     Sha256,
@@ -75,8 +103,20 @@ pub enum HashAlgorithm {
     Sha512,
 }
 
+/// Such as `SHA512`.
+impl fmt::Display for HashAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sha256 => "SHA256",
+            Self::Sha384 => "SHA384",
+            Self::Sha512 => "SHA512",
+        })
+    }
+}
+
 /// What a suite signs its messages with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum SignatureAlgorithm {
     /// ECDSA over P-256 with SHA-256.
     EcdsaP256Sha256,
@@ -93,6 +133,16 @@ impl SignatureAlgorithm {
             Self::EcdsaP256Sha256 => 71,
             Self::EcdsaP384Sha384 => 103,
         }
+    }
+}
+
+/// Such as `ECDSA P-384`.
+impl fmt::Display for SignatureAlgorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EcdsaP256Sha256 => "ECDSA P-256",
+            Self::EcdsaP384Sha384 => "ECDSA P-384",
+        })
     }
 }
 
@@ -181,6 +231,7 @@ impl AlgorithmSuite {
 /// Without key commitment, somebody who knows two data keys can make a message that opens under each, to different
 /// plaintexts. The names are AWS's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum CommitmentPolicy {
     /// Seals without key commitment only, for readers that do not know it; opens either. The default suite is
     /// [`Aes256GcmHkdfSha256`](AlgorithmSuite::Aes256GcmHkdfSha256).

@@ -164,7 +164,7 @@ fn what_a_message_claims_takes_no_memory() {
 #[test]
 fn what_a_message_under_a_known_key_claims_takes_no_more_memory_than_the_limits() {
     // Sealed by whoever may: the header is authentic, and what follows claims what it likes.
-    let limits = Limits { frame_len: u32::MAX, ..Limits::default() };
+    let limits = Limits::default().with_frame_len(u32::MAX);
     let envelope = Envelope::builder(MemoryKey).frame_len(16 << 20).limits(limits).build().unwrap();
     let message = block_on(envelope.seal(b"data", &EncryptionContext::new())).unwrap();
     // The final frame of 4 bytes says that it has 16 MiB.

@@ -540,7 +540,7 @@ fn settings_that_cannot_work_are_refused() {
 #[test]
 fn frames_longer_than_the_limit_are_not_opened() {
     let sealed = seal(b"data");
-    let limits = Limits { frame_len: FRAME_LEN - 1, ..Limits::default() };
+    let limits = Limits::default().with_frame_len(FRAME_LEN - 1);
     let envelope = builder().frame_len(1).limits(limits).build().unwrap();
     let refused = block_on(envelope.open(&sealed, &context()));
     assert!(matches!(refused, Err(OpenError::Limit(LimitError::FrameLen { len: FRAME_LEN, limit: 15 }))));
@@ -548,10 +548,10 @@ fn frames_longer_than_the_limit_are_not_opened() {
 
 #[test]
 fn what_the_limits_would_not_open_is_not_sealed() {
-    let limits = Limits { header_len: 200, ..Limits::default() };
+    let limits = Limits::default().with_header_len(200);
     let refused = block_on(builder().limits(limits).build().unwrap().seal(b"data", &context()));
     assert!(matches!(refused, Err(SealError::Limit(LimitError::HeaderLen { limit: 200, .. }))));
-    let limits = Limits { encrypted_data_keys: 0, ..Limits::default() };
+    let limits = Limits::default().with_encrypted_data_keys(0);
     let refused = block_on(builder().limits(limits).build().unwrap().seal(b"data", &context()));
     assert!(matches!(refused, Err(SealError::Limit(LimitError::EncryptedDataKeys { count: 1, limit: 0 }))));
 }

@@ -423,7 +423,7 @@ fn every_request_for_a_message_carries_its_deadline_and_limit() {
     let (old, new) = (Watched::new("old"), Watched::new("new"));
     let (seen_by_old, seen_by_new) = (old.seen.clone(), new.seen.clone());
     let timeout = Duration::from_secs(1000);
-    let limits = Limits { tries_per_kms_key: 7, ..Limits::default() };
+    let limits = Limits::default().with_tries_per_kms_key(7);
     let envelope = Envelope::builder(old).key_timeout(timeout).limits(limits).build().unwrap();
     let start = Instant::now();
     let message = block_on(envelope.seal(b"data", &context())).unwrap();

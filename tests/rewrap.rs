@@ -190,7 +190,7 @@ fn errors_of_rewrapping_say_which_key_it_was() {
     let error = block_on(envelope.rewrap(&header(&sealed), &other, &new)).unwrap_err();
     assert!(matches!(error, RewrapError::Open(OpenError::Context(_))));
 
-    let limits = Limits { encrypted_data_keys: 1, ..Limits::default() };
+    let limits = Limits::default().with_encrypted_data_keys(1);
     let few = Envelope::builder(key("old")).limits(limits).build().unwrap();
     let two = MultiProvider::new(key("old")).with(key("newer"));
     let error = block_on(few.rewrap(&header(&sealed), &context(), &two)).unwrap_err();

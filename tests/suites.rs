@@ -189,6 +189,7 @@ fn an_equivalent_signature_opens_to_the_same_and_the_length_of_the_plaintext_is_
         let n = match algorithm {
             SignatureAlgorithm::EcdsaP256Sha256 => p256.map(u128::to_be_bytes).concat(),
             SignatureAlgorithm::EcdsaP384Sha384 => p384.map(u128::to_be_bytes).concat(),
+            other => panic!("the order of {other} is not known here"),
         };
         let (signed, signature) = message.split_at(message.len() - algorithm.signature_len());
         let other = equivalent(signature, &n);
@@ -382,7 +383,7 @@ fn a_body_without_frames_is_refused_where_it_is_changed_cut_or_longer() {
 fn a_body_without_frames_is_opened_up_to_the_limit() {
     let message = fixture("0478/non-framed-len-129");
     for (limit, opens) in [(128, false), (129, true)] {
-        let limits = Limits { non_framed_len: limit, ..Limits::default() };
+        let limits = Limits::default().with_non_framed_len(limit);
         let envelope = fixture_envelope().limits(limits).build().unwrap();
         match block_on(envelope.open(&message, &EncryptionContext::new())) {
             Ok(_) => assert!(opens),

@@ -8,13 +8,8 @@ use kms_envelope::{CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilde
 use pollster::block_on;
 
 /// Small, so that the fuzzer is not busy with memory.
-pub const LIMITS: Limits = Limits {
-    encrypted_data_keys: 16,
-    header_len: 16 << 10,
-    frame_len: 64 << 10,
-    non_framed_len: 64 << 10,
-    tries_per_kms_key: 2,
-};
+pub const LIMITS: Limits =
+    Limits::new().with_header_len(16 << 10).with_frame_len(64 << 10).with_non_framed_len(64 << 10);
 
 pub fn key() -> RawAes {
     let key = SecretKey::try_from((0..32).collect::<Vec<u8>>()).expect("32 bytes");

@@ -86,7 +86,7 @@ impl From<Settings> for Envelope {
 ///
 /// let envelope = Envelope::builder(RawAes::generate("example", "key")?)
 ///     .frame_len(4096)
-///     .limits(Limits { encrypted_data_keys: 3, ..Limits::default() })
+///     .limits(Limits::default().with_encrypted_data_keys(3))
 ///     .build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

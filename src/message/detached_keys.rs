@@ -4,10 +4,10 @@ use bytes::{BufMut, Bytes};
 
 use super::{
     EncryptedDataKey, Limits, MessageId,
-    encrypted_data_key::{KeySection, put_encrypted_data_keys},
+    key_section::{KeySection, put_encrypted_data_keys},
 };
 use crate::{
-    error::{FormatError, HeaderError, LimitError, SealError},
+    error::{FormatError, HeaderError, SealError},
     suite::MessageVersion,
 };
 
@@ -47,9 +47,7 @@ impl DetachedKeys {
         if !bytes.starts_with(magic) {
             return refused("they do not begin with KEDK");
         }
-        if bytes.len() > limits.header_len {
-            return Err(LimitError::HeaderLen { len: bytes.len(), limit: limits.header_len }.into());
-        }
+        limits.check_header_len(bytes.len())?;
         let mut fields = Fields { bytes, at: magic.len() };
         if fields.u8()? != version {
             return refused("their version is unknown: use a newer release");
@@ -153,9 +151,9 @@ mod tests {
         assert!(refused(&[b"KEDK\x02", &written[5..]].concat()).contains("newer"));
         assert!(refused(&[b"KEDK\x01\x11", &written[6..]].concat()).contains("length"));
         assert!(refused(b"\x02\x04\x78").contains("KEDK"));
-        let few = Limits { encrypted_data_keys: 1, ..Limits::default() };
+        let few = Limits::default().with_encrypted_data_keys(1);
         assert!(matches!(DetachedKeys::parse(&written, &few), Err(HeaderError::Limit(_))));
-        let short = Limits { header_len: written.len() - 1, ..Limits::default() };
+        let short = Limits::default().with_header_len(written.len() - 1);
         assert!(matches!(DetachedKeys::parse(&written, &short), Err(HeaderError::Limit(_))));
     }
 

@@ -1,16 +1,14 @@
 //! A data key as it is stored in a message: encrypted, with the name of what encrypted it.
 
-use std::{fmt, ops::Range};
+use std::fmt;
 
-use bytes::{BufMut, Bytes};
-
-use super::Limits;
-use crate::error::{FormatError, HeaderError, LimitError, SealError};
+use bytes::Bytes;
 
 /// An encrypted data key, as a key provider made it and the message's header stores it.
 ///
 /// Specification: `framework/structures.md`, "Encrypted Data Key".
 #[derive(Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct EncryptedDataKey {
     /// The kind of provider: `aws-kms`, or the namespace of a local key.
     pub provider_id: String,
@@ -60,70 +58,4 @@ impl fmt::Display for EncryptedDataKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.provider_id.escape_debug(), self.key_name().escape_debug())
     }
-}
-
-/// A section of encrypted data keys, as far as it has been read. Specification: `data-format/message-header.md`,
-/// "Encrypted Data Keys".
-#[derive(Clone, Debug, Default)]
-pub(super) struct KeySection {
-    /// How many parts there are in all.
-    part_count: usize,
-    /// Where they are: for each key its provider id, provider info and ciphertext.
-    parts: Vec<Range<usize>>,
-}
-
-impl KeySection {
-    const PARTS: usize = 3;
-
-    /// The shortest key, in bytes: the lengths of its parts.
-    pub(super) const LEAST_KEY_LEN: usize = 2 * Self::PARTS;
-
-    pub(super) fn new(count: u16, limits: &Limits) -> Result<Self, HeaderError> {
-        if count == 0 {
-            return Err(FormatError::EncryptedDataKeys("there are none").into());
-        }
-        if count > limits.encrypted_data_keys {
-            return Err(LimitError::EncryptedDataKeys { count, limit: limits.encrypted_data_keys }.into());
-        }
-        Ok(Self { part_count: usize::from(count) * Self::PARTS, parts: Vec::new() })
-    }
-
-    pub(super) fn is_complete(&self) -> bool {
-        self.parts.len() == self.part_count
-    }
-
-    /// Adds the next part: its bytes, and where they are.
-    pub(super) fn push(&mut self, range: Range<usize>, bytes: &[u8]) -> Result<(), FormatError> {
-        let is_provider_id = self.parts.len().is_multiple_of(Self::PARTS);
-        if is_provider_id && std::str::from_utf8(bytes).is_err() {
-            return Err(FormatError::EncryptedDataKeys("a provider id is not UTF-8"));
-        }
-        self.parts.push(range);
-        Ok(())
-    }
-
-    /// The keys, whose parts are in `bytes`.
-    pub(super) fn into_keys(self, bytes: &Bytes) -> Vec<EncryptedDataKey> {
-        let (keys, _) = self.parts.as_chunks::<{ Self::PARTS }>();
-        let key = |[id, info, ciphertext]: &[Range<usize>; Self::PARTS]| {
-            let id = String::from_utf8_lossy(&bytes[id.clone()]);
-            EncryptedDataKey::new(id, bytes.slice(info.clone()), bytes.slice(ciphertext.clone()))
-        };
-        keys.iter().map(key).collect()
-    }
-}
-
-pub(super) fn put_encrypted_data_keys(out: &mut Vec<u8>, keys: &[EncryptedDataKey]) -> Result<(), SealError> {
-    out.put_u16(u16_len(keys.len(), "encrypted data keys")?);
-    keys.iter().flat_map(EncryptedDataKey::fields).try_for_each(|field| put_u16_prefixed(out, field))
-}
-
-pub(super) fn put_u16_prefixed(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), SealError> {
-    out.put_u16(u16_len(bytes.len(), "bytes in a field of an encrypted data key")?);
-    out.put_slice(bytes);
-    Ok(())
-}
-
-fn u16_len(len: usize, what: &str) -> Result<u16, SealError> {
-    u16::try_from(len).map_err(|_| SealError::DataKey { what: format!("{len} {what}; the format has room for 65535") })
 }

@@ -1,11 +1,11 @@
 //! Frames, and the single block of a body without frames: their heads, and what is authenticated with them.
 //! Specification: `data-format/message-body.md`.
 
-use super::{
-    Parsed,
-    header::{IV_LEN, TAG_LEN},
+use super::Parsed;
+use crate::{
+    error::{FormatError, LimitError},
+    suite::{IV_LEN, TAG_LEN},
 };
-use crate::error::{FormatError, LimitError};
 
 /// Where a final frame has its marker, any other has its sequence number.
 const FINAL_MARKER: u32 = u32::MAX;

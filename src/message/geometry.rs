@@ -37,6 +37,7 @@ pub struct Geometry {
 
 /// One frame of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub struct FrameLocation {
     /// The frame's number, from 1.
     pub sequence: u32,

@@ -1,21 +1,19 @@
 //! The header: what a message is encrypted with, its encryption context and its encrypted data keys.
 //! Specification: `data-format/message-header.md`.
 
+use std::num::NonZeroU32;
+
 use bytes::{BufMut, Bytes};
 
 use super::{
     EncryptedDataKey, Geometry, MessageId,
-    encrypted_data_key::{put_encrypted_data_keys, put_u16_prefixed},
+    key_section::{put_encrypted_data_keys, put_u16_prefixed},
 };
 use crate::{
     context::EncryptionContext,
     error::{FormatError, SealError},
-    suite::{AlgorithmSuite, MessageVersion},
+    suite::{AlgorithmSuite, COMMITMENT_LEN, IV_LEN, MessageVersion, TAG_LEN},
 };
-
-pub(crate) const IV_LEN: usize = 12;
-pub(crate) const TAG_LEN: usize = 16;
-pub(crate) const COMMITMENT_LEN: usize = 32;
 
 pub(super) const VERSION_1: u8 = 1;
 pub(super) const VERSION_2: u8 = 2;
@@ -25,14 +23,25 @@ pub(super) const FRAMED: u8 = 2;
 
 /// How the body is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ContentType {
     /// One piece of at most 64 GiB. Old; not written any more.
     NonFramed,
     /// Frames of `frame_len` plaintext bytes each, and a final one of as many or fewer.
     Framed {
         /// The plaintext bytes of a frame: 1 or more.
-        frame_len: std::num::NonZeroU32,
+        frame_len: NonZeroU32,
     },
+}
+
+impl ContentType {
+    /// Returns the plaintext bytes of a frame, if the body has frames.
+    pub const fn frame_len(self) -> Option<NonZeroU32> {
+        match self {
+            Self::NonFramed => None,
+            Self::Framed { frame_len } => Some(frame_len),
+        }
+    }
 }
 
 /// A message's header, readable without a key.
@@ -375,14 +384,14 @@ mod tests {
 
     #[test]
     fn a_header_that_claims_to_be_too_long_is_refused_before_it_arrives() {
-        let limits = Limits { header_len: 1000, ..Limits::default() };
+        let limits = Limits::default().with_header_len(1000);
         let mut start = v1()[..20].to_vec();
         start.extend([0xff, 0xff]);
         // What is known of it by then: the context, and the shortest form of all that follows.
         let least = 22 + 65_535 + (v1().len() - 22 - 8 - 8);
         let error = Header::parse(&start, &limits).unwrap_err();
         assert_eq!(error, LimitError::HeaderLen { len: least, limit: 1000 }.into());
-        let just_too_short = Limits { header_len: v1().len() - 1, ..Limits::default() };
+        let just_too_short = Limits::default().with_header_len(v1().len() - 1);
         assert!(Header::parse(&v1(), &just_too_short).is_err());
     }
 

@@ -6,16 +6,13 @@ use bytes::Bytes;
 
 use super::{
     ContentType, Header, Limits, MessageId,
-    encrypted_data_key::KeySection,
-    header::{
-        COMMITMENT_LEN, FRAMED, IV_LEN, NON_FRAMED, TAG_LEN, TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA, VERSION_1,
-        VERSION_2,
-    },
+    header::{FRAMED, NON_FRAMED, TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA, VERSION_1, VERSION_2},
+    key_section::KeySection,
 };
 use crate::{
     context::EncryptionContext,
-    error::{FormatError, HeaderError, LimitError},
-    suite::{AlgorithmSuite, MessageVersion},
+    error::{FormatError, HeaderError},
+    suite::{AlgorithmSuite, COMMITMENT_LEN, IV_LEN, MessageVersion, TAG_LEN},
 };
 
 /// Reads a message's header piece by piece, with no I/O of its own.
@@ -219,9 +216,7 @@ impl Parser {
             };
             self.at += field.len();
             self.next = self.read(field, limits)?;
-            if self.least_len > limits.header_len {
-                return Err(LimitError::HeaderLen { len: self.least_len, limit: limits.header_len }.into());
-            }
+            limits.check_header_len(self.least_len)?;
         }
         Ok(())
     }

@@ -6,16 +6,17 @@ use crate::error::LimitError;
 
 /// Limits on what a message may ask for before anything in it is authenticated.
 ///
-/// Until a tag verifies, every length in a message is whatever an attacker wrote. Memory grows with the bytes that
-/// arrive and never beyond these limits.
+/// Until a tag verifies, an attacker chooses every length in a message. Memory grows with the bytes that arrive and
+/// never beyond these limits.
 ///
 /// ```
 /// use kms_envelope::Limits;
 ///
-/// let limits = Limits { frame_len: 1 << 20, ..Limits::default() };
-/// assert_eq!(limits.encrypted_data_keys, 16);
+/// let limits = Limits::default().with_frame_len(1 << 20);
+/// assert_eq!((limits.frame_len, limits.encrypted_data_keys), (1 << 20, 16));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// The most encrypted data keys in a header. Each may cost a call to a key service. Default: 16.
     pub encrypted_data_keys: u16,
@@ -33,6 +34,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Limits {
+    /// Returns the default limits.
+    pub const fn new() -> Self {
         Self {
             encrypted_data_keys: 16,
             header_len: 256 << 10,
@@ -41,10 +49,57 @@ impl Default for Limits {
             tries_per_kms_key: 2,
         }
     }
-}
 
-impl Limits {
-    /// The longest frame that can be opened: a whole frame must fit into memory, with a header and a footer.
+    /// Sets [`encrypted_data_keys`](Self::encrypted_data_keys).
+    #[must_use]
+    pub const fn with_encrypted_data_keys(mut self, count: u16) -> Self {
+        self.encrypted_data_keys = count;
+        self
+    }
+
+    /// Sets [`header_len`](Self::header_len), in bytes.
+    #[must_use]
+    pub const fn with_header_len(mut self, bytes: usize) -> Self {
+        self.header_len = bytes;
+        self
+    }
+
+    /// Sets [`frame_len`](Self::frame_len), in plaintext bytes.
+    #[must_use]
+    pub const fn with_frame_len(mut self, bytes: u32) -> Self {
+        self.frame_len = bytes;
+        self
+    }
+
+    /// Sets [`non_framed_len`](Self::non_framed_len), in plaintext bytes.
+    #[must_use]
+    pub const fn with_non_framed_len(mut self, bytes: usize) -> Self {
+        self.non_framed_len = bytes;
+        self
+    }
+
+    /// Sets [`tries_per_kms_key`](Self::tries_per_kms_key).
+    #[must_use]
+    pub const fn with_tries_per_kms_key(mut self, tries: u16) -> Self {
+        self.tries_per_kms_key = tries;
+        self
+    }
+
+    pub(crate) fn check_encrypted_data_keys(&self, count: usize) -> Result<(), LimitError> {
+        let limit = self.encrypted_data_keys;
+        if count > usize::from(limit) {
+            return Err(LimitError::EncryptedDataKeys { count: u16::try_from(count).unwrap_or(u16::MAX), limit });
+        }
+        Ok(())
+    }
+
+    /// Checks the length of a header, or the part of it that is known so far.
+    pub(crate) fn check_header_len(&self, len: usize) -> Result<(), LimitError> {
+        let limit = self.header_len;
+        if len > limit { Err(LimitError::HeaderLen { len, limit }) } else { Ok(()) }
+    }
+
+    /// Returns the longest frame that can be opened: a whole frame must fit into memory, with a header and a footer.
     pub(crate) fn max_frame_len(&self) -> u32 {
         let addressable = isize::MAX.unsigned_abs() / 2;
         self.frame_len.min(u32::try_from(addressable).unwrap_or(u32::MAX))

@@ -15,13 +15,12 @@ use crate::{
     crypto::{AesGcm, Backend, Random, SecretKey, kbkdf},
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
+    suite::{IV_LEN, TAG_LEN},
 };
 
 const PROVIDER_ID: &str = "aws-kms-hierarchy";
 const SALT_LEN: usize = 16;
-const IV_LEN: usize = 12;
 const VERSION_LEN: usize = 16;
-const TAG_LEN: usize = 16;
 
 /// One version of a branch key as key provider: it wraps data keys as AWS's hierarchical keyring does.
 ///

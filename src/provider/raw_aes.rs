@@ -17,10 +17,9 @@ use crate::{
     crypto::{AesGcm, Backend, Random, SecretKey},
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
+    suite::{IV_LEN, TAG_LEN},
 };
 
-const IV_LEN: usize = 12;
-const TAG_LEN: usize = 16;
 /// What precedes the IV in the provider info: the tag's length in bits, the IV's in bytes.
 const INFO_LENGTHS: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
 

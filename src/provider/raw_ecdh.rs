@@ -19,13 +19,13 @@ use crate::{
     crypto::{AesGcm, Backend, Random, Rng, SecretKey, kbkdf},
     error::{ConfigError, ProviderError, RandomError},
     message::EncryptedDataKey,
+    suite::TAG_LEN,
 };
 
 const PROVIDER_ID: &str = "raw-ecdh";
 const INFO_VERSION: u8 = 1;
 const SALT_LEN: usize = 32;
 const COMMITMENT_LEN: usize = 32;
-const TAG_LEN: usize = 16;
 
 /// A public key on P-256, P-384 or P-521.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,6 +25,7 @@ use crate::{
 
 /// How a data key is padded under RSA. Writer and reader must have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum RsaPadding {
     /// PKCS #1 v1.5 (RFC 8017, section 7.2). For old messages: whether a padding was right can be learnt from errors
     /// and times, so do not open strangers' messages with it for strangers.

@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     crypto::{Backend, Dialect, MessageKeys, Random},
-    error::{LimitError, SealError},
+    error::SealError,
     materials::SealingMaterials,
-    message::{FINAL_FRAME_OVERHEAD, Geometry, HeaderFields, Limits, MessageId, TAG_LEN, put_authentication},
-    suite::AlgorithmSuite,
+    message::{FINAL_FRAME_OVERHEAD, Geometry, HeaderFields, Limits, MessageId, put_authentication},
+    suite::{AlgorithmSuite, TAG_LEN},
 };
 
 /// Seals one message, piece by piece, with no I/O of its own.
@@ -92,14 +92,8 @@ impl Sealer {
         keys.encryption.seal(&[0; _], &aad, &[], &mut tag);
         put_authentication(&mut header, version, &tag);
         // What this envelope could not open again, it does not seal.
-        let key_count = u16::try_from(data_key.encrypted_data_keys.len()).unwrap_or(u16::MAX);
-        if key_count > limits.encrypted_data_keys {
-            let limit = limits.encrypted_data_keys;
-            return Err(LimitError::EncryptedDataKeys { count: key_count, limit }.into());
-        }
-        if header.len() > limits.header_len {
-            return Err(LimitError::HeaderLen { len: header.len(), limit: limits.header_len }.into());
-        }
+        limits.check_encrypted_data_keys(data_key.encrypted_data_keys.len())?;
+        limits.check_header_len(header.len())?;
         let mut signer = suite
             .signature()
             .zip(signing_key.clone())

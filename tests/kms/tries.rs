@@ -180,7 +180,7 @@ async fn the_limit_on_tries_is_the_callers() {
     keys.push(genuine(&ours).await);
     let message = message(keys).await;
     for (tries_per_kms_key, decrypts) in [(0, 0), (1, 1), (4, 4), (5, 5), (u16::MAX, 5)] {
-        let limits = Limits { tries_per_kms_key, ..Limits::default() };
+        let limits = Limits::default().with_tries_per_kms_key(tries_per_kms_key);
         let before = endpoint.calls_of("Decrypt");
         // With a cache as well, whose requests are made elsewhere.
         let cache = DataKeyCache::builder(Duration::from_secs(300)).build().unwrap();

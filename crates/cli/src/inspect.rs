@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
     io::{self, Write as _},
+    num::NonZeroU32,
 };
 
 use base64ct::{Base64, Encoding};
@@ -11,8 +12,7 @@ use kms_envelope::{
     AlgorithmSuite, Limits,
     error::FormatError,
     message::{
-        ContentType, FINAL_FRAME_OVERHEAD, Geometry, HashAlgorithm, Header, KeyDerivation, MAX_FOOTER_LEN,
-        MIN_FOOTER_LEN, MessageVersion, SignatureAlgorithm, footer_lens,
+        FINAL_FRAME_OVERHEAD, Geometry, Header, MAX_FOOTER_LEN, MIN_FOOTER_LEN, SignatureAlgorithm, footer_lens,
     },
     stream::MessageInfo,
 };
@@ -42,18 +42,16 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
             (header.len() as u64 + body_len, Some(end))
         }
     };
-    let geometry = match (header.content_type(), header.suite().signature()) {
-        (ContentType::Framed { .. }, None) => Some(header.geometry(sealed_len)),
-        (ContentType::Framed { .. }, Some(algorithm)) => {
-            signed_geometry(&header, algorithm, sealed_len, |offset, len| match &end {
-                Some(end) => Ok(part_of_end(end, sealed_len, offset, len)),
-                None => {
-                    let mut bytes = vec![0; len];
-                    input.read_at(offset, &mut bytes).map(|()| Some(bytes))
-                }
-            })?
-        }
-        (ContentType::NonFramed, _) => None,
+    let geometry = match (header.content_type().frame_len(), header.suite().signature()) {
+        (Some(_), None) => Some(header.geometry(sealed_len)),
+        (Some(_), Some(algorithm)) => signed_geometry(&header, algorithm, sealed_len, |offset, len| match &end {
+            Some(end) => Ok(part_of_end(end, sealed_len, offset, len)),
+            None => {
+                let mut bytes = vec![0; len];
+                input.read_at(offset, &mut bytes).map(|()| Some(bytes))
+            }
+        })?,
+        (None, _) => None,
     };
     let known = geometry.as_ref().and_then(|geometry| geometry.as_ref().ok());
     let text = if arguments.json {
@@ -77,8 +75,8 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
 /// How many of a message's last bytes show where its final frame begins: none where its length is enough. A final frame
 /// that is longer than a frame may be on opening is not looked for.
 fn needed_of_end(header: &Header) -> usize {
-    match (header.content_type(), header.suite().signature()) {
-        (ContentType::Framed { frame_len }, Some(_)) => {
+    match (header.content_type().frame_len(), header.suite().signature()) {
+        (Some(frame_len), Some(_)) => {
             FINAL_FRAME_OVERHEAD + frame_len.get().min(Limits::default().frame_len) as usize + MAX_FOOTER_LEN
         }
         _ => 0,
@@ -139,14 +137,14 @@ fn text(
         // Writing to a String does not fail.
         let _ = writeln!(out, "{name:<20} {value}");
     };
-    line("format", &format_args!("AWS Encryption SDK message, version {}", version(header.suite())));
+    line("format", &format_args!("AWS Encryption SDK message, version {}", header.suite().message_version().number()));
     line("algorithm suite", &format_args!("{} ({})", header.suite(), suite_name(header.suite())));
     line("message id", header.message_id());
     line("header", &format_args!("{} bytes", header.len()));
     line("message", &format_args!("{sealed_len} bytes"));
-    match header.content_type() {
-        ContentType::Framed { frame_len } => line("frame length", &format_args!("{frame_len} bytes")),
-        ContentType::NonFramed => line("frame length", &"none: the body is one piece"),
+    match header.content_type().frame_len() {
+        Some(frame_len) => line("frame length", &format_args!("{frame_len} bytes")),
+        None => line("frame length", &"none: the body is one piece"),
     }
     match geometry {
         Some(geometry) => {
@@ -224,16 +222,14 @@ fn json(
     opens: Option<&Result<MessageInfo, Failure>>,
 ) -> Result<String, Failure> {
     let info = opens.and_then(|opens| opens.as_ref().ok());
-    let (content_type, frame_len) = match header.content_type() {
-        ContentType::Framed { frame_len } => ("framed", Some(frame_len.get())),
-        ContentType::NonFramed => ("non-framed", None),
-    };
+    let frame_len = header.content_type().frame_len().map(NonZeroU32::get);
+    let content_type = if frame_len.is_some() { "framed" } else { "non-framed" };
     let report = Report {
         authenticated: info.is_some(),
         opens: opens.map(Result::is_ok),
         key_id: info.map(|info| &info.key_id[..]),
         encrypted_data_key_index: info.map(|info| info.encrypted_data_key_index),
-        version: version(header.suite()),
+        version: header.suite().message_version().number(),
         suite: header.suite().to_string(),
         suite_name: suite_name(header.suite()),
         message_id: header.message_id().to_string(),
@@ -274,29 +270,14 @@ fn ascii(json: &str) -> String {
     out
 }
 
-fn version(suite: AlgorithmSuite) -> u8 {
-    match suite.message_version() {
-        MessageVersion::V1 => 1,
-        MessageVersion::V2 => 2,
-    }
-}
-
 /// Such as `AES-256-GCM, HKDF-SHA512, key commitment`.
 fn suite_name(suite: AlgorithmSuite) -> String {
-    let mut name = format!("AES-{}-GCM", suite.data_key_len() * 8);
-    name.push_str(match suite.key_derivation() {
-        KeyDerivation::Identity => ", no key derivation",
-        KeyDerivation::Hkdf(HashAlgorithm::Sha256) => ", HKDF-SHA256",
-        KeyDerivation::Hkdf(HashAlgorithm::Sha384) => ", HKDF-SHA384",
-        KeyDerivation::Hkdf(HashAlgorithm::Sha512) => ", HKDF-SHA512",
-    });
+    let mut name = format!("AES-{}-GCM, {}", suite.data_key_len() * 8, suite.key_derivation());
     if suite.is_committing() {
         name.push_str(", key commitment");
     }
-    name.push_str(match suite.signature() {
-        None => "",
-        Some(SignatureAlgorithm::EcdsaP256Sha256) => ", ECDSA P-256",
-        Some(SignatureAlgorithm::EcdsaP384Sha384) => ", ECDSA P-384",
-    });
+    if let Some(algorithm) = suite.signature() {
+        let _ = write!(name, ", {algorithm}");
+    }
     name
 }
