@@ -10,13 +10,14 @@
 pub(crate) mod data_key_cache;
 mod entries;
 mod key;
+mod settings;
 mod stats;
 mod store;
 
 pub use data_key_cache::DataKeyCacheBuilder;
 pub(crate) use data_key_cache::{DataKeyCache, Partition};
+pub use settings::Refresh;
 pub use stats::CacheStats;
 pub(crate) use store::Fetch;
-pub use store::Refresh;
 
 pub use crate::clock::Clock;

@@ -18,7 +18,8 @@ use super::{
     CacheStats, Clock, Refresh,
     entries::{Entry, Material, context_bytes},
     key::{KeyRef, Lookup, put_part},
-    store::{Found, Keeps, Settings, Store, Ticket},
+    settings::Settings,
+    store::{Found, Keeps, Store, Ticket},
 };
 use crate::{
     clock::SystemClock,

@@ -10,7 +10,7 @@ use lru::LruCache;
 
 use super::{
     key::{AsKey, Key, KeyRef},
-    store::{Settings, lock},
+    settings::{Settings, lock},
 };
 
 /// The memory of an entry beside its key and its value: the nodes of the two maps, allocations, counters.

@@ -1,0 +1,58 @@
+//! What a cache was built with.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::Clock;
+
+/// A task that renews a data key: see [`DataKeyCacheBuilder::refresh_ahead`](super::DataKeyCacheBuilder::refresh_ahead).
+pub type Refresh = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+pub(super) type Spawn = Box<dyn Fn(Refresh) + Send + Sync>;
+
+/// What a cache was built with.
+pub(super) struct Settings {
+    pub(super) max_age: Duration,
+    pub(super) max_messages: u64,
+    pub(super) max_bytes: u64,
+    pub(super) capacity: usize,
+    pub(super) capacity_bytes: Option<usize>,
+    pub(super) clock: Box<dyn Clock>,
+    /// How long before its `max_age` a key is renewed, and the function that runs the renewal.
+    pub(super) refresh: Option<(Duration, Spawn)>,
+}
+
+impl Settings {
+    pub(super) fn is_expired(&self, fetched: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(fetched) >= self.max_age
+    }
+
+    /// Returns the maximum memory of a store in bytes.
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.capacity_bytes.unwrap_or_else(|| self.capacity.saturating_mul(16 << 10).max(1 << 20))
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settings")
+            .field("max_age", &self.max_age)
+            .field("max_messages", &self.max_messages)
+            .field("max_bytes", &self.max_bytes)
+            .field("capacity", &self.capacity)
+            .field("capacity_bytes", &self.capacity_bytes())
+            .field("clock", &self.clock)
+            .field("refresh_ahead", &self.refresh.as_ref().map(|(ahead, _)| ahead))
+            .finish()
+    }
+}
+
+/// Locks a mutex. The data behind these locks is always consistent, so a panic elsewhere does not matter.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
