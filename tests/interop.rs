@@ -8,190 +8,21 @@
 //!
 //! or name another Python, which has the same packages, in `KMS_ENVELOPE_PYTHON`.
 
-#[expect(dead_code, reason = "the tests of faults are elsewhere")]
-#[path = "kms/endpoint.rs"]
-mod endpoint;
-#[path = "common/geometry.rs"]
-mod geometry;
+use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc, time::Duration};
 
-use std::{
-    collections::BTreeSet,
-    env, fs,
-    io::{BufRead, BufReader, Write},
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
-
-use aws_sdk_kms::{
-    Client,
-    config::{Credentials, Region},
-};
-use endpoint::{ACCOUNT, Endpoint, RSA_PUBLIC, Rsa, arn};
-use geometry::geometry;
 use kms_envelope::{
     AlgorithmSuite, AwsKms, Backend, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, KeyProvider, Limits,
     OpenError, ProviderError, RawAes,
     message::{ContentType, Header},
     provider::{AwsKmsDiscovery, AwsKmsRsa, RawRsa, RsaPadding},
 };
-use serde_json::{Value, json};
-use tempfile::TempDir;
-
-const REGION: &str = "eu-central-1";
-
-fn python() -> PathBuf {
-    env::var_os("KMS_ENVELOPE_PYTHON").map_or_else(|| ".venv/bin/python".into(), PathBuf::from)
-}
-
-/// One of AWS's SDKs, in a process of its own.
-struct Peer {
-    process: Child,
-    requests: ChildStdin,
-    answers: BufReader<ChildStdout>,
-    folder: TempDir,
-}
-
-impl Peer {
-    fn start(endpoint: Option<&str>) -> Self {
-        let mut command = Command::new(python());
-        command.args(["tests/python/esdk.py", "serve"]);
-        if let Some(endpoint) = endpoint {
-            command.envs(aws_environment(endpoint));
-        }
-        Self::of(command)
-    }
-
-    fn start_javascript() -> Self {
-        let mut command = Command::new("node");
-        command.arg("tests/javascript/esdk.js");
-        Self::of(command)
-    }
-
-    fn of(mut command: Command) -> Self {
-        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut process = spawned.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        let requests = process.stdin.take().unwrap();
-        let answers = BufReader::new(process.stdout.take().unwrap());
-        Self { process, requests, answers, folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn ask(&mut self, request: &Value) -> Result<Value, String> {
-        writeln!(self.requests, "{request}").unwrap();
-        let mut answer = String::new();
-        self.answers.read_line(&mut answer).unwrap();
-        let answer: Value = serde_json::from_str(&answer).unwrap();
-        if answer["ok"] == true { Ok(answer) } else { Err(answer["error"].to_string()) }
-    }
-
-    fn seal(&mut self, key: &str, context: &EncryptionContext, frame_len: u32, plaintext: &[u8]) -> Vec<u8> {
-        self.seal_with(AlgorithmSuite::default(), key, context, frame_len, plaintext)
-    }
-
-    fn seal_with(
-        &mut self,
-        suite: AlgorithmSuite,
-        key: &str,
-        context: &EncryptionContext,
-        frame_len: u32,
-        plaintext: &[u8],
-    ) -> Vec<u8> {
-        let (input, output) = (self.folder.path().join("in"), self.folder.path().join("out"));
-        fs::write(&input, plaintext).unwrap();
-        let request = json!({
-            "op": "seal", "key": key, "context": object(context), "frame_len": frame_len,
-            "suite": suite.to_string(), "in": input, "out": output,
-        });
-        self.ask(&request).unwrap();
-        fs::read(&output).unwrap()
-    }
-
-    fn open(&mut self, key: &str, context: &EncryptionContext, sealed: &[u8]) -> Result<Vec<u8>, String> {
-        let (input, output) = (self.folder.path().join("in"), self.folder.path().join("out"));
-        fs::write(&input, sealed).unwrap();
-        let request = json!({ "op": "open", "key": key, "context": object(context), "in": input, "out": output });
-        let answer = self.ask(&request)?;
-        let header = Header::parse(sealed, &Limits::default()).unwrap();
-        assert_eq!(answer["suite"], header.suite().to_string());
-        for (name, value) in context {
-            assert_eq!(answer["context"][name], value);
-        }
-        Ok(fs::read(&output).unwrap())
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn object(context: &EncryptionContext) -> Value {
-    context.iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
-}
-
-/// A KMS endpoint, as long as the value lives.
-struct Moto {
-    process: Child,
-    endpoint: String,
-}
-
-impl Moto {
-    fn start() -> Self {
-        // The port is free when it is given back, and for long enough after.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new(python().with_file_name("moto_server"))
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("moto_server beside Python");
-        let this = Self { process, endpoint: format!("http://127.0.0.1:{port}") };
-        let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(60), "moto does not answer");
-            thread::sleep(Duration::from_millis(50));
-        }
-        this
-    }
-
-    fn client(&self) -> Client {
-        let config = aws_sdk_kms::Config::builder()
-            .behavior_version_latest()
-            .region(Region::new(REGION))
-            .credentials_provider(Credentials::for_tests())
-            .endpoint_url(&self.endpoint)
-            .http_client(aws_smithy_http_client::Builder::new().build_http())
-            .build();
-        Client::from_conf(config)
-    }
-
-    async fn create_key(&self) -> String {
-        let created = self.client().create_key().send().await.unwrap();
-        created.key_metadata.unwrap().arn.unwrap()
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn aws_environment(endpoint: &str) -> [(&'static str, &str); 5] {
-    [
-        ("AWS_ENDPOINT_URL", endpoint),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_REGION", REGION),
-        ("AWS_EC2_METADATA_DISABLED", "true"),
-    ]
-}
+use serde_json::json;
+use test_support::{
+    fixtures::{RSA_PRIVATE, RSA_PUBLIC},
+    geometry,
+    kms::{ACCOUNT, Endpoint, Rsa, arn},
+    peers::{Moto, Peer, REGION, aws_environment, path},
+};
 
 fn plaintext(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i % 251) as u8).collect()
@@ -217,7 +48,7 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_raw_aes_keys(
     let mut peer = Peer::start(None);
     let mut cells = 0;
     for key_len in [16, 24, 32] {
-        let key_file = peer.folder.path().join(format!("{key_len}.key"));
+        let key_file = peer.folder().join(format!("{key_len}.key"));
         let key = || {
             let key = kms_envelope::provider::SecretKey::try_from((0..key_len).collect::<Vec<_>>()).unwrap();
             RawAes::new("interop ✓", "ключ", key).unwrap()
@@ -252,7 +83,7 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_raw_aes_keys(
 async fn messages_go_both_ways_between_this_crate_and_python_under_a_kms_key() {
     let moto = Moto::start();
     let arn = moto.create_key().await;
-    let mut peer = Peer::start(Some(&moto.endpoint));
+    let mut peer = Peer::start(Some(moto.endpoint()));
     let mut cells = 0;
     for context in contexts() {
         // KMS itself takes no context this large; nor does moto.
@@ -280,13 +111,6 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_a_kms_key() {
     println!("KMS, this crate and Python: {cells} messages opened by the other side");
 }
 
-/// A key file for the Python peer.
-fn key_file(peer: &Peer, name: &str, entry: &Value) -> String {
-    let file = path(peer.folder.path(), name);
-    fs::write(&file, entry.to_string()).unwrap();
-    file
-}
-
 fn acme() -> EncryptionContext {
     EncryptionContext::from([("tenant", "acme"), ("ключ", "значение")])
 }
@@ -302,7 +126,7 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_rsa_keys_of_k
     {
         let key_arn = arn(REGION, "rsa");
         let entry = json!({"kms": "rsa", "key_arn": key_arn, "algorithm": algorithm, "public_key": RSA_PUBLIC});
-        let peers_key = key_file(&peer, "rsa.json", &entry);
+        let peers_key = peer.key_file("rsa.json", &entry);
         let key = AwsKmsRsa::new(endpoint.client(REGION), key_arn, padding).unwrap();
         let key: Arc<dyn KeyProvider> = Arc::new(key.with_public_key_pem(RSA_PUBLIC).unwrap());
         for suite in AlgorithmSuite::all().filter(|suite| suite.signature().is_none()) {
@@ -328,7 +152,7 @@ async fn replicas_and_discovery_open_what_the_other_side_sealed() {
     let discover = Envelope::new(discover.with_filter("aws", [ACCOUNT]));
 
     for (ours, theirs) in [(near, far), (far, near), (near, near)] {
-        let peers_key = key_file(&peer, "mrk.json", &mrk(theirs));
+        let peers_key = peer.key_file("mrk.json", &mrk(theirs));
         let sealed = replica(ours).seal(b"data", &context).await.unwrap();
         assert_eq!(peer.open(&peers_key, &context, &sealed).unwrap(), b"data");
         let sealed = peer.seal(&peers_key, &context, 4096, b"data");
@@ -347,7 +171,7 @@ async fn replicas_and_discovery_open_what_the_other_side_sealed() {
         assert_eq!(discover.open(&theirs, &context).await.unwrap().info.key_id, *key);
     }
     for region in [near, far] {
-        let peers_key = key_file(&peer, "discovery.json", &discovery(region));
+        let peers_key = peer.key_file("discovery.json", &discovery(region));
         assert_eq!(peer.open(&peers_key, &context, &sealed).unwrap(), b"data");
     }
 }
@@ -392,10 +216,9 @@ const PADDINGS: [(RsaPadding, &str); 5] = [
 
 /// The RSA key of the fixtures, and a key file for it for the Python peer.
 fn rsa((padding, name): (RsaPadding, &str), folder: &Path) -> (Arc<dyn KeyProvider>, String) {
-    let pem = |name| fs::read_to_string(format!("tests/fixtures/pem/{name}.pem")).unwrap();
-    let (public, private) = (pem("rsa-public"), pem("rsa-private"));
+    let (public, private) = (RSA_PUBLIC, RSA_PRIVATE);
     let key = RawRsa::new("interop", "rsa", padding).unwrap();
-    let key = key.with_public_key_pem(&public).unwrap().with_private_key_pem(&private).unwrap();
+    let key = key.with_public_key_pem(public).unwrap().with_private_key_pem(private).unwrap();
     let file = path(folder, &format!("{name}.json"));
     let entry = json!({
         "namespace": "interop", "name": "rsa", "padding": name, "public_key": public, "private_key": private,
@@ -457,7 +280,7 @@ async fn both_ways(
 async fn messages_of_every_suite_go_both_ways_between_this_crate_and_python() {
     let moto = Moto::start();
     let arn = moto.create_key().await;
-    let mut peer = Peer::start(Some(&moto.endpoint));
+    let mut peer = Peer::start(Some(moto.endpoint()));
     let folder = tempfile::tempdir().unwrap();
     let aes = RawAes::generate("interop", "aes").unwrap();
     let aes_file = path(folder.path(), "aes.key");
@@ -502,7 +325,7 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
         for key_len in [16u8, 24, 32] {
             let key = kms_envelope::provider::SecretKey::try_from((0..key_len).collect::<Vec<_>>()).unwrap();
             let key = RawAes::new("interop ✓", "ключ", key).unwrap();
-            let key_file = path(peer.folder.path(), &format!("{key_len}.key"));
+            let key_file = path(peer.folder(), &format!("{key_len}.key"));
             if !Path::new(&key_file).exists() {
                 key.write_key_file(Path::new(&key_file)).unwrap();
             }
@@ -594,10 +417,6 @@ fn command(endpoint: &str, args: &[&str]) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(stderr) }
 }
 
-fn path(folder: &Path, name: &str) -> String {
-    folder.join(name).to_str().unwrap().to_owned()
-}
-
 #[tokio::test]
 #[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of tests/interop.rs"]
 async fn files_go_both_ways_between_the_command_and_python() {
@@ -605,10 +424,10 @@ async fn files_go_both_ways_between_the_command_and_python() {
     let arn = moto.create_key().await;
     let alias = format!("{}:alias/files", arn.rsplit_once(':').unwrap().0);
     moto.client().create_alias().alias_name("alias/files").target_key_id(&arn).send().await.unwrap();
-    let mut peer = Peer::start(Some(&moto.endpoint));
+    let mut peer = Peer::start(Some(moto.endpoint()));
     let folder = tempfile::tempdir().unwrap();
     let [plain, sealed, opened, key_file] = ["plain", "sealed", "opened", "local.key"].map(|n| path(folder.path(), n));
-    let run = |args: &[&str]| command(&moto.endpoint, args);
+    let run = |args: &[&str]| command(moto.endpoint(), args);
     let data = plaintext(1_000_000);
     fs::write(&plain, &data).unwrap();
     run(&["keygen", &key_file]).unwrap();
@@ -636,7 +455,7 @@ async fn files_go_both_ways_between_the_command_and_python() {
 #[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
 async fn python_refuses_what_this_crate_would_refuse() {
     let mut peer = Peer::start(None);
-    let key_file = path(peer.folder.path(), "local.key");
+    let key_file = path(peer.folder(), "local.key");
     let key = RawAes::generate("interop", "key").unwrap();
     key.write_key_file(Path::new(&key_file)).unwrap();
     let context = EncryptionContext::from([("tenant", "acme")]);

@@ -11,7 +11,7 @@ use aws_sdk_kms::{Client, config::retry::RetryConfig};
 use futures_util::{StreamExt, future::join_all, stream};
 use kms_envelope::{AwsKms, DataKeyCache, EncryptionContext, Envelope, OpenError, ProviderError, SealError};
 
-use crate::endpoint::{Endpoint, Fault, arn};
+use test_support::kms::{Endpoint, Fault, arn};
 
 const REGION: &str = "eu-west-1";
 const ID: &str = "1234abcd";

@@ -9,7 +9,7 @@ use kms_envelope::{
     provider::{AwsKmsDiscovery, DecryptDataKeyRequest, MultiProvider},
 };
 
-use crate::endpoint::{ACCOUNT, Endpoint, Fault, arn};
+use test_support::kms::{ACCOUNT, Endpoint, Fault, arn};
 
 const NEAR: &str = "eu-west-1";
 const FAR: &str = "us-east-1";

@@ -8,7 +8,10 @@ use kms_envelope::{
     provider::{AwsKmsRsa, DecryptDataKeyRequest, MultiProvider, RsaPadding},
 };
 
-use crate::endpoint::{Endpoint, Fault, RSA_PRIVATE as PRIVATE, RSA_PUBLIC as PUBLIC, Rsa, arn};
+use test_support::{
+    fixtures::{RSA_PRIVATE as PRIVATE, RSA_PUBLIC as PUBLIC},
+    kms::{Endpoint, Fault, Rsa, arn},
+};
 
 const REGION: &str = "eu-west-1";
 const ID: &str = "5ea1ed00";

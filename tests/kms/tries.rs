@@ -15,7 +15,7 @@ use kms_envelope::{
     },
 };
 
-use crate::endpoint::{Endpoint, Fault, arn};
+use test_support::kms::{Endpoint, Fault, arn};
 
 const NEAR: &str = "eu-west-1";
 const FAR: &str = "us-east-1";

@@ -25,16 +25,22 @@ use kms_envelope::{
 use pollster::block_on;
 use serde_json::{Value, json};
 
-pub(crate) const ACCOUNT: &str = "111122223333";
+use crate::fixtures::{RSA_PRIVATE, RSA_PUBLIC};
 
-pub(crate) fn arn(region: &str, id: &str) -> String {
+/// The account of all keys.
+pub const ACCOUNT: &str = "111122223333";
+
+/// Returns the ARN of the key with this id.
+pub fn arn(region: &str, id: &str) -> String {
     format!("arn:aws:kms:{region}:{ACCOUNT}:key/{id}")
 }
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// It is answered.
     None,
+    /// `ThrottlingException`.
     Throttle,
     /// An error with this code.
     Refuse(&'static str),
@@ -54,18 +60,22 @@ type Script = Box<dyn Fn(&Request) -> Fault + Send>;
 
 /// A request, as far as scripts care.
 #[derive(Clone, Debug)]
-pub(crate) struct Request {
+pub struct Request {
     /// From 0.
-    pub(crate) number: usize,
-    pub(crate) operation: String,
-    pub(crate) region: String,
+    pub number: usize,
+    /// `GenerateDataKey`, and so on.
+    pub operation: String,
+    /// The region that it is signed for.
+    pub region: String,
     /// As an ARN.
-    pub(crate) key: String,
-    pub(crate) grant_tokens: Value,
+    pub key: String,
+    /// What the request has as `GrantTokens`.
+    pub grant_tokens: Value,
 }
 
 /// A KMS of this process. It ends with the process.
-pub(crate) struct Endpoint {
+#[expect(missing_debug_implementations, reason = "its script is a closure")]
+pub struct Endpoint {
     url: String,
     state: Arc<State>,
 }
@@ -81,21 +91,20 @@ struct State {
 }
 
 /// An RSA key.
-pub(crate) struct Rsa {
+#[expect(missing_debug_implementations, reason = "it decrypts by a closure")]
+pub struct Rsa {
     /// A SubjectPublicKeyInfo in DER.
-    pub(crate) public: Vec<u8>,
+    pub public: Vec<u8>,
     /// What an algorithm makes of a ciphertext.
-    pub(crate) decrypt: RsaDecrypt,
+    pub decrypt: RsaDecrypt,
 }
 
-pub(crate) type RsaDecrypt = Box<dyn Fn(&str, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
-
-pub(crate) const RSA_PUBLIC: &str = include_str!("../fixtures/pem/rsa-public.pem");
-pub(crate) const RSA_PRIVATE: &str = include_str!("../fixtures/pem/rsa-private.pem");
+/// Decrypts a ciphertext by this algorithm.
+pub type RsaDecrypt = Box<dyn Fn(&str, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
 impl Rsa {
     /// The RSA key of the fixtures.
-    pub(crate) fn of_fixtures() -> Self {
+    pub fn of_fixtures() -> Self {
         let [public, private] = [RSA_PUBLIC, RSA_PRIVATE].map(|pem| {
             let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
             Base64::decode_vec(&base64).unwrap()
@@ -118,12 +127,12 @@ impl Rsa {
 
 impl Endpoint {
     /// With these keys.
-    pub(crate) fn new<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+    pub fn new<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self::with_rsa(keys, None)
     }
 
     /// With these keys, which decrypt by RSA if there is what does.
-    pub(crate) fn with_rsa<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>, rsa: Option<Rsa>) -> Self {
+    pub fn with_rsa<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>, rsa: Option<Rsa>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State {
@@ -144,59 +153,68 @@ impl Endpoint {
         Self { url, state }
     }
 
-    pub(crate) fn url(&self) -> &str {
+    /// Returns the URL.
+    pub fn url(&self) -> &str {
         &self.url
     }
 
     /// A client in this region that retries nothing.
-    pub(crate) fn client(&self, region: &str) -> Client {
+    pub fn client(&self, region: &str) -> Client {
         self.client_with(region, |config| config.retry_config(RetryConfig::disabled()))
     }
 
-    pub(crate) fn client_with(&self, region: &str, configure: impl FnOnce(Builder) -> Builder) -> Client {
-        let config = Config::builder()
-            .behavior_version_latest()
-            .region(Region::new(region.to_owned()))
-            .credentials_provider(Credentials::for_tests())
-            .endpoint_url(&self.url)
-            .http_client(aws_smithy_http_client::Builder::new().build_http());
-        Client::from_conf(configure(config).build())
+    /// A client in this region with more settings.
+    pub fn client_with(&self, region: &str, configure: impl FnOnce(Builder) -> Builder) -> Client {
+        client_of(&self.url, region, configure)
     }
 
     /// What happens to the requests from now on.
-    pub(crate) fn script(&self, script: impl Fn(&Request) -> Fault + Send + 'static) {
+    pub fn script(&self, script: impl Fn(&Request) -> Fault + Send + 'static) {
         *lock(&self.state.script) = Box::new(script);
     }
 
-    pub(crate) fn disable(&self, id: &str) {
+    /// Disables this key in all regions.
+    pub fn disable(&self, id: &str) {
         lock(&self.state.disabled).insert(id.to_owned());
     }
 
     /// How many requests for each operation there have been.
-    pub(crate) fn calls(&self) -> BTreeMap<String, usize> {
+    pub fn calls(&self) -> BTreeMap<String, usize> {
         let mut calls = BTreeMap::new();
         lock(&self.state.requests).iter().for_each(|request| *calls.entry(request.operation.clone()).or_default() += 1);
         calls
     }
 
-    pub(crate) fn calls_of(&self, operation: &str) -> usize {
+    /// How many requests for this operation there have been.
+    pub fn calls_of(&self, operation: &str) -> usize {
         self.calls().get(operation).copied().unwrap_or(0)
     }
 
     /// The operations and regions of all requests, in order.
-    pub(crate) fn log(&self) -> Vec<(String, String)> {
+    pub fn log(&self) -> Vec<(String, String)> {
         lock(&self.state.requests).iter().map(|request| (request.operation.clone(), request.region.clone())).collect()
     }
 
     /// The grant tokens of all requests.
-    pub(crate) fn grant_tokens(&self) -> Vec<Value> {
+    pub fn grant_tokens(&self) -> Vec<Value> {
         lock(&self.state.requests).iter().map(|request| request.grant_tokens.clone()).collect()
     }
 
     /// How many callers went away while they were kept waiting.
-    pub(crate) fn given_up(&self) -> usize {
+    pub fn given_up(&self) -> usize {
         self.state.given_up.load(Ordering::SeqCst)
     }
+}
+
+/// A client of the KMS at this endpoint.
+pub(crate) fn client_of(endpoint: &str, region: &str, configure: impl FnOnce(Builder) -> Builder) -> Client {
+    let config = Config::builder()
+        .behavior_version_latest()
+        .region(Region::new(region.to_owned()))
+        .credentials_provider(Credentials::for_tests())
+        .endpoint_url(endpoint)
+        .http_client(aws_smithy_http_client::Builder::new().build_http());
+    Client::from_conf(configure(config).build())
 }
 
 impl State {

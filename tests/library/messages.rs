@@ -1,8 +1,5 @@
 //! Messages that others wrote: the fixtures, by AWS's SDK for Python, and AWS's published test vectors.
 
-#[path = "common/geometry.rs"]
-mod geometry;
-
 use std::{
     collections::BTreeMap,
     env, fs,
@@ -12,7 +9,6 @@ use std::{
 };
 
 use base64ct::{Base64, Encoding};
-use geometry::geometry;
 use kms_envelope::{
     AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits, RawAes,
     message::{ContentType, Header},
@@ -20,6 +16,7 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use serde_json::Value;
+use test_support::geometry;
 
 const BACKENDS: &[Backend] = &[
     #[cfg(feature = "aws-lc")]

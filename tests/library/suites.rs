@@ -1,14 +1,10 @@
 //! Every algorithm suite, signed messages, messages without frames, and the commitment policy.
 
-#[path = "common/geometry.rs"]
-mod geometry;
-
 use std::{
     convert::Infallible,
     io::{Read, Write},
 };
 
-use geometry::geometry;
 use kms_envelope::{
     AlgorithmSuite, Backend, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, Limits,
     OpenError, RawAes,
@@ -19,6 +15,7 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
+use test_support::geometry;
 
 const BACKENDS: &[Backend] = &[
     #[cfg(feature = "aws-lc")]

@@ -1,0 +1,205 @@
+//! AWS's SDKs for Python and JavaScript, and moto as KMS, each in a process of its own.
+//!
+//! They need packages that Cargo does not install:
+//!
+//! ```text
+//! python3 -m venv .venv && .venv/bin/pip install -r tests/python/requirements.txt
+//! (cd tests/javascript && npm ci)
+//! ```
+//!
+//! `KMS_ENVELOPE_PYTHON` names another Python that has the same packages.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aws_sdk_kms::Client;
+use kms_envelope::{AlgorithmSuite, EncryptionContext};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{fixtures::repository, header, kms};
+
+/// The region of [`Moto`].
+pub const REGION: &str = "eu-central-1";
+
+fn python() -> PathBuf {
+    repository(&env::var("KMS_ENVELOPE_PYTHON").unwrap_or_else(|_| ".venv/bin/python".into()))
+}
+
+/// A process that ends with the value.
+#[derive(Debug)]
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// One of AWS's SDKs, in a process of its own.
+#[derive(Debug)]
+pub struct Peer {
+    _process: Process,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    folder: TempDir,
+}
+
+impl Peer {
+    /// Starts Python, with the KMS at this endpoint.
+    pub fn start(endpoint: Option<&str>) -> Self {
+        let mut command = Command::new(python());
+        command.arg(repository("tests/python/esdk.py")).arg("serve");
+        if let Some(endpoint) = endpoint {
+            command.envs(aws_environment(endpoint));
+        }
+        Self::of(command)
+    }
+
+    /// Starts JavaScript.
+    pub fn start_javascript() -> Self {
+        let mut command = Command::new("node");
+        command.arg(repository("tests/javascript/esdk.js"));
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
+        let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = spawned.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let requests = process.stdin.take().unwrap();
+        let answers = BufReader::new(process.stdout.take().unwrap());
+        Self { _process: Process(process), requests, answers, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Returns the folder of this peer's files.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Writes a key file of the peer's own kind, and returns its path.
+    pub fn key_file(&self, name: &str, entry: &Value) -> String {
+        let file = path(self.folder(), name);
+        fs::write(&file, entry.to_string()).unwrap();
+        file
+    }
+
+    fn ask(&mut self, request: &Value) -> Result<Value, String> {
+        writeln!(self.requests, "{request}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        if answer["ok"] == true { Ok(answer) } else { Err(answer["error"].to_string()) }
+    }
+
+    /// Seals in the default suite. `key` is a key file or an ARN; with a frame length of 0, the message has no frames.
+    pub fn seal(&mut self, key: &str, context: &EncryptionContext, frame_len: u32, plaintext: &[u8]) -> Vec<u8> {
+        self.seal_with(AlgorithmSuite::default(), key, context, frame_len, plaintext)
+    }
+
+    /// Like [`seal`](Self::seal), in this suite.
+    pub fn seal_with(
+        &mut self,
+        suite: AlgorithmSuite,
+        key: &str,
+        context: &EncryptionContext,
+        frame_len: u32,
+        plaintext: &[u8],
+    ) -> Vec<u8> {
+        let (input, output) = (self.folder.path().join("in"), self.folder.path().join("out"));
+        fs::write(&input, plaintext).unwrap();
+        let request = json!({
+            "op": "seal", "key": key, "context": object(context), "frame_len": frame_len,
+            "suite": suite.to_string(), "in": input, "out": output,
+        });
+        self.ask(&request).unwrap();
+        fs::read(&output).unwrap()
+    }
+
+    /// Opens, and checks what the peer says of the message.
+    ///
+    /// # Errors
+    /// Returns what the peer said.
+    pub fn open(&mut self, key: &str, context: &EncryptionContext, sealed: &[u8]) -> Result<Vec<u8>, String> {
+        let (input, output) = (self.folder.path().join("in"), self.folder.path().join("out"));
+        fs::write(&input, sealed).unwrap();
+        let request = json!({ "op": "open", "key": key, "context": object(context), "in": input, "out": output });
+        let answer = self.ask(&request)?;
+        assert_eq!(answer["suite"], header(sealed).suite().to_string());
+        for (name, value) in context {
+            assert_eq!(answer["context"][name], value);
+        }
+        Ok(fs::read(&output).unwrap())
+    }
+}
+
+fn object(context: &EncryptionContext) -> Value {
+    context.iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
+}
+
+/// moto's services over HTTP, as long as the value lives.
+#[derive(Debug)]
+pub struct Moto {
+    _process: Process,
+    endpoint: String,
+}
+
+impl Moto {
+    /// Starts moto and waits until it answers.
+    pub fn start() -> Self {
+        // The port is free when it is given back, and for long enough after.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new(python().with_file_name("moto_server"))
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("moto_server beside Python");
+        let this = Self { _process: Process(process), endpoint: format!("http://127.0.0.1:{port}") };
+        let start = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "moto does not answer");
+            thread::sleep(Duration::from_millis(50));
+        }
+        this
+    }
+
+    /// Returns the URL.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Returns a client of KMS.
+    pub fn client(&self) -> Client {
+        kms::client_of(&self.endpoint, REGION, |config| config)
+    }
+
+    /// Creates a key of KMS, and returns its ARN.
+    pub async fn create_key(&self) -> String {
+        let created = self.client().create_key().send().await.unwrap();
+        created.key_metadata.unwrap().arn.unwrap()
+    }
+}
+
+/// Returns the environment in which programs find AWS at this endpoint.
+pub fn aws_environment(endpoint: &str) -> [(&'static str, &str); 5] {
+    [
+        ("AWS_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_REGION", REGION),
+        ("AWS_EC2_METADATA_DISABLED", "true"),
+    ]
+}
+
+/// Returns the path of a file in a folder, as text.
+pub fn path(folder: &Path, name: &str) -> String {
+    folder.join(name).to_str().unwrap().to_owned()
+}

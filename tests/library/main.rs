@@ -1,0 +1,17 @@
+//! The library through its public API, without any service.
+
+#[cfg(feature = "mock")]
+mod cache;
+mod envelope;
+mod messages;
+#[cfg(all(feature = "branch-key", feature = "ecdh", feature = "rsa"))]
+mod providers;
+#[cfg(all(feature = "mock", feature = "stream", feature = "tokio"))]
+mod rewrap;
+#[cfg(all(feature = "stream", feature = "tokio"))]
+mod states;
+#[cfg(all(feature = "parallel", feature = "stream", feature = "tokio"))]
+mod streams;
+mod suites;
+#[cfg(feature = "tokio")]
+mod tokio_streams;
