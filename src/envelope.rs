@@ -322,9 +322,9 @@ impl Envelope {
         sealed_len: u64,
         context: &EncryptionContext,
     ) -> Result<RangeOpener, OpenError> {
-        stream::check_seekable(header.suite(), header.content_type() != ContentType::NonFramed)?;
+        stream::seekable(header.suite(), (header.content_type() != ContentType::NonFramed).then_some(()))?;
         let geometry = header.geometry(sealed_len)?;
-        Ok(RangeOpener::new(self.opener(header, context).await?, geometry))
+        RangeOpener::new(self.opener(header, context).await?, geometry)
     }
 
     /// The bare [`Sealer`], for a transport of one's own. One request to the key provider.

@@ -42,3 +42,12 @@ pub(crate) enum Parsed<T> {
         needed: usize,
     },
 }
+
+impl<T> Parsed<T> {
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U) -> Parsed<U> {
+        match self {
+            Self::Complete(parsed) => Parsed::Complete(change(parsed)),
+            Self::Incomplete { needed } => Parsed::Incomplete { needed },
+        }
+    }
+}

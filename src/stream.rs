@@ -3,6 +3,7 @@
 //! [`Sealer`] and [`Opener`] hold the logic and do no I/O: bytes in, bytes out, an explicit end. The other types are
 //! thin shells over them. Under them sits a stateless cipher for single frames.
 
+mod body;
 mod buffer;
 #[cfg(feature = "stream")]
 pub(crate) mod bytes_stream;
@@ -22,7 +23,7 @@ pub(crate) use buffer::buffer_len;
 #[cfg(feature = "stream")]
 pub use bytes_stream::{OpenStream, SealStream, StreamError};
 pub use opener::{MessageInfo, Opener};
-pub(crate) use opener::{OpenerParts, authenticate, check_seekable};
+pub(crate) use opener::{OpenerParts, authenticate, seekable};
 pub use range::{AsyncReadAt, RangeOpener, RangeReader, ReadAt};
 pub use sealer::Sealer;
 pub(crate) use sealer::SealerParts;

@@ -5,6 +5,7 @@ use std::{fmt, io, ops::Range};
 
 use super::{
     Opener, Sealer, Threads,
+    frame_cipher::FrameCipher,
     sealer::{Layout, Sealing, lengthen},
 };
 use crate::{
@@ -188,10 +189,11 @@ pub(super) struct OpenBuffer {
 
 impl OpenBuffer {
     pub(super) fn new(opener: Opener) -> Self {
-        let sealed_frame_len = opener.frame_len() + FRAME_OVERHEAD;
-        let frames = frames_in_batch(sealed_frame_len, opener.threads());
+        let batch_len = opener.cipher().map_or(BATCH, |cipher| {
+            frames_in_batch(cipher.sealed_frame_len(), cipher.threads()) * cipher.sealed_frame_len()
+        });
         Self {
-            space: Space::new(frames * sealed_frame_len),
+            space: Space::new(batch_len),
             room: 0,
             plaintext: Vec::new(),
             unread: 0..0,
@@ -227,11 +229,15 @@ impl OpenBuffer {
     /// Where the next piece of the message is to be read to. If it is filled, it ends with a frame's end where one is
     /// in reach, so that few frames are copied to be put together.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        let sealed_frame_len = self.opener.frame_len() + FRAME_OVERHEAD;
-        // A body without frames, and a footer, are held in any length.
-        let rest_of_frame = sealed_frame_len - self.opener.held_len() % sealed_frame_len;
-        let frames = self.space.len.saturating_sub(rest_of_frame) / sealed_frame_len;
-        self.room = self.space.len.min(rest_of_frame + frames * sealed_frame_len);
+        self.room = match self.opener.cipher().map(FrameCipher::sealed_frame_len) {
+            Some(sealed_frame_len) => {
+                // A footer is held in any length.
+                let rest_of_frame = sealed_frame_len - self.opener.held_len() % sealed_frame_len;
+                let frames = self.space.len.saturating_sub(rest_of_frame) / sealed_frame_len;
+                self.space.len.min(rest_of_frame + frames * sealed_frame_len)
+            }
+            None => self.space.len,
+        };
         self.space.get(self.room)
     }
 

@@ -1,18 +1,23 @@
 //! Message in, plaintext out.
 
-use std::{fmt, num::NonZeroU32};
+use std::fmt;
 
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
 
-use super::{Threads, buffer::extend_within, frame_cipher::FrameCipher, signature::SignatureCheck};
+use super::{
+    Threads,
+    body::Body,
+    buffer::extend_within,
+    frame_cipher::{BodyCipher, FrameCipher},
+    signature::SignatureGate,
+};
 use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, Dialect, MessageKeys, SecretKey, VerifyingKey},
     error::{FormatError, OpenError},
     message::{
-        BLOCK_OVERHEAD, ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, FrameHead, Header,
-        MessageId, Parsed, parse_footer,
+        ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, FrameHead, Header, MessageId, Parsed,
+        parse_footer,
     },
     suite::AlgorithmSuite,
 };
@@ -74,24 +79,26 @@ pub struct MessageInfo {
 /// ```
 pub struct Opener {
     info: MessageInfo,
-    cipher: FrameCipher,
-    /// The most bytes of a body without frames, where the message has one.
-    block_limit: Option<usize>,
-    /// The number of the next frame, from 1.
-    sequence: u32,
-    /// The start of the next frame, or of the footer, until all of it is there.
-    held: Vec<u8>,
+    body: Body,
     /// Of suites that sign.
-    signature: Option<SignatureCheck>,
+    gate: Option<SignatureGate>,
+    /// The start of what is [due](Self::due), until all of it is there.
+    held: Vec<u8>,
     state: State,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Body,
-    Footer,
+    Open,
     Ended,
     Failed,
+}
+
+/// What comes next in a message.
+struct Due {
+    /// Of a frame or the block. A footer has none.
+    head: Option<FrameHead>,
+    sealed_len: usize,
 }
 
 /// Verifies a message's header under a data key: its commitment to that key first, then its tag. Returns the key of the
@@ -138,23 +145,22 @@ pub(crate) struct OpenerParts<'a> {
     pub(crate) non_framed_len: usize,
 }
 
-/// What is read at once of a body without frames.
-const BLOCK_PIECE: NonZeroU32 = NonZeroU32::new(65_536).expect("it is not zero");
-
 impl Opener {
     pub(crate) fn new(parts: OpenerParts<'_>) -> Self {
         let OpenerParts { header, key, info, verifying_key, threads, non_framed_len } = parts;
-        let (frame_len, block_limit) = match header.content_type() {
-            ContentType::Framed { frame_len } => (frame_len, None),
-            ContentType::NonFramed => (BLOCK_PIECE, Some(non_framed_len)),
+        let cipher = BodyCipher { key, message_id: *header.message_id() };
+        let body = match header.content_type() {
+            ContentType::Framed { frame_len } => {
+                Body::Frames { cipher: FrameCipher::new(cipher, frame_len, threads), due: 1 }
+            }
+            ContentType::NonFramed => Body::Block { cipher, limit: non_framed_len },
         };
-        let mut signature =
-            header.suite().signature().zip(verifying_key).map(|(algorithm, key)| SignatureCheck::new(key, algorithm));
-        if let Some(signature) = &mut signature {
-            signature.update(header.as_bytes());
-        }
-        let cipher = FrameCipher::new(key, *header.message_id(), frame_len, threads);
-        Self { info, cipher, block_limit, sequence: 1, held: Vec::new(), signature, state: State::Body }
+        let gate = header.suite().signature().zip(verifying_key).map(|(algorithm, key)| {
+            let mut gate = SignatureGate::new(key, algorithm);
+            gate.update(header.as_bytes());
+            gate
+        });
+        Self { info, body, gate, held: Vec::new(), state: State::Open }
     }
 
     /// Returns what is known of the message besides its plaintext.
@@ -166,35 +172,41 @@ impl Opener {
         self.info
     }
 
-    pub(super) fn cipher(&self) -> &FrameCipher {
-        &self.cipher
+    /// The cipher of the frames, if the message has any.
+    pub(super) fn cipher(&self) -> Option<&FrameCipher> {
+        self.body.frames()
     }
 
-    /// See [`check_seekable`].
-    pub(super) fn check_seekable(&self) -> Result<(), OpenError> {
-        check_seekable(self.info.suite, self.block_limit.is_none())
+    /// See [`seekable`].
+    pub(super) fn seekable(&self) -> Result<&FrameCipher, OpenError> {
+        seekable(self.info.suite, self.cipher())
+    }
+
+    /// See [`seekable`].
+    pub(super) fn into_parts(self) -> Result<(MessageInfo, FrameCipher), OpenError> {
+        let cipher = match self.body {
+            Body::Frames { cipher, .. } => Some(cipher),
+            Body::Block { .. } => None,
+        };
+        let cipher = seekable(self.info.suite, cipher)?;
+        Ok((self.info, cipher))
     }
 
     /// Goes on with the frame of this number, whatever came before.
     pub(super) fn restart(&mut self, sequence: u32) -> Result<(), OpenError> {
         self.check_not_failed()?;
+        self.seekable()?;
+        if let Body::Frames { due, .. } = &mut self.body {
+            *due = sequence;
+        }
         self.held.clear();
-        self.sequence = sequence;
-        self.state = State::Body;
+        self.state = State::Open;
         Ok(())
     }
 
-    pub(super) fn into_parts(self) -> (MessageInfo, FrameCipher) {
-        (self.info, self.cipher)
-    }
-
-    /// The plaintext bytes of a frame. Of a message without frames: how many are best given at once.
-    pub fn frame_len(&self) -> usize {
-        self.cipher.frame_len()
-    }
-
-    pub(crate) fn threads(&self) -> &Threads {
-        self.cipher.threads()
+    /// Returns the plaintext bytes of a frame, or `None` for a message without frames.
+    pub fn frame_len(&self) -> Option<usize> {
+        self.cipher().map(FrameCipher::frame_len)
     }
 
     /// How many bytes of the next frame are there already.
@@ -211,35 +223,30 @@ impl Opener {
     /// not complete the frame that has begun.
     pub fn update_len(&self, sealed_len: usize) -> usize {
         let len = self.held.len().saturating_add(sealed_len);
-        match self.state {
-            State::Body => self.body_len(len),
-            State::Footer => match parse_footer(&self.held) {
+        match (self.state, self.kept_back_len()) {
+            (State::Open, None) => self.body_len(len),
+            (State::Open, Some(kept_back_len)) => match parse_footer(&self.held) {
                 Parsed::Incomplete { needed } if len < needed => 0,
-                _ => self.signature.as_ref().map_or(0, |signature| signature.kept_back.len()),
+                _ => kept_back_len,
             },
-            State::Ended | State::Failed => 0,
+            (State::Ended | State::Failed, _) => 0,
         }
     }
 
     /// The most plaintext that the next `len` bytes of the body can give, of which the first are held.
     fn body_len(&self, len: usize) -> usize {
-        match self.head(&self.held).ok() {
-            Some(Parsed::Complete(head)) => match len.checked_sub(head.sealed_len()) {
-                None => 0,
-                // It is kept back until a footer is there too.
-                Some(rest) if head.is_last() && self.signature.is_some() && rest < FOOTER_OVERHEAD => 0,
-                Some(_) if head.is_last() => head.content_len,
-                Some(rest) => head.content_len + self.frames_len(rest),
-            },
-            _ if self.block_limit.is_some() => len.saturating_sub(BLOCK_OVERHEAD),
-            _ => self.frames_len(len),
+        let Ok(Parsed::Complete(head)) = self.body.head(&self.held) else { return self.body.plaintext_len(len) };
+        match len.checked_sub(head.sealed_len()) {
+            None => 0,
+            // It is kept back until a footer is there too.
+            Some(rest) if head.is_last() && self.gate.is_some() && rest < FOOTER_OVERHEAD => 0,
+            Some(_) if head.is_last() => head.content_len,
+            Some(rest) => head.content_len + self.body.plaintext_len(rest),
         }
     }
 
-    /// The most plaintext that frames of `len` bytes hold, the first of which begins with them.
-    fn frames_len(&self, len: usize) -> usize {
-        let (frames, rest) = (len / self.cipher.sealed_frame_len(), len % self.cipher.sealed_frame_len());
-        frames * self.frame_len() + rest.saturating_sub(FINAL_FRAME_OVERHEAD).min(self.frame_len())
+    fn kept_back_len(&self) -> Option<usize> {
+        self.gate.as_ref().and_then(SignatureGate::kept_back_len)
     }
 
     /// Takes the next piece of the message's body, and writes the plaintext of the frames that it completes to the
@@ -255,7 +262,7 @@ impl Opener {
         if out.len() < needed {
             return Err(OpenError::OutputTooShort { len: out.len(), needed });
         }
-        let opened = self.open_frames(sealed, out);
+        let opened = self.open_pieces(sealed, out);
         if opened.is_err() {
             self.fail();
             out.fill(0);
@@ -273,39 +280,24 @@ impl Opener {
         self.state = State::Failed;
     }
 
-    fn open_frames(&mut self, mut sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+    fn open_pieces(&mut self, mut sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
         let mut written = 0;
         loop {
-            if self.held.is_empty() && sealed.is_empty() {
-                return Ok(written);
-            }
-            if self.state == State::Ended {
-                return Err(FormatError::TrailingBytes.into());
-            }
-            if self.state == State::Body && self.held.is_empty() && self.threads().count() > 1 {
-                written += self.open_regular(&mut sealed, &mut out[written..])?;
-                if sealed.is_empty() {
-                    return Ok(written);
+            written += self.open_regular(&mut sealed, &mut out[written..])?;
+            // From the caller's memory, where all of it is there.
+            let is_held = !self.held.is_empty();
+            let bytes = if is_held { &self.held } else { sealed };
+            match self.due(bytes)? {
+                Parsed::Complete(due) if is_held => {
+                    let mut held = std::mem::take(&mut self.held);
+                    written += self.open_due(&due, &held, &mut out[written..])?;
+                    held.clear();
+                    self.held = held;
                 }
-            }
-            // From the caller's memory, where the whole frame or footer is there.
-            let held = std::mem::take(&mut self.held);
-            let bytes = if held.is_empty() { sealed } else { &held };
-            let opened = if self.state == State::Body {
-                self.open_frame(bytes, &mut out[written..])?
-            } else {
-                self.verify_footer(bytes, &mut out[written..])?
-            };
-            let from_held = !held.is_empty();
-            self.held = held;
-            match opened {
-                Parsed::Complete(Opened { taken, given }) => {
-                    written += given;
-                    if from_held {
-                        self.held.clear();
-                    } else {
-                        sealed = &sealed[taken..];
-                    }
+                Parsed::Complete(due) => {
+                    let (bytes, rest) = sealed.split_at(due.sealed_len);
+                    written += self.open_due(&due, bytes, &mut out[written..])?;
+                    sealed = rest;
                 }
                 Parsed::Incomplete { .. } if sealed.is_empty() => return Ok(written),
                 Parsed::Incomplete { needed } => self.hold(&mut sealed, needed),
@@ -313,61 +305,61 @@ impl Opener {
         }
     }
 
-    /// Opens the regular frames at the start of `sealed` at once, on several threads, and takes them from it. Gives
-    /// the number of bytes written.
+    /// What comes next, if all of it is at the start of `bytes`.
+    fn due(&self, bytes: &[u8]) -> Result<Parsed<Due>, OpenError> {
+        let due = match self.kept_back_len() {
+            _ if self.state == State::Ended && !bytes.is_empty() => return Err(FormatError::TrailingBytes.into()),
+            None => self.body.head(bytes)?.map(|head| Due { sealed_len: head.sealed_len(), head: Some(head) }),
+            Some(_) => {
+                parse_footer(bytes).map(|signature| Due { sealed_len: FOOTER_OVERHEAD + signature.len(), head: None })
+            }
+        };
+        Ok(match due {
+            Parsed::Complete(due) if bytes.len() < due.sealed_len => Parsed::Incomplete { needed: due.sealed_len },
+            due => due,
+        })
+    }
+
+    /// Opens what is due, which is `bytes`. Gives the number of bytes written.
+    fn open_due(&mut self, due: &Due, bytes: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+        let written = match (&due.head, &mut self.gate) {
+            (Some(head), None) => self.body.cipher().open(head, bytes, out)?,
+            (Some(head), Some(gate)) => gate.open(self.body.cipher(), head, bytes, out)?,
+            (None, Some(gate)) => gate.open_end(bytes, out)?,
+            (None, None) => return Err(FormatError::TrailingBytes.into()),
+        };
+        self.go_on_after(due.head.as_ref());
+        Ok(written)
+    }
+
+    fn go_on_after(&mut self, head: Option<&FrameHead>) {
+        match (head, &mut self.body) {
+            // Never wraps: u32::MAX marks a final frame.
+            (Some(head), Body::Frames { due, .. }) if !head.is_last() => *due += 1,
+            // The footer is due.
+            (Some(_), _) if self.gate.is_some() => {}
+            _ => self.state = State::Ended,
+        }
+    }
+
+    /// Opens the regular frames at the start of `sealed` at once, where there are several threads, and takes them from
+    /// it. Gives the number of bytes written.
     fn open_regular(&mut self, sealed: &mut &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
-        if self.block_limit.is_some() {
+        let is_due = self.state == State::Open && self.kept_back_len().is_none() && self.held.is_empty();
+        let Body::Frames { cipher, due } = &mut self.body else { return Ok(0) };
+        if !is_due || cipher.threads().count() == 1 {
             return Ok(0);
         }
-        let (regular, rest) = sealed.split_at(self.cipher.regular_len(self.sequence, sealed));
-        let cipher = &self.cipher;
-        let frames = match &mut self.signature {
-            None => cipher.open_all(self.sequence, regular, out)?,
-            Some(signature) => {
-                let open = || cipher.open_all(self.sequence, regular, out);
-                let (frames, ()) = cipher.threads().join(open, || signature.update(regular));
-                frames?
-            }
-        };
+        let (regular, rest) = sealed.split_at(cipher.regular_len(*due, sealed));
         *sealed = rest;
+        let mut open = || cipher.open_all(*due, regular, out);
+        let frames = match &mut self.gate {
+            None => open()?,
+            Some(gate) => cipher.threads().join(open, || gate.update(regular)).0?,
+        };
         // There are no more than the sequence numbers that they have.
-        self.sequence += u32::try_from(frames).unwrap_or(0);
-        Ok(frames * self.frame_len())
-    }
-
-    /// Opens the frame at the start of `bytes`.
-    fn open_frame(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Parsed<Opened>, OpenError> {
-        let head = match self.head(bytes)? {
-            Parsed::Complete(head) => head,
-            Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
-        };
-        let Some(frame) = bytes.get(..head.sealed_len()) else {
-            return Ok(Parsed::Incomplete { needed: head.sealed_len() });
-        };
-        if let Some(signature) = &mut self.signature {
-            signature.update(frame);
-        }
-        let given = match &mut self.signature {
-            Some(signature) if head.is_last() => {
-                signature.kept_back.0 = Zeroizing::new(vec![0; head.content_len]);
-                self.cipher.open(&head, frame, &mut signature.kept_back.0)?;
-                0
-            }
-            _ => self.cipher.open(&head, frame, out)?,
-        };
-        self.go_on_after(&head);
-        Ok(Parsed::Complete(Opened { taken: frame.len(), given }))
-    }
-
-    fn go_on_after(&mut self, head: &FrameHead) {
-        if !head.is_last() {
-            // Never wraps: u32::MAX marks a final frame.
-            self.sequence += 1;
-        } else if self.signature.is_some() {
-            self.state = State::Footer;
-        } else {
-            self.state = State::Ended;
-        }
+        *due += u32::try_from(frames).unwrap_or(0);
+        Ok(frames * cipher.frame_len())
     }
 
     /// Completes the frame that is held, if there is one, with bytes from the start of `sealed`, which it takes from it,
@@ -376,7 +368,7 @@ impl Opener {
     #[cfg(feature = "stream")]
     pub(super) fn complete_held(&mut self, sealed: &mut &[u8]) -> Result<bytes::Bytes, OpenError> {
         self.check_not_failed()?;
-        let opened = self.complete_frame(sealed);
+        let opened = self.open_held(sealed);
         if opened.is_err() {
             self.fail();
         }
@@ -384,58 +376,32 @@ impl Opener {
     }
 
     #[cfg(feature = "stream")]
-    fn complete_frame(&mut self, sealed: &mut &[u8]) -> Result<bytes::Bytes, OpenError> {
-        while self.state == State::Body && !self.held.is_empty() {
-            let (head, needed) = match self.head(&self.held)? {
-                Parsed::Complete(head) => (Some(head), head.sealed_len()),
-                Parsed::Incomplete { needed } => (None, needed),
-            };
-            match head {
-                Some(head) if self.held.len() == needed && !(head.is_last() && self.signature.is_some()) => {
+    fn open_held(&mut self, sealed: &mut &[u8]) -> Result<bytes::Bytes, OpenError> {
+        while !self.held.is_empty() {
+            match self.due(&self.held)? {
+                Parsed::Complete(Due { head: Some(head), .. }) if !(head.is_last() && self.gate.is_some()) => {
                     let mut frame = std::mem::take(&mut self.held);
-                    if let Some(signature) = &mut self.signature {
-                        signature.update(&frame);
+                    if let Some(gate) = &mut self.gate {
+                        gate.update(&frame);
                     }
-                    let plaintext = self.cipher.open_in_place(&head, &mut frame)?;
-                    self.go_on_after(&head);
+                    let plaintext = self.body.cipher().open_in_place(&head, &mut frame)?;
+                    self.go_on_after(Some(&head));
                     return Ok(bytes::Bytes::from(frame).slice(plaintext));
                 }
-                _ if self.held.len() == needed || sealed.is_empty() => break,
-                _ => self.hold(sealed, needed),
+                Parsed::Incomplete { needed } if !sealed.is_empty() => self.hold(sealed, needed),
+                _ => break,
             }
         }
         Ok(bytes::Bytes::new())
-    }
-
-    /// The head of the frame that is due, or of the body without frames, at the start of `bytes`.
-    fn head(&self, bytes: &[u8]) -> Result<Parsed<FrameHead>, OpenError> {
-        Ok(match self.block_limit {
-            Some(limit) => FrameHead::parse_block(bytes, limit)?,
-            None => self.cipher.head(bytes, self.sequence)?,
-        })
     }
 
     /// Moves bytes from the start of `sealed` to those that are held, until those are as many as needed.
     fn hold(&mut self, sealed: &mut &[u8], needed: usize) {
         let (piece, rest) = sealed.split_at(sealed.len().min(needed - self.held.len()));
         // The next frame may be the final one, which is longer by a few bytes.
-        let max = needed.max(self.frame_len() + FINAL_FRAME_OVERHEAD);
-        extend_within(&mut self.held, piece, max);
+        let longest = self.frame_len().map_or(0, |len| len + FINAL_FRAME_OVERHEAD);
+        extend_within(&mut self.held, piece, needed.max(longest));
         *sealed = rest;
-    }
-
-    /// Verifies the footer at the start of `bytes`. Then nothing is kept back any more.
-    fn verify_footer(&mut self, bytes: &[u8], out: &mut [u8]) -> Result<Parsed<Opened>, OpenError> {
-        let Some(signature) = &mut self.signature else { return Err(FormatError::TrailingBytes.into()) };
-        let taken = match signature.verify(bytes)? {
-            Parsed::Complete(taken) => taken,
-            Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
-        };
-        let given = signature.kept_back.len();
-        out[..given].copy_from_slice(&signature.kept_back.0);
-        signature.kept_back.0.zeroize();
-        self.state = State::Ended;
-        Ok(Parsed::Complete(Opened { taken, given }))
     }
 
     /// Says that nothing follows: the message is complete, or it is truncated.
@@ -444,27 +410,15 @@ impl Opener {
     /// [`FormatError::Truncated`] where its end has not come, and [`OpenError::FailedBefore`] where it failed to open,
     /// or was truncated, before.
     pub fn finish(&mut self) -> Result<(), OpenError> {
-        let place = match self.state {
-            State::Ended => return Ok(()),
-            State::Failed => return Err(OpenError::FailedBefore),
-            State::Footer => "its signature".into(),
-            State::Body if self.block_limit.is_some() => "its body".into(),
-            State::Body if self.held.is_empty() => {
-                format!("front of frame {}: its final frame is missing", self.sequence)
-            }
-            State::Body => format!("frame {}", self.sequence),
+        let place = match (self.state, self.kept_back_len()) {
+            (State::Ended, _) => return Ok(()),
+            (State::Failed, _) => return Err(OpenError::FailedBefore),
+            (State::Open, None) => self.body.place(!self.held.is_empty()),
+            (State::Open, Some(_)) => "its signature".into(),
         };
         self.fail();
         Err(FormatError::Truncated(place.into()).into())
     }
-}
-
-/// What was opened.
-struct Opened {
-    /// How many bytes of the message that was.
-    taken: usize,
-    /// How many bytes of plaintext were written.
-    given: usize,
 }
 
 impl fmt::Debug for Opener {
@@ -472,23 +426,25 @@ impl fmt::Debug for Opener {
         f.debug_struct("Opener")
             .field("info", &self.info)
             .field("frame_len", &self.frame_len())
-            .field("sequence", &self.sequence)
+            .field("held_len", &self.held.len())
             .field("state", &self.state)
             .finish_non_exhaustive()
     }
 }
 
-/// An error where no part of a message can be opened without the rest.
-pub(crate) fn check_seekable(suite: AlgorithmSuite, has_frames: bool) -> Result<(), OpenError> {
-    match (suite.signature(), has_frames) {
+/// Returns the frames that a message has, if any part of it can be opened without the rest.
+pub(crate) fn seekable<F>(suite: AlgorithmSuite, frames: Option<F>) -> Result<F, OpenError> {
+    match (suite.signature(), frames) {
         (Some(_), _) => Err(OpenError::NotSeekable { what: "is signed" }),
-        (None, false) => Err(OpenError::NotSeekable { what: "has no frames" }),
-        (None, true) => Ok(()),
+        (None, None) => Err(OpenError::NotSeekable { what: "has no frames" }),
+        (None, Some(frames)) => Ok(frames),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use pollster::block_on;
 
     use super::*;
@@ -525,9 +481,10 @@ mod tests {
         let mut tag = [0; 16];
         keys.encryption.seal(&[0; 12], &[&message[..], &[0, 0]].concat(), &[], &mut tag);
         put_authentication(&mut message, version, &tag);
-        let cipher = FrameCipher::new(keys.encryption, message_id, NonZeroU32::MIN.saturating_add(15), Threads::One);
+        let cipher = BodyCipher { key: keys.encryption, message_id };
+        let cipher = FrameCipher::new(cipher, NonZeroU32::MIN.saturating_add(15), Threads::One);
         let mut frame = [0; 4 + FINAL_FRAME_OVERHEAD];
-        cipher.seal(1, true, b"data", &mut frame);
+        cipher.single().seal(1, true, b"data", &mut frame);
         [&message[..], &frame].concat()
     }
 

@@ -109,9 +109,9 @@ pub struct RangeOpener {
 
 impl RangeOpener {
     /// For a message without a signature.
-    pub(crate) fn new(opener: Opener, geometry: Geometry) -> Self {
-        let (info, cipher) = opener.into_parts();
-        Self { info, cipher, geometry, final_frame: geometry.final_frame() }
+    pub(crate) fn new(opener: Opener, geometry: Geometry) -> Result<Self, OpenError> {
+        let (info, cipher) = opener.into_parts()?;
+        Ok(Self { info, cipher, geometry, final_frame: geometry.final_frame() })
     }
 
     /// Returns what is known of the message besides its plaintext.

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{
     Threads,
     buffer::{buffer_len, extend_within},
-    frame_cipher::FrameCipher,
+    frame_cipher::{BodyCipher, FrameCipher},
     signature::Signer,
 };
 use crate::{
@@ -102,7 +102,7 @@ impl Sealer {
             signer.update(&header);
         }
         Ok(Self {
-            cipher: FrameCipher::new(keys.encryption, message_id, frame_len, threads.clone()),
+            cipher: FrameCipher::new(BodyCipher { key: keys.encryption, message_id }, frame_len, threads.clone()),
             sequence: 1,
             header_len: header.len(),
             header,
@@ -237,7 +237,7 @@ impl Sealer {
 
     /// Seals the final frame and signs. Gives the number of bytes written.
     fn seal_end(self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
-        let mut written = self.cipher.seal(self.sequence, true, plaintext, out);
+        let mut written = self.cipher.single().seal(self.sequence, true, plaintext, out);
         if let Some(mut signer) = self.signer {
             signer.update(&out[..written]);
             let footer = written..written + signer.footer_len();

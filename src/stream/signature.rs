@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::frame_cipher::BodyCipher;
 use crate::{
     crypto::{MessageDigest, Random, SigningKey, VerifyingKey},
     error::{OpenError, SealError},
-    message::{FOOTER_OVERHEAD, Parsed, parse_footer, write_footer},
+    message::{FOOTER_OVERHEAD, FrameHead, write_footer},
     suite::SignatureAlgorithm,
 };
 
@@ -41,47 +42,52 @@ impl Signer {
     }
 }
 
-/// Verifies the signature of the bytes that it is given, and keeps the end of the plaintext back until then.
-#[derive(Debug)]
-pub(crate) struct SignatureCheck {
+/// Verifies the signature of the bytes that it is given, and holds the end of the plaintext back until then.
+pub(super) struct SignatureGate {
     key: VerifyingKey,
     digest: MessageDigest,
-    /// The plaintext of the final frame, or of the whole body without frames.
-    pub(super) kept_back: KeptBack,
+    /// The plaintext of the final frame, or of the block, once that has been opened.
+    kept_back: Option<Zeroizing<Vec<u8>>>,
 }
 
-/// Plaintext that nobody is given before the signature has been verified.
-#[derive(Default)]
-pub(super) struct KeptBack(pub(super) Zeroizing<Vec<u8>>);
-
-impl KeptBack {
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-impl std::fmt::Debug for KeptBack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "KeptBack({} bytes)", self.0.len())
-    }
-}
-
-impl SignatureCheck {
-    pub(crate) fn new(key: VerifyingKey, algorithm: SignatureAlgorithm) -> Self {
-        Self { key, digest: MessageDigest::new(algorithm), kept_back: KeptBack::default() }
+impl SignatureGate {
+    pub(super) fn new(key: VerifyingKey, algorithm: SignatureAlgorithm) -> Self {
+        Self { key, digest: MessageDigest::new(algorithm), kept_back: None }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.digest.update(bytes);
     }
 
-    /// Verifies the footer at the start of `bytes`, and gives its length.
-    pub(super) fn verify(&mut self, bytes: &[u8]) -> Result<Parsed<usize>, OpenError> {
-        let signature = match parse_footer(bytes) {
-            Parsed::Complete(signature) => signature,
-            Parsed::Incomplete { needed } => return Ok(Parsed::Incomplete { needed }),
-        };
-        self.key.verify(self.digest.clone(), signature).map_err(|_| OpenError::Signature)?;
-        Ok(Parsed::Complete(FOOTER_OVERHEAD + signature.len()))
+    /// The length of the plaintext that is held back. Nothing, while the body has not ended; after that, the footer is
+    /// due.
+    pub(super) fn kept_back_len(&self) -> Option<usize> {
+        self.kept_back.as_ref().map(|plaintext| plaintext.len())
+    }
+
+    /// Opens a frame or block, as [`BodyCipher::open`] does. The last one is held back, and nothing is written.
+    pub(super) fn open(
+        &mut self,
+        cipher: &BodyCipher,
+        head: &FrameHead,
+        frame: &[u8],
+        out: &mut [u8],
+    ) -> Result<usize, OpenError> {
+        self.update(frame);
+        if !head.is_last() {
+            return cipher.open(head, frame, out);
+        }
+        let mut plaintext = Zeroizing::new(vec![0; head.content_len]);
+        cipher.open(head, frame, &mut plaintext)?;
+        self.kept_back = Some(plaintext);
+        Ok(0)
+    }
+
+    /// Verifies the signature in the footer, and writes what was held back to the start of `out`. Gives its length.
+    pub(super) fn open_end(&mut self, footer: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+        self.key.verify(self.digest.clone(), &footer[FOOTER_OVERHEAD..]).map_err(|_| OpenError::Signature)?;
+        let plaintext = self.kept_back.take().unwrap_or_default();
+        out[..plaintext.len()].copy_from_slice(&plaintext);
+        Ok(plaintext.len())
     }
 }

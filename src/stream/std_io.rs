@@ -289,7 +289,7 @@ impl<R: Read + Seek> OpenReader<R> {
         if let Some(seekable) = self.seekable {
             return Ok(seekable);
         }
-        self.buffer.opener().check_seekable()?;
+        self.buffer.opener().seekable()?;
         let here = self.inner.stream_position().map_err(|error| self.buffer.failed(error))?;
         let start = here
             .checked_sub(self.header_len + self.body_read)
@@ -306,7 +306,7 @@ impl<R: Read + Seek> OpenReader<R> {
     /// The geometry of the message that begins at `start`, proven by the final frame. Moves the reader inside.
     fn geometry_from(&mut self, start: u64) -> io::Result<Geometry> {
         let end = self.inner.seek(SeekFrom::End(0))?;
-        let cipher = self.buffer.opener().cipher();
+        let cipher = self.buffer.opener().seekable()?;
         let sealed_len = end.saturating_sub(start);
         let geometry = Geometry::of_sealed(self.header_len, cipher.frame_len_nonzero(), 0, sealed_len);
         let geometry = geometry.map_err(OpenError::from)?;

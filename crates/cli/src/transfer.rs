@@ -104,7 +104,7 @@ impl Stage for Sealer {
 
 impl Stage for Opener {
     fn piece_len(&self) -> usize {
-        PIECE.min(frames_in_piece(self.frame_len()) * (self.frame_len() + FRAME_OVERHEAD))
+        self.frame_len().map_or(PIECE, |len| PIECE.min(frames_in_piece(len) * (len + FRAME_OVERHEAD)))
     }
 
     fn update(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<usize, Failure> {
