@@ -16,6 +16,7 @@ mod signature;
 pub(crate) use key_derivation::kbkdf;
 pub(crate) use message_keys::{Dialect, MessageKeys};
 pub(crate) use random::Random;
+pub use random::Randomness;
 #[cfg(feature = "ecdh")]
 pub(crate) use random::Rng;
 pub use secret::SecretKey;

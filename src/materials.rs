@@ -6,7 +6,7 @@ use base64ct::{Base64, Encoding};
 
 use crate::{
     context::{EncryptionContext, PUBLIC_KEY_NAME},
-    crypto::{Backend, Random, SigningKey, VerifyingKey},
+    crypto::{Backend, Random, Randomness, SigningKey, VerifyingKey},
     error::{ContextError, FormatError, OpenError, ProviderError, SealError},
     message::Header,
     provider::{DecryptDataKeyRequest, DecryptedDataKey, GenerateDataKeyRequest, GeneratedDataKey, KeyProvider},
@@ -88,7 +88,10 @@ pub(crate) async fn for_sealing(
         signing_key = Some(Arc::new(key));
     }
     whole.serialized_len()?;
-    let request = GenerateDataKeyRequest::new(suite, &whole).with_deadline(deadline);
+    let request = GenerateDataKeyRequest::new(suite, &whole)
+        .with_deadline(deadline)
+        .with_backend(backend)
+        .with_randomness(Randomness(random));
     let data_key = provider.generate_data_key(&request).await?;
     if let Some(what) = wrong_len(suite, data_key.plaintext.len()) {
         return Err(MaterialsError::DataKey { what });

@@ -32,9 +32,8 @@ pub use request::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
 };
 
-pub use crate::crypto::SecretKey;
+pub use crate::crypto::{Randomness, SecretKey};
 use crate::{
-    crypto::Random,
     error::{Cause, ConfigError},
     message::EncryptedDataKey,
 };
@@ -58,17 +57,6 @@ fn check_names(namespace: &str, name: &str, name_room: usize) -> Result<(), Conf
         return refused("name", format!("the format has room for {name_room} bytes"));
     }
     Ok(())
-}
-
-/// A fresh data key, which `wrap` encrypts.
-fn generated(
-    request: &GenerateDataKeyRequest<'_>,
-    random: &Random,
-    wrap: impl FnOnce(&SecretKey) -> Result<EncryptedDataKey, ProviderError>,
-) -> Result<GeneratedDataKey, ProviderError> {
-    let plaintext = SecretKey::filled(request.suite.data_key_len(), |out| random.fill(out))?;
-    let encrypted = vec![wrap(&plaintext)?];
-    Ok(GeneratedDataKey { plaintext, encrypted_data_keys: encrypted })
 }
 
 /// The first of the encrypted data keys that `unwrap` decrypts. Of those that are not this provider's, it gives none.

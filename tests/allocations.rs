@@ -133,6 +133,12 @@ fn memory_to_refuse(message: &[u8]) -> u64 {
 #[derive(Debug)]
 struct MemoryKey;
 
+impl std::fmt::Display for MemoryKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("tests")
+    }
+}
+
 #[async_trait::async_trait]
 impl KeyProvider for MemoryKey {
     async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {

@@ -140,6 +140,12 @@ impl std::fmt::Debug for Same {
     }
 }
 
+impl std::fmt::Display for Same {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("tests")
+    }
+}
+
 #[async_trait]
 impl KeyProvider for Same {
     async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {

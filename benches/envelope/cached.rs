@@ -27,6 +27,12 @@ const LEN: usize = 1 << 10;
 #[derive(Debug)]
 struct Free;
 
+impl std::fmt::Display for Free {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("bench")
+    }
+}
+
 #[async_trait]
 impl KeyProvider for Free {
     async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {

@@ -36,6 +36,36 @@ impl Random {
     }
 }
 
+/// A handle to a source of random bytes: the operating system's, or the generator given to
+/// [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng). Requests to key providers carry it.
+///
+/// The default is the operating system's.
+#[derive(Clone, Copy)]
+pub struct Randomness<'a>(pub(crate) &'a Random);
+
+impl Randomness<'_> {
+    /// Fills `out` with random bytes.
+    ///
+    /// # Errors
+    /// [`RandomError`] if the source fails. The contents of `out` are unspecified then.
+    pub fn fill(&self, out: &mut [u8]) -> Result<(), RandomError> {
+        self.0.fill(out)
+    }
+}
+
+impl Default for Randomness<'_> {
+    fn default() -> Self {
+        static SYSTEM: Random = Random::System;
+        Self(&SYSTEM)
+    }
+}
+
+impl fmt::Debug for Randomness<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// A source of random bytes as a generator, for crates that take one.
 pub(crate) struct Rng<'a>(pub(crate) &'a Random);
 

@@ -4,7 +4,11 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use crate::error::ConfigError;
+use super::Randomness;
+use crate::{
+    error::{ConfigError, RandomError},
+    suite::AlgorithmSuite,
+};
 
 /// An AES key in the clear: 16, 24 or 32 bytes, wiped from memory when dropped, and never printed.
 ///
@@ -21,6 +25,16 @@ impl SecretKey {
     #[expect(clippy::len_without_is_empty, reason = "a key is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Generates a random data key of the [length](AlgorithmSuite::data_key_len) that a suite takes.
+    ///
+    /// Key providers call it with the suite and the randomness of a request.
+    ///
+    /// # Errors
+    /// [`RandomError`] if the source of randomness fails.
+    pub fn generate(suite: AlgorithmSuite, randomness: Randomness<'_>) -> Result<Self, RandomError> {
+        Self::filled(suite.data_key_len(), |out| randomness.fill(out))
     }
 
     /// A key of `len` bytes that `fill` fills.

@@ -13,7 +13,7 @@ use super::Envelope;
 use crate::{
     cache::{DataKeyCache, Partition},
     context::EncryptionContext,
-    crypto::{Backend, Random},
+    crypto::{Backend, Random, Randomness},
     error::ConfigError,
     materials::{self, MaterialsError, SealingMaterials},
     message::{EncryptedDataKey, Limits},
@@ -63,7 +63,9 @@ impl Settings {
     ) -> Result<DecryptedDataKey, MaterialsError> {
         let request = DecryptDataKeyRequest::new(suite, context, encrypted_data_keys)
             .with_deadline(deadline.unwrap_or_else(|| self.deadline()))
-            .with_tries_per_kms_key(self.limits.tries_per_kms_key);
+            .with_tries_per_kms_key(self.limits.tries_per_kms_key)
+            .with_backend(self.backend)
+            .with_randomness(Randomness(&self.random));
         materials::for_opening(&*self.provider, &request).await
     }
 
@@ -198,7 +200,9 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// Takes message ids from this generator instead of the operating system's.
+    /// Takes random bytes from this generator instead of the operating system's: message ids, signing keys, and the
+    /// data keys and IVs of providers that make them in this process, such as [`RawAes`](crate::RawAes). AWS KMS makes
+    /// its own, and so does RSA's padding.
     ///
     /// For tests that need the same bytes twice. A generator that repeats itself in production gives the data away.
     pub fn rng<R: TryCryptoRng + Send + 'static>(mut self, rng: R) -> Self

@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::Envelope;
 use crate::{
     context::EncryptionContext,
+    crypto::Randomness,
     error::{HeaderError, ResealError, RewrapError, SealError},
     message::{DetachedKeys, Header},
     provider::{EncryptDataKeyRequest, KeyProvider},
@@ -59,8 +60,10 @@ impl Envelope {
         let deadline = self.settings.deadline();
         let (opener, data_key) = self.unlock(header, context, Some(deadline)).await?;
         let info = opener.info();
-        let request =
-            EncryptDataKeyRequest::new(info.suite, &info.context, &data_key.plaintext).with_deadline(deadline);
+        let request = EncryptDataKeyRequest::new(info.suite, &info.context, &data_key.plaintext)
+            .with_deadline(deadline)
+            .with_backend(self.settings.backend)
+            .with_randomness(Randomness(&self.settings.random));
         let encrypted = new.encrypt_data_key(&request).await.map_err(RewrapError::Encrypt)?;
         let keys = DetachedKeys::new(info.message_id, encrypted).to_bytes().map_err(RewrapError::Keys)?;
         // What would not be read again is not given out.

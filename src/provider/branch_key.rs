@@ -7,12 +7,12 @@ use async_trait::async_trait;
 use zeroize::Zeroizing;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, failed, first_decrypted, generated, invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, first_decrypted,
+    invalid_ciphertext,
 };
 use crate::{
     context::EncryptionContext,
-    crypto::{AesGcm, Backend, Random, SecretKey, kbkdf},
+    crypto::{AesGcm, Backend, SecretKey, kbkdf},
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
     suite::{IV_LEN, TAG_LEN},
@@ -30,7 +30,6 @@ pub struct StaticBranchKey {
     id: String,
     version: [u8; VERSION_LEN],
     key: SecretKey,
-    random: Random,
 }
 
 impl StaticBranchKey {
@@ -51,14 +50,14 @@ impl StaticBranchKey {
         if key.len() != 32 {
             return Err(ConfigError::KeyLen(key.len()));
         }
-        Ok(Self { id, version, key, random: Random::default() })
+        Ok(Self { id, version, key })
     }
 
     /// The cipher under the key that the branch key becomes with this salt.
-    fn cipher(&self, salt: &[u8]) -> AesGcm {
+    fn cipher(&self, backend: Backend, salt: &[u8]) -> AesGcm {
         let wrapping = kbkdf::sha256(self.key.expose(), PROVIDER_ID.as_bytes(), salt);
         let wrapping = SecretKey::try_from(wrapping).expect("32 bytes are a key of AES");
-        AesGcm::new(Backend::default(), &wrapping)
+        AesGcm::new(backend, &wrapping)
     }
 
     fn aad(&self, operation: &'static str, context: &EncryptionContext) -> Result<Vec<u8>, ProviderError> {
@@ -66,19 +65,20 @@ impl StaticBranchKey {
         Ok([PROVIDER_ID.as_bytes(), self.id.as_bytes(), &self.version, &context].concat())
     }
 
-    fn wrap(&self, data_key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
+    fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+        let EncryptDataKeyRequest { context, data_key, backend, randomness, .. } = *request;
         let mut random = [0; SALT_LEN + IV_LEN];
-        self.random.fill(&mut random)?;
+        randomness.fill(&mut random)?;
         let (salt, iv) = random.split_at(SALT_LEN);
         let iv = iv.try_into().expect("the rest is the IV");
         let mut wrapped = vec![0; data_key.len() + TAG_LEN];
-        self.cipher(salt).seal(iv, &self.aad("Encrypt", context)?, data_key.expose(), &mut wrapped);
+        self.cipher(backend, salt).seal(iv, &self.aad("Encrypt", context)?, data_key.expose(), &mut wrapped);
         let ciphertext = [&random, &self.version[..], &wrapped].concat();
         Ok(EncryptedDataKey::new(PROVIDER_ID, self.id.clone().into_bytes(), ciphertext))
     }
 
     /// None where it does not decrypt.
-    fn unwrap(&self, ciphertext: &[u8], aad: &[u8], len: usize) -> Option<SecretKey> {
+    fn unwrap(&self, backend: Backend, ciphertext: &[u8], aad: &[u8], len: usize) -> Option<SecretKey> {
         let (salt, rest) = ciphertext.split_first_chunk::<SALT_LEN>()?;
         let (iv, rest) = rest.split_first_chunk::<IV_LEN>()?;
         let (version, wrapped) = rest.split_first_chunk::<VERSION_LEN>()?;
@@ -86,22 +86,18 @@ impl StaticBranchKey {
             return None;
         }
         let mut key = Zeroizing::new(vec![0; len]);
-        self.cipher(salt).open(iv, aad, wrapped, &mut key).ok()?;
+        self.cipher(backend, salt).open(iv, aad, wrapped, &mut key).ok()?;
         SecretKey::try_from(key).ok()
     }
 }
 
 #[async_trait]
 impl KeyProvider for StaticBranchKey {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
-    }
-
     async fn encrypt_data_key(
         &self,
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        Ok(vec![self.wrap(request.data_key, request.context)?])
+        Ok(vec![self.wrap(request)?])
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
@@ -110,7 +106,7 @@ impl KeyProvider for StaticBranchKey {
             if encrypted.provider_id != PROVIDER_ID || encrypted.provider_info != self.id.as_bytes() {
                 return None;
             }
-            let key = self.unwrap(&encrypted.ciphertext, &aad, request.suite.data_key_len());
+            let key = self.unwrap(request.backend, &encrypted.ciphertext, &aad, request.suite.data_key_len());
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
     }

@@ -4,7 +4,9 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
-use super::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey};
+use super::{
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey, SecretKey,
+};
 use crate::{error::ProviderError, message::EncryptedDataKey};
 
 /// Makes data keys and decrypts them again: AWS KMS, a local key, a mock in a test, or your own.
@@ -26,6 +28,7 @@ use crate::{error::ProviderError, message::EncryptedDataKey};
 /// has no deadline, and none of what other providers have learnt about the message.
 ///
 /// ```
+/// use std::fmt;
 /// use async_trait::async_trait;
 /// use kms_envelope::{
 ///     Envelope, KeyProvider, ProviderError, RawAes, message::EncryptedDataKey,
@@ -60,17 +63,30 @@ use crate::{error::ProviderError, message::EncryptedDataKey};
 ///     }
 /// }
 ///
+/// impl<P: KeyProvider> fmt::Display for Logged<P> {
+///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+///         write!(f, "{}", self.0)
+///     }
+/// }
+///
 /// let envelope = Envelope::new(Logged(RawAes::generate("example", "2026")?));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[async_trait]
-pub trait KeyProvider: fmt::Debug + Send + Sync {
-    /// A fresh random data key of the suite's [length](crate::AlgorithmSuite::data_key_len), and its encrypted form: one
-    /// or more. KMS: GenerateDataKey.
+pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
+    /// Returns a fresh random data key of the suite's [length](crate::AlgorithmSuite::data_key_len), and its encrypted
+    /// form: one or more. KMS: GenerateDataKey.
+    ///
+    /// By default, it [generates](SecretKey::generate) a key from the request's randomness and gives it to
+    /// [`encrypt_data_key`](Self::encrypt_data_key).
     ///
     /// # Errors
     /// A [`ProviderError`] that says why there is none.
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError>;
+    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
+        let plaintext = SecretKey::generate(request.suite, request.randomness)?;
+        let encrypted = self.encrypt_data_key(&request.to_encrypt(&plaintext)).await?;
+        Ok(GeneratedDataKey::new(plaintext, encrypted))
+    }
 
     /// The encrypted form, one or more, of a data key that exists already. KMS: Encrypt.
     ///
@@ -93,6 +109,7 @@ pub trait KeyProvider: fmt::Debug + Send + Sync {
 macro_rules! pointer {
     ($pointer:ident) => {
         #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
         impl<P: KeyProvider + ?Sized> KeyProvider for $pointer<P> {
             async fn generate_data_key(
                 &self,

@@ -1,5 +1,7 @@
 //! Several key providers as one: AWS's multi-keyring. Specification: `framework/multi-keyring.md`.
 
+use std::fmt;
+
 use async_trait::async_trait;
 use futures_util::future::join_all;
 
@@ -50,14 +52,13 @@ impl MultiProvider {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let [generator, children @ ..] = &self.providers[..] else { unreachable!("there is a generator") };
-        let deadline = deadline_or_default(request.deadline);
-        let mut data_key = generator.generate_data_key(&request.with_deadline(deadline)).await?;
-        let GenerateDataKeyRequest { suite, context, .. } = *request;
-        let request = EncryptDataKeyRequest::new(suite, context, &data_key.plaintext).with_deadline(deadline);
-        let encrypted = encrypt_with_all(children, &request).await?;
+        let request = request.with_deadline(deadline_or_default(request.deadline));
+        let mut data_key = generator.generate_data_key(&request).await?;
+        let encrypted = encrypt_with_all(children, &request.to_encrypt(&data_key.plaintext)).await?;
         data_key.encrypted_data_keys.extend(encrypted);
         Ok(data_key)
     }
@@ -86,6 +87,14 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
             }
         }
         Err(ProviderError::NoneDecrypted { attempts })
+    }
+}
+
+/// The providers, in order.
+impl<P: fmt::Display> fmt::Display for MultiProvider<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let providers: Vec<_> = self.providers.iter().map(P::to_string).collect();
+        f.write_str(&providers.join(", "))
     }
 }
 

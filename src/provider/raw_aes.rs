@@ -6,15 +6,13 @@ mod key_file;
 use std::fmt;
 
 use async_trait::async_trait;
-use rand_core::TryCryptoRng;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, check_names, failed, first_decrypted, generated, invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, check_names, failed, first_decrypted,
+    invalid_ciphertext,
 };
 use crate::{
-    context::EncryptionContext,
-    crypto::{AesGcm, Backend, Random, SecretKey},
+    crypto::{AesGcm, Random, SecretKey},
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
     suite::{IV_LEN, TAG_LEN},
@@ -44,8 +42,6 @@ pub struct RawAes {
     namespace: String,
     name: String,
     key: SecretKey,
-    cipher: AesGcm,
-    random: Random,
 }
 
 impl RawAes {
@@ -61,8 +57,7 @@ impl RawAes {
     ) -> Result<Self, ConfigError> {
         let (namespace, name, key) = (namespace.into(), name.into(), key.into());
         check_names(&namespace, &name, usize::from(u16::MAX) - INFO_LENGTHS.len() - IV_LEN)?;
-        let cipher = AesGcm::new(Backend::default(), &key);
-        Ok(Self { namespace, name, key, cipher, random: Random::default() })
+        Ok(Self { namespace, name, key })
     }
 
     /// A local key with 32 fresh random bytes.
@@ -72,18 +67,6 @@ impl RawAes {
     pub fn generate(namespace: impl Into<String>, name: impl Into<String>) -> Result<Self, ConfigError> {
         let key = SecretKey::filled(32, |out| Random::System.fill(out))?;
         Self::new(namespace, name, key)
-    }
-
-    /// Takes data keys and IVs from this generator instead of the operating system's.
-    ///
-    /// For tests that need the same bytes twice. A generator that repeats itself in production gives the data away.
-    #[must_use]
-    pub fn with_rng<R: TryCryptoRng + Send + 'static>(mut self, rng: R) -> Self
-    where
-        R::Error: Send + Sync + 'static,
-    {
-        self.random = Random::given(rng);
-        self
     }
 
     /// The namespace: what a message stores as the provider of its encrypted data key.
@@ -101,12 +84,12 @@ impl RawAes {
         &self.key
     }
 
-    fn wrap(&self, data_key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
-        let aad = context.serialize().map_err(|error| failed("Encrypt", self, error))?;
+    fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+        let aad = request.context.serialize().map_err(|error| failed("Encrypt", self, error))?;
         let mut iv = [0; IV_LEN];
-        self.random.fill(&mut iv)?;
-        let mut ciphertext = vec![0; data_key.len() + TAG_LEN];
-        self.cipher.seal(&iv, &aad, data_key.expose(), &mut ciphertext);
+        request.randomness.fill(&mut iv)?;
+        let mut ciphertext = vec![0; request.data_key.len() + TAG_LEN];
+        AesGcm::new(request.backend, &self.key).seal(&iv, &aad, request.data_key.expose(), &mut ciphertext);
         let info = [self.name.as_bytes(), &INFO_LENGTHS, &iv].concat();
         Ok(EncryptedDataKey::new(&self.namespace, info, ciphertext))
     }
@@ -129,22 +112,18 @@ impl RawAes {
         if encrypted.ciphertext.len() != len + TAG_LEN {
             return Err(invalid_ciphertext(self));
         }
-        SecretKey::filled(len, |out| self.cipher.open(iv, &aad, &encrypted.ciphertext, out))
+        SecretKey::filled(len, |out| AesGcm::new(request.backend, &self.key).open(iv, &aad, &encrypted.ciphertext, out))
             .map_err(|_| invalid_ciphertext(self))
     }
 }
 
 #[async_trait]
 impl KeyProvider for RawAes {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
-    }
-
     async fn encrypt_data_key(
         &self,
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        Ok(vec![self.wrap(request.data_key, request.context)?])
+        Ok(vec![self.wrap(request)?])
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {

@@ -11,12 +11,11 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, failed, first_decrypted, generated, invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, first_decrypted,
+    invalid_ciphertext,
 };
 use crate::{
-    context::EncryptionContext,
-    crypto::{AesGcm, Backend, Random, Rng, SecretKey, kbkdf},
+    crypto::{AesGcm, Backend, Randomness, Rng, SecretKey, kbkdf},
     error::{ConfigError, ProviderError, RandomError},
     message::EncryptedDataKey,
     suite::TAG_LEN,
@@ -101,8 +100,8 @@ impl EcdhPrivateKey {
     }
 
     /// A fresh one, on the same curve as `other`.
-    fn generate(other: &EcdhPublicKey, random: &Random) -> Result<Self, RandomError> {
-        let rng = &mut Rng(random);
+    fn generate(other: &EcdhPublicKey, randomness: Randomness<'_>) -> Result<Self, RandomError> {
+        let rng = &mut Rng(randomness.0);
         Ok(Self(match other.0 {
             Public::P256(_) => Private::P256(Generate::try_generate_from_rng(rng)?),
             Public::P384(_) => Private::P384(Generate::try_generate_from_rng(rng)?),
@@ -161,10 +160,7 @@ impl fmt::Debug for EcdhPrivateKey {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct RawEcdh {
-    scheme: Scheme,
-    random: Random,
-}
+pub struct RawEcdh(Scheme);
 
 #[derive(Debug)]
 enum Scheme {
@@ -210,27 +206,27 @@ struct Wrapping {
 }
 
 impl Wrapping {
-    fn derive(shared: &[u8], curve: &str, info: &Info, context: &[u8], salt: &[u8]) -> Self {
+    fn derive(backend: Backend, shared: &[u8], curve: &str, info: &Info, context: &[u8], salt: &[u8]) -> Self {
         let parties = [&info.sender[..], &info.recipient].concat();
         let fields = [b"ecdh-key-derivation", curve.as_bytes(), b"HMAC_SHA384", &parties, &[1], context];
         let fixed_info = fields.join(&0);
         let derived = kbkdf::sha384(shared, &fixed_info, salt);
         let (commitment, key) = derived.split_first_chunk().expect("64 bytes were derived");
         let key = SecretKey::try_from(key).expect("32 bytes are a key of AES");
-        Self { commitment: *commitment, cipher: AesGcm::new(Backend::default(), &key), fixed_info }
+        Self { commitment: *commitment, cipher: AesGcm::new(backend, &key), fixed_info }
     }
 }
 
 impl RawEcdh {
     /// Seals for the holder of a private key, each message with a fresh sender. Opens nothing.
     pub fn ephemeral(recipient: EcdhPublicKey) -> Self {
-        Self::of(Scheme::Ephemeral { recipient })
+        Self(Scheme::Ephemeral { recipient })
     }
 
     /// Opens what any sender sealed for this private key. Seals nothing. Whoever has the public key can be the
     /// sender.
     pub fn discovery(recipient: EcdhPrivateKey) -> Self {
-        Self::of(Scheme::Discovery { recipient })
+        Self(Scheme::Discovery { recipient })
     }
 
     /// Seals from one key to another, and opens what was sealed between the two.
@@ -243,18 +239,15 @@ impl RawEcdh {
             let why = format!("it is on {theirs}, but the private key is on {ours}");
             return Err(ConfigError::Pem { what: "ECDH public key", why });
         }
-        Ok(Self::of(Scheme::Static { own, other }))
+        Ok(Self(Scheme::Static { own, other }))
     }
 
-    fn of(scheme: Scheme) -> Self {
-        Self { scheme, random: Random::default() }
-    }
-
-    fn wrap(&self, data_key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
+    fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
+        let EncryptDataKeyRequest { context, data_key, backend, randomness, .. } = *request;
         let ephemeral;
-        let (sender, recipient) = match &self.scheme {
+        let (sender, recipient) = match &self.0 {
             Scheme::Ephemeral { recipient } => {
-                ephemeral = EcdhPrivateKey::generate(recipient, &self.random)?;
+                ephemeral = EcdhPrivateKey::generate(recipient, randomness)?;
                 (&ephemeral, recipient)
             }
             Scheme::Static { own, other } => (own, other),
@@ -264,8 +257,8 @@ impl RawEcdh {
         let info = Info { sender: sender.public_key().to_bytes(), recipient: recipient.to_bytes() };
         let context = context.serialize().map_err(|error| failed("Encrypt", self, error))?;
         let mut salt = [0; SALT_LEN];
-        self.random.fill(&mut salt)?;
-        let wrapping = Wrapping::derive(&shared, recipient.curve(), &info, &context, &salt);
+        randomness.fill(&mut salt)?;
+        let wrapping = Wrapping::derive(backend, &shared, recipient.curve(), &info, &context, &salt);
         let mut wrapped = vec![0; data_key.len() + TAG_LEN];
         // The key is for this data key alone, so the IV may be zero.
         wrapping.cipher.seal(&[0; _], &wrapping.fixed_info, data_key.expose(), &mut wrapped);
@@ -275,7 +268,7 @@ impl RawEcdh {
 
     /// This side's private key and the other side's public key, where the message is for this provider.
     fn parties(&self, info: &Info) -> Option<(&EcdhPrivateKey, EcdhPublicKey)> {
-        let (own, other) = match &self.scheme {
+        let (own, other) = match &self.0 {
             Scheme::Ephemeral { .. } => return None,
             Scheme::Discovery { recipient } => (recipient, None),
             Scheme::Static { own, other } => (own, Some(other.to_bytes())),
@@ -292,6 +285,7 @@ impl RawEcdh {
 
     /// None where it does not decrypt.
     fn unwrap(
+        backend: Backend,
         own: &EcdhPrivateKey,
         other: &EcdhPublicKey,
         info: &Info,
@@ -304,7 +298,7 @@ impl RawEcdh {
         if wrapped.len() != len + TAG_LEN {
             return None;
         }
-        let wrapping = Wrapping::derive(&own.agree(other)?, other.curve(), info, context, salt);
+        let wrapping = Wrapping::derive(backend, &own.agree(other)?, other.curve(), info, context, salt);
         if !bool::from(wrapping.commitment.ct_eq(commitment)) {
             return None;
         }
@@ -316,19 +310,15 @@ impl RawEcdh {
 
 #[async_trait]
 impl KeyProvider for RawEcdh {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        generated(request, &self.random, |data_key| self.wrap(data_key, request.context))
-    }
-
     async fn encrypt_data_key(
         &self,
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        Ok(vec![self.wrap(request.data_key, request.context)?])
+        Ok(vec![self.wrap(request)?])
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
-        if matches!(self.scheme, Scheme::Ephemeral { .. }) {
+        if matches!(self.0, Scheme::Ephemeral { .. }) {
             return Err(failed("Decrypt", self, "it has no private key to open with"));
         }
         let context = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
@@ -339,7 +329,7 @@ impl KeyProvider for RawEcdh {
             let info = Info::parse(&encrypted.provider_info)?;
             let (own, other) = self.parties(&info)?;
             let len = request.suite.data_key_len();
-            let key = Self::unwrap(own, &other, &info, &context, &encrypted.ciphertext, len);
+            let key = Self::unwrap(request.backend, own, &other, &info, &context, &encrypted.ciphertext, len);
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
     }
@@ -348,7 +338,7 @@ impl KeyProvider for RawEcdh {
 /// The provider, and the start of the recipient's public key.
 impl fmt::Display for RawEcdh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let recipient = match &self.scheme {
+        let recipient = match &self.0 {
             Scheme::Ephemeral { recipient } => recipient.clone(),
             Scheme::Discovery { recipient } => recipient.public_key(),
             Scheme::Static { other, .. } => other.clone(),

@@ -14,11 +14,11 @@ use aws_lc_rs::{
 use zeroize::Zeroizing;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, check_names, failed, first_decrypted, generated, invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, check_names, failed, first_decrypted,
+    invalid_ciphertext,
 };
 use crate::{
-    crypto::{Random, SecretKey},
+    crypto::SecretKey,
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
 };
@@ -72,7 +72,6 @@ pub struct RawRsa {
     padding: RsaPadding,
     public: Option<PublicEncryptingKey>,
     private: Option<PrivateDecryptingKey>,
-    random: Random,
 }
 
 impl RawRsa {
@@ -88,7 +87,7 @@ impl RawRsa {
     ) -> Result<Self, ConfigError> {
         let (namespace, name) = (namespace.into(), name.into());
         check_names(&namespace, &name, u16::MAX.into())?;
-        Ok(Self { namespace, name, padding, public: None, private: None, random: Random::default() })
+        Ok(Self { namespace, name, padding, public: None, private: None })
     }
 
     /// With the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), 2048 bits or more.
@@ -141,10 +140,6 @@ impl RawRsa {
 
 #[async_trait]
 impl KeyProvider for RawRsa {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        generated(request, &self.random, |data_key| self.wrap(data_key))
-    }
-
     async fn encrypt_data_key(
         &self,
         request: &EncryptDataKeyRequest<'_>,

@@ -4,7 +4,7 @@ use std::{fmt, time::Instant};
 
 use crate::{
     context::EncryptionContext,
-    crypto::SecretKey,
+    crypto::{Backend, Randomness, SecretKey},
     error::ProviderError,
     message::{EncryptedDataKey, Limits},
     suite::AlgorithmSuite,
@@ -20,18 +20,41 @@ pub struct GenerateDataKeyRequest<'a> {
     pub context: &'a EncryptionContext,
     /// When all requests for the message must be over. Without it, the providers for AWS KMS take 10 seconds at most.
     pub deadline: Option<Instant>,
+    /// The implementation of cryptography that the envelope uses. Providers that do cryptography should use it too.
+    pub backend: Backend,
+    /// The envelope's source of random bytes. Providers should take data keys and IVs from it.
+    pub randomness: Randomness<'a>,
 }
 
 impl<'a> GenerateDataKeyRequest<'a> {
-    /// Creates a request without a deadline.
+    /// Creates a request without a deadline, with the default backend and randomness.
     pub fn new(suite: AlgorithmSuite, context: &'a EncryptionContext) -> Self {
-        Self { suite, context, deadline: None }
+        let (backend, randomness) = Default::default();
+        Self { suite, context, deadline: None, backend, randomness }
     }
 
     /// Sets the [`deadline`](Self::deadline).
     #[must_use]
     pub fn with_deadline(self, deadline: Instant) -> Self {
         Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Sets the [`backend`](Self::backend). Default: the fastest that is compiled in.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
+    }
+
+    /// Sets the [`randomness`](Self::randomness). Default: the operating system's.
+    #[must_use]
+    pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
+        Self { randomness, ..self }
+    }
+
+    /// Returns the request to encrypt a data key that was generated for this request. Everything else is carried over.
+    pub fn to_encrypt(&self, data_key: &'a SecretKey) -> EncryptDataKeyRequest<'a> {
+        let Self { suite, context, deadline, backend, randomness } = *self;
+        EncryptDataKeyRequest { suite, context, data_key, deadline, backend, randomness }
     }
 }
 
@@ -47,18 +70,35 @@ pub struct EncryptDataKeyRequest<'a> {
     pub data_key: &'a SecretKey,
     /// When all requests for the message must be over. Without it, the providers for AWS KMS take 10 seconds at most.
     pub deadline: Option<Instant>,
+    /// The implementation of cryptography that the envelope uses. Providers that do cryptography should use it too.
+    pub backend: Backend,
+    /// The envelope's source of random bytes. Providers should take data keys and IVs from it.
+    pub randomness: Randomness<'a>,
 }
 
 impl<'a> EncryptDataKeyRequest<'a> {
-    /// Creates a request without a deadline.
+    /// Creates a request without a deadline, with the default backend and randomness.
     pub fn new(suite: AlgorithmSuite, context: &'a EncryptionContext, data_key: &'a SecretKey) -> Self {
-        Self { suite, context, data_key, deadline: None }
+        let (backend, randomness) = Default::default();
+        Self { suite, context, data_key, deadline: None, backend, randomness }
     }
 
     /// Sets the [`deadline`](Self::deadline).
     #[must_use]
     pub fn with_deadline(self, deadline: Instant) -> Self {
         Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Sets the [`backend`](Self::backend). Default: the fastest that is compiled in.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
+    }
+
+    /// Sets the [`randomness`](Self::randomness). Default: the operating system's.
+    #[must_use]
+    pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
+        Self { randomness, ..self }
     }
 }
 
@@ -76,13 +116,17 @@ pub struct DecryptDataKeyRequest<'a> {
     pub deadline: Option<Instant>,
     /// See [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
     pub tries_per_kms_key: u16,
+    /// The implementation of cryptography that the envelope uses. Providers that do cryptography should use it too.
+    pub backend: Backend,
+    /// The envelope's source of random bytes.
+    pub randomness: Randomness<'a>,
     /// The outcomes of earlier requests to KMS for the same message, by providers that were asked before this one.
     #[cfg(feature = "aws-kms")]
     pub(super) learnt: Option<&'a super::aws_kms::Learnt<'a>>,
 }
 
 impl<'a> DecryptDataKeyRequest<'a> {
-    /// Creates a request without a deadline, and with the default limit on tries.
+    /// Creates a request without a deadline, with the default limit on tries, backend and randomness.
     pub fn new(
         suite: AlgorithmSuite,
         context: &'a EncryptionContext,
@@ -94,6 +138,8 @@ impl<'a> DecryptDataKeyRequest<'a> {
             encrypted_data_keys,
             deadline: None,
             tries_per_kms_key: Limits::default().tries_per_kms_key,
+            backend: Backend::default(),
+            randomness: Randomness::default(),
             #[cfg(feature = "aws-kms")]
             learnt: None,
         }
@@ -103,6 +149,18 @@ impl<'a> DecryptDataKeyRequest<'a> {
     #[must_use]
     pub fn with_deadline(self, deadline: Instant) -> Self {
         Self { deadline: Some(deadline), ..self }
+    }
+
+    /// Sets the [`backend`](Self::backend). Default: the fastest that is compiled in.
+    #[must_use]
+    pub fn with_backend(self, backend: Backend) -> Self {
+        Self { backend, ..self }
+    }
+
+    /// Sets the [`randomness`](Self::randomness). Default: the operating system's.
+    #[must_use]
+    pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
+        Self { randomness, ..self }
     }
 
     /// Sets [how many encrypted data keys](crate::Limits::tries_per_kms_key) under one KMS key may be tried.

@@ -1,5 +1,7 @@
 //! Key providers for the unit tests of services that use this crate.
 
+use std::fmt;
+
 use async_trait::async_trait;
 
 use crate::{
@@ -67,6 +69,7 @@ mockall::mock! {
 
 // By hand: mockall cannot mock an asynchronous method whose argument has a lifetime of its own.
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl KeyProvider for MockKeyProvider {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.generate_data_key(request)
@@ -81,6 +84,13 @@ impl KeyProvider for MockKeyProvider {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.decrypt_data_key(request)
+    }
+}
+
+/// `MockKeyProvider`.
+impl fmt::Display for MockKeyProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MockKeyProvider")
     }
 }
 
@@ -110,6 +120,7 @@ impl MemoryKey {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl KeyProvider for MemoryKey {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         self.0.generate_data_key(request).await
@@ -124,5 +135,12 @@ impl KeyProvider for MemoryKey {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.0.decrypt_data_key(request).await
+    }
+}
+
+/// `kms-envelope/memory`.
+impl fmt::Display for MemoryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }

@@ -187,6 +187,7 @@ fn wrong(key: &SecretKey) -> Result<SecretKey, ProviderError> {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods)]
 impl KeyProvider for ScriptedProvider {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let is_wrong = self.begin("GenerateDataKey", |calls| calls.generate += 1).await?;
@@ -214,6 +215,13 @@ impl KeyProvider for ScriptedProvider {
             data_key.plaintext = wrong(&data_key.plaintext)?;
         }
         Ok(data_key)
+    }
+}
+
+/// As the provider inside.
+impl fmt::Display for ScriptedProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.provider, f)
     }
 }
 

@@ -65,6 +65,12 @@ struct Writer(Vec<EncryptedDataKey>);
 
 const DATA_KEY: [u8; 32] = [7; 32];
 
+impl std::fmt::Display for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("writer")
+    }
+}
+
 #[async_trait]
 impl KeyProvider for Writer {
     async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
@@ -386,6 +392,12 @@ async fn a_key_that_is_not_available_says_nothing_of_the_other_keys_of_its_regio
 #[derive(Debug)]
 struct Copied<P>(P);
 
+impl<P: std::fmt::Display> std::fmt::Display for Copied<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[async_trait]
 impl<P: KeyProvider> KeyProvider for Copied<P> {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
@@ -407,6 +419,12 @@ impl<P: KeyProvider> KeyProvider for Copied<P> {
 /// Asks the provider inside for the last of the encrypted data keys only.
 #[derive(Debug)]
 struct Last<P>(P);
+
+impl<P: std::fmt::Display> std::fmt::Display for Last<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 #[async_trait]
 impl<P: KeyProvider> KeyProvider for Last<P> {

@@ -692,6 +692,12 @@ fn key_of(letter: char) -> SecretKey {
     SecretKey::from([letter as u8; 32])
 }
 
+impl std::fmt::Display for Letters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("letters")
+    }
+}
+
 #[async_trait]
 impl KeyProvider for Letters {
     async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {

@@ -161,8 +161,7 @@ fn both_backends_write_the_same_message_and_open_each_others() {
     let sealed: Vec<_> = BACKENDS
         .iter()
         .map(|backend| {
-            let key = local_key().with_rng(Counting::default());
-            let envelope = Envelope::builder(key).backend(*backend).frame_len(FRAME_LEN).rng(Counting::default());
+            let envelope = builder().backend(*backend).rng(Counting::default());
             block_on(envelope.build().unwrap().seal(&plaintext(100), &context())).unwrap()
         })
         .collect();
@@ -201,9 +200,9 @@ impl rand_core::TryRng for Counting {
 
 impl rand_core::TryCryptoRng for Counting {}
 
-/// A generator that has no randomness to give.
+/// A generator that has no randomness to give after so many calls.
 #[derive(Debug)]
-struct Broken;
+struct Broken(usize);
 
 impl rand_core::TryRng for Broken {
     type Error = io::Error;
@@ -217,7 +216,8 @@ impl rand_core::TryRng for Broken {
     }
 
     fn try_fill_bytes(&mut self, _: &mut [u8]) -> Result<(), Self::Error> {
-        Err(io::Error::other("no entropy"))
+        self.0 = self.0.checked_sub(1).ok_or_else(|| io::Error::other("no entropy"))?;
+        Ok(())
     }
 }
 
@@ -225,11 +225,14 @@ impl rand_core::TryCryptoRng for Broken {}
 
 #[test]
 fn without_randomness_nothing_is_sealed() {
-    let envelope = builder().rng(Broken).build().unwrap();
-    assert!(matches!(block_on(envelope.seal(b"data", &context())), Err(SealError::Random(_))));
-    let envelope = Envelope::new(local_key().with_rng(Broken));
-    let refused = block_on(envelope.seal(b"data", &context()));
-    assert!(matches!(refused, Err(SealError::Provider(ProviderError::Random(_)))));
+    let seal = |calls| block_on(builder().rng(Broken(calls)).build().unwrap().seal(b"data", &context()));
+    // The data key, and the IV that it is encrypted with.
+    for calls in 0..2 {
+        assert!(matches!(seal(calls), Err(SealError::Provider(ProviderError::Random(_)))));
+    }
+    // The message id.
+    assert!(matches!(seal(2), Err(SealError::Random(_))));
+    assert!(seal(3).is_ok());
 }
 
 // Tampering.
@@ -366,6 +369,12 @@ impl Default for Counted {
     }
 }
 
+impl std::fmt::Display for Counted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.key.fmt(f)
+    }
+}
+
 #[async_trait]
 impl KeyProvider for Counted {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
@@ -476,6 +485,12 @@ enum Misbehaving {
     NoEncryptedForm,
     WrongIndex,
     OtherKey,
+}
+
+impl std::fmt::Display for Misbehaving {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("misbehaving")
+    }
 }
 
 #[async_trait]

@@ -962,6 +962,12 @@ fn a_message_may_still_be_measured_when_it_is_finished() {
 #[derive(Debug)]
 struct Silent;
 
+impl std::fmt::Display for Silent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("silent")
+    }
+}
+
 #[async_trait::async_trait]
 impl kms_envelope::KeyProvider for Silent {
     async fn generate_data_key(

@@ -16,12 +16,11 @@ use zeroize::Zeroizing;
 use super::{Candidate, KeyArn, Learnt, Requests, Tries, Try, key_arn_of, requests::GET_PUBLIC_KEY};
 use crate::{
     context::EncryptionContext,
-    crypto::{Random, SecretKey},
+    crypto::SecretKey,
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
     provider::{
-        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        KeyProvider, failed, generated, invalid_ciphertext,
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext,
         raw_rsa::{RsaPadding, public_key_of_pem},
     },
     suite::AlgorithmSuite,
@@ -160,11 +159,6 @@ fn digest(
 
 #[async_trait]
 impl KeyProvider for AwsKmsRsa {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        self.check("GenerateDataKey", request.suite)?;
-        generated(request, &Random::System, |data_key| self.wrap(data_key, request.context))
-    }
-
     async fn encrypt_data_key(
         &self,
         request: &EncryptDataKeyRequest<'_>,

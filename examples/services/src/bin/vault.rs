@@ -157,6 +157,13 @@ impl VaultTransit {
     }
 }
 
+/// `vault-transit/key`.
+impl fmt::Display for VaultTransit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{PROVIDER_ID}/{}", self.key)
+    }
+}
+
 #[async_trait]
 impl KeyProvider for VaultTransit {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
