@@ -37,6 +37,12 @@ impl fmt::Debug for FixedDataKey {
     }
 }
 
+impl fmt::Display for FixedDataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a fixed data key")
+    }
+}
+
 #[async_trait]
 impl KeyProvider for FixedDataKey {
     async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
