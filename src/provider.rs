@@ -33,10 +33,7 @@ pub use request::{
 };
 
 pub use crate::crypto::{Randomness, SecretKey};
-use crate::{
-    error::{Cause, ConfigError},
-    message::EncryptedDataKey,
-};
+use crate::error::{Cause, ConfigError};
 pub(crate) use deadline::{DEFAULT_KEY_TIMEOUT, deadline_after};
 use deadline::{deadline_or_default, share};
 pub(crate) use error::ProviderError;
@@ -57,23 +54,6 @@ fn check_names(namespace: &str, name: &str, name_room: usize) -> Result<(), Conf
         return refused("name", format!("the format has room for {name_room} bytes"));
     }
     Ok(())
-}
-
-/// The first of the encrypted data keys that `unwrap` decrypts. Of those that are not this provider's, it gives none.
-fn first_decrypted(
-    request: &DecryptDataKeyRequest<'_>,
-    provider: &impl fmt::Display,
-    unwrap: impl Fn(&EncryptedDataKey) -> Option<Result<SecretKey, ProviderError>>,
-) -> Result<DecryptedDataKey, ProviderError> {
-    let mut attempts = Vec::new();
-    for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
-        match unwrap(encrypted) {
-            None => {}
-            Some(Ok(key)) => return Ok(DecryptedDataKey { plaintext: key, index, key_id: provider.to_string() }),
-            Some(Err(error)) => attempts.push(error),
-        }
-    }
-    Err(request.none_decrypted(provider, attempts))
 }
 
 /// The error of a provider that holds its keys itself.

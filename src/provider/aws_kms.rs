@@ -298,6 +298,10 @@ impl KeyProvider for AwsKms {
         }
         first_decrypted(request, self, candidates).await
     }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        key_of(encrypted).is_some_and(|key| self.regions.iter().any(|(_, arn)| arn.decrypts(&key)))
+    }
 }
 
 /// Tries these, until one succeeds.

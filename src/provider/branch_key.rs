@@ -6,10 +6,7 @@ use std::fmt;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, first_decrypted,
-    invalid_ciphertext,
-};
+use super::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext};
 use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, SecretKey, kbkdf},
@@ -102,13 +99,17 @@ impl KeyProvider for StaticBranchKey {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let aad = self.aad("Decrypt", request.context)?;
-        first_decrypted(request, self, |encrypted| {
-            if encrypted.provider_id != PROVIDER_ID || encrypted.provider_info != self.id.as_bytes() {
+        request.first_decrypted(self, |encrypted| {
+            if !self.may_decrypt(encrypted) {
                 return None;
             }
             let key = self.unwrap(request.backend, &encrypted.ciphertext, &aad, request.suite.data_key_len());
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        encrypted.provider_id == PROVIDER_ID && encrypted.provider_info == self.id.as_bytes()
     }
 }
 

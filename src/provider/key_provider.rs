@@ -61,6 +61,10 @@ use crate::{error::ProviderError, message::EncryptedDataKey};
 ///         eprintln!("one of {:?}", request.encrypted_data_keys);
 ///         self.0.decrypt_data_key(request).await
 ///     }
+///
+///     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+///         self.0.may_decrypt(encrypted)
+///     }
 /// }
 ///
 /// impl<P: KeyProvider> fmt::Display for Logged<P> {
@@ -103,6 +107,15 @@ pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
     /// [`ProviderError::NoMatchingKey`] where none is this provider's, [`ProviderError::NoneDecrypted`] where those
     /// that are do not decrypt.
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError>;
+
+    /// Returns false if it is certain, without asking a service, that this provider cannot decrypt the encrypted data
+    /// key: it names another provider or another key. Default: true.
+    ///
+    /// A [`MultiProvider`](super::MultiProvider) shares the time for a message among the providers that may decrypt it.
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        let _ = encrypted;
+        true
+    }
 }
 
 /// A provider behind a pointer is one.
@@ -130,6 +143,10 @@ macro_rules! pointer {
                 request: &DecryptDataKeyRequest<'_>,
             ) -> Result<DecryptedDataKey, ProviderError> {
                 P::decrypt_data_key(self, request).await
+            }
+
+            fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+                P::may_decrypt(self, encrypted)
             }
         }
     };

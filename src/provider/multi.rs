@@ -14,9 +14,9 @@ use crate::{error::ProviderError, message::EncryptedDataKey};
 /// Several key providers: each can open what was sealed under all of them.
 ///
 /// On sealing, the first, the generator, makes the data key, and the others encrypt it too, all at the same time. Where
-/// one fails, nothing is sealed; where several do, the error is that of the first among them in order. On opening, they
-/// are asked in order, and the first that can decrypt the data key does. Each but the last gets half of the time that is
-/// left until the request's deadline.
+/// one fails, nothing is sealed; where several do, the error is that of the first among them in order. On opening, those
+/// that [may decrypt](KeyProvider::may_decrypt) one of the message's encrypted data keys are asked in order, and the first
+/// that can does. Each of them but the last gets half of the time that is left until the request's deadline.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, RawAes, provider::MultiProvider};
@@ -78,15 +78,23 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
         let learnt = request.learnt.filter(|learnt| learnt.is_about(request)).unwrap_or(&learnt);
         #[cfg(feature = "aws-kms")]
         let request = &DecryptDataKeyRequest { learnt: Some(learnt), ..*request };
+        let may_decrypt = |provider: &&P| request.encrypted_data_keys.iter().any(|key| provider.may_decrypt(key));
+        let mut providers = self.providers.iter().filter(may_decrypt).peekable();
         let mut attempts = Vec::new();
-        for (at, provider) in self.providers.iter().enumerate() {
-            let request = request.with_deadline(share(deadline, at + 1 == self.providers.len()));
+        while let Some(provider) = providers.next() {
+            let request = request.with_deadline(share(deadline, providers.peek().is_none()));
             match provider.decrypt_data_key(&request).await {
                 Ok(data_key) => return Ok(data_key),
+                // It has tried none.
+                Err(ProviderError::NoMatchingKey { .. }) => {}
                 Err(error) => attempts.push(error),
             }
         }
-        Err(ProviderError::NoneDecrypted { attempts })
+        Err(request.none_decrypted(self, attempts))
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        self.providers.iter().any(|provider| provider.may_decrypt(encrypted))
     }
 }
 

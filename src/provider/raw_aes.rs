@@ -8,7 +8,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, check_names, failed, first_decrypted,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, check_names, failed,
     invalid_ciphertext,
 };
 use crate::{
@@ -127,7 +127,11 @@ impl KeyProvider for RawAes {
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
-        first_decrypted(request, self, |encrypted| Some(self.unwrap(encrypted, self.iv_of(encrypted)?, request)))
+        request.first_decrypted(self, |encrypted| Some(self.unwrap(encrypted, self.iv_of(encrypted)?, request)))
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        self.iv_of(encrypted).is_some()
     }
 }
 

@@ -10,10 +10,7 @@ use p256::{
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, first_decrypted,
-    invalid_ciphertext,
-};
+use super::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext};
 use crate::{
     crypto::{AesGcm, Backend, Randomness, Rng, SecretKey, kbkdf},
     error::{ConfigError, ProviderError, RandomError},
@@ -266,8 +263,10 @@ impl RawEcdh {
         Ok(EncryptedDataKey::new(PROVIDER_ID, info.write(), ciphertext))
     }
 
-    /// This side's private key and the other side's public key, where the message is for this provider.
-    fn parties(&self, info: &Info) -> Option<(&EcdhPrivateKey, EcdhPublicKey)> {
+    /// What an encrypted data key says, this side's private key and the other side's public key, if it is for this
+    /// provider.
+    fn parties(&self, encrypted: &EncryptedDataKey) -> Option<(Info, &EcdhPrivateKey, EcdhPublicKey)> {
+        let info = Info::parse(&encrypted.provider_info).filter(|_| encrypted.provider_id == PROVIDER_ID)?;
         let (own, other) = match &self.0 {
             Scheme::Ephemeral { .. } => return None,
             Scheme::Discovery { recipient } => (recipient, None),
@@ -280,7 +279,8 @@ impl RawEcdh {
             Some(other) if info.sender == ours && info.recipient == other => &info.recipient,
             _ => return None,
         };
-        Some((own, own.parse_other(theirs)?))
+        let theirs = own.parse_other(theirs)?;
+        Some((info, own, theirs))
     }
 
     /// None where it does not decrypt.
@@ -322,16 +322,16 @@ impl KeyProvider for RawEcdh {
             return Err(failed("Decrypt", self, "it has no private key to open with"));
         }
         let context = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
-        first_decrypted(request, self, |encrypted| {
-            if encrypted.provider_id != PROVIDER_ID {
-                return None;
-            }
-            let info = Info::parse(&encrypted.provider_info)?;
-            let (own, other) = self.parties(&info)?;
+        request.first_decrypted(self, |encrypted| {
+            let (info, own, other) = self.parties(encrypted)?;
             let len = request.suite.data_key_len();
             let key = Self::unwrap(request.backend, own, &other, &info, &context, &encrypted.ciphertext, len);
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        self.parties(encrypted).is_some()
     }
 }
 

@@ -14,7 +14,7 @@ use aws_lc_rs::{
 use zeroize::Zeroizing;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, check_names, failed, first_decrypted,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, check_names, failed,
     invalid_ciphertext,
 };
 use crate::{
@@ -148,8 +148,8 @@ impl KeyProvider for RawRsa {
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
-        first_decrypted(request, self, |encrypted| {
-            if encrypted.provider_id != self.namespace || encrypted.provider_info != self.name.as_bytes() {
+        request.first_decrypted(self, |encrypted| {
+            if !self.may_decrypt(encrypted) {
                 return None;
             }
             let Some(private) = self.private.clone() else {
@@ -160,6 +160,10 @@ impl KeyProvider for RawRsa {
             let key = key.filter(|key| key.len() == request.suite.data_key_len());
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        encrypted.provider_id == self.namespace && encrypted.provider_info == self.name.as_bytes()
     }
 }
 

@@ -169,6 +169,66 @@ impl<'a> DecryptDataKeyRequest<'a> {
         Self { tries_per_kms_key, ..self }
     }
 
+    /// Returns the first of the encrypted data keys that `decrypt` decrypts, as [`KeyProvider::decrypt_data_key`] must.
+    /// `decrypt` returns None for those that are not the provider's own. It is called for one after the other until it
+    /// returns a key. `provider` is the name of the provider: its [`Display`](fmt::Display) becomes
+    /// [`DecryptedDataKey::key_id`].
+    ///
+    /// For providers that call a service, there is [`async_first_decrypted`](Self::async_first_decrypted).
+    ///
+    /// # Errors
+    /// Those of [`none_decrypted`](Self::none_decrypted), with all errors of `decrypt`.
+    ///
+    /// [`KeyProvider::decrypt_data_key`]: crate::KeyProvider::decrypt_data_key
+    pub fn first_decrypted(
+        &self,
+        provider: &(impl fmt::Display + ?Sized),
+        mut decrypt: impl FnMut(&'a EncryptedDataKey) -> Option<Result<SecretKey, ProviderError>>,
+    ) -> Result<DecryptedDataKey, ProviderError> {
+        let mut attempts = Vec::new();
+        for (index, encrypted) in self.encrypted_data_keys.iter().enumerate() {
+            match decrypt(encrypted) {
+                None => {}
+                Some(Ok(key)) => return Ok(DecryptedDataKey::new(key, index, provider.to_string())),
+                Some(Err(error)) => attempts.push(error),
+            }
+        }
+        Err(self.none_decrypted(provider, attempts))
+    }
+
+    /// Like [`first_decrypted`](Self::first_decrypted), for providers that call a service: `decrypt` returns a future.
+    ///
+    /// A message may name the same key many times. After an error that [is retryable](ProviderError::is_retryable), the
+    /// service is not called again for this message.
+    ///
+    /// # Errors
+    /// Those of [`none_decrypted`](Self::none_decrypted), with all errors of `decrypt`.
+    pub async fn async_first_decrypted<F, R>(
+        &self,
+        provider: &(impl fmt::Display + ?Sized),
+        mut decrypt: F,
+    ) -> Result<DecryptedDataKey, ProviderError>
+    where
+        F: FnMut(&'a EncryptedDataKey) -> R,
+        R: Future<Output = Option<Result<SecretKey, ProviderError>>>,
+    {
+        let mut attempts = Vec::new();
+        for (index, encrypted) in self.encrypted_data_keys.iter().enumerate() {
+            match decrypt(encrypted).await {
+                None => {}
+                Some(Ok(key)) => return Ok(DecryptedDataKey::new(key, index, provider.to_string())),
+                Some(Err(error)) => {
+                    let is_retryable = error.is_retryable();
+                    attempts.push(error);
+                    if is_retryable {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(self.none_decrypted(provider, attempts))
+    }
+
     /// The error of `provider`, which has tried those of the encrypted data keys that are its own, and failed with
     /// `attempts`: [`ProviderError::NoMatchingKey`] where there was none to try.
     pub fn none_decrypted(&self, provider: impl fmt::Display, attempts: Vec<ProviderError>) -> ProviderError {

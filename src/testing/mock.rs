@@ -64,6 +64,8 @@ mockall::mock! {
             &self,
             request: &DecryptDataKeyRequest<'a>,
         ) -> Result<DecryptedDataKey, ProviderError>;
+        /// What [`KeyProvider::may_decrypt`] answers. Only a [`MultiProvider`](crate::provider::MultiProvider) asks.
+        pub fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool;
     }
 }
 
@@ -84,6 +86,10 @@ impl KeyProvider for MockKeyProvider {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.decrypt_data_key(request)
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        self.may_decrypt(encrypted)
     }
 }
 
@@ -135,6 +141,10 @@ impl KeyProvider for MemoryKey {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.0.decrypt_data_key(request).await
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        self.0.may_decrypt(encrypted)
     }
 }
 

@@ -216,6 +216,10 @@ impl KeyProvider for ScriptedProvider {
         }
         Ok(data_key)
     }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        self.0.provider.may_decrypt(encrypted)
+    }
 }
 
 /// As the provider inside.

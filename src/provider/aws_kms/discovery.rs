@@ -101,6 +101,11 @@ impl AwsKmsDiscovery {
     }
 }
 
+/// Whether a region has this key, or may have its replica.
+fn is_in(arn: &KeyArn, region: &str) -> bool {
+    arn.region == region || arn.is_multi_region()
+}
+
 #[async_trait]
 impl KeyProvider for AwsKmsDiscovery {
     async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
@@ -118,10 +123,15 @@ impl KeyProvider for AwsKmsDiscovery {
         }
         let mut candidates = Vec::new();
         for (requests, region) in &self.regions {
-            let here = keys.iter().filter(|(_, arn)| arn.region == *region || arn.is_multi_region());
+            let here = keys.iter().filter(|(_, arn)| is_in(arn, region));
             candidates.extend(here.map(|(index, arn)| (requests, arn.in_region(region), *index)));
         }
         first_decrypted(request, self, candidates).await
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        key_of(encrypted)
+            .is_some_and(|arn| self.passes(&arn) && self.regions.iter().any(|(_, region)| is_in(&arn, region)))
     }
 }
 

@@ -170,9 +170,8 @@ impl KeyProvider for AwsKmsRsa {
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.check("Decrypt", request.suite)?;
         let key_id = self.key_arn.to_string();
-        let is_ours = |key: &EncryptedDataKey| key.provider_id == PROVIDER_ID && key.provider_info == key_id.as_bytes();
         let keys = request.encrypted_data_keys;
-        let ours = (0..keys.len()).filter(|index| is_ours(&keys[*index]));
+        let ours = (0..keys.len()).filter(|index| self.may_decrypt(&keys[*index]));
         let candidate = |index| {
             let (arn, algorithm) = (self.key_arn.clone(), self.algorithm.clone());
             Candidate { requests: &self.requests, arn, algorithm, index }
@@ -186,6 +185,10 @@ impl KeyProvider for AwsKmsRsa {
             }
         }
         Err(tries.into_error(self))
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        encrypted.provider_id == PROVIDER_ID && encrypted.provider_info == self.key_arn.to_string().as_bytes()
     }
 }
 
