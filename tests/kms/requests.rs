@@ -335,7 +335,10 @@ async fn throttling_is_retried_by_the_client_and_then_fine() {
         .times(2)
         .output(generated)
         .build();
-    Envelope::new(kms(&[&rule])).seal(b"data", &context()).await.unwrap();
+    let client = mock_client!(aws_sdk_kms, RuleMode::MatchAny, &[&rule], |config| {
+        config.retry_config(RetryConfig::standard()) // The default is not to retry in older versions of AWS's SDK.
+    });
+    Envelope::new(AwsKms::new(client, ARN).unwrap()).seal(b"data", &context()).await.unwrap();
     assert_eq!(rule.num_calls(), 3);
 }
 
