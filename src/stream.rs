@@ -19,7 +19,7 @@ pub(crate) mod tokio_io;
 #[cfg(any(feature = "stream", feature = "tokio"))]
 mod turn;
 
-pub(crate) use buffer::buffer_len;
+pub(crate) use buffer::{BUFFER_LENS, OpenBuffer, SealBuffer, buffer_len, default_buffer_len};
 #[cfg(feature = "stream")]
 pub use bytes_stream::{OpenStream, SealStream, StreamError};
 pub use opener::{MessageInfo, Opener};

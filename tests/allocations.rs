@@ -229,6 +229,52 @@ fn neither_threads_nor_claims_take_memory_before_the_body_arrives() {
 }
 
 #[test]
+fn the_length_of_stream_buffers_bounds_the_memory_of_readers_and_writers() {
+    let context = context();
+    let plaintext = vec![1; 20 << 20];
+    let sealed = block_on(envelope(Backend::default()).seal(&plaintext, &context)).unwrap();
+    for len in [4096, 16 << 10, 100_000, 1 << 20, 4 << 20] {
+        let key = RawAes::new("tests", "key", [7; 32]).unwrap();
+        let envelope = Envelope::builder(key).frame_len(FRAME_LEN as u32).stream_buffer_len(len).build().unwrap();
+        let bounded = |info: AllocationInfo, buffers: usize| {
+            let frames = (len / (FRAME_LEN + 32)).max(1);
+            let (least, most) = (buffers * frames * FRAME_LEN, buffers * len.max(FRAME_LEN + 32) + FRAME_LEN + 4000);
+            assert!((least as u64..most as u64).contains(&info.bytes_max), "{len} {buffers} {info:?}");
+        };
+        bounded(
+            measure(|| {
+                let mut writer = block_on(envelope.seal_writer(sink(), &context)).unwrap();
+                writer.write_all(&plaintext).unwrap();
+                writer.finish().unwrap();
+            }),
+            1,
+        );
+        bounded(
+            measure(|| {
+                let mut reader = block_on(envelope.seal_reader(&plaintext[..], &context)).unwrap();
+                io::copy(&mut reader, &mut sink()).unwrap();
+            }),
+            2,
+        );
+        bounded(
+            measure(|| {
+                let mut reader = block_on(envelope.open_reader(&sealed[..], &context)).unwrap();
+                io::copy(&mut reader, &mut sink()).unwrap();
+            }),
+            2,
+        );
+    }
+    // What does not arrive takes none, however long the buffers.
+    let key = RawAes::new("tests", "key", [7; 32]).unwrap();
+    let envelope = Envelope::builder(key).stream_buffer_len(1 << 30).build().unwrap();
+    let info = measure(|| {
+        let mut reader = block_on(envelope.open_reader(&sealed[..100_000], &context)).unwrap();
+        assert!(io::copy(&mut reader, &mut sink()).is_err());
+    });
+    assert!(info.bytes_max < 1 << 20, "{info:?}");
+}
+
+#[test]
 fn long_frames_take_as_many_buffers_as_documented_and_no_more_than_arrives() {
     const LONG: usize = 8 << 20;
     let key = RawAes::new("tests", "key", [7; 32]).unwrap();

@@ -18,7 +18,7 @@ use crate::{
     materials::{self, MaterialsError, SealingMaterials},
     message::{EncryptedDataKey, Limits},
     provider::{self, DecryptDataKeyRequest, DecryptedDataKey, KeyProvider},
-    stream::Threads,
+    stream::{self, Threads},
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
@@ -39,6 +39,7 @@ pub(super) struct Settings {
     pub(super) accepts_net_4_0_0: bool,
     pub(super) backend: Backend,
     pub(super) threads: Threads,
+    pub(super) stream_buffer_len: Option<usize>,
     pub(super) random: Arc<Random>,
 }
 
@@ -67,6 +68,11 @@ impl Settings {
             .with_backend(self.backend)
             .with_randomness(Randomness(&self.random));
         materials::for_opening(&*self.provider, &request).await
+    }
+
+    /// The length of the buffers of a stream.
+    pub(super) fn stream_buffer_len(&self) -> usize {
+        self.stream_buffer_len.unwrap_or_else(|| stream::default_buffer_len(&self.threads))
     }
 
     /// The deadline of the requests for a message that begin now.
@@ -117,6 +123,7 @@ impl EnvelopeBuilder {
             accepts_net_4_0_0: false,
             backend: Backend::default(),
             threads: Threads::default(),
+            stream_buffer_len: None,
             random: Arc::default(),
         };
         Self { settings, frame_len: DEFAULT_FRAME_LEN, suite: None }
@@ -200,6 +207,18 @@ impl EnvelopeBuilder {
         self
     }
 
+    /// Sets the length in bytes of the buffers of readers and writers, which is what they work on at once: from 4,096 to
+    /// 1,073,741,824. Default: 1 MiB for each of the [threads](Self::threads), and 8 MiB at most.
+    ///
+    /// A writer holds one buffer, a reader two, and each a frame that has begun. A buffer is not longer than what
+    /// arrives, but is always long enough for a whole frame. Shorter buffers are for many streams at once; below 64 KiB,
+    /// and below 128 KiB for each thread, they cost speed. Streams of `Bytes` have no buffers: they work on pieces of
+    /// the length in which they come.
+    pub fn stream_buffer_len(mut self, bytes: usize) -> Self {
+        self.settings.stream_buffer_len = Some(bytes);
+        self
+    }
+
     /// Takes random bytes from this generator instead of the operating system's: message ids, signing keys, and the
     /// data keys and IVs of providers that make them in this process, such as [`RawAes`](crate::RawAes). AWS KMS makes
     /// its own, and so does RSA's padding.
@@ -216,8 +235,9 @@ impl EnvelopeBuilder {
     /// The envelope.
     ///
     /// # Errors
-    /// [`ConfigError::CommitmentPolicy`] for a suite that the policy does not allow, and [`ConfigError::FrameLen`] for
-    /// a frame length of zero or beyond the limit on opening.
+    /// [`ConfigError::CommitmentPolicy`] for a suite that the policy does not allow, [`ConfigError::FrameLen`] for a
+    /// frame length of zero or beyond the limit on opening, and [`ConfigError::StreamBufferLen`] for stream buffers that
+    /// are too short or too long.
     pub fn build(mut self) -> Result<Envelope, ConfigError> {
         let settings = &mut self.settings;
         let policy = settings.policy;
@@ -229,6 +249,10 @@ impl EnvelopeBuilder {
         settings.frame_len = NonZeroU32::new(self.frame_len)
             .filter(|len| len.get() <= max)
             .ok_or(ConfigError::FrameLen { len: self.frame_len, max })?;
+        let lens = stream::BUFFER_LENS;
+        if let Some(len) = settings.stream_buffer_len.filter(|len| !lens.contains(len)) {
+            return Err(ConfigError::StreamBufferLen { len, min: *lens.start(), max: *lens.end() });
+        }
         Ok(self.settings.into())
     }
 }

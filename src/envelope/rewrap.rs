@@ -133,7 +133,7 @@ impl Envelope {
     /// # Errors
     /// As [`reseal_reader`](Self::reseal_reader).
     #[cfg(feature = "tokio")]
-    pub async fn reseal_async_reader<R: tokio::io::AsyncRead + Unpin>(
+    pub async fn reseal_async_reader<R: tokio::io::AsyncRead>(
         &self,
         reader: R,
         context: &EncryptionContext,

@@ -27,6 +27,16 @@ pub enum ConfigError {
         /// The limit on opening.
         max: u32,
     },
+    /// A length that the buffers of streams cannot have.
+    #[error("stream buffers of {len} bytes are not possible: give {min} to {max}")]
+    StreamBufferLen {
+        /// The length given.
+        len: usize,
+        /// The shortest.
+        min: usize,
+        /// The longest.
+        max: usize,
+    },
     /// A data-key cache that could not work.
     #[error("a data-key cache cannot be built so: {what}")]
     Cache {

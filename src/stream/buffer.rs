@@ -1,7 +1,10 @@
-//! What the shells have in common: a sealer or an opener with buffers of about a megabyte, so that each read, each
-//! encryption and each write works on many frames; and which errors end a message.
+//! What the shells have in common: a sealer or an opener with buffers, so that each read, each encryption and each
+//! write works on many frames; and which errors end a message.
 
-use std::{fmt, io, ops::Range};
+use std::{
+    fmt, io,
+    ops::{Range, RangeInclusive},
+};
 
 use super::{
     Opener, Sealer, Threads,
@@ -13,19 +16,21 @@ use crate::{
     message::FRAME_OVERHEAD,
 };
 
-/// How many bytes of frames are worked on at once, for each thread.
+/// The length of a buffer for each thread, unless set.
 pub(super) const BATCH: usize = 1 << 20;
 
 /// For how many threads, however many there are: more memory would not make them faster.
 const MAX_BATCHES: usize = 8;
 
+/// The lengths in bytes that can be set for buffers.
+pub(crate) const BUFFER_LENS: RangeInclusive<usize> = 4096..=1 << 30;
+
+pub(crate) fn default_buffer_len(threads: &Threads) -> usize {
+    BATCH * threads.count().min(MAX_BATCHES)
+}
+
 /// How many bytes are read at first. Memory then doubles while reads fill it.
 const FIRST_READ: usize = 256 << 10;
-
-/// How many whole frames are worked on at once, at least one.
-fn frames_in_batch(sealed_frame_len: usize, threads: &Threads) -> usize {
-    (BATCH * threads.count().min(MAX_BATCHES) / sealed_frame_len).max(1)
-}
 
 /// A length in bytes as that of a buffer, if one can be so long.
 pub(crate) fn buffer_len(len: u64) -> Option<usize> {
@@ -77,7 +82,7 @@ impl Space {
 }
 
 /// A sealer, and what it has written but nobody has taken yet.
-pub(super) struct SealBuffer {
+pub(crate) struct SealBuffer {
     sealing: Sealing,
     layout: Layout,
     sealed: Vec<u8>,
@@ -89,9 +94,9 @@ pub(super) struct SealBuffer {
 }
 
 impl SealBuffer {
-    pub(super) fn new(sealer: Sealer) -> Self {
-        let frames = frames_in_batch(sealer.frame_len() + FRAME_OVERHEAD, sealer.threads());
-        let batch_len = frames * sealer.frame_len();
+    /// Buffers of this length, or one frame where that is longer.
+    pub(crate) fn new(sealer: Sealer, len: usize) -> Self {
+        let batch_len = (len / (sealer.frame_len() + FRAME_OVERHEAD)).max(1) * sealer.frame_len();
         Self {
             layout: sealer.layout(),
             sealing: Sealing::new(sealer),
@@ -170,8 +175,13 @@ impl SealBuffer {
     }
 }
 
+/// The length of a regular frame. A body without frames is read in any length.
+fn unit(opener: &Opener) -> usize {
+    opener.cipher().map_or(1, FrameCipher::sealed_frame_len)
+}
+
 /// An opener, and the plaintext that nobody has read yet.
-pub(super) struct OpenBuffer {
+pub(crate) struct OpenBuffer {
     opener: Opener,
     /// What is read of the message.
     space: Space,
@@ -188,12 +198,11 @@ pub(super) struct OpenBuffer {
 }
 
 impl OpenBuffer {
-    pub(super) fn new(opener: Opener) -> Self {
-        let batch_len = opener.cipher().map_or(BATCH, |cipher| {
-            frames_in_batch(cipher.sealed_frame_len(), cipher.threads()) * cipher.sealed_frame_len()
-        });
+    /// Buffers of this length, or one frame where that is longer.
+    pub(crate) fn new(opener: Opener, len: usize) -> Self {
+        let unit = unit(&opener);
         Self {
-            space: Space::new(batch_len),
+            space: Space::new((len / unit).max(1) * unit),
             room: 0,
             plaintext: Vec::new(),
             unread: 0..0,
@@ -229,15 +238,11 @@ impl OpenBuffer {
     /// Where the next piece of the message is to be read to. If it is filled, it ends with a frame's end where one is
     /// in reach, so that few frames are copied to be put together.
     pub(super) fn space(&mut self) -> &mut [u8] {
-        self.room = match self.opener.cipher().map(FrameCipher::sealed_frame_len) {
-            Some(sealed_frame_len) => {
-                // A footer is held in any length.
-                let rest_of_frame = sealed_frame_len - self.opener.held_len() % sealed_frame_len;
-                let frames = self.space.len.saturating_sub(rest_of_frame) / sealed_frame_len;
-                self.space.len.min(rest_of_frame + frames * sealed_frame_len)
-            }
-            None => self.space.len,
-        };
+        let unit = unit(&self.opener);
+        // A footer is held in any length.
+        let rest_of_unit = unit - self.opener.held_len() % unit;
+        let units = self.space.len.saturating_sub(rest_of_unit) / unit;
+        self.room = self.space.len.min(rest_of_unit + units * unit);
         self.space.get(self.room)
     }
 

@@ -37,16 +37,15 @@ pub enum StreamError<E> {
 }
 
 /// Takes a message's header from a stream, and returns it with the start of the body.
-pub(crate) async fn read_header<S, B, E>(sealed: &mut S, limits: &Limits) -> Result<(Header, Bytes), StreamError<E>>
-where
-    S: Stream<Item = Result<B, E>> + Unpin,
-    B: AsRef<[u8]>,
-{
+pub(crate) async fn read_header<B: AsRef<[u8]>, E>(
+    mut sealed: Pin<&mut impl Stream<Item = Result<B, E>>>,
+    limits: &Limits,
+) -> Result<(Header, Bytes), StreamError<E>> {
     let mut header = HeaderReader::new(limits);
     let mut turn = Turn::new();
     let mut first = Bytes::new();
     while header.needed() > 0 {
-        let Some(piece) = poll_fn(|cx| Pin::new(&mut *sealed).poll_next(cx)).await else { break };
+        let Some(piece) = poll_fn(|cx| sealed.as_mut().poll_next(cx)).await else { break };
         let piece = piece.map_err(StreamError::Source)?;
         let piece = piece.as_ref();
         let taken = header.feed(piece).map_err(OpenError::from)?;
@@ -65,14 +64,14 @@ where
 /// Any error is final, also one of the stream inside: the message has no end then, and every further item is
 /// [`SealError::FailedBefore`]. The stream does not end after an error, so stop at the first one.
 pub struct SealStream<S> {
-    inner: S,
+    inner: Pin<Box<S>>,
     sealing: Sealing,
     layout: Layout,
 }
 
 impl<S> SealStream<S> {
     pub(crate) fn new(inner: S, sealer: Sealer) -> Self {
-        Self { inner, layout: sealer.layout(), sealing: Sealing::new(sealer) }
+        Self { inner: Box::pin(inner), layout: sealer.layout(), sealing: Sealing::new(sealer) }
     }
 
     /// The length of the whole message for a plaintext of this length, in bytes: a `Content-Length`.
@@ -86,7 +85,7 @@ impl<S> SealStream<S> {
 
 impl<S, B, E> Stream for SealStream<S>
 where
-    S: Stream<Item = Result<B, E>> + Unpin,
+    S: Stream<Item = Result<B, E>>,
     B: AsRef<[u8]>,
 {
     type Item = Result<Bytes, StreamError<E>>;
@@ -97,7 +96,7 @@ where
         while !this.sealing.is_finished() {
             this.sealing.check_open()?;
             let mut out = Vec::new();
-            let (piece_len, sealed) = match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
+            let (piece_len, sealed) = match ready!(this.inner.as_mut().poll_next(cx)) {
                 Some(Ok(piece)) => (piece.as_ref().len(), this.sealing.update(piece.as_ref(), &mut out)),
                 Some(Err(error)) => {
                     this.sealing.fail();
@@ -124,7 +123,7 @@ where
 /// Any error is final, also one of the stream inside: every further item is [`OpenError::FailedBefore`]. The stream does
 /// not end after an error, so stop at the first one.
 pub struct OpenStream<S> {
-    inner: S,
+    inner: Pin<Box<S>>,
     opener: Opener,
     /// What came with the header's last piece.
     first: Bytes,
@@ -135,7 +134,7 @@ pub struct OpenStream<S> {
 }
 
 impl<S> OpenStream<S> {
-    pub(crate) fn new(inner: S, opener: Opener, first: Bytes) -> Self {
+    pub(crate) fn new(inner: Pin<Box<S>>, opener: Opener, first: Bytes) -> Self {
         Self { inner, opener, first, next: None, is_finished: false }
     }
 
@@ -157,7 +156,7 @@ fn open(opener: &mut Opener, mut sealed: &[u8]) -> Result<(Bytes, Bytes), OpenEr
 
 impl<S, B, E> Stream for OpenStream<S>
 where
-    S: Stream<Item = Result<B, E>> + Unpin,
+    S: Stream<Item = Result<B, E>>,
     B: AsRef<[u8]>,
 {
     type Item = Result<Bytes, StreamError<E>>;
@@ -172,7 +171,7 @@ where
             this.opener.check_not_failed().map_err(StreamError::Open)?;
             let first = std::mem::take(&mut this.first);
             let (piece_len, opened) = if first.is_empty() {
-                match ready!(Pin::new(&mut this.inner).poll_next(cx)) {
+                match ready!(this.inner.as_mut().poll_next(cx)) {
                     Some(Ok(piece)) => (piece.as_ref().len(), open(&mut this.opener, piece.as_ref())),
                     Some(Err(error)) => {
                         this.opener.fail();
@@ -200,3 +199,25 @@ where
 }
 
 debug_without_inner!(SealStream<S>: sealing, OpenStream<S>: opener);
+
+/// A stream of other items is refused where it is given to the envelope, not where the result is first used.
+///
+/// ```compile_fail,E0271
+/// # use kms_envelope::{EncryptionContext, Envelope};
+/// fn seal(envelope: &Envelope, context: &EncryptionContext) {
+///     let pieces = futures_util::stream::iter([bytes::Bytes::from("attack at dawn")]);
+///     drop(envelope.seal_stream(pieces, context));
+/// }
+/// ```
+///
+/// Nothing else is wrong with it:
+///
+/// ```
+/// # use kms_envelope::{EncryptionContext, Envelope};
+/// fn seal(envelope: &Envelope, context: &EncryptionContext) {
+///     let pieces = futures_util::stream::iter([std::io::Result::Ok(bytes::Bytes::from("attack at dawn"))]);
+///     drop(envelope.seal_stream(pieces, context));
+/// }
+/// ```
+#[cfg(doctest)]
+struct Items;

@@ -141,10 +141,6 @@ impl Sealer {
         self.signer.as_ref().map_or(0, Signer::footer_len)
     }
 
-    pub(crate) fn threads(&self) -> &Threads {
-        self.cipher.threads()
-    }
-
     /// How many regular frames go out when this much plaintext comes in: all but the last byte's. The message has
     /// numbers for them and for the final one.
     fn frames_for(&self, plaintext_len: usize) -> Result<usize, SealError> {

@@ -3,7 +3,7 @@
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 
 use super::{
-    MessageInfo, Opener, Sealer,
+    MessageInfo,
     buffer::{OpenBuffer, SealBuffer, debug_without_inner, may_pass},
 };
 use crate::{
@@ -29,8 +29,8 @@ pub(crate) fn read_header(reader: &mut impl Read, limits: &Limits) -> Result<Hea
 
 /// Seals everything that is written to it, into a writer.
 ///
-/// Made by [`Envelope::seal_writer`](crate::Envelope::seal_writer). It holds about one megabyte for each
-/// thread, up to 8 MiB, or two frames where they are longer, whatever the message's length. Call
+/// Made by [`Envelope::seal_writer`](crate::Envelope::seal_writer). It holds one frame and one
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len), whatever the message's length. Call
 /// [`finish`](Self::finish) at the end: a writer that is dropped without it leaves a message that every reader refuses
 /// as truncated. `flush` passes on the frames that are complete.
 ///
@@ -46,8 +46,8 @@ pub struct SealWriter<W> {
 }
 
 impl<W: Write> SealWriter<W> {
-    pub(crate) fn new(inner: W, sealer: Sealer) -> Self {
-        Self { inner, buffer: SealBuffer::new(sealer), is_finished: false }
+    pub(crate) fn new(inner: W, buffer: SealBuffer) -> Self {
+        Self { inner, buffer, is_finished: false }
     }
 
     /// Writes the end of the message, flushes, and returns the writer inside.
@@ -120,8 +120,8 @@ impl<W: Write> Write for SealWriter<W> {
 
 /// Reads the message that the plaintext of a reader becomes: sealing for those who pull.
 ///
-/// Made by [`Envelope::seal_reader`](crate::Envelope::seal_reader). It holds about two megabytes for each
-/// thread, up to 16 MiB, or three frames where they are longer, whatever the message's length. The message is complete
+/// Made by [`Envelope::seal_reader`](crate::Envelope::seal_reader). It holds one frame and two
+/// [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), whatever the message's length. The message is complete
 /// when it reports the end (`Ok(0)`).
 ///
 /// # Errors
@@ -133,8 +133,8 @@ pub struct SealReader<R> {
 }
 
 impl<R: Read> SealReader<R> {
-    pub(crate) fn new(inner: R, sealer: Sealer) -> Self {
-        Self { inner, buffer: SealBuffer::new(sealer) }
+    pub(crate) fn new(inner: R, buffer: SealBuffer) -> Self {
+        Self { inner, buffer }
     }
 
     /// The length of the whole message for a plaintext of this length, in bytes.
@@ -176,8 +176,8 @@ impl<R: Read> BufRead for SealReader<R> {
 
 /// Reads the plaintext of a message from a reader.
 ///
-/// Made by [`Envelope::open_reader`](crate::Envelope::open_reader). It holds about two megabytes for each
-/// thread, up to 16 MiB, or three frames where they are longer, and its memory grows with what arrives. Every byte it
+/// Made by [`Envelope::open_reader`](crate::Envelope::open_reader). It holds one frame and two
+/// [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), and its memory grows with what arrives. Every byte it
 /// gives is authenticated, and it reports the end (`Ok(0)`) only when the message's end has been proven and nothing
 /// follows it.
 ///
@@ -198,8 +198,7 @@ pub struct OpenReader<R> {
 }
 
 impl<R: Read> OpenReader<R> {
-    pub(crate) fn new(inner: R, header_len: usize, opener: Opener) -> Self {
-        let buffer = OpenBuffer::new(opener);
+    pub(crate) fn new(inner: R, header_len: usize, buffer: OpenBuffer) -> Self {
         Self { inner, buffer, header_len: header_len as u64, body_read: 0, seekable: None }
     }
 

@@ -2,8 +2,8 @@
 
 /// How many threads work on the frames of a message.
 ///
-/// The bytes are the same whatever the number. With several, streams work in larger batches: about a megabyte for
-/// each thread, and 8 MiB at most.
+/// The bytes are the same whatever the number. With several, streams have longer
+/// [buffers](crate::EnvelopeBuilder::stream_buffer_len).
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Threads {

@@ -9,7 +9,7 @@ use std::{
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::{
-    MessageInfo, Opener, Sealer,
+    MessageInfo,
     buffer::{OpenBuffer, SealBuffer, debug_without_inner},
     turn::Turn,
 };
@@ -42,8 +42,8 @@ pub(crate) async fn read_header(reader: &mut (impl AsyncRead + Unpin), limits: &
 ///
 /// Made by [`Envelope::seal_async_writer`](crate::Envelope::seal_async_writer). `shutdown` writes the end of the
 /// message and shuts the writer inside down: without it the message is one that every reader refuses as truncated.
-/// A write that is cancelled has taken nothing. Each poll seals at most about a megabyte for each thread, or one frame
-/// where that is longer.
+/// A write that is cancelled has taken nothing. Each poll seals one
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len) at most.
 ///
 /// # Errors
 /// An error of the writer inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: the call took
@@ -51,24 +51,27 @@ pub(crate) async fn read_header(reader: &mut (impl AsyncRead + Unpin), limits: &
 /// error of the kind [`BrokenPipe`](io::ErrorKind::BrokenPipe), with a [`SealError`] inside. A second `shutdown`
 /// succeeds only after one that has.
 pub struct AsyncSealWriter<W> {
-    inner: W,
+    inner: Pin<Box<W>>,
     buffer: SealBuffer,
     is_shut_down: bool,
 }
 
-impl<W: AsyncWrite + Unpin> AsyncSealWriter<W> {
-    pub(crate) fn new(inner: W, sealer: Sealer) -> Self {
-        Self { inner, buffer: SealBuffer::new(sealer), is_shut_down: false }
+impl<W: AsyncWrite> AsyncSealWriter<W> {
+    pub(crate) fn new(inner: W, buffer: SealBuffer) -> Self {
+        Self { inner: Box::pin(inner), buffer, is_shut_down: false }
     }
 
     /// The writer inside.
     pub fn get_ref(&self) -> &W {
-        &self.inner
+        self.inner.as_ref().get_ref()
     }
 
     /// The writer inside. After `shutdown`, the message in it is complete.
-    pub fn into_inner(self) -> W {
-        self.inner
+    pub fn into_inner(self) -> W
+    where
+        W: Unpin,
+    {
+        *Pin::into_inner(self.inner)
     }
 
     fn poll_write_untaken(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -78,7 +81,7 @@ impl<W: AsyncWrite + Unpin> AsyncSealWriter<W> {
             if untaken.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(Pin::new(&mut self.inner).poll_write(cx, untaken)) {
+            match ready!(self.inner.as_mut().poll_write(cx, untaken)) {
                 Ok(0) => return Poll::Ready(Err(self.buffer.failed(io::ErrorKind::WriteZero.into()))),
                 Ok(len) => {
                     self.buffer.take(len);
@@ -92,7 +95,7 @@ impl<W: AsyncWrite + Unpin> AsyncSealWriter<W> {
     }
 }
 
-impl<W: AsyncWrite + Unpin> AsyncWrite for AsyncSealWriter<W> {
+impl<W: AsyncWrite> AsyncWrite for AsyncSealWriter<W> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, plaintext: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.buffer.check_open()?;
@@ -106,7 +109,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for AsyncSealWriter<W> {
             return Poll::Ready(Ok(()));
         }
         ready!(this.poll_write_untaken(cx))?;
-        let flushed = ready!(Pin::new(&mut this.inner).poll_flush(cx));
+        let flushed = ready!(this.inner.as_mut().poll_flush(cx));
         Poll::Ready(flushed.map_err(|error| this.buffer.failed(error)))
     }
 
@@ -118,7 +121,7 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for AsyncSealWriter<W> {
         ready!(this.poll_write_untaken(cx))?;
         this.buffer.finish()?;
         ready!(this.poll_write_untaken(cx))?;
-        ready!(Pin::new(&mut this.inner).poll_shutdown(cx)).map_err(|error| this.buffer.failed(error))?;
+        ready!(this.inner.as_mut().poll_shutdown(cx)).map_err(|error| this.buffer.failed(error))?;
         this.is_shut_down = true;
         Poll::Ready(Ok(()))
     }
@@ -127,20 +130,20 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for AsyncSealWriter<W> {
 /// Reads the message that the plaintext of an asynchronous reader becomes: sealing for those who pull.
 ///
 /// Made by [`Envelope::seal_async_reader`](crate::Envelope::seal_async_reader). The message is complete when it
-/// reports the end. A read that is cancelled has lost nothing. Each poll seals at most about a megabyte for each thread,
-/// or one frame where that is longer.
+/// reports the end. A read that is cancelled has lost nothing. Each poll seals one
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len) at most.
 ///
 /// # Errors
 /// As with [`SealReader`](super::SealReader): an error of the reader inside that may pass loses nothing, and any other
 /// is final.
 pub struct AsyncSealReader<R> {
-    inner: R,
+    inner: Pin<Box<R>>,
     buffer: SealBuffer,
 }
 
-impl<R: AsyncRead + Unpin> AsyncSealReader<R> {
-    pub(crate) fn new(inner: R, sealer: Sealer) -> Self {
-        Self { inner, buffer: SealBuffer::new(sealer) }
+impl<R: AsyncRead> AsyncSealReader<R> {
+    pub(crate) fn new(inner: R, buffer: SealBuffer) -> Self {
+        Self { inner: Box::pin(inner), buffer }
     }
 
     /// The length of the whole message for a plaintext of this length, in bytes.
@@ -152,7 +155,7 @@ impl<R: AsyncRead + Unpin> AsyncSealReader<R> {
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for AsyncSealReader<R> {
+impl<R: AsyncRead> AsyncRead for AsyncSealReader<R> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(self.buffer.untaken().map(drop)?));
@@ -161,13 +164,13 @@ impl<R: AsyncRead + Unpin> AsyncRead for AsyncSealReader<R> {
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncSealReader<R> {
+impl<R: AsyncRead> AsyncBufRead for AsyncSealReader<R> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         let mut turn = Turn::new();
         while this.buffer.untaken()?.is_empty() && !this.buffer.is_finished() {
             let mut space = ReadBuf::new(this.buffer.space());
-            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space)).map(|()| space.filled().len());
+            let read = ready!(this.inner.as_mut().poll_read(cx, &mut space)).map(|()| space.filled().len());
             let len = read.map_err(|error| this.buffer.failed(error))?;
             this.buffer.seal_space(len)?;
             if this.buffer.untaken()?.is_empty() {
@@ -186,20 +189,20 @@ impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncSealReader<R> {
 ///
 /// Made by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). As with
 /// [`OpenReader`](super::OpenReader), every byte is authenticated, and the end is reported only when it is proven. A
-/// read that is cancelled has lost nothing. Each poll opens at most about a megabyte for each thread, or one frame
-/// where that is longer, or a body without frames.
+/// read that is cancelled has lost nothing. Each poll opens one
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len) at most, or a body without frames.
 ///
 /// # Errors
 /// As with [`OpenReader`](super::OpenReader): an error of the reader inside that may pass loses nothing, and any other,
 /// and any [`OpenError`] about the message, is final.
 pub struct AsyncOpenReader<R> {
-    inner: R,
+    inner: Pin<Box<R>>,
     buffer: OpenBuffer,
 }
 
-impl<R: AsyncRead + Unpin> AsyncOpenReader<R> {
-    pub(crate) fn new(inner: R, opener: Opener) -> Self {
-        Self { inner, buffer: OpenBuffer::new(opener) }
+impl<R: AsyncRead> AsyncOpenReader<R> {
+    pub(crate) fn new(inner: Pin<Box<R>>, buffer: OpenBuffer) -> Self {
+        Self { inner, buffer }
     }
 
     /// Returns what is known of the message besides its plaintext.
@@ -208,7 +211,7 @@ impl<R: AsyncRead + Unpin> AsyncOpenReader<R> {
     }
 }
 
-impl<R: AsyncRead + Unpin> AsyncRead for AsyncOpenReader<R> {
+impl<R: AsyncRead> AsyncRead for AsyncOpenReader<R> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if out.remaining() == 0 {
             return Poll::Ready(Ok(self.buffer.unread().map(drop)?));
@@ -230,13 +233,13 @@ fn poll_read_buffered(
     Poll::Ready(Ok(()))
 }
 
-impl<R: AsyncRead + Unpin> AsyncBufRead for AsyncOpenReader<R> {
+impl<R: AsyncRead> AsyncBufRead for AsyncOpenReader<R> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
         let mut turn = Turn::new();
         while this.buffer.needs_more()? {
             let mut space = ReadBuf::new(this.buffer.space());
-            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space)).map(|()| space.filled().len());
+            let read = ready!(this.inner.as_mut().poll_read(cx, &mut space)).map(|()| space.filled().len());
             let len = read.map_err(|error| this.buffer.failed(error))?;
             this.buffer.open(len)?;
             if this.buffer.needs_more()? {

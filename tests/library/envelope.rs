@@ -553,6 +553,17 @@ fn settings_that_cannot_work_are_refused() {
 }
 
 #[test]
+fn stream_buffers_of_a_length_that_makes_no_sense_are_refused() {
+    let build = |len| builder().stream_buffer_len(len).build();
+    for len in [0, 1, 4095, (1 << 30) + 1, usize::MAX] {
+        let error = build(len).unwrap_err();
+        assert!(matches!(error, ConfigError::StreamBufferLen { .. }), "{error:?}");
+        assert!(error.to_string().contains("4096 to 1073741824"), "{error}");
+    }
+    assert!(build(4096).is_ok() && build(1 << 30).is_ok());
+}
+
+#[test]
 fn frames_longer_than_the_limit_are_not_opened() {
     let sealed = seal(b"data");
     let limits = Limits::default().with_frame_len(FRAME_LEN - 1);

@@ -2,8 +2,10 @@
 //! either backend.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     io::{self, BufRead, Cursor, Read, Seek, SeekFrom, Write},
+    marker::PhantomPinned,
     ops::Range,
     pin::Pin,
     sync::{Arc, Mutex},
@@ -22,7 +24,7 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
-use tokio::io::ReadBuf;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 const BACKENDS: &[Backend] = &[
     #[cfg(feature = "aws-lc")]
@@ -574,7 +576,7 @@ impl<T: Write> Write for Flaky<T> {
     }
 }
 
-impl<T: Read + Unpin> tokio::io::AsyncRead for Flaky<T> {
+impl<T: Read + Unpin> AsyncRead for Flaky<T> {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let len = self.allowed(out.remaining())?;
         let mut piece = vec![0; len];
@@ -585,7 +587,7 @@ impl<T: Read + Unpin> tokio::io::AsyncRead for Flaky<T> {
     }
 }
 
-impl tokio::io::AsyncWrite for Flaky<Vec<u8>> {
+impl AsyncWrite for Flaky<Vec<u8>> {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let len = self.allowed(bytes.len())?;
         self.at += len;
@@ -702,4 +704,76 @@ fn a_target_that_fails_anywhere_is_written_on_and_nothing_is_lost() {
             assert_eq!(writer.into_inner().inner, sealed, "{piece_len} {fail_at}");
         }
     }
+}
+
+/// A reader or writer that cannot be moved after its first use.
+struct Pinned<T>(RefCell<T>, PhantomPinned);
+
+impl<T> Pinned<T> {
+    fn new(inner: T) -> Self {
+        Self(RefCell::new(inner), PhantomPinned)
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Pinned<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, out)
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Pinned<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.0.borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+/// A stream that cannot be moved after its first use: it has a future inside.
+fn pinned_stream(bytes: &[u8]) -> impl stream::Stream<Item = io::Result<Vec<u8>>> {
+    stream::unfold(bytes.to_vec(), |mut rest| async move {
+        let piece: Vec<u8> = rest.drain(..rest.len().min(7)).collect();
+        std::future::ready(()).await;
+        (!piece.is_empty()).then_some((Ok(piece), rest))
+    })
+}
+
+#[test]
+fn what_cannot_be_moved_goes_through_every_asynchronous_door_without_being_pinned_first() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    async fn all(pieces: impl stream::Stream<Item = Result<Bytes, StreamError<io::Error>>>) -> Vec<u8> {
+        pieces.map(Result::unwrap).collect::<Vec<_>>().await.concat()
+    }
+    async fn read(mut reader: impl AsyncRead + Unpin) -> Vec<u8> {
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).await.unwrap();
+        all
+    }
+    let (plaintext, context) = (plaintext(100), context());
+    let sealed = seal(16, &plaintext);
+    let envelope = || envelope(16);
+    block_on(async {
+        assert_eq!(all(envelope().seal_stream(pinned_stream(&plaintext), &context).await.unwrap()).await, sealed);
+        assert_eq!(all(envelope().open_stream(pinned_stream(&sealed), &context).await.unwrap()).await, plaintext);
+
+        let reader = envelope().seal_async_reader(Pinned::new(&plaintext[..]), &context).await.unwrap();
+        assert_eq!(read(reader).await, sealed);
+        let reader = envelope().open_async_reader(Pinned::new(&sealed[..]), &context).await.unwrap();
+        assert_eq!(read(reader).await, plaintext);
+        let new = envelope();
+        let reader = envelope().reseal_async_reader(Pinned::new(&sealed[..]), &context, &new).await.unwrap();
+        assert_eq!(read(reader).await, sealed);
+
+        let mut writer = envelope().seal_async_writer(Pinned::new(Vec::new()), &context).await.unwrap();
+        writer.write_all(&plaintext).await.unwrap();
+        writer.shutdown().await.unwrap();
+        assert_eq!(*writer.get_ref().0.borrow(), sealed);
+    });
 }
