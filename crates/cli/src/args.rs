@@ -3,18 +3,19 @@
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use clap::{
-    Args, CommandFactory, Parser, Subcommand, ValueEnum, builder::OsStringValueParser, builder::TypedValueParser,
-    error::ErrorKind,
+    Args, CommandFactory, Parser, Subcommand, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+    error::{ContextKind, ContextValue, ErrorKind},
 };
-use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits};
+use clap_complete::Shell;
+use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, Limits, provider::RsaPadding};
 
 use crate::{
     failure::Failure,
-    keys::{self, KeySource},
+    key_source::{KeySource, RsaOptions},
 };
 
 /// Envelope encryption of files and pipes, with AWS KMS or a local key, in the AWS Encryption SDK's message format
@@ -23,6 +24,9 @@ use crate::{
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
+    /// Show no progress and say nothing but warnings and errors
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -35,7 +39,9 @@ Examples:
   kms-envelope open --key new.key --keys orders.keys -o orders.csv orders.msg
   kms-envelope inspect orders.msg
 
-Exit status: 0 done, 1 failed, 2 wrong arguments.";
+`kms-envelope completions SHELL` prints completions for a shell, and `kms-envelope man [COMMAND]` a manual page.
+
+Exit status: 0 done, 1 failed, 2 wrong arguments, 141 the reader of the output has gone away.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -49,6 +55,12 @@ pub(crate) enum Command {
     Rewrap(RewrapArguments),
     /// Show what a message says of itself, without a key and without any check
     Inspect(InspectArguments),
+    /// Print completions for a shell
+    #[command(hide = true)]
+    Completions(CompletionsArguments),
+    /// Print a manual page, such as for `man -l -`
+    #[command(hide = true)]
+    Man(ManArguments),
 }
 
 #[derive(Debug, Args)]
@@ -73,9 +85,9 @@ pub(crate) struct SealArguments {
     pub(crate) new_key: bool,
     #[command(flatten)]
     pub(crate) context: ContextArguments,
-    /// The plaintext bytes of a frame, 1 to 16777216 [default: 65536]
-    #[arg(long, value_name = "BYTES",
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(Limits::default().frame_len)))]
+    /// The plaintext bytes of a frame, 1 to 16MiB: a number of bytes, or of KiB or MiB such as 256KiB
+    /// [default: 64KiB]
+    #[arg(long, value_name = "BYTES", value_parser = frame_len)]
     pub(crate) frame_len: Option<u32>,
     /// The algorithm suite, as its id in hexadecimal, such as 0478 [default: 0478, or 0178 where the policy forbids
     /// commitment]
@@ -139,16 +151,28 @@ pub(crate) struct InspectArguments {
     pub(crate) input: InputArgument,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArguments {
+    pub(crate) shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArguments {
+    /// The command that the page is about [default: all of kms-envelope]
+    #[arg(value_name = "COMMAND")]
+    pub(crate) command: Option<String>,
+}
+
 /// What is needed to open a message besides its key.
 #[derive(Debug, Args)]
 pub(crate) struct OpeningArguments {
     #[command(flatten)]
     pub(crate) context: ContextArguments,
     #[command(flatten)]
-    policy: PolicyArgument,
+    pub(crate) policy: PolicyArgument,
     /// What `rewrap` wrote for this message: used instead of the encrypted data keys in the message
     #[arg(long = "keys", value_name = "FILE")]
-    keys: Option<PathBuf>,
+    pub(crate) keys: Option<PathBuf>,
 }
 
 impl OpeningArguments {
@@ -156,30 +180,14 @@ impl OpeningArguments {
     pub(crate) fn are_given(&self) -> bool {
         self.keys.is_some() || !self.context.pairs.is_empty() || !self.context.required.is_empty()
     }
-
-    /// The file with detached keys.
-    pub(crate) fn keys_path(&self) -> Option<&Path> {
-        self.keys.as_deref()
-    }
-
-    /// The envelope that opens with this key.
-    pub(crate) fn envelope(&self, provider: Arc<dyn KeyProvider>) -> Result<Envelope, Failure> {
-        let envelope = Envelope::builder(provider)
-            .commitment_policy(self.policy.policy.into())
-            .required_context(self.context.required_names())
-            .build()
-            .map_err(|error| Failure::new(error.to_string()))?;
-        match &self.keys {
-            None => Ok(envelope),
-            Some(path) => Ok(envelope.with_detached_keys(keys::read_detached(path)?)),
-        }
-    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct KeyArguments {
-    /// A local key file, the ARN of a KMS key or alias, or rsa:PATH for an RSA key in PEM. With several, each of
-    /// them opens what was sealed
+    /// A local key file, a KMS key, or rsa:PATH for an RSA key in PEM. With several, each of them opens what was sealed
+    ///
+    /// A KMS key is named by its ARN or an alias's ARN, or by alias/NAME or its id in the AWS region of the environment.
+    /// A file whose name looks like one of these is named ./NAME.
     #[arg(long = "key", value_name = "KEY", env = "KMS_ENVELOPE_KEY", hide_env_values = true, required = true,
         value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
     pub(crate) sources: Vec<KeySource>,
@@ -191,17 +199,30 @@ pub(crate) struct KeyArguments {
 pub(crate) struct RsaArguments {
     /// The namespace of the RSA keys: the "provider id" that messages store
     #[arg(long = "rsa-namespace", value_name = "TEXT", default_value = "kms-envelope")]
-    pub(crate) namespace: String,
+    namespace: String,
     /// The name of the RSA keys, which messages store
     #[arg(long = "rsa-name", value_name = "TEXT", default_value = "rsa")]
-    pub(crate) name: String,
+    name: String,
     /// How RSA pads data keys
     #[arg(long = "rsa-padding", value_name = "PADDING", default_value = "oaep-sha256")]
-    pub(crate) padding: Padding,
+    padding: Padding,
+}
+
+impl RsaArguments {
+    pub(crate) fn options(&self) -> RsaOptions {
+        let padding = match self.padding {
+            Padding::OaepSha1 => RsaPadding::OaepSha1,
+            Padding::OaepSha256 => RsaPadding::OaepSha256,
+            Padding::OaepSha384 => RsaPadding::OaepSha384,
+            Padding::OaepSha512 => RsaPadding::OaepSha512,
+            Padding::Pkcs1 => RsaPadding::Pkcs1v15,
+        };
+        RsaOptions { namespace: self.namespace.clone(), name: self.name.clone(), padding }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Padding {
+enum Padding {
     OaepSha256,
     OaepSha384,
     OaepSha512,
@@ -248,7 +269,8 @@ pub(crate) struct ContextArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgument {
-    /// Where to write; a file appears only when it is complete [default: standard output]
+    /// Where to write, `-` for standard output; a file appears only when it is complete [default: standard output, but
+    /// nothing encrypted goes to a terminal]
     #[arg(id = "output", short = 'o', long = "output", value_name = "OUT")]
     output: Option<PathBuf>,
 }
@@ -260,41 +282,80 @@ pub(crate) struct InputArgument {
     input: Option<PathBuf>,
 }
 
+/// Names that begin so belong to the format (specification, `framework/structures.md`, "Encryption Context"). Opening
+/// may demand them.
+const RESERVED_PREFIX: &str = "aws-crypto-";
+
 impl ContextArguments {
-    /// The encryption context. Ends the process where a name is given twice.
-    pub(crate) fn to_context(&self) -> EncryptionContext {
+    /// Returns the encryption context to seal with.
+    pub(crate) fn to_seal(&self) -> Result<EncryptionContext, Failure> {
+        let context = self.to_open()?;
+        match context.iter().find(|(name, _)| name.starts_with(RESERVED_PREFIX)) {
+            Some((name, _)) => Err(Failure::usage(format!(
+                "the encryption context has {name:?}, but names that begin with {RESERVED_PREFIX:?} are reserved"
+            ))),
+            None => Ok(context),
+        }
+    }
+
+    /// Returns the encryption context that a message must have.
+    pub(crate) fn to_open(&self) -> Result<EncryptionContext, Failure> {
         let mut context = EncryptionContext::new();
         for (name, value) in self.pairs.iter().chain(&self.required) {
             if context.insert(name, value).is_some() {
-                usage(format!("the encryption context has {name:?} twice"));
+                return Err(Failure::usage(format!("the encryption context has {name:?} twice")));
             }
         }
-        context
+        match context.serialize() {
+            Ok(_) => Ok(context),
+            Err(error) => Err(Failure::usage(error.to_string())),
+        }
     }
 
-    /// The names of the pairs that are not stored.
+    /// Returns the names of the pairs that are not stored.
     pub(crate) fn required_names(&self) -> impl Iterator<Item = &str> {
         self.required.iter().map(|(name, _)| &name[..])
     }
 }
 
 impl OutputArgument {
-    /// The file, if it is not standard output.
+    /// Returns the file, if it is not standard output.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.output.as_deref().filter(|path| *path != Path::new("-"))
+    }
+
+    /// Whether the user said where to write.
+    pub(crate) fn is_given(&self) -> bool {
+        self.output.is_some()
     }
 }
 
 impl InputArgument {
-    /// The file, if it is not standard input.
+    /// Returns the file, if it is not standard input.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.input.as_deref().filter(|path| *path != Path::new("-"))
     }
 }
 
+/// What other tools call these commands.
+const OTHER_NAMES: [(&str, &str); 2] = [("encrypt", "seal"), ("decrypt", "open")];
+
+/// Parses the process's arguments. Ends the process where they are wrong, or ask for help only.
+pub(crate) fn parse() -> Arguments {
+    Arguments::try_parse().unwrap_or_else(|mut error| {
+        if let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand)
+            && let Some((_, ours)) = OTHER_NAMES.iter().find(|(other, _)| other == given)
+        {
+            let suggested = ContextValue::Strings(vec![(*ours).to_owned()]);
+            error.insert(ContextKind::SuggestedSubcommand, suggested);
+        }
+        error.exit()
+    })
+}
+
 /// Says that the arguments are wrong, and ends the process with status 2.
-pub(crate) fn usage(message: String) -> ! {
-    Arguments::command().error(ErrorKind::ValueValidation, message).exit()
+pub(crate) fn exit_with_usage(what: &str) -> ! {
+    Arguments::command().error(ErrorKind::ValueValidation, what).exit()
 }
 
 fn suite(text: &str) -> Result<AlgorithmSuite, String> {
@@ -305,22 +366,37 @@ fn suite(text: &str) -> Result<AlgorithmSuite, String> {
     })
 }
 
-fn pair(text: &str) -> Result<(String, String), &'static str> {
-    match text.split_once('=') {
-        Some(("", _)) => Err("the name is empty"),
-        Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-        None => Err("it must be NAME=VALUE"),
+fn frame_len(text: &str) -> Result<u32, String> {
+    let max = Limits::default().frame_len;
+    let (number, unit) = match (text.strip_suffix("KiB"), text.strip_suffix("MiB")) {
+        (Some(number), _) => (number, 1 << 10),
+        (_, Some(number)) => (number, 1 << 20),
+        _ => (text, 1),
+    };
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number {
+        return Err("it must be a number of bytes, or of KiB or MiB such as 64KiB".into());
     }
+    let len = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    len.filter(|len| (1..=max).contains(len)).ok_or_else(|| format!("it must be from 1 to {max} bytes"))
 }
 
-/// Refuses what `--key` could not name.
+/// The name may be empty, as it may in the format.
+fn pair(text: &str) -> Result<(String, String), &'static str> {
+    let (name, value) = text.split_once('=').ok_or("it must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Refuses what `--key` would not take for a file.
 fn new_key_file(path: OsString) -> Result<PathBuf, &'static str> {
     if path == "-" {
         return Err("a key goes to a file of its own");
     }
     match KeySource::parse(path)? {
         KeySource::File(path) => Ok(path),
-        KeySource::Kms { .. } => Err("--key would take it for a KMS key, as it begins with \"arn:\""),
-        KeySource::Rsa(_) => Err("--key would take it for an RSA key, as it begins with \"rsa:\""),
+        KeySource::KmsArn { .. } | KeySource::KmsName(_) => {
+            Err("--key would take it for a KMS key; put ./ in front of it to name a file")
+        }
+        KeySource::Rsa(_) => Err("--key would take it for an RSA key; put ./ in front of it to name a file"),
     }
 }

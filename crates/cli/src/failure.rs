@@ -13,16 +13,48 @@ use kms_envelope::{
     error::{ContextError, FormatError, HeaderError, LimitError},
 };
 
+use crate::console::say;
+
 /// Why the command did not do its work.
 #[derive(Debug)]
 pub(crate) struct Failure {
     what: String,
     advice: Option<&'static str>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Failed,
+    /// The arguments are wrong.
+    Usage,
+    /// The reader of the output has gone away, as `head` does when it has enough.
+    NoReader,
 }
 
 impl Failure {
     pub(crate) fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), advice: None }
+        Self { what: what.into(), advice: None, kind: Kind::Failed }
+    }
+
+    /// The arguments are wrong.
+    pub(crate) fn usage(what: impl Into<String>) -> Self {
+        Self { kind: Kind::Usage, ..Self::new(what) }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// Says more about what failed.
+    pub(crate) fn and(mut self, more: &str) -> Self {
+        self.what.push_str("; ");
+        self.what.push_str(more);
+        self
     }
 
     pub(crate) fn advise(mut self, advice: &'static str) -> Self {
@@ -41,7 +73,8 @@ impl Failure {
     }
 
     pub(crate) fn writing(name: impl Display, error: &io::Error) -> Self {
-        Self::new(format!("{name}: cannot be written: {error}"))
+        let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::NoReader } else { Kind::Failed };
+        Self { kind, ..Self::new(format!("{name}: cannot be written: {error}")) }
     }
 
     pub(crate) fn of_key_file(path: &Path, error: &ConfigError) -> Self {
@@ -64,27 +97,13 @@ impl Failure {
         }
     }
 
-    /// Prints it. Standard error may be closed: nobody reads it then.
+    /// Prints it.
     pub(crate) fn report(&self) {
-        note(&self.what);
+        say(&self.what);
         if let Some(advice) = self.advice {
             let _ = writeln!(io::stderr(), "  hint: {advice}");
         }
     }
-}
-
-/// Prints a line to standard error.
-pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "kms-envelope: {}", one_line(text));
-}
-
-/// Control characters as escapes: a file's name or a service's answer must not drive the terminal.
-fn one_line(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    out
 }
 
 impl From<ProviderError> for Failure {

@@ -1,4 +1,4 @@
-//! Ctrl-C and SIGTERM leave no half-written file behind.
+//! A signal that asks the process to end leaves no half-written file behind.
 
 use std::{
     fs, io,
@@ -40,10 +40,13 @@ fn watch() -> io::Result<()> {
         signal::unix::{SignalKind, signal},
     };
 
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate()];
+    let mut kinds = vec![SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+    // What the parent has had ignored stays so: `nohup` does that with SIGHUP, shells with SIGINT of background jobs.
+    let ignored = ignored_signals();
+    kinds.retain(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();
-    let mut signals = kinds.into_iter().map(signal).collect::<io::Result<Vec<_>>>()?;
+    let mut signals = kinds.iter().copied().map(signal).collect::<io::Result<Vec<_>>>()?;
     drop(entered);
     thread::Builder::new().name("signals".into()).spawn(move || {
         let came = runtime.block_on(poll_fn(|context| {
@@ -59,6 +62,14 @@ fn watch() -> io::Result<()> {
         process::exit(128 + kinds[came].as_raw_value());
     })?;
     Ok(())
+}
+
+/// Returns the signals that are ignored, the lowest bit for signal 1; none where the system does not say.
+#[cfg(unix)]
+fn ignored_signals() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 #[cfg(not(unix))]

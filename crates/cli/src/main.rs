@@ -1,35 +1,35 @@
 //! The command `kms-envelope`: seals and opens files and pipes, shows what a message says of itself, makes keys.
 
 mod args;
+mod commands;
+mod console;
 mod failure;
-mod files;
-mod inspect;
+mod input;
 mod interrupt;
+mod key_source;
 mod keys;
+mod output;
 mod progress;
-mod rewrap;
+mod standard;
 mod transfer;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use crate::failure::Kind;
 
-use crate::args::{Arguments, Command};
+/// What a shell reports of a process that SIGPIPE ended, as it ends other tools whose reader has gone away: a script
+/// with `set -o pipefail` learns that not everything was read.
+const NO_READER: u8 = 128 + 13;
 
-/// 0: done. 1: failed, and said why. 2: the arguments are wrong; clap says how.
+/// 0: done. 1: failed, and said why. 2: the arguments are wrong; clap says how. 141: the reader has gone away.
 fn main() -> ExitCode {
-    let done = match Arguments::parse().command {
-        Command::Keygen(arguments) => keys::keygen(&arguments),
-        Command::Seal(arguments) => transfer::seal(&arguments),
-        Command::Open(arguments) => transfer::open(&arguments),
-        Command::Rewrap(arguments) => rewrap::rewrap(&arguments),
-        Command::Inspect(arguments) => inspect::inspect(&arguments),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
+    let Err(failure) = commands::run(args::parse()) else { return ExitCode::SUCCESS };
+    match failure.kind() {
+        Kind::Failed => {
             failure.report();
             ExitCode::FAILURE
         }
+        Kind::Usage => args::exit_with_usage(failure.what()),
+        Kind::NoReader => ExitCode::from(NO_READER),
     }
 }

@@ -1,4 +1,4 @@
-//! `kms-envelope seal` and `kms-envelope open`: from input to output, a piece at a time.
+//! Sealing and opening from input to output, a piece at a time.
 
 use std::{
     io::{self, Write},
@@ -8,74 +8,18 @@ use std::{
 };
 
 use kms_envelope::{
-    AlgorithmSuite, CommitmentPolicy, Envelope,
     message::FRAME_OVERHEAD,
     stream::{Opener, Sealer},
 };
-use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    args::{OpenArguments, SealArguments},
     failure::Failure,
-    files::{Input, Output, PIECE},
-    keys::KeySource,
+    input::{Input, PIECE},
+    output::Output,
 };
 
-/// What must not be written over: nothing that the key has sealed would open.
-pub(crate) const A_KEY: &str = "a key that was given, and not to be replaced";
-
-/// `kms-envelope seal`.
-pub(crate) fn seal(arguments: &SealArguments) -> Result<(), Failure> {
-    let context = arguments.context.to_context();
-    let input = Input::open(arguments.input.path())?;
-    let output = Output::create(arguments.output.path(), &input)?;
-    let runtime = runtime()?;
-    let policy = CommitmentPolicy::from(arguments.policy.policy);
-    let provider = runtime.block_on(arguments.key.provider(arguments.new_key))?;
-    // Only now is a new key there.
-    output.spare(arguments.key.sources.iter().filter_map(KeySource::path), A_KEY)?;
-    let mut envelope =
-        Envelope::builder(provider).commitment_policy(policy).required_context(arguments.context.required_names());
-    if let Some(len) = arguments.frame_len {
-        envelope = envelope.frame_len(len);
-    }
-    let signing = match policy {
-        CommitmentPolicy::ForbidEncryptAllowDecrypt => AlgorithmSuite::Aes256GcmHkdfSha384EcdsaP384,
-        _ => AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384,
-    };
-    if let Some(suite) = arguments.suite.or(arguments.sign.then_some(signing)) {
-        envelope = envelope.suite(suite);
-    }
-    let envelope = envelope.build().map_err(|error| Failure::new(error.to_string()))?;
-    let sealer = runtime.block_on(envelope.sealer(&context))?;
-    transfer(input, output, sealer)
-}
-
-/// `kms-envelope open`.
-pub(crate) fn open(arguments: &OpenArguments) -> Result<(), Failure> {
-    let context = arguments.terms.context.to_context();
-    let mut input = Input::open(arguments.input.path())?;
-    let output = Output::create(arguments.output.path(), &input)?;
-    let runtime = runtime()?;
-    let keys = arguments.key.sources.iter().filter_map(KeySource::path).chain(arguments.terms.keys_path());
-    output.spare(keys, A_KEY)?;
-    let envelope = arguments.terms.envelope(runtime.block_on(arguments.key.provider(false))?)?;
-    let header = input.read_header()?;
-    let opener =
-        runtime.block_on(envelope.opener(&header, &context)).map_err(|error| Failure::from(error).of(input.name()))?;
-    transfer(input, output, opener)
-}
-
-/// For the requests to the key service, which are made before the body is touched.
-pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(format!("the async runtime does not start: {error}")))
-}
-
 /// What happens to a piece between input and output.
-trait Stage {
+pub(crate) trait Stage {
     /// How many bytes to read at once, so that whole frames are.
     fn piece_len(&self) -> usize;
 
@@ -131,8 +75,10 @@ fn room(out: &mut Vec<u8>, len: usize) -> &mut [u8] {
 }
 
 /// Works on one piece while the one before is written: to a file in memory, writing takes longer than all the rest.
-fn transfer(mut input: Input, mut output: Output, stage: impl Stage) -> Result<(), Failure> {
-    input.show_progress(Some(&output));
+pub(crate) fn transfer(mut input: Input, mut output: Output, stage: impl Stage) -> Result<(), Failure> {
+    if !output.is_terminal() {
+        input.show_progress();
+    }
     let (to_writer, filled) = sync_channel::<(Vec<u8>, usize)>(1);
     let (give_back, buffers) = channel();
     // One is filled, one is written, and one is on its way.
@@ -155,9 +101,10 @@ fn transfer(mut input: Input, mut output: Output, stage: impl Stage) -> Result<(
         Ok((fed, written))
     })
     .map_err(|error: io::Error| Failure::new(format!("no thread can be started: {error}")))?;
-    written.map_err(|error| Failure::writing(output.name(), &error))?;
-    fed?;
-    output.finish()
+    match written.map_err(|error| Failure::writing(output.name(), &error)).and(fed) {
+        Ok(()) => output.finish(),
+        Err(failure) => Err(output.abandon(failure)),
+    }
 }
 
 /// Sends everything on, until the end of the input or until the writer, which has failed then, takes no more.

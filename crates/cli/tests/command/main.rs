@@ -1,5 +1,16 @@
 //! The command `kms-envelope`, run as its users run it.
 
+mod arguments;
+mod key_sources;
+#[cfg(unix)]
+mod permissions;
+#[cfg(unix)]
+mod signals;
+#[cfg(unix)]
+mod standard_streams;
+
+#[cfg(feature = "aws-kms")]
+use std::time::{Duration, Instant};
 use std::{
     ffi::OsStr,
     fs,
@@ -7,7 +18,6 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
 };
 
 use base64ct::{Base64, Encoding};
@@ -15,6 +25,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 const KEY_ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+#[cfg(feature = "aws-kms")]
 const ALIAS_ARN: &str = "arn:aws:kms:eu-west-1:111122223333:alias/backup";
 
 /// How a run ended.
@@ -230,19 +241,6 @@ fn keygen_refuses_what_no_key_can_be() {
     assert!(folder.names().is_empty());
 }
 
-#[cfg(unix)]
-#[test]
-fn only_the_owner_may_read_a_new_key_and_others_being_able_to_is_warned_of() {
-    use std::os::unix::fs::PermissionsExt;
-    let folder = Folder::with_key();
-    assert_eq!(fs::metadata(folder.path("key")).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(folder.run(&["seal", "--key", "key"]).stderr, "");
-    fs::set_permissions(folder.path("key"), fs::Permissions::from_mode(0o644)).unwrap();
-    let ended = folder.run(&["seal", "--key", "key"]);
-    assert!(ended.stderr.contains("chmod 600 key"), "{}", ended.stderr);
-    ended.done();
-}
-
 #[test]
 fn new_key_makes_the_key_file_once() {
     let folder = Folder::new();
@@ -316,10 +314,6 @@ fn what_open_demands_of_the_context_must_be_in_the_message() {
         assert!(said.contains(words) && said.contains("inspect"), "{said}");
     }
     assert!(!folder.path("out").exists());
-    let said = folder.run(&["seal", "--key", "key", "-c", "aws-crypto-x=y", "-o", "out", "in"]).failed();
-    assert!(said.contains("reserved"), "{said}");
-    let long = format!("a={}", "x".repeat(65_535));
-    assert!(folder.run(&["seal", "--key", "key", "-c", &long, "-o", "out", "in"]).failed().contains("65535"));
     assert_eq!(folder.names(), ["in", "sealed"]);
 }
 
@@ -431,21 +425,6 @@ fn a_full_disk_is_a_failure() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_a_failure_without_a_panic() {
-    let folder = Folder::with_key();
-    folder.write("in", &data(3_000_000));
-    folder.run(&["seal", "--key", "key", "-o", "sealed", "in"]).done();
-    for args in [&["seal", "--key", "key", "in"][..], &["open", "--key", "key", "sealed"], &["inspect", "sealed"]] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        drop(reader);
-        let output = folder.command(args).stdout(writer).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.starts_with("kms-envelope: standard output: cannot be written"), "{said}");
-    }
-}
-
-#[test]
 fn wrong_arguments_are_told_apart_from_failures() {
     let folder = Folder::with_key();
     for args in [
@@ -454,11 +433,17 @@ fn wrong_arguments_are_told_apart_from_failures() {
         &["seal"],
         &["seal", "--key"],
         &["seal", "--key", "key", "-c", "no-value"],
-        &["seal", "--key", "key", "-c", "=value"],
         &["seal", "--key", "key", "a", "b"],
         &["seal", "--key", "key", "--frame-len", "0"],
         &["seal", "--key", "key", "--frame-len", "16777217"],
         &["seal", "--key", "key", "--frame-len", "many"],
+        &["seal", "--key", "key", "--frame-len", "64KB"],
+        &["seal", "--key", "key", "--frame-len", "64k"],
+        &["seal", "--key", "key", "--frame-len", "64 KiB"],
+        &["seal", "--key", "key", "--frame-len", "+64KiB"],
+        &["seal", "--key", "key", "--frame-len", "KiB"],
+        &["seal", "--key", "key", "--frame-len", "17MiB"],
+        &["seal", "--key", "key", "--frame-len", "4194304KiB"],
         &["seal", "--key", KEY_ARN, "--new-key"],
         &["seal", "--key", "arn:aws:kms:eu-west-1"],
         &["seal", "--key", "arn:aws:s3:::bucket"],
@@ -466,10 +451,6 @@ fn wrong_arguments_are_told_apart_from_failures() {
         &["inspect", "--keys", "keys"],
     ] {
         folder.run(args).usage();
-    }
-    for command in ["seal", "open"] {
-        let said = folder.run(&[command, "--key", "key", "-c", "a=1", "-c", "b=2", "-c", "a=1"]).usage();
-        assert!(said.contains("\"a\" twice"), "{said}");
     }
     assert!(folder.names().is_empty());
 }
@@ -487,7 +468,9 @@ fn help_and_version_are_no_failures() {
 fn frames_may_have_one_byte_or_sixteen_mebibytes() {
     let folder = Folder::with_key();
     let plaintext = data(100_000);
-    for (frame_len, frames) in [("1", 100_000), ("99999", 2), ("100000", 1), ("16777216", 1)] {
+    for (frame_len, frames) in
+        [("1", 100_000), ("99999", 2), ("100000", 1), ("16777216", 1), ("1KiB", 98), ("64KiB", 2), ("16MiB", 1)]
+    {
         let sealed = folder.run_with_input(&["seal", "--key", "key", "--frame-len", frame_len], &plaintext).done();
         assert!(folder.run_with_input(&["open", "--key", "key"], &sealed).done() == plaintext, "{frame_len}");
         let shown = inspect_json(&folder, &sealed);
@@ -519,6 +502,7 @@ fn inspect_shows_what_a_message_says_of_itself_and_that_it_proves_nothing() {
     let info = Base64::encode_string(&sealed[header_len - 16 - 32 - 5 - 50 - 20 - name.len()..][..name.len() + 20]);
     let id: String = sealed[3..35].iter().map(|byte| format!("{byte:02x}")).collect();
     let expected = serde_json::json!({
+        "kind": "message",
         "authenticated": false,
         "version": 2,
         "suite": "0478",
@@ -660,7 +644,6 @@ fn what_a_stranger_wrote_into_a_message_does_not_drive_the_terminal() {
     assert!(!said.replace('\n', "").contains(char::is_control), "{said:?}");
 }
 
-/// What the command needs to believe that it may talk to AWS, which it then does not reach.
 /// A folder with the keys `key` and `new`, a message under `key` and the keys that `rewrap` made of it for `new`.
 fn rewrapped(plaintext: &[u8]) -> Folder {
     let folder = Folder::with_key();
@@ -711,9 +694,12 @@ fn rewrap_says_which_of_the_keys_failed_and_leaves_nothing() {
     let said =
         folder.run(&["rewrap", "--key", "key", "--to", "key", "-c", "tenant=other", "-o", "out", "sealed"]).failed();
     assert!(said.contains("another value for \"tenant\""), "{said}");
-    let mut command = folder.command(&["rewrap", "--key", "key", "--to", KEY_ARN, "-o", "out", "sealed"]);
-    let said = end(with_credentials(&mut command), b"").failed();
-    assert!(said.contains("under the new key") && said.contains("did not answer"), "{said}");
+    #[cfg(feature = "aws-kms")]
+    {
+        let mut command = folder.command(&["rewrap", "--key", "key", "--to", KEY_ARN, "-o", "out", "sealed"]);
+        let said = end(with_credentials(&mut command), b"").failed();
+        assert!(said.contains("under the new key") && said.contains("did not answer"), "{said}");
+    }
     let mut changed = folder.read("sealed");
     changed[100] ^= 1;
     folder.write("sealed", &changed);
@@ -793,6 +779,8 @@ fn inspect_with_a_key_says_whether_it_opens_the_message_without_its_body() {
     }
 }
 
+/// What the command needs to believe that it may talk to AWS, which it then does not reach.
+#[cfg(feature = "aws-kms")]
 fn with_credentials(command: &mut Command) -> &mut Command {
     command
         .env("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE")
@@ -801,6 +789,7 @@ fn with_credentials(command: &mut Command) -> &mut Command {
         .env("AWS_MAX_ATTEMPTS", "1")
 }
 
+#[cfg(feature = "aws-kms")]
 #[test]
 fn a_kms_that_does_not_answer_is_a_failure_that_says_so_soon() {
     let folder = Folder::with_key();
@@ -815,6 +804,7 @@ fn a_kms_that_does_not_answer_is_a_failure_that_says_so_soon() {
     assert!(folder.names().is_empty());
 }
 
+#[cfg(feature = "aws-kms")]
 #[test]
 fn missing_credentials_are_a_failure_that_says_what_to_set() {
     let folder = Folder::new();
@@ -823,6 +813,7 @@ fn missing_credentials_are_a_failure_that_says_what_to_set() {
     assert!(folder.names().is_empty());
 }
 
+#[cfg(feature = "aws-kms")]
 #[test]
 fn a_message_for_a_local_key_is_not_asked_of_kms() {
     let folder = Folder::with_key();
@@ -845,26 +836,9 @@ fn a_file_may_be_replaced_by_its_sealed_form() {
 
 #[cfg(unix)]
 mod unix {
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
-    }
-
-    #[test]
-    fn a_new_file_gets_the_usual_permissions_and_a_replaced_one_keeps_its_own() {
-        let folder = Folder::with_key();
-        folder.write("in", b"data");
-        folder.run(&["seal", "--key", "key", "-o", "out", "in"]).done();
-        assert_eq!(mode(&folder.path("out")), mode(&folder.path("in")));
-        for permissions in [0o600, 0o664] {
-            fs::set_permissions(folder.path("out"), fs::Permissions::from_mode(permissions)).unwrap();
-            folder.run(&["seal", "--key", "key", "-o", "out", "in"]).done();
-            assert_eq!(mode(&folder.path("out")), permissions);
-        }
-    }
 
     #[test]
     fn a_symbolic_link_stays_one_and_its_file_is_replaced() {
@@ -921,24 +895,6 @@ mod unix {
         assert_eq!(output.status.code(), Some(1));
         assert!(String::from_utf8(output.stderr).unwrap().contains("the input as well"));
         assert_eq!(folder.read("file"), b"data");
-    }
-
-    #[test]
-    fn an_interrupted_run_leaves_nothing() {
-        let folder = Folder::with_key();
-        folder.write("out", b"as it was");
-        for (signal, number) in [("INT", 2), ("TERM", 15)] {
-            let mut command = folder.command(&["seal", "--key", "key", "-o", "out"]);
-            let mut process = command.stdin(Stdio::piped()).spawn().unwrap();
-            // More than the pipe holds: when it is written, the command is reading, and its file is there.
-            process.stdin.as_mut().unwrap().write_all(&data(2_000_000)).unwrap();
-            assert_eq!(folder.names().len(), 2);
-            let pid = process.id().to_string();
-            assert!(Command::new("kill").args(["-s", signal, &pid]).status().unwrap().success());
-            assert_eq!(process.wait().unwrap().code(), Some(128 + number));
-            assert_eq!(folder.names(), ["out"]);
-            assert_eq!(folder.read("out"), b"as it was");
-        }
     }
 }
 
@@ -1025,17 +981,20 @@ fn with_several_keys_each_opens_what_was_sealed() {
 fn an_rsa_key_is_used_with_its_padding_and_its_name() {
     let folder = Folder::new();
     let public = format!("rsa:{}", fixture("pem/rsa-public.pem").display());
-    let private = format!("rsa:{}", fixture("pem/rsa-private.pem").display());
+    fs::copy(fixture("pem/rsa-private.pem"), folder.path("private.pem")).unwrap();
+    #[cfg(unix)]
+    fs::set_permissions(folder.path("private.pem"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let private = "rsa:private.pem";
     for padding in ["oaep-sha256", "oaep-sha384", "oaep-sha512", "oaep-sha1", "pkcs1"] {
         let more = ["--rsa-padding", padding, "--rsa-namespace", "ours", "--rsa-name", "2026"];
         let sealed = folder.run_with_input(&[&["seal", "--key", &public][..], &more].concat(), b"data").done();
-        assert_eq!(folder.run_with_input(&[&["open", "--key", &private][..], &more].concat(), &sealed).done(), b"data");
-        folder.run_with_input(&["open", "--key", &private, "--rsa-padding", padding], &sealed).failed();
+        assert_eq!(folder.run_with_input(&[&["open", "--key", private][..], &more].concat(), &sealed).done(), b"data");
+        folder.run_with_input(&["open", "--key", private, "--rsa-padding", padding], &sealed).failed();
     }
     assert!(folder.run(&["seal", "--key", "rsa:missing.pem"]).failed().contains("missing.pem"));
     folder.write("key.pem", b"hello");
     assert!(folder.run(&["seal", "--key", "rsa:key.pem"]).failed().contains("key.pem"));
-    assert!(folder.run_with_input(&["seal", "--key", &private], b"").failed().contains("no public key"));
+    assert!(folder.run_with_input(&["seal", "--key", private], b"").failed().contains("no public key"));
     folder.run(&["seal", "--key", "rsa:"]).usage();
     folder.run(&["keygen", "rsa:key"]).usage();
 }

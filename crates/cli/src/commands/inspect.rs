@@ -3,48 +3,68 @@
 use std::{
     collections::BTreeMap,
     fmt::{self, Write as _},
-    io::{self, Write as _},
     num::NonZeroU32,
 };
 
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    AlgorithmSuite, Limits,
+    AlgorithmSuite, EncryptionContext, Limits,
     error::FormatError,
     message::{
-        FINAL_FRAME_OVERHEAD, Geometry, Header, MAX_FOOTER_LEN, MIN_FOOTER_LEN, SignatureAlgorithm, footer_lens,
+        DetachedKeys, EncryptedDataKey, FINAL_FRAME_OVERHEAD, Geometry, Header, MAX_FOOTER_LEN, MIN_FOOTER_LEN,
+        SignatureAlgorithm, footer_lens,
     },
     stream::MessageInfo,
 };
 use serde::Serialize;
 
+use super::{opening_envelope, print, runtime};
 use crate::{
-    args::{InspectArguments, usage},
+    args::InspectArguments,
+    console::Console,
     failure::Failure,
-    files::Input,
-    keys,
-    transfer::runtime,
+    input::{Input, Start},
+    keys::Keys,
 };
 
-/// `kms-envelope inspect`.
-pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
+pub(super) fn inspect(arguments: &InspectArguments, console: Console) -> Result<(), Failure> {
     if arguments.sources.is_empty() && arguments.terms.are_given() {
-        usage("--context, --required and --keys need --key".into());
+        return Err(Failure::usage("--context, --required and --keys need --key"));
     }
-    let mut input = Input::open(arguments.input.path())?;
-    let header = input.read_header()?;
-    let opens = try_key(arguments, &header)?;
+    let context = arguments.terms.context.to_open()?;
+    let mut input = Input::open(arguments.input.path(), console)?;
+    match input.read_start()? {
+        Start::Message(header) => {
+            let opens = try_key(arguments, &context, console, &header)?;
+            inspect_message(arguments.json, input, &header, opens)
+        }
+        Start::DetachedKeys(_) if !arguments.sources.is_empty() => {
+            Err(Failure::new("these are detached keys, which --key cannot be tried on without their message")
+                .of(input.name())
+                .advise("inspect the message, and give these keys with --keys"))
+        }
+        Start::DetachedKeys(keys) if arguments.json => print(keys_json(&keys)?.as_bytes()),
+        Start::DetachedKeys(keys) => print(keys_text(&keys).as_bytes()),
+    }
+}
+
+fn inspect_message(
+    as_json: bool,
+    mut input: Input,
+    header: &Header,
+    opens: Option<Result<MessageInfo, Failure>>,
+) -> Result<(), Failure> {
     let (sealed_len, end) = match input.len() {
         Some(len) => (len, None),
         None => {
-            input.show_progress(None);
-            let (body_len, end) = input.count(needed_of_end(&header))?;
+            input.show_progress();
+            let (body_len, end) = input.count(needed_of_end(header))?;
             (header.len() as u64 + body_len, Some(end))
         }
     };
     let geometry = match (header.content_type().frame_len(), header.suite().signature()) {
         (Some(_), None) => Some(header.geometry(sealed_len)),
-        (Some(_), Some(algorithm)) => signed_geometry(&header, algorithm, sealed_len, |offset, len| match &end {
+        (Some(_), Some(algorithm)) => signed_geometry(header, algorithm, sealed_len, |offset, len| match &end {
             Some(end) => Ok(part_of_end(end, sealed_len, offset, len)),
             None => {
                 let mut bytes = vec![0; len];
@@ -54,17 +74,14 @@ pub(crate) fn inspect(arguments: &InspectArguments) -> Result<(), Failure> {
         (None, _) => None,
     };
     let known = geometry.as_ref().and_then(|geometry| geometry.as_ref().ok());
-    let text = if arguments.json {
-        json(&header, sealed_len, known, opens.as_ref())?
+    let text = if as_json {
+        json(header, sealed_len, known, opens.as_ref())?
     } else {
-        text(&header, sealed_len, known, opens.as_ref())
+        text(header, sealed_len, known, opens.as_ref())
     };
     let name = input.name().to_owned();
     drop(input);
-    io::stdout()
-        .write_all(text.as_bytes())
-        .and_then(|()| io::stdout().flush())
-        .map_err(|error| Failure::writing("standard output", &error))?;
+    print(text.as_bytes())?;
     match (geometry, opens) {
         (Some(Err(error)), _) => Err(Failure::from(error).of(name)),
         (_, Some(Err(failure))) => Err(failure.of(name)),
@@ -113,15 +130,19 @@ fn signed_geometry(
 }
 
 /// What opens the message, if a key was given. It is asked for the data key, and the header verifies or does not.
-fn try_key(arguments: &InspectArguments, header: &Header) -> Result<Option<Result<MessageInfo, Failure>>, Failure> {
+fn try_key(
+    arguments: &InspectArguments,
+    context: &EncryptionContext,
+    console: Console,
+    header: &Header,
+) -> Result<Option<Result<MessageInfo, Failure>>, Failure> {
     if arguments.sources.is_empty() {
         return Ok(None);
     }
-    let context = arguments.terms.context.to_context();
     let runtime = runtime()?;
-    let provider = runtime.block_on(keys::provider(&arguments.sources, &arguments.rsa, false))?;
-    let envelope = arguments.terms.envelope(provider)?;
-    let opener = runtime.block_on(envelope.opener(header, &context));
+    let keys = Keys { rsa: arguments.rsa.options(), new_key: false, console };
+    let envelope = opening_envelope(&arguments.terms, runtime.block_on(keys.provider(&arguments.sources))?)?;
+    let opener = runtime.block_on(envelope.opener(header, context));
     Ok(Some(opener.map(|opener| opener.info().clone()).map_err(Failure::from)))
 }
 
@@ -133,10 +154,7 @@ fn text(
     opens: Option<&Result<MessageInfo, Failure>>,
 ) -> String {
     let mut out = String::new();
-    let mut line = |name: &str, value: &dyn fmt::Display| {
-        // Writing to a String does not fail.
-        let _ = writeln!(out, "{name:<20} {value}");
-    };
+    let mut line = |name: &str, value: &dyn fmt::Display| add_line(&mut out, name, value);
     line("format", &format_args!("AWS Encryption SDK message, version {}", header.suite().message_version().number()));
     line("algorithm suite", &format_args!("{} ({})", header.suite(), suite_name(header.suite())));
     line("message id", header.message_id());
@@ -182,8 +200,28 @@ fn text(
     out
 }
 
+fn add_line(out: &mut String, name: &str, value: &dyn fmt::Display) {
+    // Writing to a String does not fail.
+    let _ = writeln!(out, "{name:<20} {value}");
+}
+
+/// The same of detached keys.
+fn keys_text(keys: &DetachedKeys) -> String {
+    let mut out = String::new();
+    add_line(&mut out, "format", &"detached keys of an AWS Encryption SDK message");
+    add_line(&mut out, "message id", keys.message_id());
+    for key in keys.encrypted_data_keys() {
+        add_line(&mut out, "encrypted data key", &format_args!("{key} ({} bytes)", key.ciphertext.len()));
+    }
+    out.push_str(
+        "\nNothing of this is authenticated: only `kms-envelope open --keys` checks them, with their message.\n",
+    );
+    out
+}
+
 #[derive(Serialize)]
 struct Report<'a> {
+    kind: &'static str,
     /// Whether the header has been verified, with a key that was given; for the programs that would forget it.
     authenticated: bool,
     /// Where a key was given.
@@ -207,6 +245,15 @@ struct Report<'a> {
     plaintext_len: Option<u64>,
 }
 
+/// The same of detached keys.
+#[derive(Serialize)]
+struct KeysReport<'a> {
+    kind: &'static str,
+    authenticated: bool,
+    message_id: String,
+    encrypted_data_keys: Vec<KeyReport<'a>>,
+}
+
 #[derive(Serialize)]
 struct KeyReport<'a> {
     provider_id: &'a str,
@@ -225,6 +272,7 @@ fn json(
     let frame_len = header.content_type().frame_len().map(NonZeroU32::get);
     let content_type = if frame_len.is_some() { "framed" } else { "non-framed" };
     let report = Report {
+        kind: "message",
         authenticated: info.is_some(),
         opens: opens.map(Result::is_ok),
         key_id: info.map(|info| &info.key_id[..]),
@@ -234,16 +282,7 @@ fn json(
         suite_name: suite_name(header.suite()),
         message_id: header.message_id().to_string(),
         context: header.context().iter().collect(),
-        encrypted_data_keys: header
-            .encrypted_data_keys()
-            .iter()
-            .map(|key| KeyReport {
-                provider_id: &key.provider_id,
-                key_name: key.key_name(),
-                provider_info: Base64::encode_string(&key.provider_info),
-                ciphertext_len: key.ciphertext.len(),
-            })
-            .collect(),
+        encrypted_data_keys: key_reports(header.encrypted_data_keys()),
         content_type,
         frame_len,
         header_len: header.len(),
@@ -251,7 +290,31 @@ fn json(
         frames: geometry.map(Geometry::frame_count),
         plaintext_len: geometry.map(Geometry::plaintext_len),
     };
-    let json = serde_json::to_string_pretty(&report).map_err(|error| Failure::new(error.to_string()))?;
+    to_json(&report)
+}
+
+fn keys_json(keys: &DetachedKeys) -> Result<String, Failure> {
+    to_json(&KeysReport {
+        kind: "detached-keys",
+        authenticated: false,
+        message_id: keys.message_id().to_string(),
+        encrypted_data_keys: key_reports(keys.encrypted_data_keys()),
+    })
+}
+
+fn key_reports(keys: &[EncryptedDataKey]) -> Vec<KeyReport<'_>> {
+    keys.iter()
+        .map(|key| KeyReport {
+            provider_id: &key.provider_id,
+            key_name: key.key_name(),
+            provider_info: Base64::encode_string(&key.provider_info),
+            ciphertext_len: key.ciphertext.len(),
+        })
+        .collect()
+}
+
+fn to_json(report: &impl Serialize) -> Result<String, Failure> {
+    let json = serde_json::to_string_pretty(report).map_err(|error| Failure::new(error.to_string()))?;
     Ok(ascii(&json) + "\n")
 }
 

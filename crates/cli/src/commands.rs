@@ -1,0 +1,88 @@
+//! The commands. Each reads its arguments and ties the parts below together.
+
+mod generated;
+mod inspect;
+mod open;
+mod rewrap;
+mod seal;
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    path::Path,
+    sync::Arc,
+};
+
+use kms_envelope::{CommitmentPolicy, Envelope, KeyProvider, Limits, message::DetachedKeys};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::{
+    args::{Arguments, Command, KeyArguments, KeygenArguments, OpeningArguments},
+    console::Console,
+    failure::Failure,
+    keys::{self, Keys},
+    standard,
+};
+
+/// What must not be written over: nothing that the key has sealed would open.
+const A_KEY: &str = "a key that was given, and not to be replaced";
+
+/// Does what the arguments ask for.
+pub(crate) fn run(Arguments { command, quiet }: Arguments) -> Result<(), Failure> {
+    let console = Console { quiet };
+    match command {
+        Command::Keygen(arguments) => keygen(&arguments, console),
+        Command::Seal(arguments) => seal::seal(&arguments, console),
+        Command::Open(arguments) => open::open(&arguments, console),
+        Command::Rewrap(arguments) => rewrap::rewrap(&arguments, console),
+        Command::Inspect(arguments) => inspect::inspect(&arguments, console),
+        Command::Completions(arguments) => generated::completions(&arguments),
+        Command::Man(arguments) => generated::man(&arguments),
+    }
+}
+
+fn keygen(arguments: &KeygenArguments, console: Console) -> Result<(), Failure> {
+    keys::generate(&arguments.path, &arguments.namespace, arguments.name.as_deref(), console).map(drop)
+}
+
+/// For the requests to the key service, which are made before the body is touched.
+fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(format!("the async runtime does not start: {error}")))
+}
+
+/// Returns what makes providers of keys that must be there.
+fn existing_keys(arguments: &KeyArguments, console: Console) -> Keys {
+    Keys { rsa: arguments.rsa.options(), new_key: false, console }
+}
+
+/// Returns the envelope that opens with this key.
+fn opening_envelope(terms: &OpeningArguments, provider: Arc<dyn KeyProvider>) -> Result<Envelope, Failure> {
+    let envelope = Envelope::builder(provider)
+        .commitment_policy(CommitmentPolicy::from(terms.policy.policy))
+        .required_context(terms.context.required_names())
+        .build()
+        .map_err(|error| Failure::new(error.to_string()))?;
+    match &terms.keys {
+        None => Ok(envelope),
+        Some(path) => Ok(envelope.with_detached_keys(read_detached(path)?)),
+    }
+}
+
+/// Reads what `rewrap` wrote.
+fn read_detached(path: &Path) -> Result<DetachedKeys, Failure> {
+    let limits = Limits::default();
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(limits.header_len as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| Failure::reading(path.display(), &error))?;
+    DetachedKeys::parse(&bytes, &limits).map_err(|error| Failure::from(error).of(path.display()))
+}
+
+/// Writes all of a text to standard output.
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let written: io::Result<()> = standard::output()?.write_all(text);
+    written.map_err(|error| Failure::writing("standard output", &error))
+}

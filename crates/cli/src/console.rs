@@ -1,0 +1,38 @@
+//! What is said on standard error.
+
+use std::io::{self, Write};
+
+/// Says things besides what the command was asked for. Warnings and errors are said always, the rest unless the user
+/// wants quiet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Console {
+    pub(crate) quiet: bool,
+}
+
+impl Console {
+    /// Prints a line that is good to know, such as the name of a new key.
+    pub(crate) fn note(self, text: &str) {
+        if !self.quiet {
+            say(text);
+        }
+    }
+
+    /// Prints a line about something that should be changed.
+    pub(crate) fn warn(self, text: &str) {
+        say(&format!("warning: {text}"));
+    }
+}
+
+/// Prints a line. Standard error may be closed: nobody reads it then.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "kms-envelope: {}", one_line(text));
+}
+
+/// Control characters as escapes: a file's name or a service's answer must not drive the terminal.
+fn one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}

@@ -1,0 +1,174 @@
+//! What is read: files, pipes, devices.
+
+use std::{
+    collections::VecDeque,
+    fs::{File, Metadata},
+    io::{self, IsTerminal, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use kms_envelope::{
+    Limits,
+    message::{DetachedKeys, Header, HeaderReader},
+};
+
+use crate::{console::Console, failure::Failure, progress::Progress, standard};
+
+/// How much is read and written at once, at most.
+pub(crate) const PIECE: usize = 1 << 20;
+
+/// What files of detached keys begin with. No message does.
+const DETACHED_KEYS: [u8; 4] = *b"KEDK";
+
+/// What the start of an input shows it to be.
+#[derive(Debug)]
+pub(crate) enum Start {
+    Message(Header),
+    DetachedKeys(DetachedKeys),
+}
+
+/// What is read.
+#[derive(Debug)]
+pub(crate) struct Input {
+    file: File,
+    name: String,
+    /// Where the message begins in the file.
+    start: u64,
+    len: Option<u64>,
+    console: Console,
+    progress: Option<Progress>,
+}
+
+impl Input {
+    /// Opens a file, or takes standard input.
+    pub(crate) fn open(path: Option<&Path>, console: Console) -> Result<Self, Failure> {
+        let name = path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+        let cannot_read = |error: io::Error| Failure::reading(&name, &error);
+        let mut file = match path {
+            Some(path) => File::open(path).map_err(cannot_read)?,
+            None => standard::input()?,
+        };
+        let metadata = file.metadata().map_err(cannot_read)?;
+        if metadata.is_dir() {
+            return Err(Failure::new("this is a directory, and only files are read")
+                .of(&name)
+                .advise("pack it with `tar` first"));
+        }
+        // Standard input may have been read in part.
+        let start = if metadata.is_file() { file.stream_position().unwrap_or(0) } else { 0 };
+        // Files of /proc claim to be empty.
+        let len = metadata.len().checked_sub(start).filter(|len| metadata.is_file() && *len > 0);
+        Ok(Self { file, name, start, len, console, progress: None })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns what the system knows of the file.
+    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
+        self.file.metadata()
+    }
+
+    /// The bytes that are left, where they are known without reading them.
+    pub(crate) fn len(&self) -> Option<u64> {
+        self.len
+    }
+
+    /// Shows how much has been read, unless that gets in the way of what is typed.
+    pub(crate) fn show_progress(&mut self) {
+        let wanted = !self.console.quiet && !self.file.is_terminal();
+        self.progress = Some(Progress::new(self.len, wanted));
+    }
+
+    /// Reads a piece, which is empty at the end only.
+    pub(crate) fn read_piece(&mut self, piece: &mut [u8]) -> Result<usize, Failure> {
+        loop {
+            match self.read(piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => return read.map_err(|error| Failure::reading(&self.name, &error)),
+            }
+        }
+    }
+
+    /// Fills `out`, or as much of it as there is. Returns how much that is.
+    fn fill(&mut self, out: &mut [u8]) -> Result<usize, Failure> {
+        let mut filled = 0;
+        while filled < out.len() {
+            match self.read_piece(&mut out[filled..])? {
+                0 => break,
+                len => filled += len,
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Reads a message's header and nothing beyond, or detached keys to their end.
+    pub(crate) fn read_start(&mut self) -> Result<Start, Failure> {
+        // Every header is longer.
+        let mut start = [0; DETACHED_KEYS.len()];
+        let len = self.fill(&mut start)?;
+        if start != DETACHED_KEYS {
+            return self.read_header_after(&start[..len]).map(Start::Message);
+        }
+        let limits = Limits::default();
+        let mut keys = vec![0; limits.header_len + 1];
+        keys[..len].copy_from_slice(&start);
+        let len = len + self.fill(&mut keys[len..])?;
+        DetachedKeys::parse(&keys[..len], &limits)
+            .map(Start::DetachedKeys)
+            .map_err(|error| Failure::from(error).of(&self.name))
+    }
+
+    /// Reads a message's header and nothing beyond.
+    pub(crate) fn read_header(&mut self) -> Result<Header, Failure> {
+        self.read_header_after(&[])
+    }
+
+    /// Reads the rest of a header, of which `start` has been read.
+    fn read_header_after(&mut self, start: &[u8]) -> Result<Header, Failure> {
+        let mut header = HeaderReader::new(&Limits::default());
+        header.feed(start).map_err(|error| Failure::from(error).of(&self.name))?;
+        let mut piece = [0; 1024];
+        while header.needed() > 0 {
+            let room = header.needed().min(piece.len());
+            match self.read_piece(&mut piece[..room])? {
+                0 => break,
+                len => header.feed(&piece[..len]).map_err(|error| Failure::from(error).of(&self.name))?,
+            };
+        }
+        header.finish().map_err(|error| Failure::from(error).of(&self.name))
+    }
+
+    /// Reads to the end. Returns how many bytes that were, and the last of them, at most `keep`.
+    pub(crate) fn count(&mut self, keep: usize) -> Result<(u64, Vec<u8>), Failure> {
+        let mut piece = vec![0; PIECE];
+        let (mut count, mut end) = (0, VecDeque::new());
+        loop {
+            let len = self.read_piece(&mut piece)?;
+            if len == 0 {
+                return Ok((count, end.into()));
+            }
+            count += len as u64;
+            let kept = &piece[len.saturating_sub(keep)..len];
+            end.drain(..(end.len() + kept.len()).saturating_sub(keep));
+            end.extend(kept);
+        }
+    }
+
+    /// Fills `out` with the bytes at this offset in the message. Only for an input whose [`len`](Self::len) is known.
+    pub(crate) fn read_at(&mut self, offset: u64, out: &mut [u8]) -> Result<(), Failure> {
+        let read = self.file.seek(SeekFrom::Start(self.start + offset)).and_then(|_| self.file.read_exact(out));
+        read.map_err(|error| Failure::reading(&self.name, &error))
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let len = self.file.read(out)?;
+        if let Some(progress) = &self.progress {
+            progress.advance(len);
+        }
+        Ok(len)
+    }
+}

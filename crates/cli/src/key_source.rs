@@ -1,0 +1,106 @@
+//! What `--key` names. Its text alone decides, so that no file that appears or goes away changes what it means.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use kms_envelope::provider::RsaPadding;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum KeySource {
+    /// A local key file.
+    File(PathBuf),
+    /// A file with an RSA key in PEM.
+    Rsa(PathBuf),
+    /// The ARN of a KMS key or alias. No region but its own could serve it.
+    KmsArn { arn: String, region: String },
+    /// An alias or a key id of KMS, in the region of the environment.
+    KmsName(String),
+}
+
+/// How RSA keys are used, and what messages store of them. PEM says neither.
+#[derive(Clone, Debug)]
+pub(crate) struct RsaOptions {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) padding: RsaPadding,
+}
+
+impl KeySource {
+    /// Reads the argument. `./` in front of a path makes a file of what would be something else.
+    pub(crate) fn parse(text: OsString) -> Result<Self, &'static str> {
+        let Some(known) = text.to_str() else { return Ok(Self::File(text.into())) };
+        if known.is_empty() {
+            return Err("it is empty");
+        }
+        if let Some(path) = known.strip_prefix("rsa:") {
+            return if path.is_empty() { Err("the path is missing") } else { Ok(Self::Rsa(path.into())) };
+        }
+        if known.starts_with("arn:") {
+            return Self::parse_arn(known);
+        }
+        match known.strip_prefix("alias/") {
+            Some("") => Err("a KMS alias is alias/NAME; a file of this name is ./alias/"),
+            Some(_) => Ok(Self::KmsName(known.to_owned())),
+            None if is_key_id(known) => Ok(Self::KmsName(known.to_owned())),
+            None => Ok(Self::File(text.into())),
+        }
+    }
+
+    fn parse_arn(arn: &str) -> Result<Self, &'static str> {
+        let parts: Vec<_> = arn.split(':').collect();
+        match parts[..] {
+            [_, _, "kms", region, _, resource] if !region.is_empty() && !resource.is_empty() => {
+                Ok(Self::KmsArn { arn: arn.to_owned(), region: region.to_owned() })
+            }
+            _ => Err("a KMS key is arn:aws:kms:REGION:ACCOUNT:key/ID, an alias arn:aws:kms:REGION:ACCOUNT:alias/NAME"),
+        }
+    }
+
+    /// Returns the file that holds the key, if one does.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) | Self::Rsa(path) => Some(path),
+            Self::KmsArn { .. } | Self::KmsName(_) => None,
+        }
+    }
+}
+
+/// Whether this has the shape of a KMS key id: a UUID, or `mrk-` and 32 hexadecimal digits.
+fn is_key_id(text: &str) -> bool {
+    let is_hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match text.strip_prefix("mrk-") {
+        Some(digits) => is_hex(digits, 32),
+        None => {
+            let parts: Vec<_> = text.split('-').collect();
+            parts.len() == 5 && parts.iter().zip([8, 4, 4, 4, 12]).all(|(part, len)| is_hex(part, len))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_alone_says_whether_a_key_is_a_file_or_of_kms() {
+        let uuid = "1234abcd-12ab-34cd-56ef-1234567890ab";
+        let multi_region = "mrk-1234abcd12ab34cd56ef1234567890ab";
+        for name in ["alias/backup", "alias/a/b", uuid, multi_region] {
+            assert_eq!(KeySource::parse(name.into()), Ok(KeySource::KmsName(name.into())));
+        }
+        let beside = format!("./{uuid}");
+        let with_suffix = format!("{uuid}.key");
+        let no_hex = uuid.replace('a', "x");
+        let longer = format!("{multi_region}0");
+        for path in
+            ["backup.key", "alias", "aliases/x", "./alias/x", "/alias/x", "mrk-1", "---- ", &beside, &with_suffix]
+                .into_iter()
+                .chain([&no_hex[..], &longer])
+        {
+            assert_eq!(KeySource::parse(path.into()), Ok(KeySource::File(path.into())));
+        }
+        assert!(KeySource::parse("alias/".into()).is_err());
+    }
+}

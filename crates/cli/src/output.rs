@@ -1,0 +1,275 @@
+//! What is written: files, pipes, devices.
+
+use std::{
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, IsTerminal, Write},
+    path::{Path, PathBuf, is_separator},
+};
+
+use tempfile::NamedTempFile;
+
+use crate::{console::Console, failure::Failure, input::Input, interrupt, standard};
+
+/// What is written. A file has its name only after [`finish`](Self::finish); dropped before, it leaves nothing.
+#[derive(Debug)]
+pub(crate) struct Output {
+    target: Target,
+    name: String,
+    written: u64,
+    console: Console,
+}
+
+#[derive(Debug)]
+enum Target {
+    /// Standard output, a pipe or a device.
+    Direct(File),
+    /// A file beside the one that it is to become, and what is known of that if it is there. Until then, only its owner
+    /// may read it. Nothing can remove it when SIGKILL or a loss of power ends the process.
+    Beside { temporary: NamedTempFile, path: PathBuf, existing: Option<Box<Metadata>> },
+}
+
+impl Output {
+    /// Makes ready to write to a path, or to standard output. Nothing is changed there yet.
+    pub(crate) fn create(path: Option<&Path>, input: &Input, console: Console) -> Result<Self, Failure> {
+        let name = path.map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
+        let target = match path {
+            Some(path) => Target::for_path(path).map_err(|error| Failure::writing(&name, &error))?,
+            None => Target::Direct(standard::output()?),
+        };
+        let this = Self { target, name, written: 0, console };
+        if this.is_also(input) {
+            return Err(Failure::new("this is the input as well").of(&this.name).advise("give another file with -o"));
+        }
+        Ok(this)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(&self.target, Target::Direct(file) if file.is_terminal())
+    }
+
+    /// Fails where this is a terminal, which binary data would only confuse.
+    pub(crate) fn refuse_terminal(&self) -> Result<(), Failure> {
+        if self.is_terminal() {
+            return Err(Failure::new("this is a terminal, and the output is binary")
+                .of(&self.name)
+                .advise("name a file with `-o FILE`, or write it here all the same with `-o -`"));
+        }
+        Ok(())
+    }
+
+    /// Whether writing would change what is still to be read. What is written beside a file does not.
+    fn is_also(&self, input: &Input) -> bool {
+        match &self.target {
+            Target::Beside { .. } => false,
+            Target::Direct(file) => match (file.metadata(), input.metadata()) {
+                (Ok(output), Ok(input)) => holds_data(&output) && is_same(&output, &input),
+                _ => false,
+            },
+        }
+    }
+
+    /// Fails where this would replace one of these files, which are still needed.
+    pub(crate) fn spare<'a>(&self, needed: impl IntoIterator<Item = &'a Path>, what: &str) -> Result<(), Failure> {
+        let Target::Beside { path, .. } = &self.target else { return Ok(()) };
+        // It may not be there, and then nothing is replaced.
+        let Ok(replaced) = fs::canonicalize(path) else { return Ok(()) };
+        if needed.into_iter().any(|needed| fs::canonicalize(needed).is_ok_and(|needed| needed == replaced)) {
+            return Err(Failure::new(format!("this is {what}")).of(&self.name).advise("give another file with -o"));
+        }
+        Ok(())
+    }
+
+    /// The end: everything is on the disk, and the file gets its name.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        let Target::Beside { temporary, path, existing } = self.target else { return Ok(()) };
+        let file = temporary.as_file();
+        let permitted = match &existing {
+            Some(existing) => take_over(file, existing),
+            None => permit_as_new(file),
+        };
+        let kept = permitted.unwrap_or_else(|error| Some(format!("its permissions could not be set: {error}")));
+        file.sync_all()
+            .and_then(|()| interrupt::complete(|| temporary.persist(&path)).map_err(|error| error.error))
+            .and_then(|_| sync_folder(&path))
+            .map_err(|error| Failure::writing(&self.name, &error))?;
+        if let Some(lost) = kept {
+            self.console.warn(&format!("{}: {lost}", self.name));
+        }
+        Ok(())
+    }
+
+    /// The end where something failed: a file is not there, but what went to a pipe or a device cannot be taken back.
+    pub(crate) fn abandon(self, failure: Failure) -> Failure {
+        match self.target {
+            Target::Direct(_) if self.written > 0 => failure.and(&format!(
+                "the {} bytes already written to {} are incomplete and must be discarded",
+                self.written, self.name
+            )),
+            _ => failure,
+        }
+    }
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = match &mut self.target {
+            Target::Direct(file) => file.write(bytes),
+            Target::Beside { temporary, .. } => temporary.as_file_mut().write(bytes),
+        }?;
+        self.written += written as u64;
+        Ok(written)
+    }
+
+    /// Nothing is buffered here.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Target {
+    fn for_path(path: &Path) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(metadata) => {
+                // Such as /dev/stdout, whatever it stands for: an open file must not be replaced by another.
+                let stdout = standard::stdout()?;
+                if stdout.metadata().is_ok_and(|stdout| is_same(&stdout, &metadata)) {
+                    return Ok(Self::Direct(stdout));
+                }
+                // Asks for permission: renaming a file to this name would not.
+                let existing = OpenOptions::new().write(true).open(path)?;
+                if !metadata.is_file() {
+                    return Ok(Self::Direct(existing));
+                }
+                // A symbolic link stays one.
+                Self::beside(fs::canonicalize(path)?, Some(metadata.into()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if fs::symlink_metadata(path).is_ok() {
+                    return Err(io::Error::new(error.kind(), "it is a symbolic link to nothing"));
+                }
+                if path.to_string_lossy().ends_with(is_separator) {
+                    return Err(io::ErrorKind::IsADirectory.into());
+                }
+                Self::beside(path.to_owned(), None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A file in the same folder.
+    fn beside(path: PathBuf, existing: Option<Box<Metadata>>) -> io::Result<Self> {
+        let folder = folder_of(&path);
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".kms-envelope-").suffix(".tmp");
+        // The error names the temporary file, which says nothing to anybody.
+        let temporary = interrupt::create(|| builder.tempfile_in(folder), NamedTempFile::path).map_err(|error| {
+            let kind = error.kind();
+            io::Error::new(kind, format!("no file can be made in the folder {}: {kind}", folder.display()))
+        })?;
+        Ok(Self::Beside { temporary, path, existing })
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Gives a file that replaces another its owner, its group and its mode. Returns what could not be kept.
+#[cfg(unix)]
+fn take_over(file: &File, existing: &Metadata) -> io::Result<Option<String>> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+
+    let (uid, gid) = (existing.uid(), existing.gid());
+    let is_kept = |own: &Metadata| (own.uid() == uid, own.gid() == gid);
+    let mut kept = is_kept(&file.metadata()?);
+    if kept != (true, true) {
+        // Only root may give a file away, but its owner may give it to a group of theirs.
+        let _ = fchown(file, Some(uid), Some(gid)).or_else(|_| fchown(file, None, Some(gid)));
+        kept = is_kept(&file.metadata()?);
+    }
+    // As when a file is written to, it does not keep setuid and setgid.
+    let mode = existing.mode() & 0o777;
+    let (lost, mode) = match kept {
+        (true, true) => (None, mode),
+        (false, true) => (Some("its owner could not be kept"), mode),
+        // What the old group may do is no business of the new one, which may do what all others may.
+        (true, false) => (Some("its group could not be kept"), for_another_group(mode)),
+        (false, false) => (Some("its owner and group could not be kept"), for_another_group(mode)),
+    };
+    set_mode(file, mode)?;
+    Ok(lost.map(str::to_owned))
+}
+
+#[cfg(unix)]
+fn for_another_group(mode: u32) -> u32 {
+    mode & 0o707 | mode & (mode & 0o007) << 3
+}
+
+/// Gives a new file the mode that it would have got if it had been made under its name.
+#[cfg(unix)]
+fn permit_as_new(file: &File) -> io::Result<Option<String>> {
+    use rustix::{fs::Mode, process::umask};
+
+    // It can be read only by being set. No other thread makes files now.
+    let mask = umask(Mode::RWXG | Mode::RWXO);
+    umask(mask);
+    set_mode(file, 0o666 & !mask.as_raw_mode())?;
+    Ok(None)
+}
+
+#[cfg(unix)]
+fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    file.set_permissions(fs::Permissions::from_mode(mode))
+}
+
+#[cfg(not(unix))]
+fn take_over(_: &File, _: &Metadata) -> io::Result<Option<String>> {
+    Ok(None)
+}
+
+#[cfg(not(unix))]
+fn permit_as_new(_: &File) -> io::Result<Option<String>> {
+    Ok(None)
+}
+
+/// Writes the new name of a file to the disk.
+#[cfg(unix)]
+fn sync_folder(path: &Path) -> io::Result<()> {
+    match File::open(folder_of(path)).and_then(|folder| folder.sync_all()) {
+        // A folder that may be written to but not listed, and file systems that do this for no folder.
+        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
+        synced => synced,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Whether what is written to it can be read from it again.
+fn holds_data(metadata: &Metadata) -> bool {
+    #[cfg(unix)]
+    let is_block_device = std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type());
+    #[cfg(not(unix))]
+    let is_block_device = false;
+    metadata.is_file() || is_block_device
+}
+
+#[cfg(unix)]
+fn is_same(a: &Metadata, b: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    (a.dev(), a.ino()) == (b.dev(), b.ino())
+}
+
+#[cfg(not(unix))]
+fn is_same(_: &Metadata, _: &Metadata) -> bool {
+    false
+}

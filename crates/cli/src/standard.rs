@@ -1,0 +1,75 @@
+//! Standard input and output, without a buffer. That they are closed is an error.
+
+use std::{fs::File, io};
+
+use crate::failure::Failure;
+
+/// Returns standard input, unless it is closed.
+pub(crate) fn input() -> Result<File, Failure> {
+    let name = "standard input";
+    let stdin = stdin().map_err(|error| Failure::reading(name, &error))?;
+    if is_closed(&stdin) {
+        return Err(Failure::new(CLOSED)
+            .of(name)
+            .advise("for an empty input, use `< /dev/null`, which opens it for reading only"));
+    }
+    Ok(stdin)
+}
+
+/// Returns standard output, unless it is closed.
+pub(crate) fn output() -> Result<File, Failure> {
+    let name = "standard output";
+    let stdout = stdout().map_err(|error| Failure::writing(name, &error))?;
+    if is_closed(&stdout) {
+        return Err(Failure::new(CLOSED)
+            .of(name)
+            .advise("to discard the output, use `> /dev/null`, which opens it for writing only"));
+    }
+    Ok(stdout)
+}
+
+const CLOSED: &str = "closed (or the null device, opened for both reading and writing)";
+
+/// Whether the descriptor was closed when the process began. Rust's runtime then opens the null device in its place,
+/// for reading and writing, as no later file may get that number; nothing else tells.
+///
+/// Shells, systemd, Go and Rust open the null device one way only, so `< /dev/null` and `> /dev/null` work. Python's
+/// `subprocess.DEVNULL`, Node's `ignore` for output and daemon(3) open it both ways and are refused too: that is better
+/// than to lose what was written, or to seal nothing, and exit with 0.
+#[cfg(unix)]
+fn is_closed(file: &File) -> bool {
+    use std::{
+        fs,
+        os::unix::fs::{FileTypeExt, MetadataExt},
+    };
+
+    use rustix::fs::{OFlags, fcntl_getfl};
+
+    let is_null = match (file.metadata(), fs::metadata("/dev/null")) {
+        (Ok(file), Ok(null)) => file.file_type().is_char_device() && file.rdev() == null.rdev(),
+        _ => false,
+    };
+    is_null && fcntl_getfl(file).is_ok_and(|flags| flags & OFlags::RWMODE == OFlags::RDWR)
+}
+
+#[cfg(not(unix))]
+fn is_closed(_: &File) -> bool {
+    false
+}
+
+fn stdin() -> io::Result<File> {
+    #[cfg(unix)]
+    let stdin = std::os::fd::AsFd::as_fd(&io::stdin()).try_clone_to_owned()?;
+    #[cfg(windows)]
+    let stdin = std::os::windows::io::AsHandle::as_handle(&io::stdin()).try_clone_to_owned()?;
+    Ok(stdin.into())
+}
+
+/// Returns standard output as it is, closed or not.
+pub(crate) fn stdout() -> io::Result<File> {
+    #[cfg(unix)]
+    let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?;
+    #[cfg(windows)]
+    let stdout = std::os::windows::io::AsHandle::as_handle(&io::stdout()).try_clone_to_owned()?;
+    Ok(stdout.into())
+}

@@ -1,0 +1,113 @@
+//! Arguments: what is wrong with them, what they silence, and what is generated from them.
+
+use serde_json::Value;
+
+use crate::{Folder, data, rewrapped};
+
+#[test]
+fn a_wrong_pair_is_told_apart_from_a_failure_and_makes_no_key() {
+    let folder = Folder::with_key();
+    let twice = ["-c", "a=1", "-c", "b=2", "-c", "a=1"];
+    let said = folder.run(&[&["seal", "--new-key", "--key", "fresh", "-o", "out"][..], &twice].concat()).usage();
+    assert!(said.contains("\"a\" twice"), "{said}");
+    for command in ["open", "inspect"] {
+        let said = folder.run_with_input(&[&[command, "--key", "key"][..], &twice].concat(), b"").usage();
+        assert!(said.contains("\"a\" twice"), "{said}");
+    }
+    let too_long = format!("a={}", "x".repeat(65_535));
+    for (pair, words) in [("aws-crypto-x=y", "reserved"), ("aws-crypto-public-key=", "reserved"), (&too_long, "65535")]
+    {
+        for option in ["-c", "--required"] {
+            let said = folder.run(&["seal", "--new-key", "--key", "fresh", "-o", "out", option, pair]).usage();
+            assert!(said.contains(words), "{said}");
+        }
+    }
+    assert!(folder.names().is_empty());
+}
+
+#[test]
+fn a_pair_may_have_an_empty_name() {
+    let folder = Folder::with_key();
+    let sealed = folder.run_with_input(&["seal", "--key", "key", "-c", "=value"], b"data").done();
+    assert_eq!(folder.run_with_input(&["open", "--key", "key", "-c", "=value"], &sealed).done(), b"data");
+    folder.run_with_input(&["open", "--key", "key", "-c", "=other"], &sealed).failed();
+    let shown = folder.run_with_input(&["inspect", "--json"], &sealed).done();
+    assert_eq!(serde_json::from_slice::<Value>(&shown).unwrap()["context"], serde_json::json!({"": "value"}));
+}
+
+#[test]
+fn the_names_that_other_tools_use_suggest_ours() {
+    let folder = Folder::with_key();
+    for (other, ours) in [("encrypt", "seal"), ("decrypt", "open")] {
+        let said = folder.run(&[other, "--key", "key"]).usage();
+        assert!(said.contains(&format!("'{ours}'")), "{said}");
+    }
+    // What is close to one of ours still suggests that.
+    assert!(folder.run(&["sael"]).usage().contains("'seal'"));
+}
+
+#[test]
+fn quiet_silences_what_is_neither_a_warning_nor_an_error() {
+    let folder = Folder::new();
+    assert!(folder.run(&["keygen", "a"]).stderr.contains("new key"));
+    assert_eq!(folder.run(&["keygen", "--quiet", "b"]).stderr, "");
+    assert_eq!(folder.run(&["-q", "seal", "--new-key", "--key", "c"]).stderr, "");
+    assert_eq!(folder.names(), ["a", "b", "c"]);
+    assert!(folder.run(&["-q", "keygen", "b"]).failed().contains("never overwritten"));
+}
+
+#[test]
+fn inspect_says_which_message_detached_keys_belong_to() {
+    let folder = rewrapped(&data(1000));
+    let message: Value = serde_json::from_slice(&folder.run(&["inspect", "--json", "sealed"]).done()).unwrap();
+    let new: Value = serde_json::from_slice(&folder.read("new")).unwrap();
+
+    let text = String::from_utf8(folder.run(&["inspect", "keys"]).done()).unwrap();
+    let key = format!("kms-envelope/{}", new["name"].as_str().unwrap());
+    for part in ["detached keys", message["message_id"].as_str().unwrap(), &key, "Nothing of this is authenticated"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+
+    let keys = folder.read("keys");
+    let json = folder.run_with_input(&["inspect", "--json"], &keys).done();
+    let shown: Value = serde_json::from_slice(&json).unwrap();
+    assert_eq!((&shown["kind"], &shown["authenticated"]), (&"detached-keys".into(), &false.into()));
+    assert_eq!(shown["message_id"], message["message_id"]);
+    assert_eq!(shown["encrypted_data_keys"].as_array().unwrap().len(), 1);
+    assert_eq!(shown["encrypted_data_keys"][0]["key_name"], new["name"]);
+
+    let said = folder.run(&["inspect", "--key", "new", "keys"]).failed();
+    assert!(said.contains("keys: these are detached keys") && said.contains("--keys"), "{said}");
+    for len in [4, 10, keys.len() - 1] {
+        let said = folder.run_with_input(&["inspect"], &keys[..len]).failed();
+        assert!(said.contains("truncated"), "{said}");
+    }
+    let said = folder.run_with_input(&["inspect"], &[&keys[..], &[0; 300_000]].concat()).failed();
+    assert!(said.contains("standard input: "), "{said}");
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    let folder = Folder::new();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = String::from_utf8(folder.run(&["completions", shell]).done()).unwrap();
+        for part in ["rewrap", "commitment-policy", "require-encrypt-allow-decrypt"] {
+            assert!(script.contains(part), "{shell} {part}");
+        }
+    }
+    folder.run(&["completions", "tcsh"]).usage();
+}
+
+#[test]
+fn a_manual_page_is_printed_for_the_command_and_for_each_of_its_commands() {
+    let folder = Folder::new();
+    let page = |args: &[&str]| String::from_utf8(folder.run(args).done()).unwrap();
+    let whole = page(&["man"]);
+    assert!(whole.contains(".TH kms-envelope 1") && whole.contains("Exit status"), "{whole}");
+    for command in ["keygen", "seal", "open", "rewrap", "inspect"] {
+        assert!(whole.contains(&format!("kms\\-envelope\\-{command}(1)")), "{whole}");
+        let page = page(&["man", command]);
+        assert!(page.contains(&format!(".TH kms-envelope-{command} 1")) && page.contains(".SH OPTIONS"), "{page}");
+    }
+    assert!(folder.run(&["man", "encrypt"]).usage().contains("encrypt"));
+}

@@ -1,0 +1,122 @@
+//! What `--key` names, as far as AWS KMS is concerned.
+
+use crate::{Folder, KEY_ARN};
+
+const KEY_ID: &str = "1234abcd-12ab-34cd-56ef-1234567890ab";
+
+#[test]
+fn a_file_with_a_name_that_kms_could_have_is_named_with_a_dot() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("alias")).unwrap();
+    for name in ["alias/backup", KEY_ID] {
+        let said = folder.run(&["keygen", name]).usage();
+        assert!(said.contains("put ./ in front"), "{said}");
+        let path = format!("./{name}");
+        folder.run(&["keygen", &path]).done();
+        let sealed = folder.run_with_input(&["seal", "--key", &path], b"data").done();
+        assert_eq!(folder.run_with_input(&["open", "--key", &path], &sealed).done(), b"data");
+        // The file is there, and yet:
+        let said = folder.run(&["seal", "--key", name]).failed();
+        assert!(said.contains(&format!("write {path}")), "{said}");
+    }
+    folder.run(&["keygen", "alias/"]).usage();
+    folder.run(&["seal", "--key", "alias/"]).usage();
+}
+
+#[test]
+fn new_keys_are_no_kms_keys() {
+    let folder = Folder::new();
+    for key in [KEY_ARN, KEY_ID, "alias/backup"] {
+        assert!(folder.run(&["seal", "--key", key, "--new-key"]).usage().contains("--new-key"));
+    }
+}
+
+#[cfg(not(feature = "aws-kms"))]
+#[test]
+fn a_build_without_kms_says_so_of_every_kms_key() {
+    let folder = Folder::with_key();
+    let sealed = folder.seal(b"data");
+    for key in [KEY_ARN, KEY_ID, "alias/backup"] {
+        for said in [
+            folder.run(&["seal", "--key", key]).failed(),
+            folder.run_with_input(&["open", "--key", key], &sealed).failed(),
+            folder.run_with_input(&["inspect", "--key", key], &sealed).failed(),
+            folder.run_with_input(&["rewrap", "--key", "key", "--to", key], &sealed).failed(),
+        ] {
+            assert!(said.contains(key) && said.contains("build it with its default features"), "{said}");
+        }
+    }
+}
+
+#[cfg(feature = "aws-kms")]
+mod kms {
+    use std::{
+        io::{BufRead, BufReader, Read, Write},
+        net::TcpListener,
+        thread,
+    };
+
+    use super::*;
+    use crate::{end, with_credentials};
+
+    /// Answers one request with this status and JSON. Returns its address, and then the head and body of the request.
+    fn answer_once(status: &'static str, json: String) -> (String, thread::JoinHandle<(String, String)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let served = thread::spawn(move || {
+            let mut connection = BufReader::new(listener.accept().unwrap().0);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") {
+                connection.read_line(&mut head).unwrap();
+            }
+            let head = head.to_lowercase();
+            let len = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap().parse().unwrap();
+            let mut body = vec![0; len];
+            connection.read_exact(&mut body).unwrap();
+            let answer = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{json}",
+                json.len()
+            );
+            connection.get_mut().write_all(answer.as_bytes()).unwrap();
+            (head, String::from_utf8(body).unwrap())
+        });
+        (address, served)
+    }
+
+    #[test]
+    fn an_alias_or_a_key_id_is_looked_up_in_the_region_of_the_environment() {
+        let folder = Folder::with_key();
+        let sealed = folder.seal(b"data");
+        for key in ["alias/backup", KEY_ID, "mrk-1234abcd12ab34cd56ef1234567890ab"] {
+            let json = format!(r#"{{"KeyMetadata": {{"KeyId": "{KEY_ID}", "Arn": "{KEY_ARN}"}}}}"#);
+            let (address, served) = answer_once("200 OK", json);
+            let mut command = folder.command(&["open", "--key", key]);
+            with_credentials(&mut command).env("AWS_ENDPOINT_URL", address).env("AWS_REGION", "ap-southeast-2");
+            // The key is found, but the message is not for it.
+            let said = end(&mut command, &sealed).failed();
+            assert!(said.contains("they are for: kms-envelope/"), "{said}");
+            let (head, body) = served.join().unwrap();
+            assert!(head.contains("trentservice.describekey") && head.contains("/ap-southeast-2/kms/"), "{head}");
+            assert_eq!(body, format!(r#"{{"KeyId":"{key}"}}"#));
+        }
+    }
+
+    #[test]
+    fn an_alias_that_kms_does_not_know_is_a_failure_that_says_how_to_name_a_file() {
+        let folder = Folder::new();
+        let json = r#"{"__type": "NotFoundException", "message": "Alias is not found."}"#;
+        let (address, served) = answer_once("400 Bad Request", json.into());
+        let mut command = folder.command(&["seal", "--key", "alias/backup"]);
+        with_credentials(&mut command).env("AWS_ENDPOINT_URL", address).env("AWS_REGION", "eu-west-1");
+        let said = end(&mut command, b"data").failed();
+        assert!(said.contains("Alias is not found") && said.contains("write ./alias/backup"), "{said}");
+        served.join().unwrap();
+    }
+
+    #[test]
+    fn an_alias_without_a_region_is_a_failure_that_says_what_to_set() {
+        let folder = Folder::new();
+        let said = end(with_credentials(&mut folder.command(&["seal", "--key", "alias/backup"])), b"data").failed();
+        assert!(said.contains("alias/backup: no AWS region") && said.contains("AWS_REGION"), "{said}");
+    }
+}

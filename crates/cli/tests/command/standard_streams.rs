@@ -1,0 +1,146 @@
+//! Standard input and output that are closed, terminals, or pipes without a reader.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{ErrorKind, Read},
+    os::fd::OwnedFd,
+    process::{Command, Stdio},
+    thread,
+};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use crate::{Ended, Folder, data, end};
+
+/// Runs the command in a shell, with these redirections. The tests' own standard input and output are not used.
+fn redirected(folder: &Folder, args: &[&str], redirections: &str) -> Ended {
+    let command = folder.command(args);
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("exec \"$0\" \"$@\" {redirections}")).arg(command.get_program());
+    shell.args(command.get_args()).current_dir(folder.path("."));
+    end(&mut shell, b"data")
+}
+
+#[test]
+fn a_closed_standard_input_is_not_taken_for_an_empty_one() {
+    let folder = Folder::with_key();
+    for args in [&["seal", "--key", "key", "-o", "out"][..], &["open", "--key", "key", "-o", "out"], &["inspect", "-"]]
+    {
+        let said = redirected(&folder, args, "<&-").failed();
+        assert!(said.contains("standard input: closed") && said.contains("< /dev/null"), "{said}");
+    }
+    assert!(folder.names().is_empty());
+    let sealed = redirected(&folder, &["seal", "--key", "key"], "< /dev/null").done();
+    assert_eq!(folder.run_with_input(&["open", "--key", "key"], &sealed).done(), b"");
+    // As it is where it is not needed.
+    folder.write("in", b"data");
+    redirected(&folder, &["seal", "--key", "key", "-o", "out", "in"], "<&-").done();
+}
+
+#[test]
+fn a_closed_standard_output_loses_nothing_with_status_0() {
+    let folder = Folder::with_key();
+    folder.write("in", b"data");
+    folder.run(&["seal", "--key", "key", "-o", "sealed", "in"]).done();
+    for args in [
+        &["seal", "--key", "key", "in"][..],
+        &["seal", "--key", "key", "-o", "-", "in"],
+        &["open", "--key", "key", "sealed"],
+        &["rewrap", "--key", "key", "--to", "key", "sealed"],
+        &["inspect", "sealed"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let said = redirected(&folder, args, ">&-").failed();
+        assert!(said.contains("standard output: closed") && said.contains("> /dev/null"), "{said}");
+        redirected(&folder, args, "> /dev/null").done();
+    }
+    redirected(&folder, &["open", "--key", "key", "-o", "out", "sealed"], ">&- 2>&-").done();
+    assert_eq!(folder.read("out"), b"data");
+}
+
+/// Runs the command with a new terminal as its output. Returns its status, what it said, and what the terminal shows.
+fn on_terminal(folder: &Folder, args: &[&str]) -> (i32, String, String) {
+    let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&terminal).unwrap();
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
+    let slave: OwnedFd = OpenOptions::new().read(true).write(true).open(name).unwrap().into();
+    let mut command = folder.command(args);
+    let process = command.stdin(Stdio::null()).stdout(slave).stderr(Stdio::piped()).spawn().unwrap();
+    // It holds the terminal open as well.
+    drop(command);
+    let shown = thread::spawn(move || {
+        let (mut shown, mut piece) = (Vec::new(), [0; 1024]);
+        loop {
+            match File::from(terminal.try_clone().unwrap()).read(&mut piece) {
+                Ok(0) => return shown,
+                Ok(len) => shown.extend(&piece[..len]),
+                // Linux says so when nobody has it open any more.
+                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return shown,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted),
+            }
+        }
+    });
+    let output = process.wait_with_output().unwrap();
+    let shown = String::from_utf8_lossy(&shown.join().unwrap()).into_owned();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap(), shown)
+}
+
+#[test]
+fn nothing_encrypted_is_written_to_a_terminal_unless_that_is_asked_for() {
+    let folder = Folder::with_key();
+    folder.write("in", b"data");
+    folder.run(&["seal", "--key", "key", "-c", "tenant=acme", "-o", "sealed", "in"]).done();
+    for args in [&["seal", "--key", "key", "in"][..], &["rewrap", "--key", "key", "--to", "key", "sealed"]] {
+        let (status, said, shown) = on_terminal(&folder, args);
+        assert_eq!((status, &shown[..]), (1, ""), "{said}");
+        assert!(said.contains("this is a terminal") && said.contains("-o -"), "{said}");
+        let (status, said, shown) = on_terminal(&folder, &[args, &["-o", "-"]].concat());
+        assert_eq!((status, &said[..]), (0, ""));
+        assert!(shown.contains("kms-envelope"), "{shown}");
+    }
+    let (status, said, shown) = on_terminal(&folder, &["open", "--key", "key", "sealed"]);
+    assert_eq!((status, &said[..], &shown[..]), (0, "", "data"));
+    let (_, _, shown) = on_terminal(&folder, &["inspect", "sealed"]);
+    assert!(shown.contains("\"tenant\" = \"acme\""), "{shown}");
+    // No key is made for nothing.
+    assert_eq!(on_terminal(&folder, &["seal", "--new-key", "--key", "fresh", "in"]).0, 1);
+    assert_eq!(folder.names(), ["in", "sealed"]);
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_the_command_quietly() {
+    let folder = Folder::with_key();
+    folder.write("in", &data(3_000_000));
+    folder.run(&["seal", "--key", "key", "-o", "sealed", "in"]).done();
+    for args in
+        [&["seal", "--key", "key", "in"][..], &["open", "--key", "key", "sealed"], &["inspect", "sealed"], &["man"]]
+    {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = folder.command(args).stdout(writer).output().unwrap();
+        assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+        // As of a process that SIGPIPE ended.
+        assert_eq!(output.status.code(), Some(141));
+    }
+}
+
+#[test]
+fn a_failure_after_output_was_written_says_that_it_must_be_discarded() {
+    let folder = Folder::with_key();
+    let mut sealed = folder.run_with_input(&["seal", "--key", "key"], &data(3_000_000)).done();
+    *sealed.last_mut().unwrap() ^= 1;
+    let open = ["open", "--key", "key"];
+    let ended = folder.run_with_input(&open, &sealed);
+    let len = ended.stdout.len();
+    assert!(len > 0);
+    let said = ended.failed();
+    let words = format!("the {len} bytes already written to standard output are incomplete and must be discarded");
+    assert!(said.contains("does not authenticate") && said.contains(&words), "{said}");
+    // Not where there was none.
+    let said = folder.run_with_input(&open, &sealed[..1000]).failed();
+    assert!(!said.contains("discard"), "{said}");
+    let said = folder.run_with_input(&[&open[..], &["-o", "out"]].concat(), &sealed).failed();
+    assert!(!said.contains("discard") && !folder.path("out").exists(), "{said}");
+}
