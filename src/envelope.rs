@@ -18,7 +18,9 @@ use crate::{
     error::{OpenError, SealError},
     materials,
     message::{ContentType, DetachedKeys, Header},
-    stream::{self, AsyncReadAt, MessageInfo, Opener, RangeOpener, RangeReader, ReadAt, Sealer, SealerParts},
+    stream::{
+        self, AsyncRangeReader, AsyncReadAt, MessageInfo, Opener, RangeOpener, RangeReader, ReadAt, Sealer, SealerParts,
+    },
 };
 
 /// Seals data under the keys of a [`KeyProvider`](crate::KeyProvider), and opens it again.
@@ -65,7 +67,8 @@ impl Envelope {
         RangeReader::new(source, self.range_opener(&header, sealed_len, context).await?)
     }
 
-    /// As [`range_reader`](Self::range_reader), for an asynchronous source.
+    /// Like [`range_reader`](Self::range_reader), but for an asynchronous source: an object in a store, or with the
+    /// feature `tokio` one of tokio's files. The [`AsyncRangeReader`] also makes streams of ranges.
     ///
     /// # Errors
     /// As [`range_reader`](Self::range_reader).
@@ -74,9 +77,9 @@ impl Envelope {
         source: S,
         sealed_len: u64,
         context: &EncryptionContext,
-    ) -> Result<RangeReader<S>, OpenError> {
+    ) -> Result<AsyncRangeReader<S>, OpenError> {
         let header = stream::range::read_header_async(&source, sealed_len, &self.settings.limits).await?;
-        RangeReader::new_async(source, self.range_opener(&header, sealed_len, context).await?).await
+        AsyncRangeReader::new(source, self.range_opener(&header, sealed_len, context).await?).await
     }
 
     /// The bare [`RangeOpener`] for the message with this header and this length in all, for a transport of one's

@@ -16,7 +16,6 @@ pub(crate) mod std_io;
 mod threads;
 #[cfg(feature = "tokio")]
 pub(crate) mod tokio_io;
-#[cfg(any(feature = "stream", feature = "tokio"))]
 mod turn;
 
 pub(crate) use buffer::{BUFFER_LENS, OpenBuffer, SealBuffer, buffer_len, default_buffer_len};
@@ -24,7 +23,9 @@ pub(crate) use buffer::{BUFFER_LENS, OpenBuffer, SealBuffer, buffer_len, default
 pub use bytes_stream::{OpenStream, SealStream, StreamError};
 pub use opener::{MessageInfo, Opener};
 pub(crate) use opener::{OpenerParts, authenticate, seekable};
-pub use range::{AsyncReadAt, RangeOpener, RangeReader, ReadAt};
+#[cfg(feature = "stream")]
+pub use range::RangeStream;
+pub use range::{AsyncRangeReader, AsyncReadAt, RangeOpener, RangeReader, ReadAt};
 pub use sealer::Sealer;
 pub(crate) use sealer::SealerParts;
 pub use std_io::{OpenReader, SealReader, SealWriter};

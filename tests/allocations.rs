@@ -1,9 +1,13 @@
 //! How often memory is asked for, and how much: nothing per frame, little per message, and never what a stranger's
 //! message claims to need.
 
-use std::io::{self, Read, Write, sink};
+use std::{
+    io::{self, Read, Write, sink},
+    ops::Range,
+};
 
 use allocation_counter::{AllocationInfo, measure};
+use bytes::Bytes;
 #[cfg(feature = "stream")]
 use kms_envelope::AlgorithmSuite;
 use kms_envelope::{
@@ -13,6 +17,7 @@ use kms_envelope::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
         SecretKey,
     },
+    stream::AsyncReadAt,
 };
 use pollster::block_on;
 
@@ -97,7 +102,56 @@ fn a_range_into_a_buffer_allocates_no_more_than_what_it_reads() {
     let mut out = vec![0; 10 * FRAME_LEN];
     let info = counted(|| reader.read_into(100, &mut out).unwrap());
     println!("{info:?}");
-    assert!(info.count_total <= 3 && info.bytes_max <= 20 * FRAME_LEN as u64, "{info:?}");
+    assert!(info.count_total <= 4 && info.bytes_max <= 20 * FRAME_LEN as u64, "{info:?}");
+}
+
+#[test]
+fn a_frame_that_many_ranges_need_is_opened_once() {
+    let envelope = envelope(Backend::default());
+    let context = context();
+    let sealed = block_on(envelope.seal(&vec![1; 10 * FRAME_LEN], &context)).unwrap();
+    let reader = block_on(envelope.range_reader(&sealed[..], sealed.len() as u64, &context)).unwrap();
+    // A frame of which only a part is needed is opened into memory of its own.
+    let ranges: Vec<_> = (0..1000).map(|start| start..start + 5).collect();
+    let info = counted(|| drop(reader.read_ranges(&ranges).unwrap()));
+    println!("{info:?}");
+    assert!(info.bytes_total < 500_000, "{info:?}");
+}
+
+/// A source whose answers take memory, as those of a store do.
+struct Copied(Vec<u8>);
+
+impl AsyncReadAt for Copied {
+    async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
+        Ok(Bytes::copy_from_slice(&self.0[range.start as usize..range.end as usize]))
+    }
+}
+
+#[test]
+fn ranges_and_streams_of_them_hold_as_many_pieces_as_documented() {
+    const MIB: u64 = 1 << 20;
+    let envelope = envelope(Backend::default());
+    let context = context();
+    let sealed = block_on(envelope.seal(&vec![1; 30 << 20], &context)).unwrap();
+    let len = sealed.len() as u64;
+    let reader = block_on(envelope.async_range_reader(Copied(sealed), len, &context)).unwrap();
+    let ranges = [0..10 << 20, 15 << 20..30 << 20];
+    let info = counted(|| drop(block_on(reader.read_ranges(&ranges)).unwrap()));
+    assert!(info.bytes_max < 25 * MIB + 8 * MIB + MIB / 2, "{info:?}");
+    let few = reader.clone().with_concurrency(2);
+    let info = counted(|| drop(block_on(few.read_ranges(&ranges)).unwrap()));
+    assert!(info.bytes_max < 25 * MIB + 2 * MIB + MIB / 2, "{info:?}");
+    #[cfg(feature = "stream")]
+    for readahead in [0, 2, 5] {
+        let reader = reader.clone().with_readahead(readahead as usize);
+        let info = counted(|| {
+            let mut stream = reader.stream(5..30 << 20).unwrap();
+            while let Some(piece) = block_on(futures_util::StreamExt::next(&mut stream)) {
+                assert!(!piece.unwrap().is_empty());
+            }
+        });
+        assert!(info.bytes_max < (readahead + 2) * MIB + MIB / 2, "{info:?}");
+    }
 }
 
 // What strangers' messages claim.

@@ -1,95 +1,28 @@
 //! Any range of the plaintext, without the rest.
 
-use std::{
-    fs::File,
-    io,
-    ops::{Deref, Range},
-    sync::Arc,
-};
+mod async_reader;
+mod plan;
+mod read_at;
+mod reader;
+#[cfg(feature = "stream")]
+mod stream;
 
-use bytes::Bytes;
+use std::ops::Range;
 
-use super::{
-    MessageInfo, Opener,
-    buffer::{buffer_len, debug_without_inner},
-    frame_cipher::FrameCipher,
+use self::plan::Target;
+#[cfg(feature = "stream")]
+pub use self::stream::RangeStream;
+pub use self::{
+    async_reader::AsyncRangeReader,
+    read_at::{AsyncReadAt, ReadAt},
+    reader::RangeReader,
 };
+pub(crate) use self::{async_reader::read_header_async, reader::read_header};
+use super::{MessageInfo, Opener, buffer::buffer_len, frame_cipher::FrameCipher};
 use crate::{
     error::OpenError,
-    message::{FrameLocation, Geometry, Header, HeaderReader, Limits},
+    message::{FrameLocation, Geometry},
 };
-
-/// How much of a message is read first: nearly every header is shorter.
-const HEADER_GUESS: u64 = 4096;
-
-/// How many bytes of frames are read and opened at once.
-const BATCH: u64 = 1 << 20;
-
-/// Where a message is, to be read at any place: a file, a slice, or what can read ranges of something stored.
-pub trait ReadAt {
-    /// Reads bytes from `offset` on, as many as come at once and `out` has room for. 0 means the end.
-    ///
-    /// # Errors
-    /// Those of the source.
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize>;
-}
-
-impl ReadAt for [u8] {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
-        let len = rest.len().min(out.len());
-        out[..len].copy_from_slice(&rest[..len]);
-        Ok(len)
-    }
-}
-
-impl ReadAt for Vec<u8> {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.deref().read_at(out, offset)
-    }
-}
-
-impl ReadAt for Bytes {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.deref().read_at(out, offset)
-    }
-}
-
-#[cfg(unix)]
-impl ReadAt for File {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(self, out, offset)
-    }
-}
-
-/// Moves the file's own position.
-#[cfg(windows)]
-impl ReadAt for File {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        std::os::windows::fs::FileExt::seek_read(self, out, offset)
-    }
-}
-
-impl<R: ReadAt + ?Sized> ReadAt for &R {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        R::read_at(self, out, offset)
-    }
-}
-
-impl<R: ReadAt + ?Sized> ReadAt for Arc<R> {
-    fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
-        R::read_at(self, out, offset)
-    }
-}
-
-/// Where a message is, to be read at any place, asynchronously: an object store, for one.
-pub trait AsyncReadAt {
-    /// The bytes of a range. Fewer mean that the source ends there.
-    ///
-    /// # Errors
-    /// Those of the source.
-    fn read_range(&self, range: Range<u64>) -> impl Future<Output = io::Result<Bytes>> + Send;
-}
 
 /// Opens any range of one message's plaintext, with no I/O of its own.
 ///
@@ -154,25 +87,12 @@ impl RangeOpener {
     /// [`OpenError::OutOfRange`] as there, and [`OpenError::OutputTooShort`] where `out` has another length. Otherwise
     /// an [`OpenError`] that says why a frame does not open; `out` is wiped then.
     pub fn open(&self, range: &Range<u64>, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
-        let Some((first, last)) = self.frames(range)? else { return Ok(()) };
+        let Some((first, _)) = self.frames(range)? else { return Ok(()) };
         let needed = len(range)?;
         if out.len() != needed {
             return Err(OpenError::OutputTooShort { len: out.len(), needed });
         }
-        let opened = (first.sequence..=last.sequence)
-            .filter_map(|sequence| self.geometry.frame(sequence))
-            .try_for_each(|frame| {
-                let bytes = sealed.get(within(&frame.sealed, first.sealed.start)?).unwrap_or_default();
-                let wanted = range.start.max(frame.plaintext.start)..range.end.min(frame.plaintext.end);
-                let out = &mut out[within(&wanted, range.start)?];
-                if wanted == frame.plaintext {
-                    return self.cipher.open_at(&frame, bytes, out);
-                }
-                let mut whole = vec![0; len(&frame.plaintext)?];
-                self.cipher.open_at(&frame, bytes, &mut whole)?;
-                out.copy_from_slice(&whole[within(&wanted, frame.plaintext.start)?]);
-                Ok(())
-            });
+        let opened = self.open_targets(first.sealed.start, sealed, [Target { range: range.clone(), out: &mut *out }]);
         if opened.is_err() {
             out.fill(0);
         }
@@ -191,16 +111,53 @@ impl RangeOpener {
         Ok(self.geometry.frame_of_offset(range.start).zip(self.geometry.frame_of_offset(range.end - 1)))
     }
 
-    /// A range in parts of about a megabyte, each ending with a frame.
-    fn parts(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+    /// Opens the frames that these ranges need, each once. `sealed` has all of them, and begins at `start`.
+    fn open_targets<'a>(
+        &self,
+        start: u64,
+        sealed: &[u8],
+        targets: impl IntoIterator<Item = Target<'a>>,
+    ) -> Result<(), OpenError> {
         let frame_len = self.cipher.frame_len() as u64;
-        let step = (BATCH / frame_len).max(1) * frame_len;
-        let mut start = range.start;
-        std::iter::from_fn(move || {
-            let part = start..range.end.min((start / frame_len).saturating_mul(frame_len).saturating_add(step));
-            start = part.end;
-            (!part.is_empty()).then_some(part)
-        })
+        let mut parts = Vec::with_capacity(sealed.len() / self.cipher.sealed_frame_len() + 1);
+        for mut target in targets {
+            while !target.range.is_empty() {
+                parts.push(target.take_until((target.range.start / frame_len + 1) * frame_len));
+            }
+        }
+        let frame = |part: &Target<'_>| part.range.start / frame_len;
+        if !parts.is_sorted_by_key(frame) {
+            parts.sort_by_key(frame);
+        }
+        self.cipher.threads().each_group(
+            &mut parts,
+            |one, other| frame(one) == frame(other),
+            sealed.len(),
+            |parts| self.open_frame(start, sealed, parts),
+        )
+    }
+
+    /// Opens the one frame that all of these are parts of.
+    fn open_frame(&self, start: u64, sealed: &[u8], parts: &mut [Target<'_>]) -> Result<(), OpenError> {
+        let Some(frame) = parts.first().and_then(|part| self.geometry.frame_of_offset(part.range.start)) else {
+            return Ok(());
+        };
+        let sealed = sealed.get(within(&frame.sealed, start)?).unwrap_or_default();
+        let whole = parts.iter().position(|part| part.range == frame.plaintext);
+        parts.swap(0, whole.unwrap_or(0));
+        let mut scratch = Vec::new();
+        let (plaintext, parts) = match (whole, parts) {
+            (Some(_), [first, others @ ..]) => (&mut *first.out, others),
+            (_, parts) => {
+                scratch.resize(len(&frame.plaintext)?, 0);
+                (&mut scratch[..], parts)
+            }
+        };
+        self.cipher.open_at(&frame, sealed, plaintext)?;
+        for part in parts {
+            part.out.copy_from_slice(&plaintext[within(&part.range, frame.plaintext.start)?]);
+        }
+        Ok(())
     }
 }
 
@@ -214,142 +171,3 @@ fn len(range: &Range<u64>) -> Result<usize, OpenError> {
 fn within(range: &Range<u64>, start: u64) -> Result<Range<usize>, OpenError> {
     Ok(len(&(start..range.start))?..len(&(start..range.end))?)
 }
-
-/// Reads any range of one message's plaintext from its source.
-///
-/// Made by [`Envelope::range_reader`](crate::Envelope::range_reader) or, for an asynchronous source, by
-/// [`Envelope::async_range_reader`](crate::Envelope::async_range_reader). It reads no more of the message than the
-/// header, once, the final frame, once, and the frames that a range needs. The final frame proves that the message
-/// is as long as its source, so [`len`](Self::len) is true. Any number of threads or tasks can read from it at once.
-pub struct RangeReader<S> {
-    source: S,
-    opener: RangeOpener,
-}
-
-impl<S> RangeReader<S> {
-    /// Returns what is known of the message besides its plaintext.
-    pub fn info(&self) -> &MessageInfo {
-        self.opener.info()
-    }
-
-    /// The length of the plaintext, in bytes, as the final frame has proven.
-    pub fn len(&self) -> u64 {
-        self.opener.geometry.plaintext_len()
-    }
-
-    /// Whether the plaintext is empty.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-}
-
-impl<S: ReadAt> RangeReader<S> {
-    pub(crate) fn new(source: S, opener: RangeOpener) -> Result<Self, OpenError> {
-        opener.prove_end(&read_range(&source, &opener.final_frame().sealed)?)?;
-        Ok(Self { source, opener })
-    }
-
-    /// A range of the plaintext.
-    ///
-    /// # Errors
-    /// [`OpenError::OutOfRange`] where the plaintext does not have it, [`OpenError::Io`] where the source fails, and
-    /// otherwise an [`OpenError`] that says why a frame does not open.
-    pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
-        self.opener.frames(&range)?;
-        let mut out = vec![0; len(&range)?];
-        self.read_into(range.start, &mut out)?;
-        Ok(out)
-    }
-
-    /// Fills `out` with the plaintext from `offset` on.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read); `out` holds nothing to be used then.
-    pub fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), OpenError> {
-        let range = offset..offset.saturating_add(out.len() as u64);
-        self.opener.frames(&range)?;
-        let mut rest = out;
-        for part in self.opener.parts(range) {
-            let sealed = read_range(&self.source, &self.opener.sealed_range(&part)?)?;
-            let (out, after) = rest.split_at_mut(len(&part)?);
-            self.opener.open(&part, &sealed, out)?;
-            rest = after;
-        }
-        Ok(())
-    }
-}
-
-impl<S: AsyncReadAt + Sync> RangeReader<S> {
-    pub(crate) async fn new_async(source: S, opener: RangeOpener) -> Result<Self, OpenError> {
-        opener.prove_end(&source.read_range(opener.final_frame().sealed.clone()).await?)?;
-        Ok(Self { source, opener })
-    }
-
-    /// As [`read`](Self::read), from an asynchronous source.
-    ///
-    /// # Errors
-    /// As [`read`](Self::read).
-    pub async fn read_async(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
-        self.opener.frames(&range)?;
-        let mut out = vec![0; len(&range)?];
-        let mut filled = 0;
-        for part in self.opener.parts(range) {
-            let sealed = self.source.read_range(self.opener.sealed_range(&part)?).await?;
-            let end = filled + len(&part)?;
-            self.opener.open(&part, &sealed, &mut out[filled..end])?;
-            filled = end;
-        }
-        Ok(out)
-    }
-}
-
-/// The bytes of a range: fewer where the source ends.
-fn read_range(source: &(impl ReadAt + ?Sized), range: &Range<u64>) -> Result<Vec<u8>, OpenError> {
-    let mut bytes = vec![0; len(range)?];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match source.read_at(&mut bytes[filled..], range.start + filled as u64) {
-            Ok(0) => break,
-            Ok(len) => filled += len,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    bytes.truncate(filled);
-    Ok(bytes)
-}
-
-/// The header of the message in a source.
-pub(crate) fn read_header(source: &impl ReadAt, sealed_len: u64, limits: &Limits) -> Result<Header, OpenError> {
-    let (mut header, mut next) = (HeaderReader::new(limits), 0..sealed_len.min(HEADER_GUESS));
-    while !next.is_empty() {
-        let bytes = read_range(source, &next)?;
-        next = feed(&mut header, &bytes, next, sealed_len)?;
-    }
-    Ok(header.finish()?)
-}
-
-/// The header of the message in an asynchronous source.
-pub(crate) async fn read_header_async(
-    source: &impl AsyncReadAt,
-    sealed_len: u64,
-    limits: &Limits,
-) -> Result<Header, OpenError> {
-    let (mut header, mut next) = (HeaderReader::new(limits), 0..sealed_len.min(HEADER_GUESS));
-    while !next.is_empty() {
-        let bytes = source.read_range(next.clone()).await?;
-        next = feed(&mut header, &bytes, next, sealed_len)?;
-    }
-    Ok(header.finish()?)
-}
-
-/// Takes the bytes that a source gave for a range, and returns the range to read next: at least as long as all before
-/// it, so that a long header takes few reads. It is empty where the header is complete, or the source has ended.
-fn feed(header: &mut HeaderReader, bytes: &[u8], range: Range<u64>, sealed_len: u64) -> Result<Range<u64>, OpenError> {
-    header.feed(bytes)?;
-    let has_ended = (bytes.len() as u64) < range.end - range.start;
-    let wanted = if has_ended || header.needed() == 0 { 0 } else { range.end.max(header.needed() as u64) };
-    Ok(range.end..range.end.saturating_add(wanted).min(sealed_len))
-}
-
-debug_without_inner!(RangeReader<S>: opener);

@@ -6,6 +6,8 @@ mod envelope;
 mod messages;
 #[cfg(all(feature = "branch-key", feature = "ecdh", feature = "rsa"))]
 mod providers;
+#[cfg(all(feature = "parallel", feature = "stream", feature = "tokio"))]
+mod ranges;
 #[cfg(all(feature = "mock", feature = "stream", feature = "tokio"))]
 mod rewrap;
 #[cfg(all(feature = "stream", feature = "tokio"))]

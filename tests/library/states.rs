@@ -758,7 +758,7 @@ proptest! {
         let reader = block_on(envelope().range_reader(source(), sealed_len, &context())).unwrap();
         let async_reader = block_on(envelope().async_range_reader(source(), sealed_len, &context())).unwrap();
         type Read<'a> = &'a dyn Fn(Range<u64>) -> Result<Vec<u8>, OpenError>;
-        let reads: [Read<'_>; 2] = [&|range| reader.read(range), &|range| block_on(async_reader.read_async(range))];
+        let reads: [Read<'_>; 2] = [&|range| reader.read(range), &|range| block_on(async_reader.read(range))];
         for read in reads {
             for (start, end) in &ranges {
                 let expected = plaintext.get(*start as usize..*end as usize);

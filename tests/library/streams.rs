@@ -298,7 +298,7 @@ proptest! {
         let sealed_len = sealed.len() as u64;
         let later = block_on(async {
             let reader = envelope(frame_len).async_range_reader(Counted::new(sealed.clone()), sealed_len, &context()).await;
-            reader.unwrap().read_async(range.clone()).await
+            reader.unwrap().read(range.clone()).await
         });
         if range.end <= len {
             let expected = &plaintext[start as usize..range.end as usize];
