@@ -10,29 +10,23 @@
 //! With a KMS key's ARN in `KMS_ENVELOPE_KEY`, files are sealed under that key; without, under a key that is made at
 //! the start and gone at the end.
 
-use std::{env, fs, io, ops::Range, path::PathBuf, sync::Arc};
+use std::{env, fs, io, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, anyhow};
 use axum::{
     Router,
-    body::{Body, Bytes},
+    body::Body,
     extract::{Path, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures_util::{TryStreamExt, stream};
+use futures_util::TryStreamExt;
 use http_range_header::RangeUnsatisfiableError::Unsatisfiable;
-use kms_envelope::{
-    AwsKms, EncryptionContext, Envelope, RawAes,
-    stream::{AsyncReadAt, ReadAt},
-};
+use kms_envelope::{AwsKms, EncryptionContext, Envelope, RawAes};
 use tempfile::NamedTempFile;
-use tokio::{net::TcpListener, task::spawn_blocking};
+use tokio::net::TcpListener;
 use tokio_util::io::StreamReader;
-
-/// What is read, opened and sent at once: a multiple of the frames' length, so that no frame is opened twice.
-const PIECE: u64 = 1 << 20;
 
 struct Store {
     envelope: Envelope,
@@ -79,7 +73,6 @@ async fn download(
     let (path, context) = store.locate(&name)?;
     let file = tokio::fs::File::open(path).await?;
     let sealed_len = file.metadata().await?.len();
-    let file = SealedFile(Arc::new(file.into_std().await));
     // Fails for a file that was renamed, cut or extended: there is a status to say so now, and none later.
     let reader = store.envelope.async_range_reader(file, sealed_len, &context).await?;
 
@@ -103,15 +96,8 @@ async fn download(
     headers.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
 
     // An error in here breaks the connection before the Content-Length is reached.
-    let pieces = stream::try_unfold((reader, range), async |(reader, Range { start, end })| {
-        if start == end {
-            return Ok(None);
-        }
-        let next = end.min((start / PIECE + 1) * PIECE);
-        let piece = reader.read_async(start..next).await.inspect_err(|error| eprintln!("{error}"))?;
-        Ok::<_, kms_envelope::OpenError>(Some((Bytes::from(piece), (reader, next..end))))
-    });
-    Ok((status, headers, Body::from_stream(pieces)).into_response())
+    let body = reader.stream(range)?.inspect_err(|error| eprintln!("{error}"));
+    Ok((status, headers, Body::from_stream(body)).into_response())
 }
 
 impl Store {
@@ -122,28 +108,6 @@ impl Store {
             return Err(Failure(StatusCode::BAD_REQUEST, anyhow!("a name has letters, digits, '-', '_' and '.' only")));
         }
         Ok((self.folder.join(name), EncryptionContext::from([("file", name)])))
-    }
-}
-
-/// Reads of a file, off the threads that serve requests.
-struct SealedFile(Arc<fs::File>);
-
-impl AsyncReadAt for SealedFile {
-    async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
-        let file = self.0.clone();
-        let read = move || {
-            let mut bytes = vec![0; (range.end - range.start) as usize];
-            let mut len = 0;
-            while len < bytes.len() {
-                match file.read_at(&mut bytes[len..], range.start + len as u64)? {
-                    0 => break,
-                    more => len += more,
-                }
-            }
-            bytes.truncate(len);
-            Ok(bytes.into())
-        };
-        spawn_blocking(read).await?
     }
 }
 
