@@ -4,6 +4,7 @@
 pub(crate) mod aws_kms;
 #[cfg(feature = "branch-key")]
 mod branch_key;
+mod by_context;
 mod deadline;
 pub(crate) mod error;
 pub(crate) mod key_provider;
@@ -23,6 +24,7 @@ pub use aws_kms::AwsKmsDiscovery;
 pub use aws_kms::AwsKmsRsa;
 #[cfg(feature = "branch-key")]
 pub use branch_key::StaticBranchKey;
+pub use by_context::ByContext;
 pub use multi::MultiProvider;
 #[cfg(feature = "ecdh")]
 pub use raw_ecdh::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};

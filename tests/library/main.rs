@@ -1,5 +1,6 @@
 //! The library through its public API, without any service.
 
+mod by_context;
 #[cfg(feature = "mock")]
 mod cache;
 mod envelope;

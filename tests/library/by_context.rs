@@ -1,0 +1,267 @@
+//! A key provider for each tenant.
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use kms_envelope::{
+    AlgorithmSuite, DataKeyCache, EncryptionContext, Envelope, OpenError, ProviderError, RawAes, SealError,
+    message::EncryptedDataKey,
+    provider::{ByContext, MultiProvider},
+};
+use pollster::block_on;
+use test_support::header;
+
+fn local(name: &str) -> RawAes {
+    RawAes::new("tests", name, [name.as_bytes()[0]; 32]).unwrap()
+}
+
+fn names(keys: &[EncryptedDataKey]) -> Vec<String> {
+    keys.iter().map(EncryptedDataKey::key_name).collect()
+}
+
+fn tenant(name: &str) -> EncryptionContext {
+    EncryptionContext::from([("tenant", name), ("purpose", "tests")])
+}
+
+/// A key for each tenant, the number of choices so far, and a choice that takes so many polls.
+fn by_tenant(polls: usize) -> (ByContext<1>, Arc<AtomicUsize>) {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = calls.clone();
+    let keys = ByContext::new(["tenant"], move |[tenant]| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let mut left = polls;
+        let ready = poll_fn(move |cx| {
+            cx.waker().wake_by_ref();
+            left = left.saturating_sub(1);
+            if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        async move {
+            ready.await;
+            match &tenant[..] {
+                "away" => Err(ProviderError::Throttled {
+                    operation: "GetItem",
+                    key_id: "table".into(),
+                    source: "slow down".into(),
+                }),
+                name => Ok(local(name)),
+            }
+        }
+    });
+    (keys, calls)
+}
+
+fn seal_for(envelope: &Envelope, name: &str) -> Vec<u8> {
+    block_on(envelope.seal(b"data", &tenant(name))).unwrap()
+}
+
+#[test]
+fn each_tenants_messages_are_sealed_and_opened_with_the_tenants_own_key() {
+    let (keys, calls) = by_tenant(0);
+    let envelope = Envelope::new(keys);
+    for name in ["acme", "bolt"] {
+        let sealed = seal_for(&envelope, name);
+        assert_eq!(header(&sealed).encrypted_data_keys()[0].key_name(), name);
+        let opened = block_on(Envelope::new(local(name)).open(&sealed, &tenant(name))).unwrap();
+        assert_eq!(opened.plaintext, b"data");
+        assert_eq!(block_on(envelope.open(&sealed, &tenant(name))).unwrap().info.key_id, format!("tests/{name}"));
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn a_message_of_another_tenant_than_expected_is_refused_before_a_key_is_chosen() {
+    let (keys, calls) = by_tenant(0);
+    let envelope = Envelope::new(keys);
+    let sealed = block_on(Envelope::new(local("bolt")).seal(b"data", &tenant("bolt"))).unwrap();
+    let expected = EncryptionContext::from([("tenant", "acme")]);
+    assert!(matches!(block_on(envelope.open(&sealed, &expected)), Err(OpenError::Context(_))));
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    // What is not expected is the message's to choose.
+    assert!(block_on(envelope.open(&sealed, &EncryptionContext::new())).is_ok());
+}
+
+#[test]
+fn a_context_without_the_name_is_refused_before_a_key_is_chosen() {
+    let (keys, calls) = by_tenant(0);
+    let error = block_on(Envelope::new(keys).seal(b"data", &EncryptionContext::from([("user", "alice")]))).unwrap_err();
+    assert!(error.to_string().contains("by-context/tenant is not possible"), "{error}");
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_key_is_chosen_once_for_a_tenant_whatever_else_the_context_holds() {
+    let (keys, calls) = by_tenant(0);
+    // The context of a signed message holds its public key, which differs each time.
+    let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
+    let envelope = Envelope::builder(keys).suite(suite).build().unwrap();
+    for number in 0..5 {
+        let mut context = tenant("acme");
+        context.insert("number", number.to_string());
+        let sealed = block_on(envelope.seal(b"data", &context)).unwrap();
+        assert_eq!(block_on(envelope.open(&sealed, &context)).unwrap().plaintext, b"data");
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn requests_at_the_same_time_share_one_choice_for_each_tenant() {
+    // In one task.
+    let (keys, calls) = by_tenant(10);
+    let envelope = Envelope::new(keys);
+    let contexts: Vec<_> = ["acme", "bolt", "acme", "acme", "bolt"].map(tenant).into();
+    let sealed = block_on(join_all(contexts.iter().map(|context| envelope.seal(b"data", context))));
+    assert!(sealed.iter().all(Result::is_ok));
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+
+    // On several threads.
+    let (keys, calls) = by_tenant(1000);
+    let envelope = Envelope::new(keys);
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            let envelope = &envelope;
+            scope.spawn(move || seal_for(envelope, ["acme", "bolt", "coil", "dune"][number % 4]));
+        }
+    });
+    assert_eq!(calls.load(Ordering::SeqCst), 4);
+}
+
+#[test]
+fn no_more_providers_are_kept_than_the_capacity_and_those_used_last_are() {
+    let (keys, calls) = by_tenant(0);
+    let envelope = Envelope::new(keys.with_capacity(2));
+    for (name, expected) in [("a", 1), ("b", 2), ("a", 2), ("c", 3), ("a", 3), ("b", 4), ("c", 5), ("b", 5)] {
+        seal_for(&envelope, name);
+        assert_eq!(calls.load(Ordering::SeqCst), expected, "{name}");
+    }
+    // At least one.
+    let (keys, calls) = by_tenant(0);
+    let envelope = Envelope::new(keys.with_capacity(0));
+    for (name, expected) in [("a", 1), ("a", 1), ("b", 2), ("a", 3)] {
+        seal_for(&envelope, name);
+        assert_eq!(calls.load(Ordering::SeqCst), expected, "{name}");
+    }
+    // Any number that there is.
+    let (keys, _) = by_tenant(0);
+    seal_for(&Envelope::new(keys.with_capacity(usize::MAX)), "a");
+}
+
+#[test]
+fn a_choice_that_failed_is_not_kept_and_all_who_waited_are_told_why() {
+    let (keys, calls) = by_tenant(5);
+    let envelope = Envelope::new(keys);
+    let context = tenant("away");
+    for round in 1..3 {
+        let sealed = block_on(join_all([(); 3].map(|()| envelope.seal(b"data", &context))));
+        for error in sealed.into_iter().map(Result::unwrap_err) {
+            assert!(matches!(&error, SealError::Provider(error) if error.is_retryable()), "{error:?}");
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), round);
+    }
+}
+
+#[test]
+fn any_error_of_a_choice_is_the_source_of_one_that_names_the_tenant() {
+    let keys = ByContext::new(["tenant", "purpose"], |[_, _]| async {
+        Err::<RawAes, _>(std::io::Error::other("no such row"))
+    });
+    let error = block_on(Envelope::new(keys).seal(b"data", &tenant("acme"))).unwrap_err();
+    let SealError::Provider(error) = error else { panic!("{error:?}") };
+    assert_eq!(error.to_string(), "ChooseKey with key tenant=acme, purpose=tests failed");
+    assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no such row");
+}
+
+#[test]
+fn a_choice_goes_on_when_the_first_who_wanted_it_leaves_and_ends_when_the_last_does() {
+    let (calls, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let gate = Arc::new(Mutex::new(false));
+    struct Ends(Arc<AtomicUsize>);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (counted, ends, opened) = (calls.clone(), ended.clone(), gate.clone());
+    let keys = ByContext::new(["tenant"], move |[tenant]| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let (ends, opened) = (Ends(ends.clone()), opened.clone());
+        async move {
+            poll_fn(|_| if *opened.lock().unwrap() { Poll::Ready(()) } else { Poll::Pending }).await;
+            drop(ends);
+            Ok::<_, ProviderError>(local(&tenant))
+        }
+    });
+    let envelope = Envelope::new(keys);
+    let context = tenant("acme");
+    let seal = || Box::pin(envelope.seal(b"data", &context));
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+
+    let (mut first, mut second) = (seal(), seal());
+    assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());
+    drop(first);
+    assert_eq!((calls.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (1, 0));
+    drop(second);
+    assert_eq!((calls.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (1, 1), "nobody waits any more");
+
+    let (mut first, mut second) = (seal(), seal());
+    assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());
+    drop(first);
+    *gate.lock().unwrap() = true;
+    assert!(second.as_mut().poll(&mut cx).is_ready());
+    block_on(seal()).unwrap();
+    assert_eq!(calls.load(Ordering::SeqCst), 2, "what the second waited for is kept");
+}
+
+#[test]
+fn after_a_clearing_every_key_is_chosen_anew() {
+    let (keys, calls) = by_tenant(0);
+    let keys = Arc::new(keys);
+    let envelope = Envelope::new(keys.clone());
+    for expected in 1..3 {
+        seal_for(&envelope, "acme");
+        seal_for(&envelope, "acme");
+        assert_eq!(calls.load(Ordering::SeqCst), expected);
+        keys.clear();
+    }
+}
+
+#[test]
+fn keys_by_context_are_one_of_several_and_the_new_key_of_a_message_and_behind_a_cache() {
+    // One of several, on both sides.
+    let several = || MultiProvider::new(local("x")).with(by_tenant(0).0);
+    let sealed = seal_for(&Envelope::new(several()), "acme");
+    assert_eq!(names(header(&sealed).encrypted_data_keys()), ["x", "acme"]);
+    for opening in [several(), MultiProvider::new(local("y")).with(by_tenant(0).0)] {
+        assert_eq!(block_on(Envelope::new(opening).open(&sealed, &tenant("acme"))).unwrap().plaintext, b"data");
+    }
+
+    // The new key of a message, and the old one.
+    let old = Envelope::new(local("old"));
+    let sealed = seal_for(&old, "acme");
+    let rewrapped = block_on(old.rewrap(&header(&sealed), &tenant("acme"), &by_tenant(0).0)).unwrap();
+    assert_eq!(names(rewrapped.encrypted_data_keys()), ["acme"]);
+    let new = Envelope::new(by_tenant(0).0).with_detached_keys(rewrapped);
+    assert_eq!(block_on(new.open(&sealed, &tenant("acme"))).unwrap().plaintext, b"data");
+    let back = block_on(new.rewrap(&header(&sealed), &tenant("acme"), &local("old"))).unwrap();
+    assert_eq!(names(back.encrypted_data_keys()), ["old"]);
+
+    // Behind a cache of data keys: each tenant has its own.
+    let cache = DataKeyCache::builder(Duration::from_secs(60)).build().unwrap();
+    let (keys, calls) = by_tenant(0);
+    let envelope = Envelope::builder(keys).cache(cache.clone()).build().unwrap();
+    for _ in 0..3 {
+        for name in ["acme", "bolt"] {
+            let sealed = seal_for(&envelope, name);
+            assert_eq!(names(header(&sealed).encrypted_data_keys()), [name]);
+            block_on(envelope.open(&sealed, &tenant(name))).unwrap();
+        }
+    }
+    assert_eq!((cache.stats().calls, calls.load(Ordering::SeqCst)), (4, 2));
+}
