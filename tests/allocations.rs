@@ -10,32 +10,15 @@ use allocation_counter::{AllocationInfo, measure};
 use bytes::Bytes;
 #[cfg(feature = "stream")]
 use kms_envelope::AlgorithmSuite;
-use kms_envelope::{
-    Backend, EncryptionContext, Envelope, KeyProvider, Limits, ProviderError, RawAes,
-    message::EncryptedDataKey,
-    provider::{
-        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        SecretKey,
-    },
-    stream::AsyncReadAt,
-};
+use kms_envelope::{Backend, EncryptionContext, Envelope, Limits, RawAes, provider::SecretKey, stream::AsyncReadAt};
 use pollster::block_on;
-
-const BACKENDS: &[Backend] = &[
-    #[cfg(feature = "aws-lc")]
-    Backend::AwsLc,
-    Backend::RustCrypto,
-];
+use test_support::{FixedDataKey, Pieces, backends, context, fixtures};
 
 const FRAME_LEN: usize = 4096;
 
 fn envelope(backend: Backend) -> Envelope {
     let key = RawAes::new("tests", "key", [7; 32]).unwrap();
     Envelope::builder(key).frame_len(FRAME_LEN as u32).backend(backend).build().unwrap()
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
 }
 
 /// Of the second time: the first one may set up what stays.
@@ -46,8 +29,8 @@ fn counted(mut run: impl FnMut()) -> AllocationInfo {
 
 #[test]
 fn a_buffer_that_is_long_enough_is_used_again_and_no_frame_allocates() {
-    for backend in BACKENDS {
-        let envelope = envelope(*backend);
+    for backend in backends() {
+        let envelope = envelope(backend);
         let context = context();
         let (mut sealed, mut opened) = (Vec::new(), Vec::new());
         let mut counts = [1, 10, 1000].map(|frames| {
@@ -166,9 +149,14 @@ fn start_of_header(suite: u16, keys: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A stranger who has a data key.
+fn known_key() -> FixedDataKey {
+    FixedDataKey::new(|| SecretKey::from([7; 32]))
+}
+
 /// The most memory that opening it takes, in every way. It must fail.
 fn memory_to_refuse(message: &[u8]) -> u64 {
-    let envelope = Envelope::builder(MemoryKey).build().unwrap();
+    let envelope = Envelope::builder(known_key()).build().unwrap();
     let context = EncryptionContext::new();
     let whole = measure(|| assert!(block_on(envelope.open(message, &context)).is_err()));
     let streamed = measure(|| {
@@ -181,32 +169,6 @@ fn memory_to_refuse(message: &[u8]) -> u64 {
         assert!(!matches!(reader.map(|reader| reader.read(0..1)), Ok(Ok(_))));
     });
     whole.bytes_max.max(streamed.bytes_max).max(ranged.bytes_max)
-}
-
-/// Decrypts nothing, and gives a data key all the same: a stranger who has one.
-#[derive(Debug)]
-struct MemoryKey;
-
-impl std::fmt::Display for MemoryKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("tests")
-    }
-}
-
-#[async_trait::async_trait]
-impl KeyProvider for MemoryKey {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        let encrypted = vec![EncryptedDataKey::new("p", &b"i"[..], &b"c"[..])];
-        Ok(GeneratedDataKey::new(SecretKey::from([7; 32]), encrypted))
-    }
-
-    async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        Ok(Vec::new())
-    }
-
-    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
-        Ok(DecryptedDataKey::new(SecretKey::from([7; 32]), 0, "tests"))
-    }
 }
 
 #[test]
@@ -225,7 +187,7 @@ fn what_a_message_claims_takes_no_memory() {
 fn what_a_message_under_a_known_key_claims_takes_no_more_memory_than_the_limits() {
     // Sealed by whoever may: the header is authentic, and what follows claims what it likes.
     let limits = Limits::default().with_frame_len(u32::MAX);
-    let envelope = Envelope::builder(MemoryKey).frame_len(16 << 20).limits(limits).build().unwrap();
+    let envelope = Envelope::builder(known_key()).frame_len(16 << 20).limits(limits).build().unwrap();
     let message = block_on(envelope.seal(b"data", &EncryptionContext::new())).unwrap();
     // The final frame of 4 bytes says that it has 16 MiB.
     let mut claims = message.clone();
@@ -244,9 +206,8 @@ fn what_a_message_under_a_known_key_claims_takes_no_more_memory_than_the_limits(
         claims[content_type..content_type + 5].copy_from_slice(&[1, 0, 0, 0, 0]);
         assert!(memory_to_refuse(&claims) < 16 << 10);
     }
-    let key = SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap();
-    let envelope = Envelope::new(RawAes::new("fixtures", "aes-256", key).unwrap());
-    let mut message = std::fs::read("tests/fixtures/0478/non-framed-len-129.msg").unwrap();
+    let envelope = Envelope::new(fixtures::key());
+    let mut message = fixtures::message("0478/non-framed-len-129");
     let at = message.len() - 16 - 129 - 8;
     message[at..at + 8].copy_from_slice(&(64u64 << 20).to_be_bytes());
     let info = measure(|| {
@@ -356,13 +317,6 @@ fn long_frames_take_as_many_buffers_as_documented_and_no_more_than_arrives() {
 
     // A part of a frame, in pieces of any length: what has arrived, put together, and once more while it grows.
     for piece_len in [1000, 1 << 20] {
-        struct Pieces<'a>(&'a [u8], usize);
-        impl Read for Pieces<'_> {
-            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-                let len = out.len().min(self.1);
-                self.0.read(&mut out[..len])
-            }
-        }
         let arrived = 2 << 20;
         let info = measure(|| {
             let mut reader = block_on(envelope.open_reader(Pieces(&sealed[..arrived], piece_len), &context)).unwrap();

@@ -11,22 +11,19 @@
 use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc, time::Duration};
 
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, Backend, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, KeyProvider, Limits,
-    OpenError, ProviderError, RawAes,
-    message::{ContentType, Header},
+    AlgorithmSuite, AwsKms, Backend, DataKeyCache, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError,
+    RawAes,
+    message::ContentType,
     provider::{AwsKmsDiscovery, AwsKmsRsa, RawRsa, RsaPadding},
 };
 use serde_json::json;
 use test_support::{
     fixtures::{RSA_PRIVATE, RSA_PUBLIC},
-    geometry,
+    geometry, header,
     kms::{ACCOUNT, Endpoint, Rsa, arn},
     peers::{Moto, Peer, REGION, aws_environment, path},
+    plaintext, policy_for,
 };
-
-fn plaintext(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
-}
 
 fn contexts() -> [EncryptionContext; 3] {
     [
@@ -196,7 +193,7 @@ async fn python_opens_what_shares_a_data_key_and_what_was_rewrapped() {
     let (old, new) = (Envelope::new(key("old")), Envelope::new(key("newer")));
     let ours = old.seal(b"data", &context).await.unwrap();
     for sealed in [ours, peer.seal(&arn(REGION, "old"), &context, 4096, b"data")] {
-        let header = Header::parse(&sealed, &Limits::default()).unwrap();
+        let header = header(&sealed);
         let keys = old.rewrap(&header, &context, &key("newer")).await.unwrap();
         assert_eq!(new.with_detached_keys(keys).open(&sealed, &context).await.unwrap().plaintext, b"data");
         // The message is untouched.
@@ -243,10 +240,7 @@ async fn both_ways(
 ) -> Cell {
     const FRAME_LEN: u32 = 128;
     let mut cell = Cell::default();
-    let policy = match suite.is_committing() {
-        true => CommitmentPolicy::RequireEncryptRequireDecrypt,
-        false => CommitmentPolicy::ForbidEncryptAllowDecrypt,
-    };
+    let policy = policy_for(suite);
     for context in contexts {
         for backend in [Backend::AwsLc, Backend::RustCrypto] {
             let builder = Envelope::builder(provider.clone()).suite(suite).commitment_policy(policy);
@@ -260,7 +254,7 @@ async fn both_ways(
                 // Without frames as well.
                 for frame_len in [FRAME_LEN, 0] {
                     let sealed = peer.seal_with(suite, peers_key, context, frame_len, &plaintext);
-                    let header = Header::parse(&sealed, &Limits::default()).unwrap();
+                    let header = header(&sealed);
                     assert_eq!(header.content_type() == ContentType::NonFramed, frame_len == 0);
                     let opened = envelope.open(&sealed, context).await.unwrap();
                     assert_eq!((opened.plaintext, opened.info.suite), (plaintext.clone(), suite), "{len} {frame_len}");
@@ -330,10 +324,7 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
                 key.write_key_file(Path::new(&key_file)).unwrap();
             }
             let mut cell = Cell::default();
-            let policy = match suite.is_committing() {
-                true => CommitmentPolicy::RequireEncryptRequireDecrypt,
-                false => CommitmentPolicy::ForbidEncryptAllowDecrypt,
-            };
+            let policy = policy_for(suite);
             let key: Arc<dyn KeyProvider> = Arc::new(key);
             for context in &contexts()[..2] {
                 for frame_len in [1, 7, 128, 4096] {
@@ -348,7 +339,7 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
                         let sealed = peer.seal_with(suite, &key_file, context, frame_len, &plaintext);
                         let opened = envelope.open(&sealed, context).await.unwrap();
                         assert_eq!(opened.plaintext, plaintext, "{suite} {frame_len} {len}");
-                        let header = Header::parse(&sealed, &Limits::default()).unwrap();
+                        let header = header(&sealed);
                         let geometry = geometry(&header, &sealed);
                         assert_eq!(geometry.plaintext_len(), len as u64, "{suite} {frame_len}");
                         if suite.signature().is_some() {
@@ -461,7 +452,7 @@ async fn python_refuses_what_this_crate_would_refuse() {
     let context = EncryptionContext::from([("tenant", "acme")]);
     let envelope = Envelope::builder(key).frame_len(128).build().unwrap();
     let sealed = envelope.seal(&plaintext(300), &context).await.unwrap();
-    let header = Header::parse(&sealed, &Limits::default()).unwrap();
+    let header = header(&sealed);
     for at in [10, 60, header.len() - 1, header.len() + 5, header.len() + 50, sealed.len() - 1] {
         let mut changed = sealed.clone();
         changed[at] ^= 1;

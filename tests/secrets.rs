@@ -9,22 +9,10 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
-use kms_envelope::{
-    Backend, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, KeyProvider, ProviderError,
-    message::EncryptedDataKey,
-    provider::{
-        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        SecretKey,
-    },
-};
+use kms_envelope::{CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, provider::SecretKey};
 use pollster::block_on;
-
-const BACKENDS: &[Backend] = &[
-    #[cfg(feature = "aws-lc")]
-    Backend::AwsLc,
-    Backend::RustCrypto,
-];
+use rand_core::Rng;
+use test_support::{FixedDataKey, backends, rng};
 
 const MASK: u8 = 0xa5;
 
@@ -34,12 +22,10 @@ struct Masked([u8; 32]);
 
 impl Masked {
     /// A key that nothing else in memory resembles.
-    fn new(seed: u8) -> Self {
-        let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self(std::array::from_fn(|_| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 33) as u8
-        }))
+    fn new(seed: u64) -> Self {
+        let mut key = [0; 32];
+        rng(seed).fill_bytes(&mut key);
+        Self(key)
     }
 
     /// Unmasks it on the heap, byte by byte.
@@ -101,65 +87,16 @@ impl Masked {
     }
 }
 
-/// What `Masked::new(10)` becomes in suite 0478 with a message id of 32 times 9: computed elsewhere, masked.
+/// What `Masked::new(10)` becomes in suite 0478 with the first message id of `rng(0)`: computed elsewhere, masked.
 #[rustfmt::skip]
 const DERIVED: Masked = Masked([
-    0x05, 0x05, 0xe3, 0xa8, 0xfb, 0xf7, 0x8f, 0x11, 0x25, 0xf8, 0x82, 0x4a, 0x3f, 0xf5, 0x78, 0x75,
-    0xf6, 0xe6, 0x5c, 0xfc, 0xae, 0x45, 0x5a, 0x5b, 0xc1, 0x70, 0xc5, 0x85, 0xa7, 0x44, 0xd7, 0x6f,
+    0x89, 0x72, 0xf5, 0x0c, 0x05, 0x6c, 0xab, 0xe9, 0x44, 0xf2, 0x86, 0xa8, 0x75, 0x74, 0xb2, 0xe1,
+    0x01, 0x72, 0x00, 0x49, 0xa8, 0x34, 0x62, 0x60, 0x4f, 0xa2, 0xb4, 0x7d, 0x65, 0xdd, 0x1b, 0xd9,
 ]);
 
-/// Message ids of nothing but 9.
-struct Nines;
-
-impl rand_core::TryRng for Nines {
-    type Error = std::convert::Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
-        Ok(9)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
-        Ok(9)
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
-        out.fill(9);
-        Ok(())
-    }
-}
-
-impl rand_core::TryCryptoRng for Nines {}
-
 /// Gives always the same data key.
-#[derive(Clone, Copy)]
-struct Same(Masked);
-
-impl std::fmt::Debug for Same {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Same")
-    }
-}
-
-impl std::fmt::Display for Same {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("tests")
-    }
-}
-
-#[async_trait]
-impl KeyProvider for Same {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        let encrypted = vec![EncryptedDataKey::new("p", &b"i"[..], &b"c"[..])];
-        Ok(GeneratedDataKey::new(self.0.unmasked(), encrypted))
-    }
-
-    async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        Ok(Vec::new())
-    }
-
-    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
-        Ok(DecryptedDataKey::new(self.0.unmasked(), 0, "tests"))
-    }
+fn same(key: Masked) -> FixedDataKey {
+    FixedDataKey::new(move || key.unmasked())
 }
 
 /// One test, since what another one holds would be found.
@@ -172,22 +109,24 @@ fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() 
     assert_eq!(key.count(), 0, "SecretKey wipes what it held");
 
     let context = EncryptionContext::from([("tenant", "acme")]);
-    for backend in BACKENDS {
+    for backend in backends() {
         // The data key derives others (0478), and is itself the key of AES (0078).
         for policy in [CommitmentPolicy::RequireEncryptRequireDecrypt, CommitmentPolicy::ForbidEncryptAllowDecrypt] {
             let suites = [policy.default_suite(), kms_envelope::AlgorithmSuite::Aes256Gcm];
             for suite in suites.into_iter().filter(|suite| policy.allows_sealing(*suite)) {
                 let key = Masked::new(10);
-                let builder = Envelope::builder(Same(key)).backend(*backend).commitment_policy(policy).suite(suite);
-                let envelope = builder.rng(Nines).build().unwrap();
-                let sealed = block_on(envelope.seal(&[1; 100_000], &context)).unwrap();
+                let envelope = || {
+                    let builder = Envelope::builder(same(key)).backend(backend).commitment_policy(policy).suite(suite);
+                    builder.rng(rng(0)).build().unwrap()
+                };
+                let sealed = block_on(envelope().seal(&[1; 100_000], &context)).unwrap();
                 assert_eq!(key.count(), 0, "after sealing: {backend:?} {suite}");
-                let opened = block_on(envelope.open(&sealed, &context)).unwrap();
+                let opened = block_on(envelope().open(&sealed, &context)).unwrap();
                 assert_eq!(key.count(), 0, "after opening: {backend:?} {suite}");
                 assert_eq!(opened.plaintext, [1; 100_000]);
 
                 // While a message is being sealed, the key that it has is there, if it is the data key itself.
-                let sealer = block_on(envelope.sealer(&context)).unwrap();
+                let sealer = block_on(envelope().sealer(&context)).unwrap();
                 let is_key = suite.key_derivation() == kms_envelope::message::KeyDerivation::Identity;
                 assert_eq!(key.count() > 0, is_key, "while sealing: {backend:?} {suite}");
                 let is_derived = suite == kms_envelope::AlgorithmSuite::default();
@@ -202,7 +141,7 @@ fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() 
     // Cached keys are there until they leave, and then nowhere: by being pushed out, and by clearing the cache.
     let (key, other) = (Masked::new(20), EncryptionContext::from([("tenant", "other")]));
     let cache = DataKeyCache::builder(Duration::from_secs(60)).capacity(1).build().unwrap();
-    let envelope = Envelope::builder(Same(key)).cache(cache.clone()).build().unwrap();
+    let envelope = Envelope::builder(same(key)).cache(cache.clone()).build().unwrap();
     let sealed = block_on(envelope.seal(b"data", &context)).unwrap();
     assert_eq!(key.count(), 2, "one entry");
     block_on(envelope.open(&sealed, &context)).unwrap();

@@ -9,9 +9,12 @@ use std::{
 
 use aws_sdk_kms::{Client, config::retry::RetryConfig};
 use futures_util::{StreamExt, future::join_all, stream};
-use kms_envelope::{AwsKms, DataKeyCache, EncryptionContext, Envelope, OpenError, ProviderError, SealError};
+use kms_envelope::{AwsKms, DataKeyCache, Envelope, OpenError, ProviderError, SealError};
 
-use test_support::kms::{Endpoint, Fault, arn};
+use test_support::{
+    context,
+    kms::{Endpoint, Fault, arn},
+};
 
 const REGION: &str = "eu-west-1";
 const ID: &str = "1234abcd";
@@ -22,10 +25,6 @@ fn endpoint() -> Endpoint {
 
 fn kms(client: Client) -> AwsKms {
     AwsKms::new(client, arn(REGION, ID)).unwrap()
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
 }
 
 fn cached(kms: AwsKms, max_messages: u64) -> (Envelope, DataKeyCache) {

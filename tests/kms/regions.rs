@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_kms::Client;
 use kms_envelope::{
-    AwsKms, ConfigError, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError, RawAes, SealError,
+    AwsKms, ConfigError, Envelope, KeyProvider, OpenError, ProviderError, RawAes, SealError,
     message::{EncryptedDataKey, Header},
     provider::{AwsKmsDiscovery, DecryptDataKeyRequest, MultiProvider},
 };
 
-use test_support::kms::{ACCOUNT, Endpoint, Fault, arn};
+use test_support::{
+    context,
+    kms::{ACCOUNT, Endpoint, Fault, arn},
+};
 
 const NEAR: &str = "eu-west-1";
 const FAR: &str = "us-east-1";
@@ -19,10 +22,6 @@ const REPLICATED: &str = "mrk-5678";
 /// Two regions: each with a key of its own, and a multi-region key in both.
 fn endpoint() -> Endpoint {
     Endpoint::new([(NEAR, KEY), (FAR, "0987dcba"), (NEAR, REPLICATED), (FAR, REPLICATED)])
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
 }
 
 async fn seal(provider: impl KeyProvider + 'static) -> Vec<u8> {

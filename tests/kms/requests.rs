@@ -24,15 +24,12 @@ use kms_envelope::{
     message::EncryptedDataKey,
     provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, SecretKey},
 };
+use test_support::context;
 
 const ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 const OTHER_ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/99999999-12ab-34cd-56ef-1234567890ab";
 const KEY: [u8; 32] = [7; 32];
 const ENCRYPTED: &[u8] = b"an encrypted data key";
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme"), ("purpose", "test")])
-}
 
 fn client(rules: &[&Rule]) -> Client {
     mock_client!(aws_sdk_kms, RuleMode::MatchAny, rules)

@@ -9,16 +9,13 @@ use kms_envelope::{
 };
 
 use test_support::{
+    context,
     fixtures::{RSA_PRIVATE as PRIVATE, RSA_PUBLIC as PUBLIC},
     kms::{Endpoint, Fault, Rsa, arn},
 };
 
 const REGION: &str = "eu-west-1";
 const ID: &str = "5ea1ed00";
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
-}
 
 fn endpoint() -> Endpoint {
     Endpoint::with_rsa([(REGION, ID)], Some(Rsa::of_fixtures()))

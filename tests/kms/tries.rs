@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use aws_sdk_kms::config::retry::RetryConfig;
 use futures_util::future::join_all;
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, DataKeyCache, EncryptionContext, Envelope, KeyProvider, Limits, OpenError, ProviderError,
-    RawAes, RewrapError, SealError,
+    AlgorithmSuite, AwsKms, DataKeyCache, Envelope, KeyProvider, Limits, OpenError, ProviderError, RawAes, RewrapError,
+    SealError,
     message::EncryptedDataKey,
     provider::{
         AwsKmsDiscovery, DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest,
@@ -15,7 +15,10 @@ use kms_envelope::{
     },
 };
 
-use test_support::kms::{Endpoint, Fault, arn};
+use test_support::{
+    FixedDataKey, context,
+    kms::{Endpoint, Fault, arn},
+};
 
 const NEAR: &str = "eu-west-1";
 const FAR: &str = "us-east-1";
@@ -38,10 +41,6 @@ fn endpoint() -> Endpoint {
     ])
 }
 
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
-}
-
 fn key(endpoint: &Endpoint, region: &str, id: &str) -> AwsKms {
     AwsKms::new(endpoint.client(region), arn(region, id)).unwrap()
 }
@@ -59,35 +58,12 @@ fn junk(arn: String) -> EncryptedDataKey {
     EncryptedDataKey::new("aws-kms", arn, &b"not what KMS has encrypted"[..])
 }
 
-/// A writer of messages with these encrypted data keys, in this order.
-#[derive(Debug)]
-struct Writer(Vec<EncryptedDataKey>);
-
 const DATA_KEY: [u8; 32] = [7; 32];
 
-impl std::fmt::Display for Writer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("writer")
-    }
-}
-
-#[async_trait]
-impl KeyProvider for Writer {
-    async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        Ok(GeneratedDataKey::new(SecretKey::from(DATA_KEY), self.0.clone()))
-    }
-
-    async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        unreachable!()
-    }
-
-    async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
-        unreachable!()
-    }
-}
-
+/// A message with these encrypted data keys, in this order.
 async fn message(encrypted_data_keys: Vec<EncryptedDataKey>) -> Vec<u8> {
-    Envelope::new(Writer(encrypted_data_keys)).seal(b"data", &context()).await.unwrap()
+    let provider = FixedDataKey::new(|| SecretKey::from(DATA_KEY)).listing(encrypted_data_keys);
+    Envelope::new(provider).seal(b"data", &context()).await.unwrap()
 }
 
 /// The encrypted data key of [`DATA_KEY`] by this key.

@@ -26,15 +26,12 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
+use test_support::{context, policy_for, seal};
 
 const AGE: Duration = Duration::from_secs(300);
 
 fn provider() -> ScriptedProvider {
     ScriptedProvider::new(MemoryKey::new().unwrap())
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
 }
 
 fn cache() -> DataKeyCache {
@@ -43,10 +40,6 @@ fn cache() -> DataKeyCache {
 
 fn envelope(provider: &ScriptedProvider, cache: &DataKeyCache) -> Envelope {
     Envelope::builder(provider.clone()).cache(cache.clone()).build().unwrap()
-}
-
-fn seal(envelope: &Envelope, plaintext: &[u8]) -> Vec<u8> {
-    block_on(envelope.seal(plaintext, &context())).unwrap()
 }
 
 /// The encrypted data key and the message id.
@@ -671,16 +664,8 @@ impl Letters {
     fn seal(self: &Arc<Self>, suite: AlgorithmSuite, data_key: char, list: &str) -> Vec<u8> {
         *self.seals.lock().unwrap() = (data_key, list.into());
         let envelope = Envelope::builder(self.clone()).suite(suite);
-        let envelope = envelope.commitment_policy(policy_of(suite)).build().unwrap();
+        let envelope = envelope.commitment_policy(policy_for(suite)).build().unwrap();
         block_on(envelope.seal(&[data_key as u8], &context())).unwrap()
-    }
-}
-
-fn policy_of(suite: AlgorithmSuite) -> CommitmentPolicy {
-    if suite.is_committing() {
-        CommitmentPolicy::RequireEncryptRequireDecrypt
-    } else {
-        CommitmentPolicy::ForbidEncryptAllowDecrypt
     }
 }
 
@@ -724,7 +709,7 @@ const NOT_COMMITTING: AlgorithmSuite = AlgorithmSuite::Aes256GcmHkdfSha256;
 
 /// An envelope that opens messages of this suite with a cache.
 fn opening(provider: &Arc<Letters>, suite: AlgorithmSuite, cache: &DataKeyCache) -> Envelope {
-    let envelope = Envelope::builder(provider.clone()).commitment_policy(policy_of(suite)).cache(cache.clone());
+    let envelope = Envelope::builder(provider.clone()).commitment_policy(policy_for(suite)).cache(cache.clone());
     envelope.build().unwrap()
 }
 
@@ -912,7 +897,7 @@ fn a_data_key_for_opening_is_renewed_by_its_own_encrypted_data_key_and_by_no_oth
         let letters = Letters::new(false);
         let provider = ScriptedProvider::new(letters.clone());
         let cache = background.builder(&clock).build().unwrap();
-        let envelope = Envelope::builder(provider.clone()).commitment_policy(policy_of(suite)).cache(cache.clone());
+        let envelope = Envelope::builder(provider.clone()).commitment_policy(policy_for(suite)).cache(cache.clone());
         let envelope = envelope.build().unwrap();
         let sealed = letters.seal(suite, 'b', "bXa");
         open(&envelope, &sealed).unwrap();

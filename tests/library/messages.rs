@@ -10,19 +10,13 @@ use std::{
 
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, Limits, RawAes,
-    message::{ContentType, Header},
+    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, RawAes,
+    message::ContentType,
     provider::{MultiProvider, SecretKey},
 };
 use pollster::block_on;
 use serde_json::Value;
-use test_support::geometry;
-
-const BACKENDS: &[Backend] = &[
-    #[cfg(feature = "aws-lc")]
-    Backend::AwsLc,
-    Backend::RustCrypto,
-];
+use test_support::{backends, fixtures, geometry, header};
 
 fn json(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -42,10 +36,6 @@ fn local_key(namespace: &str, name: &str, base64: &str) -> RawAes {
     RawAes::new(namespace, name, key).unwrap()
 }
 
-fn header(message: &[u8]) -> Header {
-    Header::parse(message, &Limits::default()).unwrap()
-}
-
 fn suite(hex: &str) -> AlgorithmSuite {
     AlgorithmSuite::from_id(u16::from_str_radix(hex, 16).unwrap()).unwrap()
 }
@@ -58,8 +48,8 @@ fn assert_opens<P: KeyProvider + 'static>(
     required: &[String],
     plaintext: &[u8],
 ) {
-    for backend in BACKENDS {
-        let builder = Envelope::builder(key()).backend(*backend).required_context(required);
+    for backend in backends() {
+        let builder = Envelope::builder(key()).backend(backend).required_context(required);
         let envelope = builder.commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt).build().unwrap();
         let opened = block_on(envelope.open(message, context)).unwrap();
         assert!(opened.plaintext == plaintext);
@@ -74,7 +64,7 @@ fn assert_opens<P: KeyProvider + 'static>(
 
 #[test]
 fn messages_of_the_python_sdk_open_and_say_what_they_are() {
-    let folder = Path::new("tests/fixtures");
+    let folder = fixtures::path("");
     let manifest = json(&folder.join("manifest.json"));
     let mut opened = 0;
     for entry in manifest["messages"].as_array().unwrap() {
@@ -109,7 +99,7 @@ fn messages_of_the_python_sdk_open_and_say_what_they_are() {
 
 /// AWS's own messages, or any other folder with an `awses-decrypt` manifest.
 #[test]
-#[ignore = "needs AWS's published test vectors; run with KMS_ENVELOPE_VECTORS=FOLDER cargo test --test messages -- --ignored"]
+#[ignore = "needs AWS's published test vectors; run with KMS_ENVELOPE_VECTORS=FOLDER cargo test --test library published -- --ignored"]
 fn published_messages_open() {
     let folder = PathBuf::from(env::var("KMS_ENVELOPE_VECTORS").expect("KMS_ENVELOPE_VECTORS: the vectors' folder"));
     let manifest = json(&folder.join("decrypt-manifest.json"));

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use kms_envelope::{
     Backend, ConfigError, EncryptionContext, Envelope, KeyProvider, Limits, OpenError, ProviderError, RawAes,
     SealError,
-    message::{EncryptedDataKey, Header},
+    message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EcdhPrivateKey, EcdhPublicKey, EncryptDataKeyRequest,
         GenerateDataKeyRequest, GeneratedDataKey, MultiProvider, RawEcdh, RawRsa, RsaPadding, SecretKey,
@@ -23,21 +23,14 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
-
-fn pem(name: &str) -> String {
-    std::fs::read_to_string(format!("tests/fixtures/pem/{name}.pem")).unwrap()
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
-}
+use test_support::{context, fixtures::pem, header};
 
 fn seal(provider: impl KeyProvider + 'static) -> Vec<u8> {
-    block_on(Envelope::new(provider).seal(b"data", &context())).unwrap()
+    test_support::seal(&Envelope::new(provider), b"data")
 }
 
 fn open(provider: impl KeyProvider + 'static, message: &[u8]) -> Result<Vec<u8>, OpenError> {
-    block_on(Envelope::new(provider).open(message, &context())).map(|opened| opened.plaintext)
+    test_support::open(&Envelope::new(provider), message)
 }
 
 fn assert_round_trip(sealing: impl KeyProvider + 'static, opening: impl KeyProvider + 'static) {
@@ -432,10 +425,6 @@ impl KeyProvider for Watched {
 }
 
 const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-
-fn header(message: &[u8]) -> Header {
-    Header::parse(message, &Limits::default()).unwrap()
-}
 
 fn names(keys: &[EncryptedDataKey]) -> Vec<String> {
     keys.iter().map(|key| key.key_name().to_string()).collect()

@@ -21,9 +21,9 @@ use kms_envelope::{
     message::FRAME_OVERHEAD,
     stream::{AsyncRangeReader, AsyncReadAt, RangeReader, RangeStream, ReadAt, Threads},
 };
-use kms_envelope_test_support::{bytes as plaintext, context, header};
 use pollster::block_on;
 use proptest::prelude::*;
+use test_support::{context, header, plaintext};
 
 fn envelope(frame_len: u32, threads: Threads) -> Envelope {
     let key = RawAes::new("tests", "key", [7; 32]).unwrap();
@@ -31,7 +31,7 @@ fn envelope(frame_len: u32, threads: Threads) -> Envelope {
 }
 
 fn seal(frame_len: u32, plaintext: &[u8]) -> Bytes {
-    kms_envelope_test_support::seal(&envelope(frame_len, Threads::One), plaintext).into()
+    test_support::seal(&envelope(frame_len, Threads::One), plaintext).into()
 }
 
 /// Where the frame with this number is in the message.

@@ -6,23 +6,16 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
     AlgorithmSuite, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, Limits, OpenError, ProviderError,
     RawAes, ResealError, RewrapError, SealError,
-    message::{DetachedKeys, Header},
+    message::DetachedKeys,
     provider::MultiProvider,
     testing::{Fault, MemoryKey, ScriptedProvider},
 };
 use pollster::block_on;
+use test_support::{context, header, policy_for};
 use tokio::io::AsyncReadExt;
 
 fn key(name: &str) -> RawAes {
     RawAes::new("tests", name, [name.len() as u8; 32]).unwrap()
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme"), ("purpose", "test")])
-}
-
-fn header(sealed: &[u8]) -> Header {
-    Header::parse(sealed, &Limits::default()).unwrap()
 }
 
 fn rewrap(old: &Envelope, sealed: &[u8], new: &RawAes) -> DetachedKeys {
@@ -31,12 +24,7 @@ fn rewrap(old: &Envelope, sealed: &[u8], new: &RawAes) -> DetachedKeys {
 }
 
 fn envelope_of(suite: AlgorithmSuite, key: RawAes) -> Envelope {
-    let policy = if suite.is_committing() {
-        CommitmentPolicy::RequireEncryptRequireDecrypt
-    } else {
-        CommitmentPolicy::ForbidEncryptAllowDecrypt
-    };
-    Envelope::builder(key).suite(suite).commitment_policy(policy).frame_len(100).build().unwrap()
+    Envelope::builder(key).suite(suite).commitment_policy(policy_for(suite)).frame_len(100).build().unwrap()
 }
 
 /// The plaintext by every road, or the error of each.

@@ -10,10 +10,7 @@ use std::{
     ops::Range,
     pin::{Pin, pin},
     rc::Rc,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
@@ -27,28 +24,13 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
+use test_support::{FailingRng, context, open, plaintext, seal};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 const FRAME_LEN: u32 = 16;
 
 fn envelope() -> Envelope {
     Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap()).frame_len(FRAME_LEN).build().unwrap()
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
-}
-
-fn plaintext(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
-}
-
-fn seal(plaintext: &[u8]) -> Vec<u8> {
-    block_on(envelope().seal(plaintext, &context())).unwrap()
-}
-
-fn open(sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
-    block_on(envelope().open(sealed, &context())).map(|opened| opened.plaintext)
 }
 
 fn poll_once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Option<T> {
@@ -368,16 +350,16 @@ proptest! {
                 operate(&mut *writer, *operation, &mut state, &mut acknowledged)?;
             }
             if state != State::Finished {
-                prop_assert!(open(writer.target()).map_or(true, |opened| opened == acknowledged), "{name}");
+                prop_assert!(open(&envelope(), writer.target()).map_or(true, |opened| opened == acknowledged), "{name}");
             }
             for _ in 0..50 {
                 operate(&mut *writer, Operation::Finish, &mut state, &mut acknowledged)?;
             }
             match state {
-                State::Finished => prop_assert_eq!(open(writer.target()).unwrap(), acknowledged, "{}", name),
+                State::Finished => prop_assert_eq!(open(&envelope(), writer.target()).unwrap(), acknowledged, "{}", name),
                 State::Failed => {
                     // Where the very last thing, a flush, has failed, the message is whole.
-                    prop_assert!(open(writer.target()).map_or(true, |opened| opened == acknowledged), "{name}");
+                    prop_assert!(open(&envelope(), writer.target()).map_or(true, |opened| opened == acknowledged), "{name}");
                 }
                 state => prop_assert!(false, "{name} {state:?}"),
             }
@@ -554,9 +536,9 @@ proptest! {
             let (sealed, ended) = read_all(name, &mut reader, &lens)?;
             if ended {
                 let given = source_ended.lock().unwrap().unwrap();
-                prop_assert_eq!(&open(&sealed).unwrap()[..], &plaintext[..given], "{}", name);
+                prop_assert_eq!(&open(&envelope(), &sealed).unwrap()[..], &plaintext[..given], "{}", name);
             } else {
-                prop_assert!(open(&sealed).is_err(), "{name}");
+                prop_assert!(open(&envelope(), &sealed).is_err(), "{name}");
             }
         }
     }
@@ -572,7 +554,7 @@ proptest! {
         ],
     ) {
         let plaintext = plaintext(len);
-        let mut sealed = seal(&plaintext);
+        let mut sealed = seal(&envelope(), &plaintext);
         match change {
             Change::None => {}
             Change::Flip(at) => {
@@ -600,7 +582,7 @@ proptest! {
         steps in prop::collection::vec((0u8..4, -250i64..250, 0usize..60), 1..30),
     ) {
         let plaintext = plaintext(len);
-        let mut inner = Inner::new(&seal(&plaintext), &[]);
+        let mut inner = Inner::new(&seal(&envelope(), &plaintext), &[]);
         let header_len = Header::parse(&inner.bytes, &Default::default()).unwrap().len();
         inner.script.extend(std::iter::repeat_n(Turn::Go(1), header_len));
         // An end that is none is a message that is truncated, and so an error; here, all errors are the source's.
@@ -688,13 +670,13 @@ proptest! {
             for _ in 0..50 {
                 operate(&mut *writer, Operation::Finish, &mut state, &mut acknowledged)?;
             }
-            let opened = open(writer.target());
+            let opened = open(&envelope, writer.target());
             prop_assert!(opened.is_ok() || state == State::Failed, "{name}");
             prop_assert!(opened.map_or(true, |opened| opened == acknowledged), "{name}");
         }
         for (name, mut reader, source_ended) in sealing_readers(&envelope, &plaintext, &script) {
             let (sealed, ended) = read_all(name, &mut reader, &[700_000])?;
-            match open(&sealed) {
+            match open(&envelope, &sealed) {
                 Ok(opened) => prop_assert!(ended && opened == plaintext[..source_ended.lock().unwrap().unwrap()], "{name}"),
                 Err(_) => prop_assert!(!ended, "{name}"),
             }
@@ -748,7 +730,7 @@ proptest! {
         len in 0usize..200, script in script(), ranges in prop::collection::vec((0u64..210, 0u64..210), 1..10),
     ) {
         let plaintext = plaintext(len);
-        let sealed = seal(&plaintext);
+        let sealed = seal(&envelope(), &plaintext);
         let source = || {
             let mut inner = Inner::new(&sealed, &[Turn::Go(usize::MAX), Turn::Go(usize::MAX)]);
             inner.script.extend(&script);
@@ -780,7 +762,7 @@ proptest! {
 #[test]
 fn an_error_that_may_pass_loses_nothing_and_any_other_is_final_for_every_shell() {
     let plaintext = plaintext(100);
-    let sealed = seal(&plaintext);
+    let sealed = seal(&envelope(), &plaintext);
     for kind in KINDS {
         let script = [Turn::Go(20), Turn::Fail(kind), Turn::Go(7)];
         for (name, mut writer) in writers(&envelope(), &script) {
@@ -799,15 +781,15 @@ fn an_error_that_may_pass_loses_nothing_and_any_other_is_final_for_every_shell()
             };
             assert_eq!(finished, may_pass(kind), "{name} {kind}");
             assert!(errors < 2 || !finished, "{name} {kind}");
-            assert_eq!(open(writer.target()).is_ok(), finished, "{name} {kind}");
+            assert_eq!(open(&envelope(), writer.target()).is_ok(), finished, "{name} {kind}");
             if finished {
-                assert_eq!(open(writer.target()).unwrap(), plaintext);
+                assert_eq!(open(&envelope(), writer.target()).unwrap(), plaintext);
             }
         }
         for (name, mut reader, _) in sealing_readers(&envelope(), &plaintext, &script) {
             let (read, ended) = read_all(name, &mut reader, &[1000]).unwrap();
             assert_eq!(ended, may_pass(kind) && name != "SealStream", "{name} {kind}");
-            assert_eq!(open(&read).is_ok(), ended, "{name} {kind}");
+            assert_eq!(open(&envelope(), &read).is_ok(), ended, "{name} {kind}");
         }
         for (name, mut reader) in opening_readers(&envelope(), &sealed, &script) {
             let (read, ended) = read_all(name, &mut reader, &[1000]).unwrap();
@@ -819,7 +801,7 @@ fn an_error_that_may_pass_loses_nothing_and_any_other_is_final_for_every_shell()
 
 #[test]
 fn a_verdict_on_the_message_is_final_for_every_shell_even_if_its_source_goes_on() {
-    let sealed = seal(&plaintext(100));
+    let sealed = seal(&envelope(), &plaintext(100));
     for script in [&[Turn::End][..], &[Turn::Go(70), Turn::End]] {
         for (name, mut reader) in opening_readers(&envelope(), &sealed, script) {
             let mut errors = Vec::new();
@@ -836,7 +818,7 @@ fn a_verdict_on_the_message_is_final_for_every_shell_even_if_its_source_goes_on(
 
 #[test]
 fn a_message_that_has_ended_stays_so_even_if_its_source_goes_on() {
-    let message = seal(b"data");
+    let message = seal(&envelope(), b"data");
     let source = [&message[..], b"more"].concat();
     let mut reader = block_on(envelope().open_reader(Inner::new(&source, &[]), &context())).unwrap();
     assert!(reader.read_to_end(&mut Vec::new()).is_err());
@@ -860,44 +842,19 @@ fn nothing_is_written_after_the_end_of_a_message() {
         assert_eq!(error.kind(), ErrorKind::BrokenPipe);
         assert!(matches!(error.downcast(), Ok(SealError::Finished)));
         writer.shutdown().await.unwrap();
-        assert_eq!(open(&writer.into_inner()).unwrap(), b"first");
+        assert_eq!(open(&envelope(), &writer.into_inner()).unwrap(), b"first");
     });
     let mut writer = block_on(envelope().seal_writer(Vec::new(), &context())).unwrap();
     writer.write_all(b"first").unwrap();
     writer.try_finish().unwrap();
     let error = writer.write_all(b"SECOND PART").unwrap_err();
     assert!(error.kind() == ErrorKind::BrokenPipe && is_finished(&error));
-    assert_eq!(open(&writer.finish().unwrap()).unwrap(), b"first");
+    assert_eq!(open(&envelope(), &writer.finish().unwrap()).unwrap(), b"first");
 }
-
-/// Random bytes, until it fails.
-#[derive(Clone, Default)]
-struct FailingRng(Arc<AtomicBool>);
-
-impl rand_core::TryRng for FailingRng {
-    type Error = io::Error;
-
-    fn try_next_u32(&mut self) -> io::Result<u32> {
-        rand_core::utils::next_word_via_fill(self)
-    }
-
-    fn try_next_u64(&mut self) -> io::Result<u64> {
-        rand_core::utils::next_word_via_fill(self)
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> io::Result<()> {
-        if self.0.load(Ordering::SeqCst) {
-            return Err(io::Error::other("no randomness"));
-        }
-        getrandom::fill(out).map_err(io::Error::other)
-    }
-}
-
-impl rand_core::TryCryptoRng for FailingRng {}
 
 /// An envelope that signs, whose randomness can be made to fail.
 fn signing() -> (FailingRng, Envelope) {
-    let rng = FailingRng::default();
+    let rng = FailingRng::after(usize::MAX);
     let envelope = Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap())
         .suite(AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384)
         .backend(Backend::RustCrypto)
@@ -919,7 +876,7 @@ fn an_end_that_failed_is_a_failure_on_every_later_call() {
     let mut sealing = block_on(envelope.seal_stream(source, &context)).unwrap();
     writer.write_all(b"data").unwrap();
     block_on(async_writer.write_all(b"data")).unwrap();
-    rng.0.store(true, Ordering::SeqCst);
+    rng.fail();
     for round in 0..3 {
         let mut out = Vec::new();
         let errors = [
@@ -945,7 +902,7 @@ fn an_end_that_failed_is_a_failure_on_every_later_call() {
     assert_eq!(writer.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
     assert_eq!(block_on(async_writer.write(b"more")).unwrap_err().kind(), ErrorKind::BrokenPipe);
     assert!(writer.flush().is_err() && block_on(async_writer.flush()).is_err());
-    assert!(matches!(open(writer.get_ref()), Err(OpenError::Format(FormatError::Truncated(_)))));
+    assert!(matches!(open(&envelope, writer.get_ref()), Err(OpenError::Format(FormatError::Truncated(_)))));
     assert!(writer.finish().is_err());
 }
 
@@ -995,7 +952,7 @@ impl kms_envelope::KeyProvider for Silent {
 #[test]
 fn a_call_that_is_cancelled_or_fails_leaves_nothing_of_another_message_in_its_buffer() {
     let silent = Envelope::new(Silent);
-    let (sealed, context) = (seal(b"another message"), context());
+    let (sealed, context) = (seal(&envelope(), b"another message"), context());
     let (mut plaintext, mut message) = (b"a secret".to_vec(), b"a message".to_vec());
     {
         let mut opening = pin!(silent.open_into(&sealed, &context, &mut plaintext));
@@ -1016,7 +973,7 @@ fn a_call_that_is_cancelled_or_fails_leaves_nothing_of_another_message_in_its_bu
 fn no_shell_prints_what_is_inside_of_it() {
     const SECRET: &[u8] = b"attack at dawn";
     let (envelope, context) = (envelope(), context());
-    let sealed = seal(SECRET);
+    let sealed = seal(&envelope, SECRET);
     let printed = |shell: &dyn Debug| format!("{shell:?} {shell:#?}");
     let mut open_reader = block_on(envelope.open_reader(Cursor::new(&sealed), &context)).unwrap();
     assert_eq!(open_reader.read(&mut [0; 3]).unwrap(), 3);

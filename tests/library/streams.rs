@@ -15,8 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
-    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, OpenError, RawAes,
-    SealError,
+    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, OpenError, RawAes, SealError,
     error::FormatError,
     message::FRAME_OVERHEAD,
     provider::SecretKey,
@@ -24,74 +23,22 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
+use test_support::{Pieces, backends, context, plaintext, rng, seal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
-const BACKENDS: &[Backend] = &[
-    #[cfg(feature = "aws-lc")]
-    Backend::AwsLc,
-    Backend::RustCrypto,
-];
 
 fn threads() -> [Threads; 3] {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     [Threads::One, Threads::Global, Threads::Pool(Arc::new(pool))]
 }
 
-/// Not random: the same message every time.
-struct Counting(u8);
-
-impl rand_core::TryRng for Counting {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        rand_core::utils::next_word_via_fill(self)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        rand_core::utils::next_word_via_fill(self)
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
-        for byte in out {
-            self.0 = self.0.wrapping_add(1);
-            *byte = self.0;
-        }
-        Ok(())
-    }
-}
-
-impl rand_core::TryCryptoRng for Counting {}
-
 /// An envelope whose first message is always the same.
 fn fixed(frame_len: u32) -> EnvelopeBuilder {
     let key = RawAes::new("tests", "key", [7; 32]).unwrap();
-    Envelope::builder(key).rng(Counting(0)).frame_len(frame_len)
+    Envelope::builder(key).rng(rng(0)).frame_len(frame_len)
 }
 
 fn envelope(frame_len: u32) -> Envelope {
     fixed(frame_len).build().unwrap()
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
-}
-
-fn plaintext(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
-}
-
-fn seal(frame_len: u32, plaintext: &[u8]) -> Vec<u8> {
-    block_on(envelope(frame_len).seal(plaintext, &context())).unwrap()
-}
-
-/// Gives at most so many bytes at a time.
-struct Pieces<R>(R, usize);
-
-impl<R: Read> Read for Pieces<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let len = out.len().min(self.1);
-        self.0.read(&mut out[..len])
-    }
 }
 
 /// The message, by every road, in pieces of this length.
@@ -184,10 +131,10 @@ fn opened_by_every_road(
 fn every_road_every_backend_and_any_threads_give_the_same_bytes() {
     for (frame_len, len, piece_len) in [(16, 1000, 7), (4096, 1_000_000, 10_000), (65_536, 5_000_001, 1_500_000)] {
         let plaintext = plaintext(len);
-        let expected = seal(frame_len, &plaintext);
-        for backend in BACKENDS {
+        let expected = seal(&envelope(frame_len), &plaintext);
+        for backend in backends() {
             for threads in threads() {
-                let make = || fixed(frame_len).backend(*backend).threads(threads.clone()).build().unwrap();
+                let make = || fixed(frame_len).backend(backend).threads(threads.clone()).build().unwrap();
                 for (road, sealed) in sealed_by_every_road(&make, &plaintext, piece_len) {
                     assert!(sealed == expected, "{road} {backend:?} {threads:?} {frame_len}");
                 }
@@ -201,7 +148,7 @@ fn every_road_every_backend_and_any_threads_give_the_same_bytes() {
 
 #[test]
 fn of_several_changed_frames_the_first_is_named_whatever_the_threads() {
-    let mut sealed = seal(4096, &plaintext(2_000_000));
+    let mut sealed = seal(&envelope(4096), &plaintext(2_000_000));
     let body = sealed.len() - 2_000_000 / 4096 * (4096 + FRAME_OVERHEAD);
     for frame in [400, 150, 300] {
         sealed[body + frame * (4096 + FRAME_OVERHEAD)] ^= 1;
@@ -240,9 +187,9 @@ proptest! {
             sealed.truncate(cut.index(sealed.len()) + 1);
         }
         let mut expected = None;
-        for backend in BACKENDS {
+        for backend in backends() {
             for threads in [Threads::One, Threads::Global] {
-                let envelope = make().backend(*backend).threads(threads).build().unwrap();
+                let envelope = make().backend(backend).threads(threads).build().unwrap();
                 for (road, opened) in opened_by_every_road(&envelope, &sealed, piece_len) {
                     let expected = expected.get_or_insert_with(|| opened.clone());
                     prop_assert_eq!(&opened, expected, "{} {:?}", road, backend);
@@ -261,7 +208,7 @@ proptest! {
         steps in proptest::collection::vec((0u8..4, -400i64..400, 0usize..100), 1..20),
     ) {
         let plaintext = plaintext(len);
-        let file = [vec![0; in_front], seal(frame_len, &plaintext)].concat();
+        let file = [vec![0; in_front], seal(&envelope(frame_len), &plaintext)].concat();
         let mut source = Cursor::new(file);
         source.set_position(in_front as u64);
         let mut reader = block_on(envelope(frame_len).open_reader(source, &context())).unwrap();
@@ -291,7 +238,7 @@ proptest! {
         len in 0u64..300, frame_len in 1u32..50, start in 0u64..320, range_len in 0u64..320,
     ) {
         let plaintext = plaintext(len as usize);
-        let sealed = seal(frame_len, &plaintext);
+        let sealed = seal(&envelope(frame_len), &plaintext);
         let reader = block_on(envelope(frame_len).range_reader(&sealed[..], sealed.len() as u64, &context())).unwrap();
         prop_assert_eq!(reader.len(), len);
         let range = start..start + range_len;
@@ -348,7 +295,7 @@ impl AsyncReadAt for Counted {
 
 #[test]
 fn a_range_reads_the_header_once_the_end_once_and_the_frames_it_needs() {
-    let sealed = seal(65_536, &plaintext(10_000_000));
+    let sealed = seal(&envelope(65_536), &plaintext(10_000_000));
     let len = sealed.len() as u64;
     let source = Counted::new(sealed);
     let reader = block_on(envelope(65_536).range_reader(&source, len, &context())).unwrap();
@@ -365,7 +312,7 @@ fn a_range_reads_the_header_once_the_end_once_and_the_frames_it_needs() {
 #[test]
 fn a_long_range_is_read_in_parts_and_concurrently() {
     let plaintext = plaintext(10_000_000);
-    let sealed = seal(4096, &plaintext);
+    let sealed = seal(&envelope(4096), &plaintext);
     let reader = block_on(envelope(4096).range_reader(&sealed[..], sealed.len() as u64, &context())).unwrap();
     std::thread::scope(|scope| {
         for start in [0, 1, 4095, 4096, 3_000_000] {
@@ -379,7 +326,7 @@ fn a_long_range_is_read_in_parts_and_concurrently() {
 
 #[test]
 fn a_long_range_is_read_a_megabyte_at_a_time_and_no_frame_twice() {
-    let sealed = seal(4096, &plaintext(5_000_000));
+    let sealed = seal(&envelope(4096), &plaintext(5_000_000));
     let len = sealed.len() as u64;
     let source = Arc::new(Counted::new(sealed));
     let reader = block_on(envelope(4096).range_reader(source.clone(), len, &context())).unwrap();
@@ -393,7 +340,7 @@ fn a_long_range_is_read_a_megabyte_at_a_time_and_no_frame_twice() {
 
 #[test]
 fn a_length_that_is_not_the_messages_is_refused_before_a_size_is_told() {
-    let sealed = seal(16, &plaintext(100));
+    let sealed = seal(&envelope(16), &plaintext(100));
     let open = |bytes: &[u8], len: u64| {
         block_on(envelope(16).range_reader(bytes, len, &context())).map(|reader| reader.len()).unwrap_err()
     };
@@ -412,7 +359,7 @@ fn a_length_that_is_not_the_messages_is_refused_before_a_size_is_told() {
 
 #[test]
 fn a_change_is_noticed_by_the_ranges_that_touch_it_and_by_no_other() {
-    let mut sealed = seal(16, &plaintext(100));
+    let mut sealed = seal(&envelope(16), &plaintext(100));
     let at = sealed.len() - 40 - 4 - 3 * (16 + FRAME_OVERHEAD) + 20;
     sealed[at] ^= 1;
     let reader = block_on(envelope(16).range_reader(&sealed[..], sealed.len() as u64, &context())).unwrap();
@@ -428,7 +375,7 @@ fn a_change_is_noticed_by_the_ranges_that_touch_it_and_by_no_other() {
 
 #[test]
 fn a_seek_on_a_message_that_is_cut_or_goes_on_is_refused() {
-    let sealed = seal(16, &plaintext(100));
+    let sealed = seal(&envelope(16), &plaintext(100));
     for changed in [&sealed[..sealed.len() - 1], &sealed[..sealed.len() - 48], &[&sealed[..], b"!"].concat()] {
         let mut reader = block_on(envelope(16).open_reader(Cursor::new(changed), &context())).unwrap();
         let error = reader.seek(SeekFrom::Start(20)).unwrap_err();
@@ -438,7 +385,7 @@ fn a_seek_on_a_message_that_is_cut_or_goes_on_is_refused() {
 
 #[test]
 fn a_reader_that_failed_does_not_seek_out_of_it() {
-    let mut sealed = seal(16, &plaintext(100));
+    let mut sealed = seal(&envelope(16), &plaintext(100));
     let at = sealed.len() - 100;
     sealed[at] ^= 1;
     let mut reader = block_on(envelope(16).open_reader(Cursor::new(sealed), &context())).unwrap();
@@ -478,7 +425,7 @@ fn a_stream_inside_that_fails_is_a_failure_of_the_stream_outside_for_good() {
             assert!(matches!(next, Some(Err(StreamError::Seal(SealError::FailedBefore)))), "{next:?}");
         }
 
-        let sealed = seal(16, &plaintext(100));
+        let sealed = seal(&envelope(16), &plaintext(100));
         let half = sealed[..sealed.len() - 50].to_vec();
         let mut opening = envelope(16).open_stream(failing(vec![half]), &context).await.unwrap();
         assert_eq!(opening.info().context, context);
@@ -520,7 +467,7 @@ fn a_seal_reader_is_buffered_and_passes_errors_on_without_losing_anything() {
         let len = piece.len();
         reader.consume(len);
     }
-    assert_eq!(sealed, seal(16, &plaintext));
+    assert_eq!(sealed, seal(&envelope(16), &plaintext));
 }
 
 /// Gives and takes at most so many bytes at a time, is interrupted in front of each, and fails once at one place.
@@ -637,7 +584,7 @@ const FLAKY_FRAME_LEN: u32 = 16;
 fn a_source_that_fails_anywhere_is_read_on_and_nothing_is_lost() {
     use tokio::io::AsyncReadExt;
     let (plaintext, context) = (plaintext(40), context());
-    let sealed = seal(FLAKY_FRAME_LEN, &plaintext);
+    let sealed = seal(&envelope(FLAKY_FRAME_LEN), &plaintext);
     let make = || envelope(FLAKY_FRAME_LEN);
     for piece_len in [1, 7, 1000] {
         for fail_at in 0..=plaintext.len() {
@@ -675,7 +622,7 @@ fn a_source_that_fails_anywhere_is_read_on_and_nothing_is_lost() {
 fn a_target_that_fails_anywhere_is_written_on_and_nothing_is_lost() {
     use tokio::io::AsyncWriteExt;
     let (plaintext, context) = (plaintext(40), context());
-    let sealed = seal(FLAKY_FRAME_LEN, &plaintext);
+    let sealed = seal(&envelope(FLAKY_FRAME_LEN), &plaintext);
     for piece_len in [1, 7, 1000] {
         for fail_at in 0..sealed.len() {
             let target = || Flaky::new(Vec::new(), piece_len, fail_at);
@@ -757,7 +704,7 @@ fn what_cannot_be_moved_goes_through_every_asynchronous_door_without_being_pinne
         all
     }
     let (plaintext, context) = (plaintext(100), context());
-    let sealed = seal(16, &plaintext);
+    let sealed = seal(&envelope(16), &plaintext);
     let envelope = || envelope(16);
     block_on(async {
         assert_eq!(all(envelope().seal_stream(pinned_stream(&plaintext), &context).await.unwrap()).await, sealed);

@@ -1,40 +1,22 @@
 //! Every algorithm suite, signed messages, messages without frames, and the commitment policy.
 
-use std::{
-    convert::Infallible,
-    io::{Read, Write},
-};
+use std::io::{Read, Write};
 
 use kms_envelope::{
-    AlgorithmSuite, Backend, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, Limits,
-    OpenError, RawAes,
+    AlgorithmSuite, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, Limits, OpenError,
+    RawAes,
     error::{FormatError, LimitError},
     message::{ContentType, Header, MessageVersion, SignatureAlgorithm},
-    provider::SecretKey,
     stream::Threads,
 };
 use pollster::block_on;
 use proptest::prelude::*;
-use test_support::geometry;
-
-const BACKENDS: &[Backend] = &[
-    #[cfg(feature = "aws-lc")]
-    Backend::AwsLc,
-    Backend::RustCrypto,
-];
+use test_support::{Pieces, backends, context, fixtures, geometry, header, open, plaintext, policy_for, rng, seal};
 
 const FRAME_LEN: u32 = 16;
 
 fn key() -> RawAes {
     RawAes::new("tests", "key", [7; 32]).unwrap()
-}
-
-fn policy_for(suite: AlgorithmSuite) -> CommitmentPolicy {
-    if suite.is_committing() {
-        CommitmentPolicy::RequireEncryptRequireDecrypt
-    } else {
-        CommitmentPolicy::ForbidEncryptAllowDecrypt
-    }
 }
 
 fn builder(suite: AlgorithmSuite) -> EnvelopeBuilder {
@@ -43,26 +25,6 @@ fn builder(suite: AlgorithmSuite) -> EnvelopeBuilder {
 
 fn envelope(suite: AlgorithmSuite) -> Envelope {
     builder(suite).build().unwrap()
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
-}
-
-fn plaintext(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
-}
-
-fn seal(suite: AlgorithmSuite, len: usize) -> Vec<u8> {
-    block_on(envelope(suite).seal(&plaintext(len), &context())).unwrap()
-}
-
-fn header(message: &[u8]) -> Header {
-    Header::parse(message, &Limits::default()).unwrap()
-}
-
-fn open(envelope: &Envelope, message: &[u8]) -> Result<Vec<u8>, OpenError> {
-    block_on(envelope.open(message, &context())).map(|opened| opened.plaintext)
 }
 
 /// What a stream gives out until its end or its error.
@@ -89,8 +51,8 @@ fn every_suite_opens_what_it_sealed_by_every_road_with_either_backend() {
     for suite in AlgorithmSuite::all() {
         for len in [0, 1, 15, 16, 17, 32, 1000] {
             let (plaintext, context) = (plaintext(len), context());
-            for backend in BACKENDS {
-                let sealing = builder(suite).backend(*backend).build().unwrap();
+            for backend in backends() {
+                let sealing = builder(suite).backend(backend).build().unwrap();
                 let sealed = block_on(sealing.seal(&plaintext, &context)).unwrap();
                 let mut writer = block_on(sealing.seal_writer(Vec::new(), &context)).unwrap();
                 plaintext.chunks(7).for_each(|piece| writer.write_all(piece).unwrap());
@@ -106,8 +68,8 @@ fn every_suite_opens_what_it_sealed_by_every_road_with_either_backend() {
                     let by_length_alone = header.geometry(expected_len);
                     assert_eq!(by_length_alone == Err(FormatError::FooterLenNeeded), suite.signature().is_some());
                     assert_eq!(geometry(&header, &message).plaintext_len(), len as u64);
-                    for backend in BACKENDS {
-                        let opening = builder(suite).backend(*backend).build().unwrap();
+                    for backend in backends() {
+                        let opening = builder(suite).backend(backend).build().unwrap();
                         assert_eq!(open(&opening, &message).unwrap(), plaintext, "{suite} {len} {backend:?}");
                         let (given, ended) = open_in_pieces(&opening, &message, 11);
                         ended.unwrap();
@@ -125,7 +87,7 @@ fn every_suite_opens_what_it_sealed_by_every_road_with_either_backend() {
 #[test]
 fn a_message_of_any_suite_with_any_bit_changed_or_cut_anywhere_or_longer_is_refused() {
     for suite in AlgorithmSuite::all() {
-        let message = seal(suite, 20);
+        let message = seal(&envelope(suite), &plaintext(20));
         // Any suite may be opened, so that no policy hides the check that is due.
         let opening = Envelope::builder(key()).commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt);
         let opening = opening.build().unwrap();
@@ -181,7 +143,7 @@ fn an_equivalent_signature_opens_to_the_same_and_the_length_of_the_plaintext_is_
     let p256 = [0xffff_ffff_0000_0000_ffff_ffff_ffff_ffff_u128, 0xbce6_faad_a717_9e84_f3b9_cac2_fc63_2551];
     let p384 = [u128::MAX, 0xffff_ffff_ffff_ffff_c763_4d81_f437_2ddf, 0x581a_0db2_48b0_a77a_ecec_196a_ccc5_2973];
     for suite in signed_suites() {
-        let message = seal(suite, 40);
+        let message = seal(&envelope(suite), &plaintext(40));
         let algorithm = suite.signature().unwrap();
         let n = match algorithm {
             SignatureAlgorithm::EcdsaP256Sha256 => p256.map(u128::to_be_bytes).concat(),
@@ -193,8 +155,8 @@ fn an_equivalent_signature_opens_to_the_same_and_the_length_of_the_plaintext_is_
         assert_ne!(other, signature);
         assert_eq!(equivalent(&other, &n), signature);
         let changed = [&signed[..signed.len() - 2], &[0, other.len() as u8], &other].concat();
-        for backend in BACKENDS {
-            assert_eq!(open(&builder(suite).backend(*backend).build().unwrap(), &changed).unwrap(), plaintext(40));
+        for backend in backends() {
+            assert_eq!(open(&builder(suite).backend(backend).build().unwrap(), &changed).unwrap(), plaintext(40));
         }
         assert_eq!(geometry(&header(&message), &changed).plaintext_len(), 40);
     }
@@ -203,7 +165,7 @@ fn an_equivalent_signature_opens_to_the_same_and_the_length_of_the_plaintext_is_
 #[test]
 fn the_final_frame_of_a_signed_message_is_kept_back_until_the_signature_has_verified() {
     for suite in signed_suites() {
-        let message = seal(suite, 40);
+        let message = seal(&envelope(suite), &plaintext(40));
         let footer_len = 2 + suite.signature().unwrap().signature_len();
         for piece_len in [1, 7, 1000] {
             // In front of the end of the footer, there is nothing of the final frame.
@@ -212,7 +174,7 @@ fn the_final_frame_of_a_signed_message_is_kept_back_until_the_signature_has_veri
             assert_eq!(given, plaintext(32));
 
             // A signature that is one of another message.
-            let other = seal(suite, 40);
+            let other = seal(&envelope(suite), &plaintext(40));
             let end = message.len() - footer_len;
             let exchanged = [&message[..end], &other[other.len() - footer_len..]].concat();
             let (given, ended) = open_in_pieces(&envelope(suite), &exchanged, piece_len);
@@ -227,7 +189,7 @@ fn the_final_frame_of_a_signed_message_is_kept_back_until_the_signature_has_veri
 fn a_signed_message_says_its_public_key_in_its_context_and_each_has_another() {
     for suite in signed_suites() {
         let key = |message: &[u8]| header(message).context().get("aws-crypto-public-key").unwrap().to_owned();
-        let (one, two) = (seal(suite, 1), seal(suite, 1));
+        let (one, two) = (seal(&envelope(suite), &plaintext(1)), seal(&envelope(suite), &plaintext(1)));
         assert_ne!(key(&one), key(&two));
         // A compressed point in base64: 33 or 49 bytes.
         assert!(matches!(key(&one).len(), 44 | 68));
@@ -239,7 +201,7 @@ fn a_signed_message_says_its_public_key_in_its_context_and_each_has_another() {
 #[test]
 fn signed_messages_are_not_streamed_where_that_is_refused() {
     for suite in AlgorithmSuite::all() {
-        let message = seal(suite, 40);
+        let message = seal(&envelope(suite), &plaintext(40));
         let envelope = builder(suite).refuse_signed_streams().build().unwrap();
         assert_eq!(open(&envelope, &message).unwrap(), plaintext(40));
         let streamed = block_on(envelope.open_reader(&message[..], &context()));
@@ -283,7 +245,7 @@ fn several_threads_give_and_take_the_same_signed_messages() {
 fn a_suite_that_the_policy_refuses_is_named_with_what_to_do() {
     use CommitmentPolicy::*;
     for suite in AlgorithmSuite::all() {
-        let message = seal(suite, 5);
+        let message = seal(&envelope(suite), &plaintext(5));
         for policy in [ForbidEncryptAllowDecrypt, RequireEncryptAllowDecrypt, RequireEncryptRequireDecrypt] {
             let built = Envelope::builder(key()).suite(suite).commitment_policy(policy).build();
             let seals = suite.is_committing() != (policy == ForbidEncryptAllowDecrypt);
@@ -313,7 +275,7 @@ fn a_suite_that_the_policy_refuses_is_named_with_what_to_do() {
 
 #[test]
 fn a_refused_suite_is_refused_before_a_key_is_asked_for() {
-    let message = seal(AlgorithmSuite::Aes256GcmHkdfSha256, 5);
+    let message = seal(&envelope(AlgorithmSuite::Aes256GcmHkdfSha256), &plaintext(5));
     let stranger = Envelope::new(RawAes::generate("another", "key").unwrap());
     assert!(matches!(open(&stranger, &message), Err(OpenError::CommitmentPolicy { .. })));
 }
@@ -321,7 +283,7 @@ fn a_refused_suite_is_refused_before_a_key_is_asked_for() {
 #[test]
 fn a_header_of_version_1_has_no_commitment_and_one_of_version_2_has() {
     for suite in AlgorithmSuite::all() {
-        let message = seal(suite, 5);
+        let message = seal(&envelope(suite), &plaintext(5));
         assert_eq!(message[0], if suite.is_committing() { 2 } else { 1 });
         let id_len = header(&message).message_id().as_bytes().len();
         assert_eq!(id_len, suite.message_version().message_id_len());
@@ -331,20 +293,14 @@ fn a_header_of_version_1_has_no_commitment_and_one_of_version_2_has() {
 
 // Messages without frames, which others wrote.
 
-fn fixture(name: &str) -> Vec<u8> {
-    std::fs::read(format!("tests/fixtures/{name}.msg")).unwrap()
-}
-
 fn fixture_envelope() -> EnvelopeBuilder {
-    let key = SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap();
-    Envelope::builder(RawAes::new("fixtures", "aes-256", key).unwrap())
-        .commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt)
+    Envelope::builder(fixtures::key()).commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt)
 }
 
 #[test]
 fn a_body_without_frames_is_refused_where_it_is_changed_cut_or_longer() {
     for suite in ["0078", "0178", "0378", "0478", "0578"] {
-        let message = fixture(&format!("{suite}/non-framed-len-129"));
+        let message = fixtures::message(&format!("{suite}/non-framed-len-129"));
         let header = header(&message);
         assert_eq!(header.content_type(), ContentType::NonFramed);
         let envelope = fixture_envelope().build().unwrap();
@@ -378,7 +334,7 @@ fn a_body_without_frames_is_refused_where_it_is_changed_cut_or_longer() {
 
 #[test]
 fn a_body_without_frames_is_opened_up_to_the_limit() {
-    let message = fixture("0478/non-framed-len-129");
+    let message = fixtures::message("0478/non-framed-len-129");
     for (limit, opens) in [(128, false), (129, true)] {
         let limits = Limits::default().with_non_framed_len(limit);
         let envelope = fixture_envelope().limits(limits).build().unwrap();
@@ -416,22 +372,12 @@ proptest! {
         let whole = block_on(envelope.open(&message, &EncryptionContext::new())).map(|opened| opened.plaintext);
         prop_assert_eq!(whole.is_err(), changed);
         let streamed = block_on(async {
-            let mut reader = envelope.open_reader(Pieces(&message, piece_len), &EncryptionContext::new()).await?;
+            let mut reader = envelope.open_reader(Pieces(&message[..], piece_len), &EncryptionContext::new()).await?;
             let mut read = Vec::new();
             reader.read_to_end(&mut read).map_err(|error| error.downcast::<OpenError>().unwrap())?;
             Ok::<_, OpenError>(read)
         });
         prop_assert_eq!(whole.map_err(|error| error.to_string()), streamed.map_err(|error| error.to_string()));
-    }
-}
-
-/// Gives at most so many bytes at a time.
-struct Pieces<'a>(&'a [u8], usize);
-
-impl Read for Pieces<'_> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        let len = out.len().min(self.1);
-        self.0.read(&mut out[..len])
     }
 }
 
@@ -450,34 +396,12 @@ fn frames_longer_than_the_buffers_of_streams_come_through_with_a_full_final_fram
     }
 }
 
-/// No randomness: the same message id twice.
-struct Zeros;
-
-impl rand_core::TryRng for Zeros {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        Ok(0)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        Ok(0)
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Infallible> {
-        out.fill(1);
-        Ok(())
-    }
-}
-
-impl rand_core::TryCryptoRng for Zeros {}
-
 #[test]
 fn unsigned_messages_are_the_same_with_either_backend_in_every_suite() {
     for suite in AlgorithmSuite::all().filter(|suite| suite.signature().is_none()) {
-        let messages = BACKENDS.iter().map(|backend| {
-            let builder = Envelope::builder(key()).suite(suite).commitment_policy(policy_for(suite)).rng(Zeros);
-            block_on(builder.backend(*backend).build().unwrap().seal(b"data", &context())).unwrap()
+        let messages = backends().map(|backend| {
+            let builder = Envelope::builder(key()).suite(suite).commitment_policy(policy_for(suite)).rng(rng(0));
+            block_on(builder.backend(backend).build().unwrap().seal(b"data", &context())).unwrap()
         });
         let messages: Vec<_> = messages.collect();
         assert!(messages.iter().all(|message| *message == messages[0]), "{suite}");

@@ -5,19 +5,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use kms_envelope::{EncryptionContext, Envelope, OpenError, RawAes, error::FormatError};
+use kms_envelope::{Envelope, OpenError, RawAes, error::FormatError};
+use test_support::{context, plaintext};
 use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 fn envelope(frame_len: u32) -> Envelope {
     Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap()).frame_len(frame_len).build().unwrap()
-}
-
-fn context() -> EncryptionContext {
-    EncryptionContext::from([("tenant", "acme")])
-}
-
-fn plaintext(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
 }
 
 /// Gives and takes at most so many bytes at a time, and is not ready every other time.

@@ -19,7 +19,7 @@ use pollster::block_on;
 
 pub use io::Pieces;
 pub use providers::FixedDataKey;
-pub use random::{FailingRng, bytes, rng};
+pub use random::{FailingRng, plaintext, rng};
 
 /// Returns the backends that are built in, the default first.
 pub fn backends() -> impl Iterator<Item = Backend> {

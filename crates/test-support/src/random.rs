@@ -1,8 +1,8 @@
 use std::{
     io,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc,
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
@@ -15,26 +15,25 @@ pub fn rng(seed: u64) -> ChaCha8Rng {
 }
 
 /// Returns test data: `len` bytes, the same each time. A shorter result is the start of a longer one.
-pub fn bytes(len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    rng(0).fill_bytes(&mut bytes);
-    bytes
+pub fn plaintext(len: usize) -> Vec<u8> {
+    let mut plaintext = vec![0; len];
+    rng(0).fill_bytes(&mut plaintext);
+    plaintext
 }
 
-/// A generator that works until it is told to fail. Its clones fail with it.
+/// The operating system's randomness, which fails after so many calls. Clones share the count.
 #[derive(Clone, Debug)]
-pub struct FailingRng(Arc<(Mutex<ChaCha8Rng>, AtomicBool)>);
+pub struct FailingRng(Arc<AtomicUsize>);
 
 impl FailingRng {
-    /// Returns a generator that works, for now.
-    #[expect(clippy::new_without_default, reason = "nothing needs a default")]
-    pub fn new() -> Self {
-        Self(Arc::new((Mutex::new(rng(0)), AtomicBool::new(false))))
+    /// Returns a generator that works for so many calls.
+    pub fn after(calls: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(calls)))
     }
 
     /// Makes every later call fail.
     pub fn fail(&self) {
-        self.0.1.store(true, Ordering::SeqCst);
+        self.0.store(0, Ordering::SeqCst);
     }
 }
 
@@ -50,11 +49,9 @@ impl TryRng for FailingRng {
     }
 
     fn try_fill_bytes(&mut self, out: &mut [u8]) -> io::Result<()> {
-        if self.0.1.load(Ordering::SeqCst) {
-            return Err(io::Error::other("no randomness"));
-        }
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).fill_bytes(out);
-        Ok(())
+        let left = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |calls| calls.checked_sub(1));
+        left.map_err(|_| io::Error::other("no randomness"))?;
+        getrandom::fill(out).map_err(io::Error::other)
     }
 }
 
