@@ -1,7 +1,7 @@
 //! The front door.
 
 // In the order in which the documentation shows their methods.
-mod door;
+mod buffers;
 mod streams;
 
 mod builder;
