@@ -39,6 +39,7 @@ use crate::error::{Cause, ConfigError};
 pub(crate) use deadline::{DEFAULT_KEY_TIMEOUT, deadline_after};
 use deadline::{deadline_or_default, share};
 pub(crate) use error::ProviderError;
+pub use error::ProviderErrorKind;
 pub(crate) use key_provider::KeyProvider;
 #[cfg(feature = "mock")]
 pub(crate) use raw_aes::RawAes;
@@ -60,10 +61,15 @@ fn check_names(namespace: &str, name: &str, name_room: usize) -> Result<(), Conf
 
 /// The error of a provider that holds its keys itself.
 fn failed(operation: &'static str, provider: &impl fmt::Display, source: impl Into<Cause>) -> ProviderError {
-    ProviderError::Other { operation, key_id: provider.to_string(), source: source.into() }
+    ProviderError::new(ProviderErrorKind::Other, operation, provider.to_string()).with_source(source)
+}
+
+/// The error of a provider that cannot do this at all.
+fn unsupported(operation: &'static str, provider: &impl fmt::Display, why: &'static str) -> ProviderError {
+    ProviderError::new(ProviderErrorKind::Unsupported, operation, provider.to_string()).with_detail(why)
 }
 
 /// The error of a provider that holds its keys itself, where an encrypted data key does not decrypt.
 fn invalid_ciphertext(provider: &impl fmt::Display) -> ProviderError {
-    ProviderError::InvalidCiphertext { operation: "Decrypt", key_id: provider.to_string(), source: None }
+    ProviderError::new(ProviderErrorKind::InvalidCiphertext, "Decrypt", provider.to_string())
 }

@@ -24,7 +24,7 @@ use self::{
 };
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, MultiProvider, deadline_or_default, share,
+    KeyProvider, MultiProvider, ProviderErrorKind, deadline_or_default, share,
 };
 use crate::{
     error::{ConfigError, ProviderError},
@@ -91,14 +91,12 @@ impl AwsKms {
     /// has no effect on this value.
     ///
     /// # Errors
-    /// [`ProviderError`] where the look-up fails, or [`ProviderError::Other`] with a [`ConfigError`] as source where
+    /// [`ProviderError`] where the look-up fails, or one of the kind [`Other`](ProviderErrorKind::Other) with a [`ConfigError`] as source where
     /// `key_id` is none of these.
     pub async fn resolve(client: Client, key_id: impl Into<String>) -> Result<Self, ProviderError> {
         let key_id = key_id.into();
-        let refused = |error: ConfigError| ProviderError::Other {
-            operation: DESCRIBE_KEY,
-            key_id: key_id.clone(),
-            source: error.into(),
+        let refused = |error: ConfigError| {
+            ProviderError::new(ProviderErrorKind::Other, DESCRIBE_KEY, &*key_id).with_source(error)
         };
         match KeyId::parse(&key_id) {
             Ok(KeyId::Key(_)) => Self::new(client, &*key_id).map_err(refused),
@@ -191,7 +189,7 @@ impl AwsKms {
     }
 
     /// Sets the total timeout of a single request, retries included. After it, the request fails with
-    /// [`ProviderError::TimedOut`], and the next region is asked if there is one. Default: the client's operation
+    /// [`TimedOut`](ProviderErrorKind::TimedOut), and the next region is asked if there is one. Default: the client's operation
     /// time-out, if it has one. The deadline for all requests for a message holds as well.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
@@ -248,12 +246,13 @@ fn key_of(encrypted: &EncryptedDataKey) -> Option<KeyArn> {
 }
 
 /// The error where every region has failed.
-fn all_failed(operation: &'static str, mut attempts: Vec<ProviderError>) -> ProviderError {
+fn all_failed(operation: &'static str, key_id: &AwsKms, mut attempts: Vec<ProviderError>) -> ProviderError {
     match attempts.pop() {
         Some(only) if attempts.is_empty() => only,
         last => {
             attempts.extend(last);
-            ProviderError::AllRegionsFailed { operation, attempts }
+            ProviderError::new(ProviderErrorKind::AllRegionsFailed, operation, key_id.to_string())
+                .with_attempts(attempts)
         }
     }
 }
@@ -271,7 +270,7 @@ impl KeyProvider for AwsKms {
                 Err(error) => attempts.push(error),
             }
         }
-        Err(all_failed("GenerateDataKey", attempts))
+        Err(all_failed("GenerateDataKey", self, attempts))
     }
 
     async fn encrypt_data_key(
@@ -285,7 +284,7 @@ impl KeyProvider for AwsKms {
                 Err(error) => attempts.push(error),
             }
         }
-        Err(all_failed("Encrypt", attempts))
+        Err(all_failed("Encrypt", self, attempts))
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {

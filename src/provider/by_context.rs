@@ -18,7 +18,7 @@ use lru::LruCache;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, failed,
+    KeyProvider, failed, unsupported,
 };
 use crate::{context::EncryptionContext, error::ProviderError, message::EncryptedDataKey};
 
@@ -146,7 +146,7 @@ impl<const N: usize> ByContext<N> {
         let values = self.names.each_ref().map(|name| context.get(name));
         if values.contains(&None) {
             let why = "the encryption context lacks a pair that chooses the key";
-            return Err(ProviderError::Unsupported { operation: OPERATION, key_id: self.to_string(), why });
+            return Err(unsupported(OPERATION, self, why));
         }
         Ok(values.map(|value| value.unwrap_or_default().to_owned()))
     }

@@ -104,8 +104,8 @@ pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
     /// The data key behind the first of the encrypted data keys that this provider can decrypt. KMS: Decrypt.
     ///
     /// # Errors
-    /// [`ProviderError::NoMatchingKey`] where none is this provider's, [`ProviderError::NoneDecrypted`] where those
-    /// that are do not decrypt.
+    /// A [`ProviderError`] of the kind [`NoMatchingKey`](super::ProviderErrorKind::NoMatchingKey) where none is this
+    /// provider's, [`NoneDecrypted`](super::ProviderErrorKind::NoneDecrypted) where those that are do not decrypt.
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError>;
 
     /// Returns false if it is certain, without asking a service, that this provider cannot decrypt the encrypted data

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, deadline_or_default, share,
+    KeyProvider, ProviderErrorKind, deadline_or_default, share,
 };
 use crate::{error::ProviderError, message::EncryptedDataKey};
 
@@ -86,7 +86,7 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
             match provider.decrypt_data_key(&request).await {
                 Ok(data_key) => return Ok(data_key),
                 // It has tried none.
-                Err(ProviderError::NoMatchingKey { .. }) => {}
+                Err(error) if error.kind() == ProviderErrorKind::NoMatchingKey => {}
                 Err(error) => attempts.push(error),
             }
         }

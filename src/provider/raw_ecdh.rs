@@ -10,7 +10,10 @@ use p256::{
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext};
+use super::{
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext,
+    unsupported,
+};
 use crate::{
     crypto::{AesGcm, Backend, Randomness, Rng, SecretKey, kbkdf},
     error::{ConfigError, ProviderError, RandomError},
@@ -248,7 +251,7 @@ impl RawEcdh {
                 (&ephemeral, recipient)
             }
             Scheme::Static { own, other } => (own, other),
-            Scheme::Discovery { .. } => return Err(failed("Encrypt", self, "it has no recipient to seal for")),
+            Scheme::Discovery { .. } => return Err(unsupported("Encrypt", self, "it has no recipient to seal for")),
         };
         let shared = sender.agree(recipient).ok_or_else(|| failed("Encrypt", self, "the keys are on two curves"))?;
         let info = Info { sender: sender.public_key().to_bytes(), recipient: recipient.to_bytes() };
@@ -319,7 +322,7 @@ impl KeyProvider for RawEcdh {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         if matches!(self.0, Scheme::Ephemeral { .. }) {
-            return Err(failed("Decrypt", self, "it has no private key to open with"));
+            return Err(unsupported("Decrypt", self, "it has no private key to open with"));
         }
         let context = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
         request.first_decrypted(self, |encrypted| {

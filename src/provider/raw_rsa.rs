@@ -14,8 +14,8 @@ use aws_lc_rs::{
 use zeroize::Zeroizing;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, check_names, failed,
-    invalid_ciphertext,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderErrorKind, check_names,
+    failed, unsupported,
 };
 use crate::{
     crypto::SecretKey,
@@ -112,7 +112,7 @@ impl RawRsa {
     }
 
     fn wrap(&self, data_key: &SecretKey) -> Result<EncryptedDataKey, ProviderError> {
-        let public = self.public.clone().ok_or_else(|| failed("Encrypt", self, "it has no public key"))?;
+        let public = self.public.clone().ok_or_else(|| unsupported("Encrypt", self, "it has no public key"))?;
         let mut ciphertext = vec![0; public.key_size_bytes()];
         let encrypted = match self.padding.oaep() {
             Some(oaep) => OaepPublicEncryptingKey::new(public)
@@ -153,12 +153,14 @@ impl KeyProvider for RawRsa {
                 return None;
             }
             let Some(private) = self.private.clone() else {
-                return Some(Err(failed("Decrypt", self, "it has no private key")));
+                return Some(Err(unsupported("Decrypt", self, "it has no private key")));
             };
             // A key of another length is reported as any other failure, as the padding's is.
             let key = self.unwrap(private, &encrypted.ciphertext).ok().and_then(|key| SecretKey::try_from(key).ok());
             let key = key.filter(|key| key.len() == request.suite.data_key_len());
-            Some(key.ok_or_else(|| invalid_ciphertext(self)))
+            // RSA does not bind the context, so that is not why.
+            let kind = ProviderErrorKind::IncorrectKey;
+            Some(key.ok_or_else(|| ProviderError::new(kind, "Decrypt", self.to_string())))
         })
     }
 

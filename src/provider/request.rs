@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Instant};
 
+use super::ProviderErrorKind;
 use crate::{
     context::EncryptionContext,
     crypto::{Backend, Randomness, SecretKey},
@@ -230,15 +231,15 @@ impl<'a> DecryptDataKeyRequest<'a> {
     }
 
     /// The error of `provider`, which has tried those of the encrypted data keys that are its own, and failed with
-    /// `attempts`: [`ProviderError::NoMatchingKey`] where there was none to try.
+    /// `attempts`: of the kind [`NoMatchingKey`](ProviderErrorKind::NoMatchingKey) where there was none to try.
     pub fn none_decrypted(&self, provider: impl fmt::Display, attempts: Vec<ProviderError>) -> ProviderError {
         if attempts.is_empty() {
-            ProviderError::NoMatchingKey {
-                provider: provider.to_string(),
-                found: self.encrypted_data_keys.iter().map(ToString::to_string).collect(),
-            }
+            let found: Vec<_> = self.encrypted_data_keys.iter().map(ToString::to_string).collect();
+            ProviderError::new(ProviderErrorKind::NoMatchingKey, "Decrypt", provider.to_string())
+                .with_detail(found.join(", "))
         } else {
-            ProviderError::NoneDecrypted { attempts }
+            ProviderError::new(ProviderErrorKind::NoneDecrypted, "Decrypt", provider.to_string())
+                .with_attempts(attempts)
         }
     }
 }

@@ -19,7 +19,9 @@ mockall::mock! {
     /// A service's code, and a unit test of what it does when its key cannot be had:
     ///
     /// ```
-    /// use kms_envelope::{EncryptionContext, Envelope, ProviderError, SealError, testing::MockKeyProvider};
+    /// use kms_envelope::{
+    ///     EncryptionContext, Envelope, ProviderError, SealError, provider::ProviderErrorKind, testing::MockKeyProvider,
+    /// };
     ///
     /// /// The code under test: stores a sealed note for each user.
     /// struct Notes {
@@ -37,13 +39,7 @@ mockall::mock! {
     /// keys.expect_generate_data_key()
     ///     .times(1)
     ///     .withf(|request| request.context.get("user") == Some("alice"))
-    ///     .returning(|_| {
-    ///         Err(ProviderError::Throttled {
-    ///             operation: "GenerateDataKey",
-    ///             key_id: "alias/notes".into(),
-    ///             source: "slow down".into(),
-    ///         })
-    ///     });
+    ///     .returning(|_| Err(ProviderError::new(ProviderErrorKind::Throttled, "GenerateDataKey", "alias/notes")));
     /// let notes = Notes { envelope: Envelope::new(keys) };
     /// let refused = pollster::block_on(notes.seal_for("alice", "buy milk"));
     /// assert!(matches!(refused, Err(SealError::Provider(error)) if error.is_retryable()));

@@ -13,11 +13,11 @@ use async_trait::async_trait;
 use crate::{
     clock::Clock,
     crypto::SecretKey,
-    error::{Cause, ProviderError},
+    error::ProviderError,
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        KeyProvider,
+        KeyProvider, ProviderErrorKind,
     },
 };
 
@@ -77,13 +77,13 @@ struct State {
 pub enum Fault {
     /// It works.
     None,
-    /// [`ProviderError::Throttled`].
+    /// [`ProviderErrorKind::Throttled`], to be retried after a second.
     Throttled,
-    /// [`ProviderError::Unavailable`].
+    /// [`ProviderErrorKind::Unavailable`].
     Unavailable,
-    /// [`ProviderError::AccessDenied`].
+    /// [`ProviderErrorKind::AccessDenied`].
     AccessDenied,
-    /// [`ProviderError::InvalidCiphertext`].
+    /// [`ProviderErrorKind::InvalidCiphertext`].
     InvalidCiphertext,
     /// It gives a data key that is not the right one: what is sealed with it does not open, nor does it open anything.
     WrongKey,
@@ -129,7 +129,7 @@ impl ScriptedProvider {
         self.state().script.extend(faults);
     }
 
-    /// Every request fails with [`ProviderError::Unavailable`] for so long from now.
+    /// Every request fails with [`ProviderErrorKind::Unavailable`] for so long from now.
     pub fn down_for(&self, duration: Duration) {
         let mut state = self.state();
         state.down = Some((state.now(), duration));
@@ -157,17 +157,14 @@ impl ScriptedProvider {
         if let Some(delay) = delay {
             delay().await;
         }
-        let key_id = || "scripted".to_owned();
-        let source = || Cause::from("the script says so");
+        let error = |kind| ProviderError::new(kind, operation, "scripted").with_source("the script says so");
         match fault {
             Fault::None => Ok(false),
             Fault::WrongKey => Ok(true),
-            Fault::Throttled => Err(ProviderError::Throttled { operation, key_id: key_id(), source: source() }),
-            Fault::Unavailable => Err(ProviderError::Unavailable { operation, key_id: key_id(), source: source() }),
-            Fault::AccessDenied => Err(ProviderError::AccessDenied { operation, key_id: key_id(), source: source() }),
-            Fault::InvalidCiphertext => {
-                Err(ProviderError::InvalidCiphertext { operation, key_id: key_id(), source: Some(source()) })
-            }
+            Fault::Throttled => Err(error(ProviderErrorKind::Throttled).with_retry_after(Duration::from_secs(1))),
+            Fault::Unavailable => Err(error(ProviderErrorKind::Unavailable)),
+            Fault::AccessDenied => Err(error(ProviderErrorKind::AccessDenied)),
+            Fault::InvalidCiphertext => Err(error(ProviderErrorKind::InvalidCiphertext)),
         }
     }
 }

@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use kms_envelope::{
     AlgorithmSuite, DataKeyCache, EncryptionContext, Envelope, OpenError, ProviderError, RawAes, SealError,
     message::EncryptedDataKey,
-    provider::{ByContext, MultiProvider},
+    provider::{ByContext, MultiProvider, ProviderErrorKind},
 };
 use pollster::block_on;
 use test_support::header;
@@ -46,11 +46,7 @@ fn by_tenant(polls: usize) -> (ByContext<1>, Arc<AtomicUsize>) {
         async move {
             ready.await;
             match &tenant[..] {
-                "away" => Err(ProviderError::Throttled {
-                    operation: "GetItem",
-                    key_id: "table".into(),
-                    source: "slow down".into(),
-                }),
+                "away" => Err(ProviderError::new(ProviderErrorKind::Throttled, "GetItem", "table")),
                 name => Ok(local(name)),
             }
         }

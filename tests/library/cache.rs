@@ -20,7 +20,7 @@ use kms_envelope::{
     message::{EncryptedDataKey, Header},
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        SecretKey,
+        ProviderErrorKind as Kind, SecretKey,
     },
     testing::{Fault, ManualClock, MemoryKey, ScriptedProvider},
 };
@@ -361,8 +361,8 @@ fn a_request_that_fails_fails_all_who_wait_for_it_and_is_not_kept() {
     assert!(poll_once(seals.as_mut()).is_pending());
     gate.open();
     for refused in block_on(seals) {
-        let Err(SealError::Provider(error @ ProviderError::Throttled { .. })) = refused else { panic!("{refused:?}") };
-        assert!(error.is_retryable());
+        let Err(SealError::Provider(error)) = refused else { panic!("{refused:?}") };
+        assert!(error.kind() == Kind::Throttled && error.is_retryable());
         assert!(std::error::Error::source(&error).is_some());
     }
     assert_eq!((cache.stats().calls, cache.stats().failures, cache.stats().entries), (1, 1, 0));
@@ -435,9 +435,9 @@ fn keys_that_are_there_serve_while_the_key_service_fails() {
     block_on(envelope.open(&other, &context())).unwrap();
     clock.advance(AGE / 2);
     let error = block_on(envelope.seal(b"data", &context())).unwrap_err();
-    assert!(matches!(error, SealError::Provider(ProviderError::Unavailable { .. })));
+    assert!(matches!(&error, SealError::Provider(e) if e.kind() == Kind::Unavailable));
     let error = block_on(envelope.open(&sealed, &context())).unwrap_err();
-    assert!(matches!(error, OpenError::Provider(ProviderError::Unavailable { .. })));
+    assert!(matches!(&error, OpenError::Provider(e) if e.kind() == Kind::Unavailable));
     clock.advance(AGE);
     seal(&envelope, b"data");
 }

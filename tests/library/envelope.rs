@@ -16,7 +16,7 @@ use kms_envelope::{
     message::{EncryptedDataKey, FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, Geometry, Header},
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        SecretKey,
+        ProviderErrorKind as Kind, SecretKey,
     },
 };
 use pollster::block_on;
@@ -132,7 +132,7 @@ fn without_randomness_nothing_is_sealed() {
     let seal = |calls| block_on(builder().rng(FailingRng::after(calls)).build().unwrap().seal(b"data", &context()));
     // The data key, and the IV that it is encrypted with.
     for calls in 0..2 {
-        assert!(matches!(seal(calls), Err(SealError::Provider(ProviderError::Random(_)))));
+        assert!(matches!(seal(calls), Err(SealError::Provider(e)) if e.kind() == Kind::Random));
     }
     // The message id.
     assert!(matches!(seal(2), Err(SealError::Random(_))));
@@ -360,12 +360,12 @@ fn another_key_does_not_open_the_message() {
     for (namespace, name) in [("tests", "other"), ("other", "key"), ("tests", "ke"), ("tests", "keyy"), ("tests", "")] {
         let other = Envelope::new(RawAes::new(namespace, name, [7; 32]).unwrap());
         let error = block_on(other.open(&sealed, &context())).unwrap_err();
-        assert!(matches!(&error, OpenError::Provider(ProviderError::NoMatchingKey { .. })), "{error}");
+        assert!(matches!(&error, OpenError::Provider(e) if e.kind() == Kind::NoMatchingKey), "{error}");
         assert!(error.to_string().ends_with("they are for: tests/key"), "{error}");
     }
     let same_name = Envelope::new(RawAes::new("tests", "key", [8; 32]).unwrap());
     let error = block_on(same_name.open(&sealed, &context())).unwrap_err();
-    assert!(matches!(&error, OpenError::Provider(ProviderError::NoneDecrypted { attempts }) if attempts.len() == 1));
+    assert!(matches!(&error, OpenError::Provider(e) if e.kind() == Kind::NoneDecrypted && e.attempts().len() == 1));
 }
 
 #[test]

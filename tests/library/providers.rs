@@ -17,8 +17,8 @@ use kms_envelope::{
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EcdhPrivateKey, EcdhPublicKey, EncryptDataKeyRequest,
-        GenerateDataKeyRequest, GeneratedDataKey, MultiProvider, RawEcdh, RawRsa, RsaPadding, SecretKey,
-        StaticBranchKey,
+        GenerateDataKeyRequest, GeneratedDataKey, MultiProvider, ProviderErrorKind as Kind, RawEcdh, RawRsa,
+        RsaPadding, SecretKey, StaticBranchKey,
     },
 };
 use pollster::block_on;
@@ -38,13 +38,15 @@ fn assert_round_trip(sealing: impl KeyProvider + 'static, opening: impl KeyProvi
 }
 
 fn no_matching_key(result: Result<Vec<u8>, OpenError>) -> bool {
-    matches!(result, Err(OpenError::Provider(ProviderError::NoMatchingKey { .. })))
+    matches!(&result, Err(OpenError::Provider(e)) if e.kind() == Kind::NoMatchingKey)
 }
 
 fn invalid_ciphertext(result: Result<Vec<u8>, OpenError>) -> bool {
     match result {
-        Err(OpenError::Provider(ProviderError::NoneDecrypted { attempts })) => {
-            attempts.iter().all(|error| matches!(error, ProviderError::InvalidCiphertext { .. }))
+        Err(OpenError::Provider(all)) => {
+            let is_invalid =
+                |error: &ProviderError| matches!(error.kind(), Kind::InvalidCiphertext | Kind::IncorrectKey);
+            all.kind() == Kind::NoneDecrypted && all.attempts().iter().all(is_invalid)
         }
         _ => false,
     }
@@ -93,10 +95,12 @@ fn rsa_with_another_padding_does_not_open() {
 fn rsa_needs_the_key_that_it_is_asked_to_use() {
     let padding = RsaPadding::OaepSha256;
     let refused = block_on(Envelope::new(rsa_private(padding)).seal(b"data", &context()));
-    assert!(matches!(refused, Err(SealError::Provider(ProviderError::Other { operation: "Encrypt", .. }))));
+    let Err(SealError::Provider(refused)) = refused else { panic!("{refused:?}") };
+    assert_eq!((refused.kind(), refused.operation()), (Kind::Unsupported, "Encrypt"));
     let refused = open(rsa_public(padding), &seal(rsa_public(padding)));
-    let Err(OpenError::Provider(ProviderError::NoneDecrypted { attempts })) = refused else { panic!("{refused:?}") };
-    assert!(matches!(attempts[..], [ProviderError::Other { operation: "Decrypt", .. }]));
+    let Err(OpenError::Provider(refused)) = refused else { panic!("{refused:?}") };
+    let [attempt] = refused.attempts() else { panic!("{refused:?}") };
+    assert_eq!((attempt.kind(), attempt.operation()), (Kind::Unsupported, "Decrypt"));
 }
 
 #[test]
@@ -184,9 +188,9 @@ fn ecdh_binds_the_context() {
 #[test]
 fn a_scheme_of_ecdh_does_only_what_it_can() {
     let refused = block_on(Envelope::new(RawEcdh::discovery(private("p256"))).seal(b"", &context()));
-    assert!(matches!(refused, Err(SealError::Provider(ProviderError::Other { .. }))));
+    assert!(matches!(&refused, Err(SealError::Provider(e)) if e.kind() == Kind::Unsupported));
     let refused = open(RawEcdh::ephemeral(public("p256")), &seal(RawEcdh::ephemeral(public("p256"))));
-    assert!(matches!(refused, Err(OpenError::Provider(ProviderError::Other { .. }))));
+    assert!(matches!(&refused, Err(OpenError::Provider(e)) if e.kind() == Kind::Unsupported));
     let refused = RawEcdh::static_keys(private("p256"), public("p384")).unwrap_err();
     assert!(refused.to_string().contains("p384"), "{refused}");
     for text in ["", "hello", &pem("rsa-public"), &pem("rsa-private")] {
@@ -267,8 +271,8 @@ fn of_several_providers_those_that_have_tried_say_why_in_order() {
     let message = seal(MultiProvider::new(local("a")).with(local("b")));
     let several = MultiProvider::new(local("x")).with(wrong("b")).with(local("y")).with(wrong("a"));
     let error = open(several, &message).unwrap_err();
-    let OpenError::Provider(ProviderError::NoneDecrypted { attempts }) = &error else { panic!("{error}") };
-    let attempts: Vec<_> = attempts.iter().map(ToString::to_string).collect();
+    let OpenError::Provider(error) = error else { panic!("{error}") };
+    let attempts: Vec<_> = error.attempts().iter().map(ToString::to_string).collect();
     assert!(attempts.len() == 2 && attempts[0].contains("tests/b") && attempts[1].contains("tests/a"), "{attempts:?}");
 }
 
@@ -383,7 +387,7 @@ impl Watched {
     }
 
     fn failure(&self) -> ProviderError {
-        ProviderError::Throttled { operation: "Encrypt", key_id: self.key.to_string(), source: "slow down".into() }
+        ProviderError::new(Kind::Throttled, "Encrypt", self.key.to_string())
     }
 }
 

@@ -4,10 +4,10 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
-    AlgorithmSuite, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, Limits, OpenError, ProviderError,
-    RawAes, ResealError, RewrapError, SealError,
+    AlgorithmSuite, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, Limits, OpenError, RawAes,
+    ResealError, RewrapError, SealError,
     message::DetachedKeys,
-    provider::MultiProvider,
+    provider::{MultiProvider, ProviderErrorKind as Kind},
     testing::{Fault, MemoryKey, ScriptedProvider},
 };
 use pollster::block_on;
@@ -80,7 +80,7 @@ fn detached_keys_open_a_message_of_any_suite_by_every_road() {
             assert_eq!(opened.unwrap(), plaintext, "{suite}");
         }
         for opened in open_by_all_roads(&new, &sealed) {
-            assert!(matches!(opened, Err(OpenError::Provider(ProviderError::NoMatchingKey { .. }))), "{suite}");
+            assert!(matches!(&opened, Err(OpenError::Provider(e)) if e.kind() == Kind::NoMatchingKey), "{suite}");
         }
     }
 }
@@ -169,10 +169,10 @@ fn errors_of_rewrapping_say_which_key_it_was() {
     let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
     old.script([Fault::AccessDenied]);
     let error = block_on(envelope.rewrap(&header(&sealed), &context(), &new)).unwrap_err();
-    assert!(matches!(error, RewrapError::Open(OpenError::Provider(ProviderError::AccessDenied { .. }))));
+    assert!(matches!(&error, RewrapError::Open(OpenError::Provider(e)) if e.kind() == Kind::AccessDenied));
     new.script([Fault::Throttled]);
     let error = block_on(envelope.rewrap(&header(&sealed), &context(), &new)).unwrap_err();
-    assert!(matches!(&error, RewrapError::Encrypt(ProviderError::Throttled { .. })));
+    assert!(matches!(&error, RewrapError::Encrypt(e) if e.kind() == Kind::Throttled));
     assert!(error.to_string().contains("new key"), "{error}");
     let other = EncryptionContext::from([("tenant", "other")]);
     let error = block_on(envelope.rewrap(&header(&sealed), &other, &new)).unwrap_err();

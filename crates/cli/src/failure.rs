@@ -11,6 +11,7 @@ use std::{
 use kms_envelope::{
     ConfigError, OpenError, ProviderError, RewrapError, SealError,
     error::{ContextError, FormatError, HeaderError, LimitError},
+    provider::ProviderErrorKind,
 };
 
 use crate::console::say;
@@ -211,15 +212,15 @@ const CREDENTIALS: [&str; 6] = [
 ];
 
 fn advice_on_provider(error: &ProviderError, described: &str) -> Option<&'static str> {
-    match error {
-        ProviderError::NoMatchingKey { .. } => Some("give the key that the message names with --key"),
-        ProviderError::NoneDecrypted { attempts } => {
-            attempts.iter().find_map(|attempt| advice_on_provider(attempt, described))
+    match error.kind() {
+        ProviderErrorKind::NoMatchingKey => Some("give the key that the message names with --key"),
+        ProviderErrorKind::NoneDecrypted => {
+            error.attempts().iter().find_map(|attempt| advice_on_provider(attempt, described))
         }
-        ProviderError::InvalidCiphertext { .. } => {
+        ProviderErrorKind::InvalidCiphertext | ProviderErrorKind::IncorrectKey => {
             Some("check the key; if it is the right one, the message was changed: use another copy")
         }
-        ProviderError::Unavailable { .. } | ProviderError::Other { .. }
+        ProviderErrorKind::Unavailable | ProviderErrorKind::Other
             if CREDENTIALS.iter().any(|about| described.contains(about)) =>
         {
             Some("set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in with `aws sso login`")
@@ -230,20 +231,20 @@ fn advice_on_provider(error: &ProviderError, described: &str) -> Option<&'static
 
 /// The error with its causes, on one line.
 fn provider(error: &ProviderError) -> String {
-    match error {
+    match (error.kind(), error.source()) {
         // Each attempt has causes of its own, which its Display leaves away.
-        ProviderError::NoneDecrypted { attempts } => {
-            let attempts: Vec<_> = attempts.iter().map(provider).collect();
+        (ProviderErrorKind::NoneDecrypted, _) => {
+            let attempts: Vec<_> = error.attempts().iter().map(provider).collect();
             format!("no encrypted data key could be decrypted: {}", attempts.join("; "))
         }
-        ProviderError::Other { source, .. } if source.is::<ConfigError>() => source.to_string(),
-        ProviderError::Unavailable { operation, key_id, source } if is_about_credentials(&**source) => {
-            let cause = causes(&**source).last().map(ToString::to_string).unwrap_or_default();
+        (ProviderErrorKind::Other, Some(source)) if source.is::<ConfigError>() => source.to_string(),
+        (ProviderErrorKind::Unavailable, Some(source)) if is_about_credentials(source) => {
+            let cause = causes(source).last().map(ToString::to_string).unwrap_or_default();
             // A list of all the places that have been looked at follows.
             let why = cause.lines().next().unwrap_or_default().trim_end_matches(" Attempted:");
-            format!("{operation} with key {key_id}: no usable AWS credentials: {why}")
+            format!("{} with key {}: no usable AWS credentials: {why}", error.operation(), error.key_id())
         }
-        error => chain(error),
+        _ => chain(error),
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        KeyProvider,
+        KeyProvider, unsupported,
     },
 };
 
@@ -97,7 +97,7 @@ impl AwsKmsDiscovery {
 
     fn does_not_seal(&self, operation: &'static str) -> ProviderError {
         let why = "it opens under keys that messages name; seal with AwsKms, which names one";
-        ProviderError::Unsupported { operation, key_id: self.to_string(), why }
+        unsupported(operation, self, why)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Requests to AWS KMS in one region, and what its answers mean.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     time::{Duration, Instant},
 };
@@ -20,7 +21,7 @@ use crate::{
     error::{Cause, ProviderError},
     events::{debug, warn},
     message::EncryptedDataKey,
-    provider::DEFAULT_KEY_TIMEOUT,
+    provider::{DEFAULT_KEY_TIMEOUT, ProviderErrorKind as Kind},
 };
 
 const GENERATE_DATA_KEY: &str = "GenerateDataKey";
@@ -70,8 +71,8 @@ impl Requests {
     ) -> Result<Builder, ProviderError> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            let source = "not sent: the time for all requests for this message was over".into();
-            return Err(ProviderError::TimedOut { operation, key_id: key_id.into(), source });
+            let source = "not sent: the time for all requests for this message was over";
+            return Err(ProviderError::new(Kind::TimedOut, operation, key_id).with_source(source));
         }
         let of_client = self.client.config().timeout_config().and_then(TimeoutConfig::operation_timeout);
         let timeout = [self.timeout.or(of_client), left].into_iter().flatten().min().unwrap_or(DEFAULT_KEY_TIMEOUT);
@@ -224,8 +225,8 @@ fn pairs(context: &EncryptionContext) -> Option<HashMap<String, String>> {
     (!context.is_empty()).then(pairs)
 }
 
-fn unexpected(operation: &'static str, key_id: &str, what: impl Into<String>) -> ProviderError {
-    ProviderError::UnexpectedResponse { operation, key_id: key_id.into(), what: what.into() }
+fn unexpected(operation: &'static str, key_id: &str, what: impl Into<Cow<'static, str>>) -> ProviderError {
+    ProviderError::new(Kind::UnexpectedResponse, operation, key_id).with_detail(what)
 }
 
 /// The SDK's error as ours, by the codes in KMS's API reference.
@@ -236,33 +237,30 @@ fn provider_error<E>(operation: &'static str, key_id: &str, error: SdkError<E>) 
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
-    let key_id = key_id.to_owned();
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code).map(str::to_owned);
     let failed_inside = error.raw_response().is_some_and(|response| response.status().is_server_error());
+    // A date, which the header may be as well, is left alone.
+    let retry_after = error.raw_response().and_then(|response| response.headers().get("retry-after")?.parse().ok());
     let never_sent = matches!(error, SdkError::ConstructionFailure(_));
     let timed_out = matches!(error, SdkError::TimeoutError(_));
     let source: Cause = error.into_source().unwrap_or_else(|error| error.to_string().into()).into();
-    let error = match code.as_deref() {
-        Some("AccessDeniedException") => ProviderError::AccessDenied { operation, key_id, source },
-        Some("NotFoundException") => ProviderError::NotFound { operation, key_id, source },
-        Some("DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException") => {
-            ProviderError::KeyUnusable { operation, key_id, source }
-        }
-        Some("InvalidCiphertextException" | "IncorrectKeyException") => {
-            ProviderError::InvalidCiphertext { operation, key_id, source: Some(source) }
-        }
-        Some("ThrottlingException" | "LimitExceededException" | "TooManyRequestsException") => {
-            ProviderError::Throttled { operation, key_id, source }
-        }
-        Some("KMSInternalException" | "DependencyTimeoutException" | "KeyUnavailableException") => {
-            ProviderError::Unavailable { operation, key_id, source }
-        }
-        Some(_) if failed_inside => ProviderError::Unavailable { operation, key_id, source },
-        None if timed_out => ProviderError::TimedOut { operation, key_id, source },
+    let kind = match code.as_deref() {
+        Some("AccessDeniedException") => Kind::AccessDenied,
+        Some("NotFoundException") => Kind::NotFound,
+        Some("DisabledException" | "KMSInvalidStateException" | "InvalidKeyUsageException") => Kind::KeyUnusable,
+        Some("InvalidCiphertextException") => Kind::InvalidCiphertext,
+        Some("IncorrectKeyException") => Kind::IncorrectKey,
+        Some("ThrottlingException" | "LimitExceededException" | "TooManyRequestsException") => Kind::Throttled,
+        Some("KMSInternalException" | "DependencyTimeoutException" | "KeyUnavailableException") => Kind::Unavailable,
+        Some(_) if failed_inside => Kind::Unavailable,
+        None if timed_out => Kind::TimedOut,
         // No answer, or none that can be understood: the network, or a proxy.
-        None if !never_sent => ProviderError::Unavailable { operation, key_id, source },
-        _ => ProviderError::Other { operation, key_id, source },
+        None if !never_sent => Kind::Unavailable,
+        _ => Kind::Other,
     };
+    let error = ProviderError::new(kind, operation, key_id)
+        .with_source(source)
+        .with_retry_after(retry_after.map(Duration::from_secs));
     warn!(%error, "a request to AWS KMS failed");
     error
 }

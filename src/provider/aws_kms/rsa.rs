@@ -22,6 +22,7 @@ use crate::{
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext,
         raw_rsa::{RsaPadding, public_key_of_pem},
+        unsupported,
     },
     suite::AlgorithmSuite,
 };
@@ -113,7 +114,7 @@ impl AwsKmsRsa {
             None => Ok(()),
             Some(_) => {
                 let why = "suites that sign are not for RSA keys of KMS";
-                Err(ProviderError::Unsupported { operation, key_id: self.to_string(), why })
+                Err(unsupported(operation, self, why))
             }
         }
     }
@@ -122,7 +123,8 @@ impl AwsKmsRsa {
         const OPERATION: &str = "Encrypt";
         let failed_with = |error: aws_lc_rs::error::Unspecified| failed(OPERATION, self, error);
         let public = self.public.clone();
-        let public = public.ok_or_else(|| failed(OPERATION, self, "it has no public key; fetch_public_key gets it"))?;
+        let public =
+            public.ok_or_else(|| unsupported(OPERATION, self, "it has no public key; fetch_public_key gets it"))?;
         let oaep = self.padding.oaep().ok_or_else(|| failed(OPERATION, self, "its padding is not OAEP"))?;
         let plaintext = Zeroizing::new([&digest(self, OPERATION, context)?[..], data_key.expose()].concat());
         let mut ciphertext = vec![0; public.key_size_bytes()];

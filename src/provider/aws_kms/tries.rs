@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    error::Error,
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
@@ -18,7 +19,7 @@ use crate::{
     context::EncryptionContext,
     error::ProviderError,
     message::EncryptedDataKey,
-    provider::{DecryptDataKeyRequest, deadline_or_default, share},
+    provider::{DecryptDataKeyRequest, ProviderErrorKind as Kind, deadline_or_default, share},
 };
 
 /// What has been learnt of a message's encrypted data keys.
@@ -153,14 +154,12 @@ impl<'a> Tries<'a> {
     pub(super) fn failed(&mut self, candidate: Candidate<'a>, error: ProviderError) {
         let Candidate { requests, arn, algorithm, index } = candidate;
         let mut facts = self.learnt.facts();
-        match error {
-            ProviderError::Throttled { .. } | ProviderError::TimedOut { .. } | ProviderError::Unavailable { .. }
-                if !is_about_the_key(&error) =>
-            {
+        match error.kind() {
+            Kind::Throttled | Kind::TimedOut | Kind::Unavailable if !is_about_the_key(&error) => {
                 facts.unanswered.insert(requests.client_id(), error.clone());
             }
-            _ => {
-                if matches!(error, ProviderError::InvalidCiphertext { .. }) {
+            kind => {
+                if matches!(kind, Kind::InvalidCiphertext | Kind::IncorrectKey) {
                     facts.invalid.insert((index, algorithm), error.clone());
                 }
                 facts.answered.entry(arn.without_region()).or_default().insert(index);
@@ -176,7 +175,8 @@ impl<'a> Tries<'a> {
         }
         let (count, limit) = (self.left_alone.len(), self.request.tries_per_kms_key);
         if count > 0 {
-            self.errors.push(ProviderError::NotTried { count, limit });
+            let detail = format!("{count}; the limit under one KMS key is {limit} (Limits::tries_per_kms_key)");
+            self.errors.push(ProviderError::new(Kind::NotTried, "Decrypt", provider.to_string()).with_detail(detail));
         }
         self.request.none_decrypted(provider, self.errors)
     }
@@ -184,21 +184,15 @@ impl<'a> Tries<'a> {
 
 /// The error of a try that was not made, since this one has failed before.
 fn not_sent(before: &ProviderError, arn: &KeyArn) -> ProviderError {
-    let mut error = before.clone();
-    if let ProviderError::Throttled { key_id, source, .. }
-    | ProviderError::TimedOut { key_id, source, .. }
-    | ProviderError::Unavailable { key_id, source, .. }
-    | ProviderError::InvalidCiphertext { key_id, source: Some(source), .. } = &mut error
-    {
-        *key_id = arn.to_string();
-        *source = format!("not sent, since an earlier request for this message failed: {before}").into();
-    }
-    error
+    let source = format!("not sent, since an earlier request for this message failed: {before}");
+    ProviderError::new(before.kind(), before.operation(), arn.to_string())
+        .with_source(source)
+        .with_retry_after(before.retry_after())
 }
 
 /// Whether KMS has answered that this one key cannot be had, as where its custom key store is away: other keys of the
 /// region may be there.
 fn is_about_the_key(error: &ProviderError) -> bool {
-    let ProviderError::Unavailable { source, .. } = error else { return false };
-    source.downcast_ref::<DecryptError>().is_some_and(DecryptError::is_key_unavailable_exception)
+    let answer = error.source().and_then(|source| source.downcast_ref::<DecryptError>());
+    answer.is_some_and(DecryptError::is_key_unavailable_exception)
 }

@@ -8,6 +8,7 @@
 //! The token needs `update` on `transit/encrypt/invoices` and `transit/decrypt/invoices`.
 
 use std::{
+    borrow::Cow,
     env, fmt, str,
     time::{Duration, Instant},
 };
@@ -17,14 +18,17 @@ use async_trait::async_trait;
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
     EncryptionContext, Envelope, KeyProvider, ProviderError,
-    error::{Cause, ContextError},
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        SecretKey,
+        ProviderErrorKind as Kind, SecretKey,
     },
 };
-use reqwest::{Client, StatusCode, header::HeaderValue, redirect::Policy};
+use reqwest::{
+    Client, StatusCode,
+    header::{HeaderValue, RETRY_AFTER},
+    redirect::Policy,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
@@ -90,13 +94,14 @@ impl VaultTransit {
     ) -> Result<SecretKey, ProviderError> {
         let ciphertext = str::from_utf8(&key.ciphertext);
         let request = Decrypt {
-            ciphertext: ciphertext.map_err(|error| self.invalid_ciphertext(Some(error.into())))?,
+            ciphertext: ciphertext
+                .map_err(|error| self.error(Kind::InvalidCiphertext, "Decrypt").with_source(error))?,
             associated_data: self.associated_data("Decrypt", context)?,
         };
         let Decrypted { plaintext } = self.post("Decrypt", &request, deadline).await?;
         let key = Base64::decode_vec(&plaintext).map_err(|_| self.unexpected("Decrypt", "the key is no base64"))?;
         // Takes the bytes over, and wipes them where they are no key.
-        SecretKey::try_from(key).map_err(|error| self.unexpected("Decrypt", error))
+        SecretKey::try_from(key).map_err(|error| self.unexpected("Decrypt", error.to_string()))
     }
 
     /// One request. What the HTTP client and TLS hold of a key in the meantime is theirs, and is not wiped.
@@ -106,54 +111,55 @@ impl VaultTransit {
         request: &impl Serialize,
         deadline: Option<Instant>,
     ) -> Result<T, ProviderError> {
-        let key_id = self.key.clone();
         let left = deadline.map_or(TIMEOUT, |deadline| deadline.saturating_duration_since(Instant::now()).min(TIMEOUT));
         if left.is_zero() {
-            return Err(ProviderError::TimedOut { operation, key_id, source: "not sent: the time is over".into() });
+            return Err(self.error(Kind::TimedOut, operation).with_source("not sent: the time is over"));
         }
-        let url = format!("{}/v1/transit/{}/{key_id}", self.address.trim_end_matches('/'), operation.to_lowercase());
+        let url =
+            format!("{}/v1/transit/{}/{}", self.address.trim_end_matches('/'), operation.to_lowercase(), self.key);
         let request = self.http.post(url).header("x-vault-token", &self.token).timeout(left).json(request);
         let answered = async {
             let answer = request.send().await?;
-            Ok::<_, reqwest::Error>((answer.status(), Zeroizing::new(answer.bytes().await?.to_vec())))
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            Ok::<_, reqwest::Error>((status, headers, Zeroizing::new(answer.bytes().await?.to_vec())))
         };
-        let (status, body) = match answered.await {
-            Ok(answer) => answer,
-            Err(error) if error.is_timeout() => {
-                return Err(ProviderError::TimedOut { operation, key_id, source: error.into() });
-            }
-            Err(error) => return Err(ProviderError::Unavailable { operation, key_id, source: error.into() }),
-        };
+        let (status, headers, body) = answered.await.map_err(|error| {
+            let kind = if error.is_timeout() { Kind::TimedOut } else { Kind::Unavailable };
+            self.error(kind, operation).with_source(error)
+        })?;
         if status.is_success() {
             // Not with serde's error as the source: it can quote what it has read.
             let answer = serde_json::from_slice::<Answer<T>>(&body);
             return Ok(answer.map_err(|_| self.unexpected(operation, "it is not what transit answers"))?.data);
         }
         let said = serde_json::from_slice(&body).map_or_else(|_| String::new(), |Refused { errors }| errors.join("; "));
-        let source = Cause::from(format!("Vault answered {status}: {said}"));
-        Err(match status {
-            StatusCode::BAD_REQUEST if operation == "Decrypt" => self.invalid_ciphertext(Some(source)),
-            StatusCode::FORBIDDEN => ProviderError::AccessDenied { operation, key_id, source },
-            StatusCode::NOT_FOUND => ProviderError::NotFound { operation, key_id, source },
-            StatusCode::TOO_MANY_REQUESTS => ProviderError::Throttled { operation, key_id, source },
-            _ if status.is_server_error() => ProviderError::Unavailable { operation, key_id, source },
-            _ => ProviderError::Other { operation, key_id, source },
-        })
+        let kind = match status {
+            StatusCode::BAD_REQUEST if operation == "Decrypt" => Kind::InvalidCiphertext,
+            StatusCode::FORBIDDEN => Kind::AccessDenied,
+            StatusCode::NOT_FOUND => Kind::NotFound,
+            StatusCode::TOO_MANY_REQUESTS => Kind::Throttled,
+            _ if status.is_server_error() => Kind::Unavailable,
+            _ => Kind::Other,
+        };
+        let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        Err(self
+            .error(kind, operation)
+            .with_source(format!("Vault answered {status}: {said}"))
+            .with_retry_after(seconds.map(Duration::from_secs)))
     }
 
     /// What binds a data key to its context: the same bytes for the same pairs, and for no others.
     fn associated_data(&self, operation: &'static str, context: &EncryptionContext) -> Result<String, ProviderError> {
-        let other =
-            |error: ContextError| ProviderError::Other { operation, key_id: self.key.clone(), source: error.into() };
-        Ok(Base64::encode_string(&context.serialize().map_err(other)?))
+        let context = context.serialize().map_err(|error| self.error(Kind::Other, operation).with_source(error))?;
+        Ok(Base64::encode_string(&context))
     }
 
-    fn invalid_ciphertext(&self, source: Option<Cause>) -> ProviderError {
-        ProviderError::InvalidCiphertext { operation: "Decrypt", key_id: self.key.clone(), source }
+    fn error(&self, kind: Kind, operation: &'static str) -> ProviderError {
+        ProviderError::new(kind, operation, &self.key)
     }
 
-    fn unexpected(&self, operation: &'static str, what: impl fmt::Display) -> ProviderError {
-        ProviderError::UnexpectedResponse { operation, key_id: self.key.clone(), what: what.to_string() }
+    fn unexpected(&self, operation: &'static str, what: impl Into<Cow<'static, str>>) -> ProviderError {
+        self.error(Kind::UnexpectedResponse, operation).with_detail(what)
     }
 }
 
@@ -168,10 +174,10 @@ impl fmt::Display for VaultTransit {
 impl KeyProvider for VaultTransit {
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         // Not by transit's own `datakey`: it takes no associated data, so that nothing would bind the context.
-        let failed = |source: Cause| ProviderError::Other { operation: "Encrypt", key_id: self.key.clone(), source };
         let mut bytes = Zeroizing::new(vec![0; request.suite.data_key_len()]);
-        getrandom::fill(&mut bytes).map_err(|error| failed(error.into()))?;
-        let plaintext = SecretKey::try_from(bytes).map_err(|error| failed(error.into()))?;
+        getrandom::fill(&mut bytes).map_err(|error| self.error(Kind::Random, "GenerateDataKey").with_source(error))?;
+        let plaintext = SecretKey::try_from(bytes)
+            .map_err(|error| self.error(Kind::Other, "GenerateDataKey").with_source(error))?;
         let encrypted = vec![self.encrypt(&plaintext, request.context, request.deadline).await?];
         Ok(GeneratedDataKey::new(plaintext, encrypted))
     }
