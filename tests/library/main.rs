@@ -3,6 +3,8 @@
 mod by_context;
 #[cfg(feature = "mock")]
 mod cache;
+#[cfg(feature = "mock")]
+mod conformance;
 mod envelope;
 mod messages;
 #[cfg(all(feature = "branch-key", feature = "ecdh", feature = "rsa"))]

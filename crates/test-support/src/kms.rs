@@ -321,6 +321,9 @@ impl State {
                 }
                 let (len, rest) = blob.split_first().ok_or("InvalidCiphertextException")?;
                 let (info, ciphertext) = rest.split_at_checked((*len).into()).ok_or("InvalidCiphertextException")?;
+                // A data key of any length, followed by a tag of 16 bytes.
+                let is_its = |suite: &AlgorithmSuite| suite.data_key_len() + 16 == ciphertext.len();
+                let suite = AlgorithmSuite::all().find(is_its).ok_or("InvalidCiphertextException")?;
                 let encrypted = EncryptedDataKey::new("kms", info.to_vec(), ciphertext.to_vec());
                 if encrypted.key_name() != id {
                     return Err("IncorrectKeyException");
