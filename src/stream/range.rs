@@ -28,7 +28,7 @@ use crate::{
 ///
 /// Made by [`Envelope::range_opener`](crate::Envelope::range_opener). It is stateless, and can be shared between
 /// threads: [`sealed_range`](Self::sealed_range) says which bytes of the message a range needs, and
-/// [`open`](Self::open) opens them. [`RangeReader`] does the reading as well.
+/// [`open`](Self::open) opens them. [`RangeReader`] and [`AsyncRangeReader`] do the reading as well.
 ///
 /// The length of the plaintext follows from the length of the message, which may be a lie until
 /// [the end is proven](Self::final_frame). Every byte that is given out is authenticated, wherever it is.

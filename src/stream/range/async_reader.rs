@@ -22,6 +22,7 @@ use crate::{
 };
 
 const CONCURRENCY: usize = 8;
+#[cfg(feature = "stream")]
 const READAHEAD: usize = 2;
 
 /// As in object_store: reading on is cheaper than another request to a store.
@@ -42,6 +43,7 @@ pub struct AsyncRangeReader<S> {
     pub(super) piece_len: u64,
     gap: u64,
     concurrency: usize,
+    #[cfg(feature = "stream")]
     pub(super) readahead: usize,
 }
 
@@ -128,6 +130,7 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
             piece_len: BATCH as u64,
             gap: GAP,
             concurrency: CONCURRENCY,
+            #[cfg(feature = "stream")]
             readahead: READAHEAD,
         })
     }

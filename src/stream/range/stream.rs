@@ -25,10 +25,10 @@ type Fetched = (Range<u64>, io::Result<Bytes>);
 impl<S: AsyncReadAt + Send + Sync + 'static> AsyncRangeReader<S> {
     /// Returns a range of the plaintext as a stream: the body of an HTTP response, for one.
     ///
-    /// The stream fetches the message in [pieces](Self::with_piece_len) and opens each of them once; it yields one
-    /// [`Bytes`] for each, without copying it. While a piece is given out, up to [`with_readahead`](Self::with_readahead)
-    /// more are fetched, so a stream holds at most two pieces more than that: 4 MiB by default. It fetches nothing
-    /// before it is polled, and nothing more once it is dropped.
+    /// The stream fetches the message in [pieces](Self::with_piece_len), opens each of them once, and yields it as one
+    /// [`Bytes`]: what it was opened to, without a copy. While the caller works on a piece, up to
+    /// [`with_readahead`](Self::with_readahead) more are fetched, so a stream holds at most two pieces more than that:
+    /// 4 MiB by default. It fetches nothing before it is polled, and nothing more once it is dropped.
     ///
     /// ```
     /// use bytes::Bytes;
