@@ -321,7 +321,7 @@ impl ContextArguments {
 impl OutputArgument {
     /// Returns the file, if it is not standard output.
     pub(crate) fn path(&self) -> Option<&Path> {
-        self.output.as_deref().filter(|path| *path != Path::new("-"))
+        self.output.as_deref().filter(|path| !["-", "/dev/stdout"].map(Path::new).contains(path))
     }
 
     /// Whether the user said where to write.
@@ -333,7 +333,7 @@ impl OutputArgument {
 impl InputArgument {
     /// Returns the file, if it is not standard input.
     pub(crate) fn path(&self) -> Option<&Path> {
-        self.input.as_deref().filter(|path| *path != Path::new("-"))
+        self.input.as_deref().filter(|path| !["-", "/dev/stdin"].map(Path::new).contains(path))
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct RsaOptions {
 }
 
 impl KeySource {
-    /// Reads the argument. `./` in front of a path makes a file of what would be something else.
+    /// Reads the argument. What is none of the other forms is a path: `./alias/x` names a file.
     pub(crate) fn parse(text: OsString) -> Result<Self, &'static str> {
         let Some(known) = text.to_str() else { return Ok(Self::File(text.into())) };
         if known.is_empty() {

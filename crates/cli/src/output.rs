@@ -91,12 +91,11 @@ impl Output {
             Some(existing) => take_over(file, existing),
             None => permit_as_new(file),
         };
-        let kept = permitted.unwrap_or_else(|error| Some(format!("its permissions could not be set: {error}")));
         file.sync_all()
             .and_then(|()| interrupt::complete(|| temporary.persist(&path)).map_err(|error| error.error))
             .and_then(|_| sync_folder(&path))
             .map_err(|error| Failure::writing(&self.name, &error))?;
-        if let Some(lost) = kept {
+        if let Err(lost) = permitted {
             self.console.warn(&format!("{}: {lost}", self.name));
         }
         Ok(())
@@ -179,64 +178,58 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Gives a file that replaces another its owner, its group and its mode. Returns what could not be kept.
+/// Gives a file that replaces another its owner, its group and its mode. The error says what could not be kept.
 #[cfg(unix)]
-fn take_over(file: &File, existing: &Metadata) -> io::Result<Option<String>> {
+fn take_over(file: &File, existing: &Metadata) -> Result<(), String> {
     use std::os::unix::fs::{MetadataExt, fchown};
 
     let (uid, gid) = (existing.uid(), existing.gid());
-    let is_kept = |own: &Metadata| (own.uid() == uid, own.gid() == gid);
-    let mut kept = is_kept(&file.metadata()?);
-    if kept != (true, true) {
-        // Only root may give a file away, but its owner may give it to a group of theirs.
+    let kept = || file.metadata().map_or((false, false), |own| (own.uid() == uid, own.gid() == gid));
+    if kept() != (true, true) {
+        // Only root may give a file away, but its owner may give it to another of their groups.
         let _ = fchown(file, Some(uid), Some(gid)).or_else(|_| fchown(file, None, Some(gid)));
-        kept = is_kept(&file.metadata()?);
     }
     // As when a file is written to, it does not keep setuid and setgid.
     let mode = existing.mode() & 0o777;
-    let (lost, mode) = match kept {
+    // Another group than before gets no permission that others do not have.
+    let for_another_group = mode & 0o707 | mode & (mode & 0o007) << 3;
+    let (lost, mode) = match kept() {
         (true, true) => (None, mode),
         (false, true) => (Some("its owner could not be kept"), mode),
-        // What the old group may do is no business of the new one, which may do what all others may.
-        (true, false) => (Some("its group could not be kept"), for_another_group(mode)),
-        (false, false) => (Some("its owner and group could not be kept"), for_another_group(mode)),
+        (true, false) => (Some("its group could not be kept"), for_another_group),
+        (false, false) => (Some("its owner and group could not be kept"), for_another_group),
     };
     set_mode(file, mode)?;
-    Ok(lost.map(str::to_owned))
-}
-
-#[cfg(unix)]
-fn for_another_group(mode: u32) -> u32 {
-    mode & 0o707 | mode & (mode & 0o007) << 3
+    lost.map_or(Ok(()), |lost| Err(lost.to_owned()))
 }
 
 /// Gives a new file the mode that it would have got if it had been made under its name.
 #[cfg(unix)]
-fn permit_as_new(file: &File) -> io::Result<Option<String>> {
+fn permit_as_new(file: &File) -> Result<(), String> {
     use rustix::{fs::Mode, process::umask};
 
-    // It can be read only by being set. No other thread makes files now.
+    // The umask can be read only by setting it. No other thread makes files now.
     let mask = umask(Mode::RWXG | Mode::RWXO);
     umask(mask);
-    set_mode(file, 0o666 & !mask.as_raw_mode())?;
-    Ok(None)
+    set_mode(file, 0o666 & !mask.as_raw_mode())
 }
 
 #[cfg(unix)]
-fn set_mode(file: &File, mode: u32) -> io::Result<()> {
+fn set_mode(file: &File, mode: u32) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt;
 
     file.set_permissions(fs::Permissions::from_mode(mode))
+        .map_err(|error| format!("its permissions could not be set: {error}"))
 }
 
 #[cfg(not(unix))]
-fn take_over(_: &File, _: &Metadata) -> io::Result<Option<String>> {
-    Ok(None)
+fn take_over(_: &File, _: &Metadata) -> Result<(), String> {
+    Ok(())
 }
 
 #[cfg(not(unix))]
-fn permit_as_new(_: &File) -> io::Result<Option<String>> {
-    Ok(None)
+fn permit_as_new(_: &File) -> Result<(), String> {
+    Ok(())
 }
 
 /// Writes the new name of a file to the disk.

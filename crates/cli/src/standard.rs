@@ -30,8 +30,8 @@ pub(crate) fn output() -> Result<File, Failure> {
 
 const CLOSED: &str = "closed (or the null device, opened for both reading and writing)";
 
-/// Whether the descriptor was closed when the process began. Rust's runtime then opens the null device in its place,
-/// for reading and writing, as no later file may get that number; nothing else tells.
+/// Whether the descriptor was closed when the process began. Rust's runtime opens the null device for both reading and
+/// writing in the place of a closed descriptor, which leaves no other trace.
 ///
 /// Shells, systemd, Go and Rust open the null device one way only, so `< /dev/null` and `> /dev/null` work. Python's
 /// `subprocess.DEVNULL`, Node's `ignore` for output and daemon(3) open it both ways and are refused too: that is better

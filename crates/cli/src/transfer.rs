@@ -101,6 +101,8 @@ pub(crate) fn transfer(mut input: Input, mut output: Output, stage: impl Stage) 
         Ok((fed, written))
     })
     .map_err(|error: io::Error| Failure::new(format!("no thread can be started: {error}")))?;
+    // And the progress bar with it, before anything is said.
+    drop(input);
     match written.map_err(|error| Failure::writing(output.name(), &error)).and(fed) {
         Ok(()) => output.finish(),
         Err(failure) => Err(output.abandon(failure)),

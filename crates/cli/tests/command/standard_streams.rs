@@ -2,10 +2,10 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{ErrorKind, Read},
-    os::fd::OwnedFd,
+    io::{Read, Write},
     process::{Command, Stdio},
-    thread,
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -24,8 +24,12 @@ fn redirected(folder: &Folder, args: &[&str], redirections: &str) -> Ended {
 #[test]
 fn a_closed_standard_input_is_not_taken_for_an_empty_one() {
     let folder = Folder::with_key();
-    for args in [&["seal", "--key", "key", "-o", "out"][..], &["open", "--key", "key", "-o", "out"], &["inspect", "-"]]
-    {
+    for args in [
+        &["seal", "--key", "key", "-o", "out"][..],
+        &["open", "--key", "key", "-o", "out"],
+        &["inspect", "-"],
+        &["inspect", "/dev/stdin"],
+    ] {
         let said = redirected(&folder, args, "<&-").failed();
         assert!(said.contains("standard input: closed") && said.contains("< /dev/null"), "{said}");
     }
@@ -45,6 +49,7 @@ fn a_closed_standard_output_loses_nothing_with_status_0() {
     for args in [
         &["seal", "--key", "key", "in"][..],
         &["seal", "--key", "key", "-o", "-", "in"],
+        &["seal", "--key", "key", "-o", "/dev/stdout", "in"],
         &["open", "--key", "key", "sealed"],
         &["rewrap", "--key", "key", "--to", "key", "sealed"],
         &["inspect", "sealed"],
@@ -59,32 +64,48 @@ fn a_closed_standard_output_loses_nothing_with_status_0() {
     assert_eq!(folder.read("out"), b"data");
 }
 
-/// Runs the command with a new terminal as its output. Returns its status, what it said, and what the terminal shows.
-fn on_terminal(folder: &Folder, args: &[&str]) -> (i32, String, String) {
+/// Makes a terminal. Returns it for a process, and what collects everything that it shows until no process has it.
+fn terminal() -> (Stdio, JoinHandle<String>) {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap().into_string().unwrap();
-    let slave: OwnedFd = OpenOptions::new().read(true).write(true).open(name).unwrap().into();
-    let mut command = folder.command(args);
-    let process = command.stdin(Stdio::null()).stdout(slave).stderr(Stdio::piped()).spawn().unwrap();
-    // It holds the terminal open as well.
-    drop(command);
+    let process_side = OpenOptions::new().read(true).write(true).open(name).unwrap();
     let shown = thread::spawn(move || {
-        let (mut shown, mut piece) = (Vec::new(), [0; 1024]);
-        loop {
-            match File::from(terminal.try_clone().unwrap()).read(&mut piece) {
-                Ok(0) => return shown,
-                Ok(len) => shown.extend(&piece[..len]),
-                // Linux says so when nobody has it open any more.
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => return shown,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted),
-            }
-        }
+        let (mut terminal, mut shown) = (File::from(terminal), Vec::new());
+        // Linux ends it with the error EIO, other systems without one.
+        let _ = terminal.read_to_end(&mut shown);
+        String::from_utf8_lossy(&shown).into_owned()
     });
+    (process_side.into(), shown)
+}
+
+/// Runs the command with a terminal as its output. Returns its status, what it said, and what the terminal shows.
+fn on_terminal(folder: &Folder, args: &[&str]) -> (i32, String, String) {
+    let (stdout, shown) = terminal();
+    // The command is gone afterwards, and its side of the terminal with it.
+    let process = folder.command(args).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let output = process.wait_with_output().unwrap();
-    let shown = String::from_utf8_lossy(&shown.join().unwrap()).into_owned();
-    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap(), shown)
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap(), shown.join().unwrap())
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_unless_quiet_is_wanted() {
+    let folder = Folder::with_key();
+    for (args, is_shown) in [(&[][..], true), (&["--quiet"], false)] {
+        let (stderr, shown) = terminal();
+        let mut command = folder.command(&[&["seal", "--key", "key", "-o", "out"], args].concat());
+        let mut process = command.stdin(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        drop(command);
+        let mut input = process.stdin.take().unwrap();
+        input.write_all(&data(2_000_000)).unwrap();
+        // Longer than the bar takes to appear.
+        thread::sleep(Duration::from_millis(1500));
+        drop(input);
+        assert!(process.wait().unwrap().success());
+        let shown = shown.join().unwrap();
+        assert_eq!(shown.contains("B/s"), is_shown, "{shown}");
+    }
 }
 
 #[test]
