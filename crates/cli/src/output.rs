@@ -181,7 +181,7 @@ fn folder_of(path: &Path) -> &Path {
 /// Gives a file that replaces another its owner, its group and its mode. The error says what could not be kept.
 #[cfg(unix)]
 fn take_over(file: &File, existing: &Metadata) -> Result<(), String> {
-    use std::os::unix::fs::{MetadataExt, fchown};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 
     let (uid, gid) = (existing.uid(), existing.gid());
     let kept = || file.metadata().map_or((false, false), |own| (own.uid() == uid, own.gid() == gid));
@@ -199,27 +199,27 @@ fn take_over(file: &File, existing: &Metadata) -> Result<(), String> {
         (true, false) => (Some("its group could not be kept"), for_another_group),
         (false, false) => (Some("its owner and group could not be kept"), for_another_group),
     };
-    set_mode(file, mode)?;
+    file.set_permissions(fs::Permissions::from_mode(mode)).map_err(not_permitted)?;
     lost.map_or(Ok(()), |lost| Err(lost.to_owned()))
 }
 
 /// Gives a new file the mode that it would have got if it had been made under its name.
 #[cfg(unix)]
 fn permit_as_new(file: &File) -> Result<(), String> {
-    use rustix::{fs::Mode, process::umask};
+    use rustix::{
+        fs::{Mode, fchmod},
+        process::umask,
+    };
 
     // The umask can be read only by setting it. No other thread makes files now.
     let mask = umask(Mode::RWXG | Mode::RWXO);
     umask(mask);
-    set_mode(file, 0o666 & !mask.as_raw_mode())
+    fchmod(file, Mode::from_raw_mode(0o666) - mask).map_err(|error| not_permitted(error.into()))
 }
 
 #[cfg(unix)]
-fn set_mode(file: &File, mode: u32) -> Result<(), String> {
-    use std::os::unix::fs::PermissionsExt;
-
-    file.set_permissions(fs::Permissions::from_mode(mode))
-        .map_err(|error| format!("its permissions could not be set: {error}"))
+fn not_permitted(error: io::Error) -> String {
+    format!("its permissions could not be set: {error}")
 }
 
 #[cfg(not(unix))]
