@@ -41,7 +41,7 @@ fn watch() -> io::Result<()> {
     };
 
     let mut kinds = vec![SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
-    // What the parent has had ignored stays so: `nohup` does that with SIGHUP, shells with SIGINT of background jobs.
+    // Signals that the parent ignores stay ignored: `nohup` ignores SIGHUP, shells SIGINT for background jobs.
     let ignored = ignored_signals();
     kinds.retain(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
     let runtime = Builder::new_current_thread().enable_io().build()?;
@@ -64,7 +64,7 @@ fn watch() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the signals that are ignored, the lowest bit for signal 1; none where the system does not say.
+/// Returns the signals that are ignored, the lowest bit for signal 1; none where the system has no /proc.
 #[cfg(unix)]
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

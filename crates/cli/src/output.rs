@@ -23,8 +23,8 @@ pub(crate) struct Output {
 enum Target {
     /// Standard output, a pipe or a device.
     Direct(File),
-    /// A file beside the one that it is to become, and what is known of that if it is there. Until then, only its owner
-    /// may read it. Nothing can remove it when SIGKILL or a loss of power ends the process.
+    /// A file in the folder of `path`, which it is renamed to at the end, and what is known of the file that it replaces.
+    /// SIGKILL or a loss of power leaves the temporary file behind; only its owner may read it.
     Beside { temporary: NamedTempFile, path: PathBuf, existing: Option<Box<Metadata>> },
 }
 

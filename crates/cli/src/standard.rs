@@ -1,4 +1,4 @@
-//! Standard input and output, without a buffer. That they are closed is an error.
+//! Unbuffered standard input and output. A closed one is an error.
 
 use std::{fs::File, io};
 
