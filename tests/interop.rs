@@ -8,7 +8,7 @@
 //!
 //! or name another Python, which has the same packages, in `KMS_ENVELOPE_PYTHON`.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
 use kms_envelope::{
     AlgorithmSuite, AwsKms, Backend, DataKeyCache, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError,
@@ -21,7 +21,7 @@ use test_support::{
     fixtures::{RSA_PRIVATE, RSA_PUBLIC},
     geometry, header,
     kms::{ACCOUNT, Endpoint, Rsa, arn},
-    peers::{Moto, Peer, REGION, aws_environment, path},
+    peers::{Moto, Peer, REGION, path},
     plaintext, policy_for,
 };
 
@@ -393,52 +393,6 @@ async fn the_real_kms_client_seals_opens_resolves_and_refuses() {
     let gone = format!("arn:aws:kms:{REGION}:123456789012:key/00000000-0000-0000-0000-000000000000");
     let refused = Envelope::new(AwsKms::new(moto.client(), gone).unwrap()).seal(b"data", &context).await;
     assert!(refused.unwrap_err().to_string().contains("the key does not exist"));
-}
-
-/// Runs the command and gives its error output where it fails.
-fn command(endpoint: &str, args: &[&str]) -> Result<(), String> {
-    let output = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/debug/kms-envelope"))
-        .args(args)
-        .env_remove("KMS_ENVELOPE_KEY")
-        .envs(aws_environment(endpoint))
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    if output.status.success() { Ok(()) } else { Err(stderr) }
-}
-
-#[tokio::test]
-#[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of tests/interop.rs"]
-async fn files_go_both_ways_between_the_command_and_python() {
-    let moto = Moto::start();
-    let arn = moto.create_key().await;
-    let alias = format!("{}:alias/files", arn.rsplit_once(':').unwrap().0);
-    moto.client().create_alias().alias_name("alias/files").target_key_id(&arn).send().await.unwrap();
-    let mut peer = Peer::start(Some(moto.endpoint()));
-    let folder = tempfile::tempdir().unwrap();
-    let [plain, sealed, opened, key_file] = ["plain", "sealed", "opened", "local.key"].map(|n| path(folder.path(), n));
-    let run = |args: &[&str]| command(moto.endpoint(), args);
-    let data = plaintext(1_000_000);
-    fs::write(&plain, &data).unwrap();
-    run(&["keygen", &key_file]).unwrap();
-
-    let context = EncryptionContext::from([("purpose", "demo"), ("user", "алиса")]);
-    let pairs = ["-c", "purpose=demo", "-c", "user=алиса"];
-    for (key, peers_key) in [(&key_file, &key_file), (&arn, &arn), (&alias, &arn)] {
-        run(&[&["seal", "--key", key, "-o", &sealed, &plain][..], &pairs].concat()).unwrap();
-        assert!(peer.open(peers_key, &context, &fs::read(&sealed).unwrap()).unwrap() == data);
-
-        fs::write(&sealed, peer.seal(peers_key, &context, 4096, &data)).unwrap();
-        run(&[&["open", "--key", key, "-o", &opened, &sealed][..], &pairs].concat()).unwrap();
-        assert!(fs::read(&opened).unwrap() == data);
-        fs::remove_file(&opened).unwrap();
-    }
-
-    let wrong = run(&["open", "--key", &arn, "-c", "purpose=other", "-o", &opened, &sealed]).unwrap_err();
-    assert!(wrong.contains("purpose"), "{wrong}");
-    let other = run(&["open", "--key", &key_file, "-o", &opened, &sealed]).unwrap_err();
-    assert!(other.contains(&arn), "{other}");
-    assert!(!Path::new(&opened).exists());
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{Read, Write},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     thread,
 };
@@ -23,6 +23,7 @@ use std::{
 use base64ct::{Base64, Encoding};
 use serde_json::Value;
 use tempfile::TempDir;
+use test_support::{fixtures::path as fixture, plaintext as data};
 
 const KEY_ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
 #[cfg(feature = "aws-kms")]
@@ -145,15 +146,6 @@ fn end(command: &mut Command, input: &[u8]) -> Ended {
         stdout: output.stdout,
         stderr: String::from_utf8(output.stderr).unwrap(),
     }
-}
-
-/// Bytes that do not repeat soon.
-fn data(len: usize) -> Vec<u8> {
-    (0..len).map(|n| (n.wrapping_mul(n) >> 7).to_le_bytes()[0]).collect()
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
 }
 
 #[test]
