@@ -1,18 +1,35 @@
 //! What can go wrong, split by operation.
 //!
+//! Each error of an operation answers `kind()`, an [`ErrorKind`](crate::ErrorKind) that a service can map to a status,
+//! `is_retryable()` and `retry_after()`.
+//!
 //! An error of decryption says which check failed, and never anything about the data. The sources are kept: walk
 //! [`std::error::Error::source`] for the cause, such as the error of the AWS SDK.
 
 pub(crate) mod config;
-pub(crate) mod operation;
+mod context;
+mod data_key;
+mod format;
+pub(crate) mod kind;
+pub(crate) mod open;
+pub(crate) mod rewrap;
+pub(crate) mod seal;
 
-use std::{borrow::Cow, error::Error as StdError, fmt, ops::Deref, sync::Arc};
+use std::{error::Error as StdError, fmt, ops::Deref, sync::Arc};
 
 use thiserror::Error;
 
 pub(crate) use self::{
     config::ConfigError,
-    operation::{OpenError, ResealError, RewrapError, SealError},
+    kind::ErrorKind,
+    open::OpenError,
+    rewrap::{ResealError, RewrapError},
+    seal::SealError,
+};
+pub use self::{
+    context::ContextError,
+    data_key::DataKeyError,
+    format::{FormatError, HeaderError, LimitError},
 };
 pub(crate) use crate::provider::ProviderError;
 
@@ -41,179 +58,6 @@ impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0, f)
     }
-}
-
-/// Bytes that are not a message, or not a whole one.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum FormatError {
-    /// The bytes end before the message does.
-    #[error("the message is truncated: it ends in {0}")]
-    Truncated(Cow<'static, str>),
-    /// The message was encoded as text on its way.
-    #[error("this looks like a base64-encoded message: decode it first")]
-    Base64,
-    /// The first byte is no version of the format.
-    #[error("not a message of the AWS Encryption SDK: it begins with {0:#04x}, not with a version (0x01 or 0x02)")]
-    Version(u8),
-    /// The second byte of a version-1 message is not its type.
-    #[error("not a message of the AWS Encryption SDK: its type is {0:#04x}, not 0x80")]
-    Type(u8),
-    /// The suite id is unknown, or does not belong to the message's version.
-    #[error("the header names the algorithm suite {id:#06x}, which message version {version} does not have")]
-    Suite {
-        /// The id in the header.
-        id: u16,
-        /// The version in the header.
-        version: u8,
-    },
-    /// The encryption context is malformed.
-    #[error("the header's encryption context is malformed: {0}")]
-    Context(&'static str),
-    /// The public key of a signed message is missing or malformed, or an unsigned message has one.
-    #[error("the header's encryption context is wrong for its suite: {0}")]
-    PublicKey(&'static str),
-    /// The encrypted data keys are malformed.
-    #[error("the header's encrypted data keys are malformed: {0}")]
-    EncryptedDataKeys(&'static str),
-    /// The bytes are no [detached keys](crate::message::DetachedKeys), or not whole ones.
-    #[error("these are not the detached keys of a message: {0}")]
-    DetachedKeys(&'static str),
-    /// A field has a value that the format does not allow.
-    #[error("the header's {field} is {value}, which the format does not allow")]
-    Field {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: u64,
-    },
-    /// A frame is out of order.
-    #[error("frame {expected} should come next, but this one says it is frame {found}")]
-    Sequence {
-        /// The sequence number that is due.
-        expected: u32,
-        /// The one in the frame.
-        found: u32,
-    },
-    /// The final frame says that it is longer than a frame may be.
-    #[error("the final frame has {len} bytes, more than the frame length of {frame_len}")]
-    FinalFrameLen {
-        /// The length that the frame claims, in bytes.
-        len: u32,
-        /// The message's frame length, in bytes.
-        frame_len: u32,
-    },
-    /// A frame is not at the place where the message's length puts it.
-    #[error("frame {sequence} is not where the message's length puts it: that length is not the message's")]
-    Misplaced {
-        /// The frame's sequence number, from 1.
-        sequence: u32,
-    },
-    /// There is something behind the end of the message.
-    #[error("something follows the end of the message")]
-    TrailingBytes,
-    /// The message is signed, and its length alone does not say where its frames are.
-    #[error(
-        "the message is signed, so the length of its footer is needed: find it with message::footer_lens and give it \
-         to Header::signed_geometry"
-    )]
-    FooterLenNeeded,
-    /// No message of these lengths exists.
-    #[error("no message has {sealed_len} bytes in all with a header of {header_len} and frames of {frame_len}")]
-    Length {
-        /// The length of the whole message, in bytes.
-        sealed_len: u64,
-        /// The length of the header, in bytes.
-        header_len: u64,
-        /// The plaintext bytes of a frame.
-        frame_len: u32,
-    },
-}
-
-/// A message asks for more than the [limits](crate::Limits) allow, before anything in it could be authenticated.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum LimitError {
-    /// Too many encrypted data keys.
-    #[error("the header has {count} encrypted data keys, more than the limit of {limit}")]
-    EncryptedDataKeys {
-        /// How many there are.
-        count: u16,
-        /// How many are allowed.
-        limit: u16,
-    },
-    /// A header that is too long.
-    #[error("the header has at least {len} bytes, more than the limit of {limit}")]
-    HeaderLen {
-        /// The bytes known so far.
-        len: usize,
-        /// The bytes allowed.
-        limit: usize,
-    },
-    /// Frames that are too long to be held in memory.
-    #[error("the message has frames of {len} bytes, more than the limit of {limit}")]
-    FrameLen {
-        /// The plaintext bytes of a frame.
-        len: u32,
-        /// The bytes allowed.
-        limit: u32,
-    },
-    /// A body without frames that is too long to be held in memory.
-    #[error("the message has a body of {len} bytes without frames, more than the limit of {limit}")]
-    NonFramedLen {
-        /// The plaintext bytes that the body claims to have.
-        len: u64,
-        /// The bytes allowed.
-        limit: usize,
-    },
-}
-
-/// A header that cannot be read: see [`Header::parse`](crate::message::Header::parse).
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum HeaderError {
-    /// It is malformed.
-    #[error(transparent)]
-    Format(#[from] FormatError),
-    /// It exceeds a limit.
-    #[error(transparent)]
-    Limit(#[from] LimitError),
-}
-
-/// An encryption context that cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ContextError {
-    /// It takes more bytes than the format has room for.
-    #[error("the encryption context takes {len} bytes, more than the 65535 that the format has room for")]
-    TooLong {
-        /// The bytes it would take.
-        len: usize,
-    },
-    /// A name that the format keeps for itself.
-    #[error("the encryption context has the name {name:?}: names that begin with \"aws-crypto-\" are reserved")]
-    ReservedName {
-        /// The name.
-        name: String,
-    },
-    /// A pair that must be given is not.
-    #[error("the encryption context lacks {name:?}, which this envelope requires")]
-    RequiredNameMissing {
-        /// The name.
-        name: String,
-    },
-    /// A message has a pair with another value than the caller expects.
-    #[error("the message's encryption context has another value for {name:?} than expected")]
-    ValueDiffers {
-        /// The name.
-        name: String,
-    },
-    /// A message does not have a pair that the caller expects.
-    #[error("the message's encryption context has no {name:?}, which was expected")]
-    PairMissing {
-        /// The name.
-        name: String,
-    },
 }
 
 /// The random number generator failed.

@@ -80,7 +80,10 @@ pub use crypto::Backend;
 pub use envelope::{Envelope, EnvelopeBuilder, Opened};
 pub use error::{
     config::ConfigError,
-    operation::{OpenError, ResealError, RewrapError, SealError},
+    kind::ErrorKind,
+    open::OpenError,
+    rewrap::{ResealError, RewrapError},
+    seal::SealError,
 };
 pub use message::limits::Limits;
 #[cfg(feature = "aws-kms")]

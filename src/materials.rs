@@ -7,7 +7,7 @@ use base64ct::{Base64, Encoding};
 use crate::{
     context::{EncryptionContext, PUBLIC_KEY_NAME},
     crypto::{Backend, Random, Randomness, SigningKey, VerifyingKey},
-    error::{ContextError, FormatError, OpenError, ProviderError, SealError},
+    error::{ContextError, DataKeyError, FormatError, OpenError, ProviderError, SealError},
     message::Header,
     provider::{DecryptDataKeyRequest, DecryptedDataKey, GenerateDataKeyRequest, GeneratedDataKey, KeyProvider},
     suite::AlgorithmSuite,
@@ -18,12 +18,18 @@ use crate::{
 pub(crate) enum MaterialsError {
     Context(ContextError),
     Provider(ProviderError),
-    DataKey { what: String },
+    DataKey(DataKeyError),
 }
 
 impl From<ContextError> for MaterialsError {
     fn from(error: ContextError) -> Self {
         Self::Context(error)
+    }
+}
+
+impl From<DataKeyError> for MaterialsError {
+    fn from(error: DataKeyError) -> Self {
+        Self::DataKey(error)
     }
 }
 
@@ -38,7 +44,7 @@ impl From<MaterialsError> for SealError {
         match error {
             MaterialsError::Context(error) => error.into(),
             MaterialsError::Provider(error) => error.into(),
-            MaterialsError::DataKey { what } => Self::DataKey { what },
+            MaterialsError::DataKey(error) => error.into(),
         }
     }
 }
@@ -48,7 +54,7 @@ impl From<MaterialsError> for OpenError {
         match error {
             MaterialsError::Context(error) => error.into(),
             MaterialsError::Provider(error) => error.into(),
-            MaterialsError::DataKey { what } => Self::DataKey { what },
+            MaterialsError::DataKey(error) => error.into(),
         }
     }
 }
@@ -93,11 +99,9 @@ pub(crate) async fn for_sealing(
         .with_backend(backend)
         .with_randomness(Randomness(random));
     let data_key = provider.generate_data_key(&request).await?;
-    if let Some(what) = wrong_len(suite, data_key.plaintext.len()) {
-        return Err(MaterialsError::DataKey { what });
-    }
+    check_len(suite, data_key.plaintext.len())?;
     if data_key.encrypted_data_keys.is_empty() {
-        return Err(MaterialsError::DataKey { what: "a data key without an encrypted form".into() });
+        return Err(DataKeyError::NotEncrypted.into());
     }
     let (required_context, stored_context) = whole.iter().partition(|(name, _)| required.contains(*name));
     Ok(SealingMaterials { data_key, signing_key, stored_context, required_context })
@@ -123,19 +127,16 @@ pub(crate) async fn for_opening(
     request: &DecryptDataKeyRequest<'_>,
 ) -> Result<DecryptedDataKey, MaterialsError> {
     let data_key = provider.decrypt_data_key(request).await?;
-    if let Some(what) = wrong_len(request.suite, data_key.plaintext.len()) {
-        return Err(MaterialsError::DataKey { what });
-    }
+    check_len(request.suite, data_key.plaintext.len())?;
     if data_key.index >= request.encrypted_data_keys.len() {
-        let what = format!("the data key at {} of {}", data_key.index, request.encrypted_data_keys.len());
-        return Err(MaterialsError::DataKey { what });
+        let (index, count) = (data_key.index, request.encrypted_data_keys.len());
+        return Err(DataKeyError::Index { index, count }.into());
     }
     Ok(data_key)
 }
 
-fn wrong_len(suite: AlgorithmSuite, len: usize) -> Option<String> {
-    let needed = suite.data_key_len();
-    (len != needed).then(|| format!("a data key of {len} bytes, but suite {suite} takes {needed}"))
+fn check_len(suite: AlgorithmSuite, len: usize) -> Result<(), MaterialsError> {
+    if len == suite.data_key_len() { Ok(()) } else { Err(DataKeyError::Len { len, suite }.into()) }
 }
 
 /// For opening: the whole context of a message, and the part of it that the message does not store. Each pair that

@@ -18,10 +18,10 @@ mod request;
 
 use std::fmt;
 
-#[cfg(feature = "aws-kms")]
-pub use aws_kms::AwsKmsDiscovery;
 #[cfg(all(feature = "aws-kms", feature = "rsa"))]
 pub use aws_kms::AwsKmsRsa;
+#[cfg(feature = "aws-kms")]
+pub use aws_kms::{AwsKmsDiscovery, ResolveError};
 #[cfg(feature = "branch-key")]
 pub use branch_key::StaticBranchKey;
 pub use by_context::ByContext;

@@ -14,7 +14,7 @@ use kms_envelope::{
     AlgorithmSuite, AwsKms, Backend, DataKeyCache, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError,
     RawAes,
     message::ContentType,
-    provider::{AwsKmsDiscovery, AwsKmsRsa, ProviderErrorKind as Kind, RawRsa, RsaPadding},
+    provider::{AwsKmsDiscovery, AwsKmsRsa, ProviderErrorKind as Kind, RawRsa, ResolveError, RsaPadding},
 };
 use serde_json::json;
 use test_support::{
@@ -389,7 +389,7 @@ async fn the_real_kms_client_seals_opens_resolves_and_refuses() {
     assert_eq!(kinds, [Kind::InvalidCiphertext], "{refused:?}");
 
     let missing = AwsKms::resolve(moto.client(), "alias/none").await;
-    assert!(matches!(&missing, Err(e) if e.kind() == Kind::NotFound), "{missing:?}");
+    assert!(matches!(&missing, Err(ResolveError::Provider(e)) if e.kind() == Kind::NotFound), "{missing:?}");
     let gone = format!("arn:aws:kms:{REGION}:123456789012:key/00000000-0000-0000-0000-000000000000");
     let refused = Envelope::new(AwsKms::new(moto.client(), gone).unwrap()).seal(b"data", &context).await;
     assert!(refused.unwrap_err().to_string().contains("the key does not exist"));

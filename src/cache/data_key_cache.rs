@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::SystemClock,
     context::EncryptionContext,
-    error::{ConfigError, ContextError},
+    error::{ConfigError, ContextError, DataKeyError},
     materials::{MaterialsError, SealingMaterials},
     message::EncryptedDataKey,
     provider::DecryptedDataKey,
@@ -277,7 +277,7 @@ fn the_same(data_key: Arc<DecryptedDataKey>, fetch: Fetch<DecryptedDataKey>) -> 
     Box::pin(async move {
         let renewed = fetch.await?;
         if !bool::from(renewed.plaintext.expose().ct_eq(data_key.plaintext.expose())) {
-            return Err(MaterialsError::DataKey { what: "another data key than the one that opened messages".into() });
+            return Err(DataKeyError::Changed.into());
         }
         Ok(renewed)
     })

@@ -21,6 +21,7 @@ use super::{
     settings::{Settings, lock},
 };
 use crate::{
+    error::DataKeyError,
     events::{debug, trace, warn},
     materials::MaterialsError,
 };
@@ -245,8 +246,7 @@ impl<T: Material> Store<T> {
         let flight: Flight<T> = Box::pin(async move {
             debug!("a request for a data key begins");
             let fetched = AssertUnwindSafe(fetch).catch_unwind().await;
-            let fetched =
-                fetched.unwrap_or_else(|_| Err(MaterialsError::DataKey { what: "no data key: it panicked".into() }));
+            let fetched = fetched.unwrap_or_else(|_| Err(DataKeyError::Panicked.into()));
             let fetched = fetched.map(|value| this.entry(value, started, number));
             this.land(&landing_key, number, keeps, &fetched);
             fetched
@@ -399,8 +399,7 @@ mod tests {
             Found::Entry { .. } => panic!("there is no entry"),
         };
         let brings: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Ok(NonZeroUsize::MIN) });
-        let fails: fn() -> Fetch<NonZeroUsize> =
-            || Box::pin(async { Err(MaterialsError::DataKey { what: "as the test wants".into() }) });
+        let fails: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Err(DataKeyError::NotEncrypted.into()) });
 
         // It is given up.
         let tickets = [begin(brings), begin(brings)];

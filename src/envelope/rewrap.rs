@@ -8,7 +8,7 @@ use super::Envelope;
 use crate::{
     context::EncryptionContext,
     crypto::Randomness,
-    error::{HeaderError, ResealError, RewrapError, SealError},
+    error::{DataKeyError, HeaderError, ResealError, RewrapError},
     message::{DetachedKeys, Header},
     provider::{EncryptDataKeyRequest, KeyProvider},
     stream::{OpenReader, SealReader},
@@ -70,7 +70,7 @@ impl Envelope {
         DetachedKeys::parse(&keys, &self.settings.limits).map_err(|error| {
             RewrapError::Keys(match error {
                 HeaderError::Limit(error) => error.into(),
-                HeaderError::Format(error) => SealError::DataKey { what: error.to_string() },
+                HeaderError::Format(error) => DataKeyError::from(error).into(),
             })
         })
     }

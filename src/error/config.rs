@@ -4,7 +4,7 @@ use std::io;
 
 use thiserror::Error;
 
-use super::RandomError;
+use super::{ErrorKind, RandomError};
 use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 
 /// A setting that an [`Envelope`](crate::Envelope), a key provider or a key file cannot have.
@@ -92,4 +92,29 @@ pub enum ConfigError {
     /// The system's randomness failed.
     #[error(transparent)]
     Random(#[from] RandomError),
+}
+
+impl ConfigError {
+    /// Returns what the error means to a service.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::KeyFileIo { .. } => ErrorKind::Io,
+            Self::Random(_) => ErrorKind::Unavailable,
+            Self::CommitmentPolicy { .. }
+            | Self::FrameLen { .. }
+            | Self::StreamBufferLen { .. }
+            | Self::Cache { .. }
+            | Self::KeyLen(_)
+            | Self::KeyName { .. }
+            | Self::Pem { .. }
+            | Self::KmsKeyId { .. }
+            | Self::KmsKeys { .. }
+            | Self::KeyFile(_) => ErrorKind::InvalidInput,
+        }
+    }
+
+    /// Returns false: the same call fails again until something else has changed.
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
 }

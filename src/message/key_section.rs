@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::{BufMut, Bytes};
 
 use super::{EncryptedDataKey, Limits};
-use crate::error::{FormatError, HeaderError, SealError};
+use crate::error::{DataKeyError, FormatError, HeaderError, SealError};
 
 /// A section of encrypted data keys, as far as it has been read.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +68,6 @@ pub(super) fn put_u16_prefixed(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Se
     Ok(())
 }
 
-fn u16_len(len: usize, what: &str) -> Result<u16, SealError> {
-    u16::try_from(len).map_err(|_| SealError::DataKey { what: format!("{len} {what}; the format has room for 65535") })
+fn u16_len(len: usize, what: &'static str) -> Result<u16, SealError> {
+    u16::try_from(len).map_err(|_| DataKeyError::TooLong { len, what }.into())
 }

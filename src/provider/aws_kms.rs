@@ -3,6 +3,7 @@
 
 mod arn;
 mod discovery;
+mod error;
 mod requests;
 #[cfg(feature = "rsa")]
 mod rsa;
@@ -19,7 +20,7 @@ use aws_sdk_kms::{Client, types::EncryptionAlgorithmSpec};
 
 use self::{
     arn::{KeyArn, KeyId},
-    requests::{DESCRIBE_KEY, PROVIDER_ID, Requests},
+    requests::{PROVIDER_ID, Requests},
     tries::{Candidate, Tries, Try},
 };
 use super::{
@@ -31,6 +32,7 @@ use crate::{
     message::EncryptedDataKey,
 };
 pub use discovery::AwsKmsDiscovery;
+pub use error::ResolveError;
 #[cfg(feature = "rsa")]
 pub use rsa::AwsKmsRsa;
 pub(super) use tries::Learnt;
@@ -91,20 +93,17 @@ impl AwsKms {
     /// has no effect on this value.
     ///
     /// # Errors
-    /// [`ProviderError`] where the look-up fails, or one of the kind [`Other`](ProviderErrorKind::Other) with a [`ConfigError`] as source where
-    /// `key_id` is none of these.
-    pub async fn resolve(client: Client, key_id: impl Into<String>) -> Result<Self, ProviderError> {
+    /// [`ResolveError::Config`] where `key_id` is none of these, [`ResolveError::Provider`] where the look-up fails.
+    pub async fn resolve(client: Client, key_id: impl Into<String>) -> Result<Self, ResolveError> {
         let key_id = key_id.into();
-        let refused = |error: ConfigError| {
-            ProviderError::new(ProviderErrorKind::Other, DESCRIBE_KEY, &*key_id).with_source(error)
-        };
-        match KeyId::parse(&key_id) {
-            Ok(KeyId::Key(_)) => Self::new(client, &*key_id).map_err(refused),
-            Ok(KeyId::Other) => {
-                let arn = Requests::new(client.clone()).describe_key(&key_id).await?;
-                Self::new(client, arn).map_err(refused)
+        let parsed = KeyId::parse(&key_id).map_err(|why| ConfigError::KmsKeyId { key_id: key_id.clone(), why })?;
+        match parsed {
+            KeyId::Key(arn) => Ok(Self { regions: vec![(Requests::new(client), arn)] }),
+            KeyId::Other => {
+                let requests = Requests::new(client);
+                let arn = requests.describe_key(&key_id).await?;
+                Ok(Self { regions: vec![(requests, arn)] })
             }
-            Err(why) => Err(refused(ConfigError::KmsKeyId { key_id: key_id.clone(), why })),
         }
     }
 

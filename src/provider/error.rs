@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, error::Error, fmt, time::Duration};
 
-use crate::error::{Cause, RandomError};
+use crate::error::{Cause, ErrorKind, RandomError};
 
 /// A key provider could not do its part: see [`KeyProvider`](crate::KeyProvider).
 ///
@@ -121,6 +121,17 @@ impl ProviderError {
         self
     }
 
+    /// Returns what the error means to a service. Of several attempts: that it is [unavailable](ErrorKind::Unavailable)
+    /// where any may be retried; or else the most telling kind, access denied before a wrong context before all others
+    /// before a wrong key.
+    pub fn error_kind(&self) -> ErrorKind {
+        if self.is_retryable() {
+            return ErrorKind::Unavailable;
+        }
+        let of_attempts = || ErrorKind::of_all(self.attempts().iter().map(Self::error_kind));
+        self.kind().error_kind().or_else(of_attempts).unwrap_or(ErrorKind::Unavailable)
+    }
+
     /// Returns what happened.
     pub fn kind(&self) -> ProviderErrorKind {
         self.0.kind
@@ -156,6 +167,27 @@ impl ProviderError {
     pub fn is_retryable(&self) -> bool {
         use ProviderErrorKind::{Throttled, TimedOut, Unavailable};
         matches!(self.kind(), Throttled | Unavailable | TimedOut) || self.attempts().iter().any(Self::is_retryable)
+    }
+}
+
+impl ProviderErrorKind {
+    /// Returns what it means to a service, if it is not for the attempts to say.
+    fn error_kind(self) -> Option<ErrorKind> {
+        match self {
+            Self::AccessDenied => Some(ErrorKind::AccessDenied),
+            Self::InvalidCiphertext => Some(ErrorKind::WrongContext),
+            Self::IncorrectKey | Self::NoMatchingKey => Some(ErrorKind::WrongKey),
+            Self::NotTried => Some(ErrorKind::Refused),
+            Self::NotFound | Self::Unsupported => Some(ErrorKind::InvalidInput),
+            Self::KeyUnusable
+            | Self::Throttled
+            | Self::Unavailable
+            | Self::TimedOut
+            | Self::UnexpectedResponse
+            | Self::Random
+            | Self::Other => Some(ErrorKind::Unavailable),
+            Self::NoneDecrypted | Self::AllRegionsFailed => None,
+        }
     }
 }
 
@@ -223,5 +255,115 @@ impl fmt::Display for ProviderError {
 impl Error for ProviderError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source.as_ref().map(|cause| &**cause as &(dyn Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [(ProviderErrorKind, ErrorKind, bool); 14] = {
+        use ErrorKind as To;
+        use ProviderErrorKind as From;
+        [
+            (From::AccessDenied, To::AccessDenied, false),
+            (From::NotFound, To::InvalidInput, false),
+            (From::KeyUnusable, To::Unavailable, false),
+            (From::InvalidCiphertext, To::WrongContext, false),
+            (From::IncorrectKey, To::WrongKey, false),
+            (From::Throttled, To::Unavailable, true),
+            (From::Unavailable, To::Unavailable, true),
+            (From::TimedOut, To::Unavailable, true),
+            (From::Unsupported, To::InvalidInput, false),
+            (From::UnexpectedResponse, To::Unavailable, false),
+            (From::NoMatchingKey, To::WrongKey, false),
+            (From::NotTried, To::Refused, false),
+            (From::Random, To::Unavailable, false),
+            (From::Other, To::Unavailable, false),
+        ]
+    };
+
+    fn error(kind: ProviderErrorKind) -> ProviderError {
+        ProviderError::new(kind, "Decrypt", "the-key")
+    }
+
+    #[test]
+    fn each_kind_has_its_meaning_for_a_service_and_those_that_may_pass_are_retryable() {
+        for (kind, expected, is_retryable) in ALL {
+            let alone = error(kind);
+            for all in [ProviderErrorKind::NoneDecrypted, ProviderErrorKind::AllRegionsFailed] {
+                let all = error(all).with_attempts(vec![alone.clone()]);
+                assert_eq!((all.error_kind(), all.is_retryable()), (expected, is_retryable), "{kind:?}");
+            }
+            assert_eq!((alone.error_kind(), alone.is_retryable()), (expected, is_retryable), "{kind:?}");
+        }
+        let none = error(ProviderErrorKind::NoneDecrypted);
+        assert_eq!((none.error_kind(), none.is_retryable()), (ErrorKind::Unavailable, false));
+    }
+
+    #[test]
+    fn the_text_names_what_failed_on_what_and_why() {
+        for (kind, _, _) in ALL {
+            let text = error(kind).with_detail("the detail").to_string();
+            // Those two are about no single key.
+            let has_no_key = matches!(kind, ProviderErrorKind::NotTried | ProviderErrorKind::Random);
+            assert!(has_no_key || text.contains("the-key"), "{text}");
+            assert!(text.ends_with(": the detail"), "{text}");
+        }
+        let attempts = ["a", "b"].map(|key| ProviderError::new(ProviderErrorKind::Other, "Decrypt", key));
+        let all = error(ProviderErrorKind::AllRegionsFailed).with_attempts(attempts.into());
+        let expected = "Decrypt failed in every region: Decrypt with key a failed; Decrypt with key b failed";
+        assert_eq!(all.to_string(), expected);
+    }
+
+    #[test]
+    fn the_random_number_generators_own_cause_is_the_source() {
+        let random = ProviderError::from(RandomError("no entropy".into()));
+        assert_eq!(random.to_string(), "the random number generator failed");
+        assert_eq!(random.source().unwrap().to_string(), "no entropy");
+    }
+
+    fn attempts() -> impl Strategy<Value = Vec<ProviderError>> {
+        let one = (0..ALL.len(), prop::option::of(0..9u64))
+            .prop_map(|(at, seconds)| error(ALL[at].0).with_retry_after(seconds.map(Duration::from_secs)));
+        let nested = one.prop_recursive(2, 8, 3, |inner| {
+            let inner = prop::collection::vec(inner, 1..4);
+            inner.prop_map(|attempts| error(ProviderErrorKind::NoneDecrypted).with_attempts(attempts))
+        });
+        prop::collection::vec(nested, 1..6)
+    }
+
+    /// The attempts that have none of their own.
+    fn leaves(attempts: &[ProviderError]) -> Vec<&ProviderError> {
+        let of = |attempt| {
+            if ProviderError::attempts(attempt).is_empty() { vec![attempt] } else { leaves(attempt.attempts()) }
+        };
+        attempts.iter().flat_map(of).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn of_several_attempts_a_retryable_one_counts_first_then_denied_access_then_the_context_and_last_the_key(
+            attempts in attempts(),
+        ) {
+            let all = error(ProviderErrorKind::AllRegionsFailed).with_attempts(attempts.clone());
+            let leaves = leaves(&attempts);
+            let has = |kind| leaves.iter().any(|leaf| leaf.error_kind() == kind);
+            let expected = if leaves.iter().any(|leaf| leaf.is_retryable()) {
+                ErrorKind::Unavailable
+            } else if has(ErrorKind::AccessDenied) {
+                ErrorKind::AccessDenied
+            } else if has(ErrorKind::WrongContext) {
+                ErrorKind::WrongContext
+            } else {
+                let others = leaves.iter().map(|leaf| leaf.error_kind()).find(|kind| *kind != ErrorKind::WrongKey);
+                others.unwrap_or(ErrorKind::WrongKey)
+            };
+            prop_assert_eq!(all.error_kind(), expected);
+            prop_assert_eq!(all.is_retryable(), leaves.iter().any(|leaf| leaf.is_retryable()));
+            prop_assert_eq!(all.retry_after(), leaves.iter().filter_map(|leaf| leaf.retry_after()).min());
+        }
     }
 }

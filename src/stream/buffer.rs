@@ -12,7 +12,7 @@ use super::{
     sealer::{Layout, Sealing, lengthen},
 };
 use crate::{
-    error::{OpenError, SealError},
+    error::{OpenError, SealError, kind::may_pass},
     message::FRAME_OVERHEAD,
 };
 
@@ -47,12 +47,6 @@ pub(super) fn extend_within(buffer: &mut Vec<u8>, bytes: &[u8], max: usize) {
         buffer.reserve_exact(capacity - buffer.len());
     }
     buffer.extend_from_slice(bytes);
-}
-
-/// Whether an error of the reader or writer inside may pass: then nothing is lost, and the same call can be made
-/// again. Any other ends the message, since nobody knows what a reader that goes on after it has left out.
-pub(super) fn may_pass(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 
 /// Memory that is read to. It grows with what arrives, up to a limit.

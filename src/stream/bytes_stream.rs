@@ -1,9 +1,12 @@
 //! Shells for streams of [`Bytes`], such as HTTP bodies and objects in a store.
 
 use std::{
+    error::Error as StdError,
     future::poll_fn,
+    io,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,7 +20,7 @@ use super::{
     turn::Turn,
 };
 use crate::{
-    error::{OpenError, SealError},
+    error::{ErrorKind, OpenError, SealError},
     message::{Header, HeaderReader, Limits},
 };
 
@@ -34,6 +37,48 @@ pub enum StreamError<E> {
     /// The message could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+}
+
+impl<E> StreamError<E> {
+    /// Returns what the error means to a service. An error of the stream inside is of the kind [`ErrorKind::Io`].
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Source(_) => ErrorKind::Io,
+            Self::Seal(error) => error.kind(),
+            Self::Open(error) => error.kind(),
+        }
+    }
+
+    /// Returns whether the same call may succeed when it is made again later. For an error of the stream inside, it
+    /// returns false; ask that error itself.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Source(_) => false,
+            Self::Seal(error) => error.is_retryable(),
+            Self::Open(error) => error.is_retryable(),
+        }
+    }
+
+    /// Returns how long the key service wants to be left alone before a retry, if it has said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Source(_) => None,
+            Self::Seal(error) => error.retry_after(),
+            Self::Open(error) => error.retry_after(),
+        }
+    }
+}
+
+/// For code that takes streams of [`io::Result`], such as `tokio_util::io::StreamReader`. [`OpenError::from_io`] and
+/// [`SealError::from_io`] give what is inside back; an error of the stream inside that is an [`io::Error`] stays as it is.
+impl<E: Into<Box<dyn StdError + Send + Sync>>> From<StreamError<E>> for io::Error {
+    fn from(error: StreamError<E>) -> Self {
+        match error {
+            StreamError::Source(error) => error.into().downcast().map_or_else(Self::other, |error| *error),
+            StreamError::Seal(error) => error.into(),
+            StreamError::Open(error) => error.into(),
+        }
+    }
 }
 
 /// Takes a message's header from a stream, and returns it with the start of the body.

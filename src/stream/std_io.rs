@@ -4,10 +4,10 @@ use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 
 use super::{
     MessageInfo,
-    buffer::{OpenBuffer, SealBuffer, debug_without_inner, may_pass},
+    buffer::{OpenBuffer, SealBuffer, debug_without_inner},
 };
 use crate::{
-    error::{OpenError, SealError},
+    error::{OpenError, SealError, kind::may_pass},
     message::{Geometry, Header, HeaderReader, Limits},
 };
 

@@ -19,10 +19,13 @@ use aws_smithy_mocks::{Rule, RuleMode, mock, mock_client};
 use aws_smithy_runtime_api::http::{Response, StatusCode};
 use aws_smithy_types::body::SdkBody;
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, ConfigError, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError, RawAes,
-    SealError,
+    AlgorithmSuite, AwsKms, ConfigError, EncryptionContext, Envelope, ErrorKind, KeyProvider, OpenError, ProviderError,
+    RawAes, SealError,
     message::EncryptedDataKey,
-    provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, ProviderErrorKind as Kind, SecretKey},
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, ProviderErrorKind as Kind, ResolveError,
+        SecretKey,
+    },
 };
 use test_support::context;
 
@@ -172,7 +175,9 @@ async fn what_would_seal_but_not_open_again_is_an_error_at_construction() {
     }
     for id in ["", "arn:aws:kms:eu-west-1:1", "arn:aws:s3:::bucket/key", "key/1234"] {
         assert!(AwsKms::new(client(&[]), id).is_err());
-        assert!(AwsKms::resolve(client(&[]), id).await.is_err());
+        let error = AwsKms::resolve(client(&[]), id).await.unwrap_err();
+        assert!(matches!(&error, ResolveError::Config(ConfigError::KmsKeyId { key_id, .. }) if key_id == id));
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::InvalidInput, false));
     }
 }
 
@@ -180,6 +185,8 @@ async fn what_would_seal_but_not_open_again_is_an_error_at_construction() {
 async fn an_alias_that_does_not_exist_is_an_error_at_construction() {
     let rule = mock!(Client::describe_key).then_http_response(|| refusal("NotFoundException"));
     let error = AwsKms::resolve(client(&[&rule]), "alias/none").await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::InvalidInput, false));
+    let ResolveError::Provider(error) = error else { panic!("{error}") };
     assert_eq!((error.kind(), error.operation(), error.key_id()), (Kind::NotFound, "DescribeKey", "alias/none"));
 }
 

@@ -6,6 +6,8 @@ mod cache;
 #[cfg(feature = "mock")]
 mod conformance;
 mod envelope;
+#[cfg(all(feature = "mock", feature = "stream", feature = "tokio"))]
+mod errors;
 mod messages;
 #[cfg(all(feature = "branch-key", feature = "ecdh", feature = "rsa"))]
 mod providers;

@@ -8,6 +8,8 @@ use std::{
     path::Path,
 };
 
+#[cfg(feature = "aws-kms")]
+use kms_envelope::provider::ResolveError;
 use kms_envelope::{
     ConfigError, OpenError, ProviderError, RewrapError, SealError,
     error::{ContextError, FormatError, HeaderError, LimitError},
@@ -113,6 +115,16 @@ impl From<ProviderError> for Failure {
         match advice_on_provider(&error, &this.what) {
             Some(advice) => this.advise(advice),
             None => this,
+        }
+    }
+}
+
+#[cfg(feature = "aws-kms")]
+impl From<ResolveError> for Failure {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Provider(error) => error.into(),
+            error => Self::new(error.to_string()),
         }
     }
 }
@@ -237,7 +249,6 @@ fn provider(error: &ProviderError) -> String {
             let attempts: Vec<_> = error.attempts().iter().map(provider).collect();
             format!("no encrypted data key could be decrypted: {}", attempts.join("; "))
         }
-        (ProviderErrorKind::Other, Some(source)) if source.is::<ConfigError>() => source.to_string(),
         (ProviderErrorKind::Unavailable, Some(source)) if is_about_credentials(source) => {
             let cause = causes(source).last().map(ToString::to_string).unwrap_or_default();
             // A list of all the places that have been looked at follows.

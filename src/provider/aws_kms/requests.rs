@@ -15,6 +15,7 @@ use aws_sdk_kms::{
 };
 use zeroize::Zeroizing;
 
+use super::KeyArn;
 use crate::{
     context::EncryptionContext,
     crypto::SecretKey,
@@ -27,7 +28,7 @@ use crate::{
 const GENERATE_DATA_KEY: &str = "GenerateDataKey";
 const ENCRYPT: &str = "Encrypt";
 const DECRYPT: &str = "Decrypt";
-pub(super) const DESCRIBE_KEY: &str = "DescribeKey";
+const DESCRIBE_KEY: &str = "DescribeKey";
 #[cfg(feature = "rsa")]
 pub(super) const GET_PUBLIC_KEY: &str = "GetPublicKey";
 
@@ -167,12 +168,13 @@ impl Requests {
         Ok(Blob::new(plaintext.map(|mut bytes| std::mem::take(&mut *bytes)).unwrap_or_default()))
     }
 
-    /// The ARN of the key that an identifier stands for now.
-    pub(super) async fn describe_key(&self, key_id: &str) -> Result<String, ProviderError> {
+    /// The key that an identifier stands for now.
+    pub(super) async fn describe_key(&self, key_id: &str) -> Result<KeyArn, ProviderError> {
         let request = self.client.describe_key().key_id(key_id).set_grant_tokens(self.grant_tokens());
         let answer = send!(self, DESCRIBE_KEY, key_id, None, request)?;
         let arn = answer.key_metadata.and_then(|key| key.arn);
-        arn.ok_or_else(|| unexpected(DESCRIBE_KEY, key_id, "it names no key"))
+        let arn = arn.ok_or_else(|| unexpected(DESCRIBE_KEY, key_id, "it names no key"))?;
+        KeyArn::parse(&arn).map_err(|why| unexpected(DESCRIBE_KEY, key_id, format!("it names the key {arn:?}: {why}")))
     }
 
     /// The public half of an RSA key: a SubjectPublicKeyInfo in DER.

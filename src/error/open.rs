@@ -1,66 +1,17 @@
-//! What can go wrong when a message is sealed, opened or rewrapped.
+//! What can go wrong when a message is opened.
 
-use std::io;
+use std::{io, time::Duration};
 
 use thiserror::Error;
 
-use super::{ContextError, FormatError, HeaderError, LimitError, RandomError};
+use super::{
+    ContextError, DataKeyError, ErrorKind, FormatError, HeaderError, LimitError,
+    kind::{inside, may_pass},
+};
 use crate::{
     provider::ProviderError,
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
-
-/// A message could not be sealed.
-#[derive(Clone, Debug, Error)]
-#[non_exhaustive]
-pub enum SealError {
-    /// The encryption context cannot be used.
-    #[error(transparent)]
-    Context(#[from] ContextError),
-    /// The key provider gave no data key.
-    #[error(transparent)]
-    Provider(#[from] ProviderError),
-    /// The key provider gave a data key that does not fit.
-    #[error("the key provider gave {what}")]
-    DataKey {
-        /// What does not fit.
-        what: String,
-    },
-    /// The header would exceed a limit that this envelope has for opening.
-    #[error(transparent)]
-    Limit(#[from] LimitError),
-    /// The random number generator failed.
-    #[error(transparent)]
-    Random(#[from] RandomError),
-    /// The plaintext needs more frames than a message can have.
-    #[error(
-        "the plaintext is too long: a message has at most 4294967295 frames of {frame_len} bytes; use longer frames"
-    )]
-    TooLong {
-        /// The plaintext bytes of a frame.
-        frame_len: u32,
-    },
-    /// The output has more bytes than this platform can address.
-    #[error("the output has {len} bytes, more than this platform can address: seal the plaintext as a stream")]
-    TooLongForMemory {
-        /// Its length, in bytes.
-        len: u64,
-    },
-    /// The buffer given for the output is too short; nothing was consumed.
-    #[error("the output buffer has {len} bytes, but {needed} are needed")]
-    OutputTooShort {
-        /// Its length, in bytes.
-        len: usize,
-        /// The length needed, in bytes.
-        needed: usize,
-    },
-    /// The message is finished, so it takes no more plaintext; nothing was consumed.
-    #[error("the message is finished and takes no more plaintext: seal the rest as another message")]
-    Finished,
-    /// The message failed to be sealed before. It has no end, and no reader accepts it.
-    #[error("sealing this message has failed before: it has no end, and does not open; seal it again from the start")]
-    FailedBefore,
-}
 
 /// A message could not be opened.
 #[derive(Debug, Error)]
@@ -111,11 +62,8 @@ pub enum OpenError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// The key provider gave a data key that does not fit.
-    #[error("the key provider gave {what}")]
-    DataKey {
-        /// What does not fit.
-        what: String,
-    },
+    #[error("the key provider gave {0}")]
+    DataKey(#[from] DataKeyError),
     /// The header does not commit to this data key: the key is wrong or the header was changed.
     #[error("the key commitment does not match: this data key is not the one that the message was sealed with")]
     Commitment,
@@ -162,31 +110,67 @@ pub enum OpenError {
     Io(#[from] io::Error),
 }
 
-/// A message's data key could not be put under another key: see [`Envelope::rewrap`](crate::Envelope::rewrap).
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum RewrapError {
-    /// The message does not open, as far as its header goes.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The new key provider does not encrypt the data key.
-    #[error("the data key cannot be put under the new key")]
-    Encrypt(#[source] ProviderError),
-    /// The new key provider gave encrypted data keys that the format, or this envelope's limits, have no room for.
-    #[error("the new key's encrypted data keys cannot be used")]
-    Keys(#[source] SealError),
-}
+impl OpenError {
+    /// Returns what the error means to a service.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Format(error) => error.kind(),
+            Self::Context(error) => error.kind(),
+            Self::Provider(error) => error.error_kind(),
+            Self::DataKey(_) => ErrorKind::Unavailable,
+            Self::Limit(_) | Self::CommitmentPolicy { .. } | Self::SignedStream => ErrorKind::Refused,
+            Self::Commitment | Self::HeaderTag | Self::FrameTag { .. } | Self::Signature => ErrorKind::Tampered,
+            Self::NotSeekable { .. }
+            | Self::DetachedKeys { .. }
+            | Self::OutOfRange { .. }
+            | Self::FailedBefore
+            | Self::TooLongForMemory { .. }
+            | Self::OutputTooShort { .. } => ErrorKind::InvalidInput,
+            Self::Io(error) => Self::from_io(error).map_or(ErrorKind::Io, Self::kind),
+        }
+    }
 
-/// A message could not be sealed anew: see [`Envelope::reseal`](crate::Envelope::reseal).
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum ResealError {
-    /// The old message does not open.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The new one cannot be sealed.
-    #[error("the message opens, but cannot be sealed anew")]
-    Seal(#[from] SealError),
+    /// Returns whether the same call may succeed when it is made again later: for the key provider's reasons, or since
+    /// the source of the message failed with `WouldBlock`, `TimedOut` or `Interrupted`.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Provider(error) => error.is_retryable(),
+            Self::Io(error) => Self::from_io(error).map_or_else(|| may_pass(error), Self::is_retryable),
+            _ => false,
+        }
+    }
+
+    /// Returns how long the key service wants to be left alone before a retry, if it has said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Provider(error) => error.retry_after(),
+            Self::Io(error) => Self::from_io(error)?.retry_after(),
+            _ => None,
+        }
+    }
+
+    /// Returns the error of opening behind an error of a reader that opens, also where other code has wrapped that in
+    /// another [`io::Error`].
+    ///
+    /// ```
+    /// use std::io;
+    /// use kms_envelope::{EncryptionContext, Envelope, ErrorKind, OpenError, RawAes};
+    ///
+    /// # pollster::block_on(async {
+    /// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// let mut sealed = envelope.seal(b"attack at dawn", &context).await?;
+    /// sealed.pop();
+    ///
+    /// let mut reader = envelope.open_reader(&sealed[..], &context).await?;
+    /// let error = io::copy(&mut reader, &mut io::sink()).unwrap_err();
+    /// assert_eq!(OpenError::from_io(&error).map(OpenError::kind), Some(ErrorKind::Tampered));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn from_io(error: &io::Error) -> Option<&Self> {
+        inside(error)
+    }
 }
 
 impl From<HeaderError> for OpenError {
@@ -198,7 +182,7 @@ impl From<HeaderError> for OpenError {
     }
 }
 
-/// As `std::io`'s traits need it; [`io::Error::downcast`] gives the [`OpenError`] back.
+/// As `std::io`'s traits need it; [`OpenError::from_io`] gives the [`OpenError`] back.
 impl From<OpenError> for io::Error {
     fn from(error: OpenError) -> Self {
         match error {
@@ -206,16 +190,5 @@ impl From<OpenError> for io::Error {
             OpenError::Format(FormatError::Truncated(_)) => Self::new(io::ErrorKind::UnexpectedEof, error),
             error => Self::new(io::ErrorKind::InvalidData, error),
         }
-    }
-}
-
-/// As `std::io`'s traits need it; [`io::Error::downcast`] gives the [`SealError`] back.
-impl From<SealError> for io::Error {
-    fn from(error: SealError) -> Self {
-        let kind = match error {
-            SealError::Finished | SealError::FailedBefore => io::ErrorKind::BrokenPipe,
-            _ => io::ErrorKind::InvalidInput,
-        };
-        Self::new(kind, error)
     }
 }
