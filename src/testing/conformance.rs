@@ -25,7 +25,7 @@ use crate::{
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        KeyProvider,
+        KeyProvider, ProviderErrorKind,
     },
     suite::AlgorithmSuite,
 };
@@ -57,7 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// - Data keys have the length that the suite takes, two of them differ, and each encrypted form fits into a message.
 /// - Each encrypted form of a generated key and of a given key decrypts to that key, and the provider says that it may.
 /// - The encrypted data key is found in a list with damaged keys and keys of other providers before it, at the right
-///   index. A list without keys of the provider is a [`ProviderError::NoMatchingKey`].
+///   index. A list without keys of the provider is a [`ProviderErrorKind::NoMatchingKey`].
 /// - Nothing decrypts under another encryption context, unless [it need not](Self::without_context_binding).
 /// - An encrypted data key with any byte of its ciphertext changed, cut off or added is refused, with an error that is
 ///   not retryable. Fields of any length and content are refused without a panic.
@@ -224,7 +224,7 @@ impl<'a> Conformance<'a> {
         }
         for list in [Vec::new(), foreign()] {
             match self.decrypt(suite, &context, &list).await {
-                Err(error) if is_no_matching_key(&error) => {}
+                Err(error) if error.kind() == ProviderErrorKind::NoMatchingKey => {}
                 Err(error) => self.fail(format_args!(
                     "decrypt_data_key must fail with NoMatchingKey where no encrypted data key is the provider's own, \
                      not with: {error}"
@@ -482,10 +482,6 @@ fn damaged(encrypted: &EncryptedDataKey) -> [EncryptedDataKey; 4] {
         EncryptedDataKey::new(provider_id, provider_info.clone(), last_changed(ciphertext)),
         EncryptedDataKey::new(provider_id, provider_info.clone(), Vec::new()),
     ]
-}
-
-fn is_no_matching_key(error: &ProviderError) -> bool {
-    matches!(error, ProviderError::NoMatchingKey { .. })
 }
 
 /// Whether a text shows 8 bytes of a secret or more: in hexadecimal, as a list of numbers or as they are; or all of it in

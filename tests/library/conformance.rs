@@ -15,7 +15,7 @@ use kms_envelope::{
     message::EncryptedDataKey,
     provider::{
         ByContext, DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest,
-        GeneratedDataKey, MultiProvider, SecretKey,
+        GeneratedDataKey, MultiProvider, ProviderErrorKind, SecretKey,
     },
     testing::{Conformance, MemoryKey, MockKeyProvider, ScriptedProvider},
 };
@@ -190,7 +190,7 @@ impl Bad {
     }
 
     fn error(&self, source: impl Into<String>) -> ProviderError {
-        ProviderError::Other { operation: "Test", key_id: "bad".into(), source: source.into().into() }
+        ProviderError::new(ProviderErrorKind::Other, "Test", "bad").with_source(source.into())
     }
 
     fn context(&self, context: &EncryptionContext) -> EncryptionContext {
@@ -310,7 +310,7 @@ impl KeyProvider for Bad {
         let mut decrypted = self.key.decrypt_data_key(&request).await.map_err(|error| match self.fault {
             Fault::TakesForeignKeysForItsOwn => self.error("it is not mine"),
             Fault::CallsDamageRetryable if !keys.is_empty() && keys[0].provider_id == "tests" => {
-                ProviderError::Throttled { operation: "Decrypt", key_id: "bad".into(), source: "later".into() }
+                ProviderError::new(ProviderErrorKind::Throttled, "Decrypt", "bad")
             }
             Fault::ShowsDataKeysInErrors if keys.len() == 1 => self.error(format!("{:?}", self.last.lock().unwrap())),
             _ => error,

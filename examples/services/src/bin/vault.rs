@@ -19,10 +19,7 @@ use base64ct::{Base64, Encoding};
 use kms_envelope::{
     EncryptionContext, Envelope, KeyProvider, ProviderError,
     message::EncryptedDataKey,
-    provider::{
-        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        ProviderErrorKind as Kind, SecretKey,
-    },
+    provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, ProviderErrorKind as Kind, SecretKey},
 };
 use reqwest::{
     Client, StatusCode,
@@ -72,33 +69,15 @@ impl VaultTransit {
         Ok(Self { http, address, token, key })
     }
 
-    async fn encrypt(
-        &self,
-        key: &SecretKey,
-        context: &EncryptionContext,
-        deadline: Option<Instant>,
-    ) -> Result<EncryptedDataKey, ProviderError> {
-        let request = Encrypt {
-            plaintext: &Zeroizing::new(Base64::encode_string(key.expose())),
-            associated_data: self.associated_data("Encrypt", context)?,
-        };
-        let Encrypted { ciphertext } = self.post("Encrypt", &request, deadline).await?;
-        Ok(EncryptedDataKey::new(PROVIDER_ID, self.key.clone(), ciphertext))
-    }
-
     async fn decrypt(
         &self,
-        key: &EncryptedDataKey,
-        context: &EncryptionContext,
+        encrypted: &EncryptedDataKey,
+        associated_data: &str,
         deadline: Option<Instant>,
     ) -> Result<SecretKey, ProviderError> {
-        let ciphertext = str::from_utf8(&key.ciphertext);
-        let request = Decrypt {
-            ciphertext: ciphertext
-                .map_err(|error| self.error(Kind::InvalidCiphertext, "Decrypt").with_source(error))?,
-            associated_data: self.associated_data("Decrypt", context)?,
-        };
-        let Decrypted { plaintext } = self.post("Decrypt", &request, deadline).await?;
+        let ciphertext = str::from_utf8(&encrypted.ciphertext)
+            .map_err(|error| self.error(Kind::InvalidCiphertext, "Decrypt").with_source(error))?;
+        let Decrypted { plaintext } = self.post("Decrypt", &Decrypt { ciphertext, associated_data }, deadline).await?;
         let key = Base64::decode_vec(&plaintext).map_err(|_| self.unexpected("Decrypt", "the key is no base64"))?;
         // Takes the bytes over, and wipes them where they are no key.
         SecretKey::try_from(key).map_err(|error| self.unexpected("Decrypt", error.to_string()))
@@ -170,40 +149,32 @@ impl fmt::Display for VaultTransit {
     }
 }
 
+/// Data keys come from the default of `generate_data_key`, and not from transit's own `datakey`: that takes no associated
+/// data, so that nothing would bind the context.
 #[async_trait]
 impl KeyProvider for VaultTransit {
-    async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        // Not by transit's own `datakey`: it takes no associated data, so that nothing would bind the context.
-        let mut bytes = Zeroizing::new(vec![0; request.suite.data_key_len()]);
-        getrandom::fill(&mut bytes).map_err(|error| self.error(Kind::Random, "GenerateDataKey").with_source(error))?;
-        let plaintext = SecretKey::try_from(bytes)
-            .map_err(|error| self.error(Kind::Other, "GenerateDataKey").with_source(error))?;
-        let encrypted = vec![self.encrypt(&plaintext, request.context, request.deadline).await?];
-        Ok(GeneratedDataKey::new(plaintext, encrypted))
-    }
-
     async fn encrypt_data_key(
         &self,
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        Ok(vec![self.encrypt(request.data_key, request.context, request.deadline).await?])
+        let plaintext = &Zeroizing::new(Base64::encode_string(request.data_key.expose()));
+        let associated_data = &self.associated_data("Encrypt", request.context)?;
+        let body = Encrypt { plaintext, associated_data };
+        let Encrypted { ciphertext } = self.post("Encrypt", &body, request.deadline).await?;
+        Ok(vec![EncryptedDataKey::new(PROVIDER_ID, self.key.clone(), ciphertext)])
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
-        let mut attempts = Vec::new();
-        for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
-            if encrypted.provider_id == PROVIDER_ID && encrypted.provider_info == self.key {
-                match self.decrypt(encrypted, request.context, request.deadline).await {
-                    Ok(key) => return Ok(DecryptedDataKey::new(key, index, encrypted.to_string())),
-                    Err(error) => attempts.push(error),
-                }
-                // A message may name the key as often as its author likes: what is away is asked once.
-                if attempts.last().is_some_and(ProviderError::is_retryable) {
-                    break;
-                }
-            }
-        }
-        Err(request.none_decrypted(format!("{PROVIDER_ID}/{}", self.key), attempts))
+        let associated_data = &self.associated_data("Decrypt", request.context)?;
+        let decrypt = async |encrypted| {
+            let is_ours = self.may_decrypt(encrypted);
+            if is_ours { Some(self.decrypt(encrypted, associated_data, request.deadline).await) } else { None }
+        };
+        request.async_first_decrypted(self, decrypt).await
+    }
+
+    fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
+        encrypted.provider_id == PROVIDER_ID && encrypted.provider_info == self.key
     }
 }
 
@@ -216,13 +187,13 @@ const PROVIDER_ID: &str = "vault-transit";
 #[derive(Serialize)]
 struct Encrypt<'a> {
     plaintext: &'a str,
-    associated_data: String,
+    associated_data: &'a str,
 }
 
 #[derive(Serialize)]
 struct Decrypt<'a> {
     ciphertext: &'a str,
-    associated_data: String,
+    associated_data: &'a str,
 }
 
 #[derive(Deserialize)]
