@@ -7,105 +7,43 @@
 //!
 //! or name another Python, which has the same packages, in `KMS_ENVELOPE_PYTHON`.
 
-use std::{
-    env, fs,
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, process::Command};
 
 use aws_sdk_s3::{
     config::{BehaviorVersion, Credentials, Region},
     primitives::ByteStream,
 };
 use kms_envelope::RawAes;
+use test_support::peers::{Moto, REGION, aws_environment, path};
 
-const REGION: &str = "eu-central-1";
-
-/// S3 and KMS, as long as the value lives.
-struct Moto {
-    process: Child,
-    endpoint: String,
+async fn s3(moto: &Moto) -> aws_sdk_s3::Client {
+    let config = aws_config::defaults(BehaviorVersion::latest())
+        .region(Region::new(REGION))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .endpoint_url(moto.endpoint())
+        .load()
+        .await;
+    let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
+    aws_sdk_s3::Client::from_conf(config)
 }
 
-impl Moto {
-    fn start() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let python = env::var_os("KMS_ENVELOPE_PYTHON").map_or_else(|| root.join(".venv/bin/python"), PathBuf::from);
-        // The port is free when it is given back, and for long enough after.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new(python.with_file_name("moto_server"))
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("moto_server beside Python");
-        let this = Self { process, endpoint: format!("http://127.0.0.1:{port}") };
-        let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(60), "moto does not answer");
-            thread::sleep(Duration::from_millis(50));
-        }
-        this
-    }
-
-    async fn s3(&self) -> aws_sdk_s3::Client {
-        let config = aws_config::defaults(BehaviorVersion::latest())
-            .region(Region::new(REGION))
-            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-            .endpoint_url(&self.endpoint)
-            .load()
-            .await;
-        let config = aws_sdk_s3::config::Builder::from(&config).force_path_style(true).build();
-        aws_sdk_s3::Client::from_conf(config)
-    }
-
-    async fn create_kms_key(&self) -> String {
-        let config = aws_config::defaults(BehaviorVersion::latest())
-            .region(Region::new(REGION))
-            .credentials_provider(Credentials::new("test", "test", None, None, "test"))
-            .endpoint_url(&self.endpoint)
-            .load()
-            .await;
-        let created = aws_sdk_kms::Client::new(&config).create_key().send().await.unwrap();
-        created.key_metadata.unwrap().arn.unwrap()
-    }
-
-    /// Runs the program: what it prints, or its error output where it fails.
-    fn run(&self, key: &str, args: [&str; 3]) -> Result<String, String> {
-        let output = Command::new(env!("CARGO_BIN_EXE_s3"))
-            .args(args)
-            .env("KMS_ENVELOPE_KEY", key)
-            .env("AWS_ENDPOINT_URL", &self.endpoint)
-            .env("AWS_REGION", REGION)
-            .env("AWS_ACCESS_KEY_ID", "test")
-            .env("AWS_SECRET_ACCESS_KEY", "test")
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
-    }
-}
-
-impl Drop for Moto {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn path(folder: &Path, name: &str) -> String {
-    folder.join(name).to_str().unwrap().to_owned()
+/// Runs the program: what it prints, or its error output where it fails.
+fn run(moto: &Moto, key: &str, args: [&str; 3]) -> Result<String, String> {
+    let output = Command::new(env!("CARGO_BIN_EXE_s3"))
+        .args(args)
+        .env("KMS_ENVELOPE_KEY", key)
+        .envs(aws_environment(moto.endpoint()))
+        .output()
+        .unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
 #[tokio::test]
 #[ignore = "needs Python with moto: see CONTRIBUTING.md"]
 async fn files_go_up_sealed_and_come_back_only_whole_and_under_their_own_name() {
     let moto = Moto::start();
-    let s3 = moto.s3().await;
+    let s3 = s3(&moto).await;
     s3.create_bucket()
         .bucket("letters")
         .create_bucket_configuration(
@@ -117,19 +55,19 @@ async fn files_go_up_sealed_and_come_back_only_whole_and_under_their_own_name() 
     let folder = tempfile::tempdir().unwrap();
     let [plain, opened, key_file] = ["plain", "opened", "local.key"].map(|name| path(folder.path(), name));
     RawAes::generate("examples", "s3").unwrap().write_key_file(&key_file).unwrap();
-    let arn = moto.create_kms_key().await;
+    let arn = moto.create_key().await;
 
     for (key, name) in [(&key_file, "examples/s3"), (&arn, &*format!("aws-kms/{arn}"))] {
         for len in [0, 1, 65_536, 3_000_000] {
             let text = b"attack at dawn, ".repeat(len / 16 + 1)[..len].to_vec();
             fs::write(&plain, &text).unwrap();
-            let put = moto.run(key, ["put", &plain, "s3://letters/2026/plan"]).unwrap();
+            let put = run(&moto, key, ["put", &plain, "s3://letters/2026/plan"]).unwrap();
             let object = s3.get_object().bucket("letters").key("2026/plan").send().await.unwrap();
             let sealed = object.body.collect().await.unwrap().into_bytes();
             assert_eq!(put, format!("s3://letters/2026/plan: {len} bytes, sealed {}\n", sealed.len()));
             assert!(sealed.len() > len && !sealed.windows(6).any(|window| window == b"attack"));
 
-            let got = moto.run(key, ["get", "s3://letters/2026/plan", &opened]).unwrap();
+            let got = run(&moto, key, ["get", "s3://letters/2026/plan", &opened]).unwrap();
             assert_eq!(got, format!("{opened}: {len} bytes, key {name}\n"));
             assert!(fs::read(&opened).unwrap() == text);
             fs::remove_file(&opened).unwrap();
@@ -138,20 +76,20 @@ async fn files_go_up_sealed_and_come_back_only_whole_and_under_their_own_name() 
 
     let copy = s3.copy_object().copy_source("letters/2026/plan").bucket("letters").key("2026/other");
     copy.send().await.unwrap();
-    let error = moto.run(&arn, ["get", "s3://letters/2026/other", &opened]).unwrap_err();
+    let error = run(&moto, &arn, ["get", "s3://letters/2026/other", &opened]).unwrap_err();
     assert!(error.contains("the message's encryption context has another value for \"key\" than expected"), "{error}");
 
-    let error = moto.run(&key_file, ["get", "s3://letters/2026/plan", &opened]).unwrap_err();
+    let error = run(&moto, &key_file, ["get", "s3://letters/2026/plan", &opened]).unwrap_err();
     assert!(error.contains("none of the message's encrypted data keys is for examples/s3"), "{error}");
 
     let object = s3.get_object().bucket("letters").key("2026/plan").send().await.unwrap();
     let sealed = object.body.collect().await.unwrap().into_bytes();
     let cut = ByteStream::from(sealed.slice(..sealed.len() - 100));
     s3.put_object().bucket("letters").key("2026/plan").body(cut).send().await.unwrap();
-    let error = moto.run(&arn, ["get", "s3://letters/2026/plan", &opened]).unwrap_err();
+    let error = run(&moto, &arn, ["get", "s3://letters/2026/plan", &opened]).unwrap_err();
     assert!(error.contains("the message is truncated"), "{error}");
 
-    let error = moto.run(&arn, ["put", &plain, "s3://none/plan"]).unwrap_err();
+    let error = run(&moto, &arn, ["put", &plain, "s3://none/plan"]).unwrap_err();
     assert!(error.contains("NoSuchBucket"), "{error}");
     let left = fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(left, 2, "the plaintext and the key file");

@@ -12,6 +12,7 @@ use std::{
 
 use reqwest::{Client, Response, StatusCode};
 use tempfile::TempDir;
+use test_support::plaintext;
 
 /// The program, as long as the value lives.
 struct Service {
@@ -69,10 +70,6 @@ impl Drop for Service {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn plaintext(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i % 251) as u8).collect()
 }
 
 fn header<'a>(response: &'a Response, name: &str) -> &'a str {
