@@ -1,6 +1,6 @@
 //! What can go wrong, split by operation.
 //!
-//! Each error of an operation answers `kind()`, an [`ErrorKind`](crate::ErrorKind) that a service can map to a status,
+//! Each error of an operation answers `kind()`, an [`ErrorKind`] that a service can map to a status,
 //! `is_retryable()` and `retry_after()`.
 //!
 //! An error of decryption says which check failed, and never anything about the data. The sources are kept: walk

@@ -39,7 +39,7 @@ impl DetachedKeys {
     /// Reads what [`to_bytes`](Self::to_bytes) wrote, which is all of `bytes`.
     ///
     /// # Errors
-    /// [`FormatError::DetachedKeys`] and [`FormatError::EncryptedDataKeys`] where it is not that, [`LimitError`]
+    /// [`FormatError::DetachedKeys`] and [`FormatError::EncryptedDataKeys`] where it is not that, [`LimitError`](crate::error::LimitError)
     /// where it has more or longer keys than a header may have.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
         let refused = |what| Err(FormatError::DetachedKeys(what).into());

@@ -76,7 +76,7 @@ impl HeaderReader {
     /// of the body.
     ///
     /// # Errors
-    /// [`FormatError`] where the bytes cannot be the start of a message, [`LimitError`] where the header exceeds a
+    /// [`FormatError`] where the bytes cannot be the start of a message, [`LimitError`](crate::error::LimitError) where the header exceeds a
     /// limit. Every later call returns the same error.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, HeaderError> {
         let mut taken = 0;
@@ -122,7 +122,7 @@ impl Header {
     ///
     /// # Errors
     /// [`FormatError`] where the bytes are not the start of a message, or end before the header does, and
-    /// [`LimitError`] where the header has too many encrypted data keys or is too long.
+    /// [`LimitError`](crate::error::LimitError) where the header has too many encrypted data keys or is too long.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
         let mut parser = Parser::new();
         parser.advance(bytes, limits)?;
