@@ -103,8 +103,8 @@ mod rsa {
 #[test]
 fn elliptic_curve_keys_conform_in_each_scheme() {
     use kms_envelope::provider::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
+    use test_support::fixtures::pem;
 
-    let pem = |name: &str| std::fs::read_to_string(format!("tests/fixtures/pem/{name}.pem")).unwrap();
     for curve in ["p256", "p384", "p521"] {
         let private = || EcdhPrivateKey::from_pem(&pem(&format!("{curve}-private"))).unwrap();
         let public = || EcdhPublicKey::from_pem(&pem(&format!("{curve}-public"))).unwrap();
