@@ -27,6 +27,7 @@ pub(crate) use self::{
     seal::SealError,
 };
 pub use self::{
+    config::NameReason,
     context::ContextError,
     data_key::DataKeyError,
     format::{FormatError, HeaderError, LimitError},

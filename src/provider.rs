@@ -35,7 +35,7 @@ pub use request::{
 };
 
 pub use crate::crypto::{Randomness, SecretKey};
-use crate::error::{Cause, ConfigError};
+use crate::error::{Cause, ConfigError, NameReason};
 pub(crate) use deadline::{DEFAULT_KEY_TIMEOUT, deadline_after};
 use deadline::{deadline_or_default, share};
 pub(crate) use error::ProviderError;
@@ -46,15 +46,16 @@ pub(crate) use raw_aes::RawAes;
 
 /// Whether a key of this process may have these names, which a message stores.
 fn check_names(namespace: &str, name: &str, name_room: usize) -> Result<(), ConfigError> {
-    let refused = |field, why: String| Err(ConfigError::KeyName { field, why });
+    let refused = |field, reason| Err(ConfigError::KeyName { field, reason });
+    let namespace_room = usize::from(u16::MAX);
     if namespace.starts_with("aws-kms") {
-        return refused("namespace", "names that begin with \"aws-kms\" are for AWS KMS".into());
+        return refused("namespace", NameReason::Reserved);
     }
-    if namespace.len() > usize::from(u16::MAX) {
-        return refused("namespace", "the format has room for 65535 bytes".into());
+    if namespace.len() > namespace_room {
+        return refused("namespace", NameReason::TooLong { room: namespace_room });
     }
     if name.len() > name_room {
-        return refused("name", format!("the format has room for {name_room} bytes"));
+        return refused("name", NameReason::TooLong { room: name_room });
     }
     Ok(())
 }

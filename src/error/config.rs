@@ -47,12 +47,12 @@ pub enum ConfigError {
     #[error("a key of {0} bytes is not possible: AES takes 16, 24 or 32")]
     KeyLen(usize),
     /// A namespace or name that the format has no room for, or that it keeps for AWS KMS.
-    #[error("the key's {field} is not possible: {why}")]
+    #[error("the key's {field} is not possible: {reason}")]
     KeyName {
-        /// `namespace` or `name`.
+        /// `namespace`, `name` or `id`.
         field: &'static str,
         /// What is wrong with it.
-        why: String,
+        reason: NameReason,
     },
     /// A key in PEM that cannot be used.
     #[error("the {what} cannot be used: {why}")]
@@ -63,12 +63,12 @@ pub enum ConfigError {
         why: String,
     },
     /// A KMS key identifier that does not name one key for sure.
-    #[error("{key_id:?} is not the ARN of a KMS key: {why}")]
+    #[error("{key_id:?} is not the ARN of a KMS key: {reason}")]
     KmsKeyId {
         /// What was given.
         key_id: String,
         /// What is wrong with it, and what to do.
-        why: String,
+        reason: NameReason,
     },
     /// KMS keys or regions that do not go together.
     #[error("these KMS keys cannot be used so: {why}")]
@@ -92,6 +92,28 @@ pub enum ConfigError {
     /// The system's randomness failed.
     #[error(transparent)]
     Random(#[from] RandomError),
+}
+
+/// What is wrong with the name of a key.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NameReason {
+    /// The namespace is one of those that the format keeps for AWS KMS.
+    #[error("names that begin with \"aws-kms\" are for AWS KMS")]
+    Reserved,
+    /// The format has no room for it.
+    #[error("the format has room for {room} bytes")]
+    TooLong {
+        /// The bytes that there is room for.
+        room: usize,
+    },
+    /// It names a KMS key, but can name another one tomorrow: it is an alias or a bare key id. `AwsKms::resolve` takes
+    /// those.
+    #[error("an alias or a bare id can stand for another key tomorrow; use AwsKms::resolve")]
+    NotForever,
+    /// It is no identifier of a KMS key.
+    #[error("{0}")]
+    Malformed(String),
 }
 
 impl ConfigError {

@@ -28,7 +28,7 @@ use super::{
     KeyProvider, MultiProvider, ProviderErrorKind, deadline_or_default, share,
 };
 use crate::{
-    error::{ConfigError, ProviderError},
+    error::{ConfigError, NameReason, ProviderError},
     message::EncryptedDataKey,
 };
 pub use discovery::AwsKmsDiscovery;
@@ -96,7 +96,8 @@ impl AwsKms {
     /// [`ResolveError::Config`] where `key_id` is none of these, [`ResolveError::Provider`] where the look-up fails.
     pub async fn resolve(client: Client, key_id: impl Into<String>) -> Result<Self, ResolveError> {
         let key_id = key_id.into();
-        let parsed = KeyId::parse(&key_id).map_err(|why| ConfigError::KmsKeyId { key_id: key_id.clone(), why })?;
+        let parsed = KeyId::parse(&key_id)
+            .map_err(|why| ConfigError::KmsKeyId { key_id: key_id.clone(), reason: NameReason::Malformed(why) })?;
         match parsed {
             KeyId::Key(arn) => Ok(Self { regions: vec![(Requests::new(client), arn)] }),
             KeyId::Other => {
@@ -235,7 +236,7 @@ impl MultiProvider<AwsKms> {
 
 fn key_arn_of(text: impl Into<String>) -> Result<KeyArn, ConfigError> {
     let text = text.into();
-    KeyArn::parse(&text).map_err(|why| ConfigError::KmsKeyId { key_id: text, why })
+    KeyArn::parse(&text).map_err(|reason| ConfigError::KmsKeyId { key_id: text, reason })
 }
 
 /// The key that an encrypted data key of AWS KMS is for.

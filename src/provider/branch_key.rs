@@ -10,7 +10,7 @@ use super::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyP
 use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, SecretKey, kbkdf},
-    error::{ConfigError, ProviderError},
+    error::{ConfigError, NameReason, ProviderError},
     message::EncryptedDataKey,
     suite::{IV_LEN, TAG_LEN},
 };
@@ -41,8 +41,9 @@ impl StaticBranchKey {
         key: impl Into<SecretKey>,
     ) -> Result<Self, ConfigError> {
         let (id, key) = (id.into(), key.into());
-        if id.len() > usize::from(u16::MAX) {
-            return Err(ConfigError::KeyName { field: "id", why: "the format has room for 65535 bytes".into() });
+        let room = usize::from(u16::MAX);
+        if id.len() > room {
+            return Err(ConfigError::KeyName { field: "id", reason: NameReason::TooLong { room } });
         }
         if key.len() != 32 {
             return Err(ConfigError::KeyLen(key.len()));

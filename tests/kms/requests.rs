@@ -21,6 +21,7 @@ use aws_smithy_types::body::SdkBody;
 use kms_envelope::{
     AlgorithmSuite, AwsKms, ConfigError, EncryptionContext, Envelope, ErrorKind, KeyProvider, OpenError, ProviderError,
     RawAes, SealError,
+    error::NameReason,
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, ProviderErrorKind as Kind, ResolveError,
@@ -170,7 +171,8 @@ async fn a_key_arn_is_resolved_without_a_request() {
 async fn what_would_seal_but_not_open_again_is_an_error_at_construction() {
     for id in ["alias/invoices", "arn:aws:kms:eu-west-1:111122223333:alias/invoices", "1234abcd"] {
         let error = AwsKms::new(client(&[]), id).unwrap_err();
-        assert!(matches!(&error, ConfigError::KmsKeyId { key_id, .. } if key_id == id));
+        let ConfigError::KmsKeyId { key_id, reason: NameReason::NotForever } = &error else { panic!("{error:?}") };
+        assert_eq!(key_id, id);
         assert!(error.to_string().contains("AwsKms::resolve"), "{error}");
     }
     for id in ["", "arn:aws:kms:eu-west-1:1", "arn:aws:s3:::bucket/key", "key/1234"] {

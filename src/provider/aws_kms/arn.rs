@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::error::NameReason;
+
 /// The ARN of a key: it names the same key for ever.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct KeyArn {
@@ -24,10 +26,10 @@ const SHAPE: &str = "an ARN is arn:aws:kms:REGION:ACCOUNT:key/ID";
 
 impl KeyArn {
     /// The ARN of a key, and of nothing else.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        match KeyId::parse(text)? {
+    pub(super) fn parse(text: &str) -> Result<Self, NameReason> {
+        match KeyId::parse(text).map_err(NameReason::Malformed)? {
             KeyId::Key(arn) => Ok(arn),
-            KeyId::Other => Err("an alias or a bare id can stand for another key tomorrow; use AwsKms::resolve".into()),
+            KeyId::Other => Err(NameReason::NotForever),
         }
     }
 
@@ -117,7 +119,7 @@ mod tests {
         }
         for id in ["arn:aws:kms:eu-west-1:1:alias/a", "alias/a", "1234abcd-12ab-34cd-56ef-1234567890ab", "mrk-1"] {
             assert_eq!(KeyId::parse(id), Ok(KeyId::Other), "{id}");
-            assert!(KeyArn::parse(id).unwrap_err().contains("AwsKms::resolve"));
+            assert_eq!(KeyArn::parse(id).unwrap_err(), NameReason::NotForever);
         }
     }
 
