@@ -7,8 +7,15 @@ use std::fmt;
 
 /// The bytes of an IV.
 pub(crate) const IV_LEN: usize = 12;
+/// The same, as the format stores it.
+#[allow(clippy::cast_possible_truncation, reason = "it is 12")]
+pub(crate) const IV_LEN_FIELD: u8 = IV_LEN as u8;
 /// The bytes of an authentication tag.
 pub(crate) const TAG_LEN: usize = 16;
+/// The length of the tag in bits and of the IV in bytes, as a raw AES key's provider info has them
+/// (specification, `framework/raw-aes-keyring.md`, "Key Provider Information").
+#[allow(clippy::cast_possible_truncation, reason = "it is 128")]
+pub(crate) const RAW_AES_LENGTHS: [u8; 8] = [0, 0, 0, TAG_LEN as u8 * 8, 0, 0, 0, IV_LEN_FIELD];
 /// The bytes of a header's commitment to its data key.
 pub(crate) const COMMITMENT_LEN: usize = 32;
 

@@ -35,8 +35,7 @@ impl Envelope {
             None => header.encrypted_data_keys(),
             Some(keys) if keys.message_id() == header.message_id() => keys.encrypted_data_keys(),
             Some(keys) => {
-                let (keys, message) = (keys.message_id().to_string(), header.message_id().to_string());
-                return Err(OpenError::DetachedKeys { keys, message });
+                return Err(OpenError::DetachedKeys { keys: *keys.message_id(), message: *header.message_id() });
             }
         };
         let authenticate = |data_key: &DecryptedDataKey| {
@@ -81,8 +80,8 @@ impl Envelope {
             encrypted_data_key_index: index,
             key_id: data_key.key_id.clone(),
         };
-        let (threads, non_framed_len) = (settings.threads.clone(), settings.limits.non_framed_len);
-        let opener = Opener::new(OpenerParts { header, key, info, verifying_key, threads, non_framed_len });
+        let (threads, limits) = (settings.threads.clone(), settings.limits);
+        let opener = Opener::new(OpenerParts { header, key, info, verifying_key, threads, limits });
         Ok((opener, data_key))
     }
 }

@@ -13,6 +13,7 @@ use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 pub enum ConfigError {
     /// The commitment policy does not allow the suite.
     #[error("the algorithm suite {suite} is not for sealing under the commitment policy {policy}: {}", policy.advice())]
+    #[non_exhaustive]
     CommitmentPolicy {
         /// The suite.
         suite: AlgorithmSuite,
@@ -21,6 +22,7 @@ pub enum ConfigError {
     },
     /// A frame length of zero, or one that this envelope itself would refuse to open.
     #[error("a frame length of {len} bytes is not possible: give 1 to {max}, the limit for opening")]
+    #[non_exhaustive]
     FrameLen {
         /// The length given.
         len: u32,
@@ -29,6 +31,7 @@ pub enum ConfigError {
     },
     /// A length that the buffers of streams cannot have.
     #[error("stream buffers of {len} bytes are not possible: give {min} to {max}")]
+    #[non_exhaustive]
     StreamBufferLen {
         /// The length given.
         len: usize,
@@ -39,6 +42,7 @@ pub enum ConfigError {
     },
     /// A data-key cache that could not work.
     #[error("a data-key cache cannot be built so: {what}")]
+    #[non_exhaustive]
     Cache {
         /// What must be otherwise.
         what: &'static str,
@@ -48,6 +52,7 @@ pub enum ConfigError {
     KeyLen(usize),
     /// A namespace or name that the format has no room for, or that it keeps for AWS KMS.
     #[error("the key's {field} is not possible: {reason}")]
+    #[non_exhaustive]
     KeyName {
         /// `namespace`, `name` or `id`.
         field: &'static str,
@@ -56,6 +61,7 @@ pub enum ConfigError {
     },
     /// A key in PEM that cannot be used.
     #[error("the {what} cannot be used: {why}")]
+    #[non_exhaustive]
     Pem {
         /// `RSA private key`, for example.
         what: &'static str,
@@ -64,6 +70,7 @@ pub enum ConfigError {
     },
     /// A KMS key identifier that does not name one key for sure.
     #[error("{key_id:?} is not the ARN of a KMS key: {reason}")]
+    #[non_exhaustive]
     KmsKeyId {
         /// What was given.
         key_id: String,
@@ -72,6 +79,7 @@ pub enum ConfigError {
     },
     /// KMS keys or regions that do not go together.
     #[error("these KMS keys cannot be used so: {why}")]
+    #[non_exhaustive]
     KmsKeys {
         /// What is wrong with them, and what to do.
         why: String,
@@ -81,6 +89,7 @@ pub enum ConfigError {
     KeyFile(String),
     /// A key file that cannot be read or written.
     #[error("the key file {path:?} cannot be {action}: {source}", path = path.display())]
+    #[non_exhaustive]
     KeyFileIo {
         /// The file.
         path: std::path::PathBuf,

@@ -41,7 +41,8 @@ pub enum ContextError {
 }
 
 impl ContextError {
-    pub(super) fn kind(&self) -> ErrorKind {
+    /// Returns what the error means to a service.
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ValueDiffers { .. } | Self::PairMissing { .. } => ErrorKind::WrongContext,
             Self::TooLong { .. } | Self::ReservedName { .. } | Self::RequiredNameMissing { .. } => {

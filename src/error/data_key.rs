@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::FormatError;
+use super::{ErrorKind, FormatError};
 use crate::suite::AlgorithmSuite;
 
 /// What is wrong with a data key that a key provider gave, or with its encrypted forms.
@@ -45,4 +45,11 @@ pub enum DataKeyError {
     /// The key provider panicked.
     #[error("no data key: it panicked")]
     Panicked,
+}
+
+impl DataKeyError {
+    /// Returns what the error means to a service: [`ErrorKind::Unavailable`], since the key provider is at fault.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Unavailable
+    }
 }

@@ -144,7 +144,8 @@ pub enum HeaderError {
 }
 
 impl FormatError {
-    pub(super) fn kind(&self) -> ErrorKind {
+    /// Returns what the error means to a service.
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Base64 | Self::Version(_) | Self::Type(_) | Self::Suite { .. } | Self::DetachedKeys(_) => {
                 ErrorKind::NotAMessage
@@ -160,6 +161,23 @@ impl FormatError {
             | Self::TrailingBytes
             | Self::Length { .. } => ErrorKind::Tampered,
             Self::FooterLenNeeded => ErrorKind::InvalidInput,
+        }
+    }
+}
+
+impl LimitError {
+    /// Returns what the error means to a service: [`ErrorKind::Refused`].
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::Refused
+    }
+}
+
+impl HeaderError {
+    /// Returns what the error means to a service.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Format(error) => error.kind(),
+            Self::Limit(error) => error.kind(),
         }
     }
 }

@@ -105,11 +105,12 @@ mod tests {
     use super::*;
     use crate::{
         error::{
-            ConfigError, ContextError, DataKeyError, FormatError, LimitError, OpenError, RandomError, ResealError,
-            RewrapError, SealError,
+            ConfigError, ContextError, DataKeyError, FormatError, HeaderError, LimitError, OpenError, RandomError,
+            ResealError, RewrapError, SealError,
         },
+        message::MessageId,
         provider::{ProviderError, ProviderErrorKind},
-        suite::{AlgorithmSuite, CommitmentPolicy},
+        suite::{AlgorithmSuite, CommitmentPolicy, MessageVersion},
     };
 
     fn provider(kind: ProviderErrorKind) -> ProviderError {
@@ -175,6 +176,7 @@ mod tests {
 
     fn opens() -> Vec<(OpenError, ErrorKind)> {
         let (suite, policy) = (AlgorithmSuite::default(), CommitmentPolicy::default());
+        let id = MessageId::from_bytes(MessageVersion::V1, &[0; 16]);
         let inside = |error: OpenError| io::Error::other(io::Error::from(error));
         let mut all = vec![
             (provider(ProviderErrorKind::InvalidCiphertext).into(), ErrorKind::WrongContext),
@@ -184,7 +186,7 @@ mod tests {
             (OpenError::CommitmentPolicy { suite, policy }, ErrorKind::Refused),
             (OpenError::SignedStream, ErrorKind::Refused),
             (OpenError::NotSeekable { what: "is signed" }, ErrorKind::InvalidInput),
-            (OpenError::DetachedKeys { keys: "".into(), message: "".into() }, ErrorKind::InvalidInput),
+            (OpenError::DetachedKeys { keys: id, message: id }, ErrorKind::InvalidInput),
             (OpenError::Commitment, ErrorKind::Tampered),
             (OpenError::HeaderTag, ErrorKind::Tampered),
             (OpenError::FrameTag { sequence: 1 }, ErrorKind::Tampered),
@@ -210,6 +212,11 @@ mod tests {
         for (error, kind) in opens() {
             assert_eq!(error.kind(), kind, "{error:?}");
         }
+        for (error, kind) in formats() {
+            assert_eq!(HeaderError::from(error).kind(), kind);
+        }
+        assert_eq!((limit().kind(), HeaderError::from(limit()).kind()), (ErrorKind::Refused, ErrorKind::Refused));
+        assert_eq!(DataKeyError::NotEncrypted.kind(), ErrorKind::Unavailable);
         for (error, kind) in opens() {
             assert_eq!(RewrapError::from(error).kind(), kind);
         }

@@ -9,6 +9,7 @@ use super::{
     kind::{inside, may_pass},
 };
 use crate::{
+    message::MessageId,
     provider::ProviderError,
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
@@ -51,9 +52,9 @@ pub enum OpenError {
     )]
     DetachedKeys {
         /// The id of the message that the keys belong to.
-        keys: String,
+        keys: MessageId,
         /// The id of the message that was to be opened.
-        message: String,
+        message: MessageId,
     },
     /// Its encryption context is not what was expected.
     #[error(transparent)]

@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::suite::{IV_LEN, RAW_AES_LENGTHS};
+
 /// An encrypted data key, as a key provider made it and the message's header stores it.
 ///
 /// Specification: `framework/structures.md`, "Encrypted Data Key".
@@ -27,12 +29,10 @@ impl EncryptedDataKey {
     /// The provider info as text, for people to read: the ARN for AWS KMS, the name for a local key. Bytes that are
     /// not text are left away at the end and replaced by `�` elsewhere.
     pub fn key_name(&self) -> String {
-        // A raw AES key's info is its name and 20 bytes that begin with the tag's length in bits
-        // (specification, `framework/raw-aes-keyring.md`, "Key Provider Information").
-        const TAG_AND_IV_LEN: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
+        // A raw AES key's info is its name, these lengths and the IV.
         let info = &self.provider_info;
-        let name = match info.len().checked_sub(20) {
-            Some(name_len) if info[name_len..].starts_with(&TAG_AND_IV_LEN) => &info[..name_len],
+        let name = match info.len().checked_sub(RAW_AES_LENGTHS.len() + IV_LEN) {
+            Some(name_len) if info[name_len..].starts_with(&RAW_AES_LENGTHS) => &info[..name_len],
             _ => info,
         };
         String::from_utf8_lossy(name).into_owned()

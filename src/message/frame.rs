@@ -1,7 +1,7 @@
 //! Frames, and the single block of a body without frames: their heads, and what is authenticated with them.
 //! Specification: `data-format/message-body.md`.
 
-use super::Parsed;
+use super::{Limits, Parsed};
 use crate::{
     error::{FormatError, LimitError},
     suite::{IV_LEN, TAG_LEN},
@@ -120,20 +120,14 @@ impl FrameHead {
     }
 
     /// Reads the head of a body without frames, or says how many bytes must be there to go on.
-    pub(crate) fn parse_block(bytes: &[u8], limit: usize) -> Result<Parsed<Self>, LimitError> {
+    pub(crate) fn parse_block(bytes: &[u8], limits: &Limits) -> Result<Parsed<Self>, LimitError> {
         let Some(head) = bytes.first_chunk::<BLOCK_HEAD_LEN>() else {
             return Ok(Parsed::Incomplete { needed: BLOCK_HEAD_LEN });
         };
         let mut len = [0; 8];
         len.copy_from_slice(&head[IV_LEN..]);
-        let len = u64::from_be_bytes(len);
-        let addressable = isize::MAX.unsigned_abs() - BLOCK_OVERHEAD;
-        match usize::try_from(len) {
-            Ok(content_len) if content_len <= limit.min(addressable) => {
-                Ok(Parsed::Complete(Self { kind: FrameKind::Block, sequence: 1, content_len, iv: iv_at(head, 0) }))
-            }
-            _ => Err(LimitError::NonFramedLen { len, limit }),
-        }
+        let content_len = limits.check_non_framed_len(u64::from_be_bytes(len))?;
+        Ok(Parsed::Complete(Self { kind: FrameKind::Block, sequence: 1, content_len, iv: iv_at(head, 0) }))
     }
 }
 
@@ -186,6 +180,10 @@ impl AsRef<[u8]> for Aad {
 mod tests {
     use super::*;
 
+    fn limits(non_framed_len: usize) -> Limits {
+        Limits::default().with_non_framed_len(non_framed_len)
+    }
+
     #[test]
     fn a_head_is_read_back_as_written_and_asks_for_more_until_then() {
         for head in [FrameHead::new(7, false, 100), FrameHead::new(8, true, 99), FrameHead::new(1, true, 0)] {
@@ -206,9 +204,9 @@ mod tests {
         let head = FrameHead { kind: FrameKind::Block, ..FrameHead::new(1, true, 100) };
         let mut bytes = [0; BLOCK_HEAD_LEN];
         head.write(&mut bytes);
-        assert_eq!(FrameHead::parse_block(&bytes, 100), Ok(Parsed::Complete(head)));
-        assert_eq!(FrameHead::parse_block(&bytes, 99), Err(LimitError::NonFramedLen { len: 100, limit: 99 }));
-        assert_eq!(FrameHead::parse_block(&bytes[..19], 99), Ok(Parsed::Incomplete { needed: 20 }));
+        assert_eq!(FrameHead::parse_block(&bytes, &limits(100)), Ok(Parsed::Complete(head)));
+        assert_eq!(FrameHead::parse_block(&bytes, &limits(99)), Err(LimitError::NonFramedLen { len: 100, limit: 99 }));
+        assert_eq!(FrameHead::parse_block(&bytes[..19], &limits(99)), Ok(Parsed::Incomplete { needed: 20 }));
         assert_eq!(body_aad(&[], &head).as_ref(), b"AWSKMSEncryptionClient Single Block\0\0\0\x01\0\0\0\0\0\0\0\x64");
     }
 
@@ -219,7 +217,7 @@ mod tests {
             let head = FrameHead { kind: FrameKind::Block, ..FrameHead::new(1, true, len) };
             let mut bytes = [0; BLOCK_HEAD_LEN];
             head.write(&mut bytes);
-            FrameHead::parse_block(&bytes, usize::MAX)
+            FrameHead::parse_block(&bytes, &limits(usize::MAX))
         };
         assert!(
             matches!(parsed(longest), Ok(Parsed::Complete(head)) if head.sealed_len() == isize::MAX.unsigned_abs())

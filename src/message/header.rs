@@ -12,7 +12,7 @@ use super::{
 use crate::{
     context::EncryptionContext,
     error::{FormatError, SealError},
-    suite::{AlgorithmSuite, COMMITMENT_LEN, IV_LEN, MessageVersion, TAG_LEN},
+    suite::{AlgorithmSuite, COMMITMENT_LEN, IV_LEN, IV_LEN_FIELD, MessageVersion, TAG_LEN},
 };
 
 pub(super) const VERSION_1: u8 = 1;
@@ -186,7 +186,7 @@ impl HeaderFields<'_> {
         out.put_u8(FRAMED);
         if version == MessageVersion::V1 {
             out.put_u32(0);
-            out.put_u8(12);
+            out.put_u8(IV_LEN_FIELD);
         }
         out.put_u32(self.frame_len);
         out.put_slice(self.commitment.as_ref().map_or(&[], |commitment| &commitment[..]));

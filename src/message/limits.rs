@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use super::BLOCK_OVERHEAD;
 use crate::error::LimitError;
 
 /// Limits on what a message may ask for before anything in it is authenticated.
@@ -108,5 +109,14 @@ impl Limits {
     pub(crate) fn check_frame_len(&self, len: NonZeroU32) -> Result<(), LimitError> {
         let (len, limit) = (len.get(), self.max_frame_len());
         if len > limit { Err(LimitError::FrameLen { len, limit }) } else { Ok(()) }
+    }
+
+    /// Checks the plaintext length that a body without frames claims, and returns it. The whole body must fit into
+    /// memory.
+    pub(crate) fn check_non_framed_len(&self, len: u64) -> Result<usize, LimitError> {
+        let limit = self.non_framed_len;
+        let addressable = isize::MAX.unsigned_abs() - BLOCK_OVERHEAD;
+        let checked = usize::try_from(len).ok().filter(|len| *len <= limit.min(addressable));
+        checked.ok_or(LimitError::NonFramedLen { len, limit })
     }
 }

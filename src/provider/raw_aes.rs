@@ -15,11 +15,8 @@ use crate::{
     crypto::{AesGcm, Random, SecretKey},
     error::{ConfigError, ProviderError},
     message::EncryptedDataKey,
-    suite::{IV_LEN, TAG_LEN},
+    suite::{IV_LEN, RAW_AES_LENGTHS, TAG_LEN},
 };
-
-/// What precedes the IV in the provider info: the tag's length in bits, the IV's in bytes.
-const INFO_LENGTHS: [u8; 8] = [0, 0, 0, 128, 0, 0, 0, 12];
 
 /// An AES key of this process as key provider, instead of a key service.
 ///
@@ -56,7 +53,7 @@ impl RawAes {
         key: impl Into<SecretKey>,
     ) -> Result<Self, ConfigError> {
         let (namespace, name, key) = (namespace.into(), name.into(), key.into());
-        check_names(&namespace, &name, usize::from(u16::MAX) - INFO_LENGTHS.len() - IV_LEN)?;
+        check_names(&namespace, &name, usize::from(u16::MAX) - RAW_AES_LENGTHS.len() - IV_LEN)?;
         Ok(Self { namespace, name, key })
     }
 
@@ -90,14 +87,14 @@ impl RawAes {
         request.randomness.fill(&mut iv)?;
         let mut ciphertext = vec![0; request.data_key.len() + TAG_LEN];
         AesGcm::new(request.backend, &self.key).seal(&iv, &aad, request.data_key.expose(), &mut ciphertext);
-        let info = [self.name.as_bytes(), &INFO_LENGTHS, &iv].concat();
+        let info = [self.name.as_bytes(), &RAW_AES_LENGTHS, &iv].concat();
         Ok(EncryptedDataKey::new(&self.namespace, info, ciphertext))
     }
 
     /// The IV, if the encrypted data key was encrypted under a key of this name.
     fn iv_of<'a>(&self, encrypted: &'a EncryptedDataKey) -> Option<&'a [u8; IV_LEN]> {
         let lengths_and_iv = encrypted.provider_info.strip_prefix(self.name.as_bytes())?;
-        let iv = lengths_and_iv.strip_prefix(&INFO_LENGTHS)?;
+        let iv = lengths_and_iv.strip_prefix(&RAW_AES_LENGTHS)?;
         (encrypted.provider_id == self.namespace).then(|| iv.try_into().ok())?
     }
 

@@ -3,14 +3,14 @@
 use super::frame_cipher::{BodyCipher, FrameCipher};
 use crate::{
     error::OpenError,
-    message::{BLOCK_OVERHEAD, FINAL_FRAME_OVERHEAD, FrameHead, Parsed},
+    message::{BLOCK_OVERHEAD, FINAL_FRAME_OVERHEAD, FrameHead, Limits, Parsed},
 };
 
 pub(super) enum Body {
     /// Frames, up to the final one. The number of the one that is due, from 1.
     Frames { cipher: FrameCipher, due: u32 },
-    /// The whole body of a message without frames, of so many bytes of plaintext at most.
-    Block { cipher: BodyCipher, limit: usize },
+    /// The whole body of a message without frames.
+    Block { cipher: BodyCipher, limits: Limits },
 }
 
 impl Body {
@@ -18,7 +18,7 @@ impl Body {
     pub(super) fn head(&self, bytes: &[u8]) -> Result<Parsed<FrameHead>, OpenError> {
         Ok(match self {
             Self::Frames { cipher, due } => cipher.head(bytes, *due)?,
-            Self::Block { limit, .. } => FrameHead::parse_block(bytes, *limit)?,
+            Self::Block { limits, .. } => FrameHead::parse_block(bytes, limits)?,
         })
     }
 

@@ -16,8 +16,8 @@ use crate::{
     crypto::{AesGcm, Backend, Dialect, MessageKeys, SecretKey, VerifyingKey},
     error::{FormatError, OpenError},
     message::{
-        ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, FrameHead, Header, MessageId, Parsed,
-        parse_footer,
+        ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, FrameHead, Header, Limits, MessageId,
+        Parsed, parse_footer,
     },
     suite::AlgorithmSuite,
 };
@@ -141,19 +141,18 @@ pub(crate) struct OpenerParts<'a> {
     /// Of suites that sign.
     pub(crate) verifying_key: Option<VerifyingKey>,
     pub(crate) threads: Threads,
-    /// The most bytes of a body without frames.
-    pub(crate) non_framed_len: usize,
+    pub(crate) limits: Limits,
 }
 
 impl Opener {
     pub(crate) fn new(parts: OpenerParts<'_>) -> Self {
-        let OpenerParts { header, key, info, verifying_key, threads, non_framed_len } = parts;
+        let OpenerParts { header, key, info, verifying_key, threads, limits } = parts;
         let cipher = BodyCipher { key, message_id: *header.message_id() };
         let body = match header.content_type() {
             ContentType::Framed { frame_len } => {
                 Body::Frames { cipher: FrameCipher::new(cipher, frame_len, threads), due: 1 }
             }
-            ContentType::NonFramed => Body::Block { cipher, limit: non_framed_len },
+            ContentType::NonFramed => Body::Block { cipher, limits },
         };
         let gate = header.suite().signature().zip(verifying_key).map(|(algorithm, key)| {
             let mut gate = SignatureGate::new(key, algorithm);
