@@ -32,7 +32,6 @@ pub use self::{
     data_key::DataKeyError,
     format::{FormatError, HeaderError, LimitError},
 };
-pub(crate) use crate::provider::ProviderError;
 
 /// The cause of an error, of whatever type. Shared: all who waited for a request that failed are told the same.
 ///

@@ -7,9 +7,11 @@ use base64ct::{Base64, Encoding};
 use crate::{
     context::{EncryptionContext, PUBLIC_KEY_NAME},
     crypto::{Backend, Random, Randomness, SigningKey, VerifyingKey},
-    error::{ContextError, DataKeyError, FormatError, OpenError, ProviderError, SealError},
+    error::{ContextError, DataKeyError, FormatError, OpenError, SealError},
     message::Header,
-    provider::{DecryptDataKeyRequest, DecryptedDataKey, GenerateDataKeyRequest, GeneratedDataKey, KeyProvider},
+    provider::{
+        DecryptDataKeyRequest, DecryptedDataKey, GenerateDataKeyRequest, GeneratedDataKey, KeyProvider, ProviderError,
+    },
     suite::AlgorithmSuite,
 };
 

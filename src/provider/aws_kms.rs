@@ -25,10 +25,10 @@ use self::{
 };
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, MultiProvider, ProviderErrorKind, deadline_or_default, share,
+    KeyProvider, MultiProvider, ProviderError, ProviderErrorKind, deadline_or_default, share,
 };
 use crate::{
-    error::{ConfigError, NameReason, ProviderError},
+    error::{ConfigError, NameReason},
     message::EncryptedDataKey,
 };
 pub use discovery::AwsKmsDiscovery;

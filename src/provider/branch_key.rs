@@ -6,11 +6,14 @@ use std::fmt;
 use async_trait::async_trait;
 use zeroize::Zeroizing;
 
-use super::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext};
+use super::{
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, failed,
+    invalid_ciphertext,
+};
 use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, SecretKey, kbkdf},
-    error::{ConfigError, NameReason, ProviderError},
+    error::{ConfigError, NameReason},
     message::EncryptedDataKey,
     suite::{IV_LEN, TAG_LEN},
 };

@@ -18,9 +18,9 @@ use lru::LruCache;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, failed, unsupported,
+    KeyProvider, ProviderError, failed, unsupported,
 };
-use crate::{context::EncryptionContext, error::ProviderError, message::EncryptedDataKey};
+use crate::{context::EncryptionContext, message::EncryptedDataKey};
 
 /// What the choice of a key is called in errors.
 const OPERATION: &str = "ChooseKey";

@@ -5,9 +5,10 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey, SecretKey,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
+    ProviderError, SecretKey,
 };
-use crate::{error::ProviderError, message::EncryptedDataKey};
+use crate::message::EncryptedDataKey;
 
 /// Makes data keys and decrypts them again: AWS KMS, a local key, a mock in a test, or your own.
 ///

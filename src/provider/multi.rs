@@ -7,9 +7,9 @@ use futures_util::future::join_all;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, ProviderErrorKind, deadline_or_default, share,
+    KeyProvider, ProviderError, ProviderErrorKind, deadline_or_default, share,
 };
-use crate::{error::ProviderError, message::EncryptedDataKey};
+use crate::message::EncryptedDataKey;
 
 /// Several key providers: each can open what was sealed under all of them.
 ///

@@ -8,12 +8,12 @@ use std::fmt;
 use async_trait::async_trait;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, check_names, failed,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, check_names, failed,
     invalid_ciphertext,
 };
 use crate::{
     crypto::{AesGcm, Random, SecretKey},
-    error::{ConfigError, ProviderError},
+    error::ConfigError,
     message::EncryptedDataKey,
     suite::{IV_LEN, RAW_AES_LENGTHS, TAG_LEN},
 };

@@ -11,12 +11,12 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext,
-    unsupported,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, failed,
+    invalid_ciphertext, unsupported,
 };
 use crate::{
     crypto::{AesGcm, Backend, Randomness, Rng, SecretKey, kbkdf},
-    error::{ConfigError, ProviderError, RandomError},
+    error::{ConfigError, RandomError},
     message::EncryptedDataKey,
     suite::TAG_LEN,
 };

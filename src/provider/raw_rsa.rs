@@ -14,14 +14,10 @@ use aws_lc_rs::{
 use zeroize::Zeroizing;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderErrorKind, check_names,
-    failed, unsupported,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, ProviderErrorKind,
+    check_names, failed, unsupported,
 };
-use crate::{
-    crypto::SecretKey,
-    error::{ConfigError, ProviderError},
-    message::EncryptedDataKey,
-};
+use crate::{crypto::SecretKey, error::ConfigError, message::EncryptedDataKey};
 
 /// How a data key is padded under RSA. Writer and reader must have the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

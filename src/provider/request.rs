@@ -6,8 +6,8 @@ use super::ProviderErrorKind;
 use crate::{
     context::EncryptionContext,
     crypto::{Backend, Randomness, SecretKey},
-    error::ProviderError,
     message::{EncryptedDataKey, Limits},
+    provider::ProviderError,
     suite::AlgorithmSuite,
 };
 

@@ -21,11 +21,10 @@ use zeroize::Zeroizing;
 use crate::{
     context::EncryptionContext,
     crypto::SecretKey,
-    error::ProviderError,
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        KeyProvider, ProviderErrorKind,
+        KeyProvider, ProviderError, ProviderErrorKind,
     },
     suite::AlgorithmSuite,
 };

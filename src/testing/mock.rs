@@ -5,11 +5,11 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::{
-    error::{ConfigError, ProviderError},
+    error::ConfigError,
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        KeyProvider, RawAes,
+        KeyProvider, ProviderError, RawAes,
     },
 };
 

@@ -13,11 +13,10 @@ use async_trait::async_trait;
 use crate::{
     clock::Clock,
     crypto::SecretKey,
-    error::ProviderError,
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        KeyProvider, ProviderErrorKind,
+        KeyProvider, ProviderError, ProviderErrorKind,
     },
 };
 

@@ -7,11 +7,11 @@ use aws_sdk_kms::Client;
 
 use super::{Requests, arn::KeyArn, first_decrypted, key_of};
 use crate::{
-    error::{ConfigError, ProviderError},
+    error::ConfigError,
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-        KeyProvider, unsupported,
+        KeyProvider, ProviderError, unsupported,
     },
 };
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::error::{ConfigError, ErrorKind, ProviderError};
+use crate::{
+    error::{ConfigError, ErrorKind},
+    provider::ProviderError,
+};
 
 /// The key that an identifier stands for cannot be told: see [`AwsKms::resolve`](crate::AwsKms::resolve).
 #[derive(Debug, Error)]

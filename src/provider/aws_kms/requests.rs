@@ -19,10 +19,10 @@ use super::KeyArn;
 use crate::{
     context::EncryptionContext,
     crypto::SecretKey,
-    error::{Cause, ProviderError},
+    error::Cause,
     events::{debug, warn},
     message::EncryptedDataKey,
-    provider::{DEFAULT_KEY_TIMEOUT, ProviderErrorKind as Kind},
+    provider::{DEFAULT_KEY_TIMEOUT, ProviderError, ProviderErrorKind as Kind},
 };
 
 const GENERATE_DATA_KEY: &str = "GenerateDataKey";

@@ -17,10 +17,11 @@ use super::{Candidate, KeyArn, Learnt, Requests, Tries, Try, key_arn_of, request
 use crate::{
     context::EncryptionContext,
     crypto::SecretKey,
-    error::{ConfigError, ProviderError},
+    error::ConfigError,
     message::EncryptedDataKey,
     provider::{
-        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, failed, invalid_ciphertext,
+        DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, failed,
+        invalid_ciphertext,
         raw_rsa::{RsaPadding, public_key_of_pem},
         unsupported,
     },

@@ -17,9 +17,8 @@ use aws_sdk_kms::{operation::decrypt::DecryptError, types::EncryptionAlgorithmSp
 use super::{KeyArn, Requests};
 use crate::{
     context::EncryptionContext,
-    error::ProviderError,
     message::EncryptedDataKey,
-    provider::{DecryptDataKeyRequest, ProviderErrorKind as Kind, deadline_or_default, share},
+    provider::{DecryptDataKeyRequest, ProviderError, ProviderErrorKind as Kind, deadline_or_default, share},
 };
 
 /// What has been learnt of a message's encrypted data keys.
