@@ -66,6 +66,7 @@ fn failed(operation: &'static str, provider: &impl fmt::Display, source: impl In
 }
 
 /// The error of a provider that cannot do this at all.
+#[cfg(any(feature = "aws-kms", feature = "ecdh", feature = "rsa"))]
 fn unsupported(operation: &'static str, provider: &impl fmt::Display, why: &'static str) -> ProviderError {
     ProviderError::new(ProviderErrorKind::Unsupported, operation, provider.to_string()).with_detail(why)
 }

@@ -18,7 +18,7 @@ use lru::LruCache;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, ProviderError, failed, unsupported,
+    KeyProvider, ProviderError, ProviderErrorKind, failed,
 };
 use crate::{context::EncryptionContext, message::EncryptedDataKey};
 
@@ -143,12 +143,13 @@ impl<const N: usize> ByContext<N> {
     }
 
     fn values(&self, context: &EncryptionContext) -> Result<[String; N], ProviderError> {
-        let values = self.names.each_ref().map(|name| context.get(name));
-        if values.contains(&None) {
-            let why = "the encryption context lacks a pair that chooses the key";
-            return Err(unsupported(OPERATION, self, why));
+        if let Some(name) = self.names.iter().find(|name| context.get(name).is_none()) {
+            let why = format!("the encryption context has no {name:?}, by which the key is chosen");
+            return Err(
+                ProviderError::new(ProviderErrorKind::Unsupported, OPERATION, self.to_string()).with_detail(why)
+            );
         }
-        Ok(values.map(|value| value.unwrap_or_default().to_owned()))
+        Ok(self.names.each_ref().map(|name| context.get(name).unwrap_or_default().to_owned()))
     }
 
     /// Returns the provider that is kept, or else the call to wait for.

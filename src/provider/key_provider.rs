@@ -17,16 +17,91 @@ use crate::message::EncryptedDataKey;
 /// `MemoryKey` and `ScriptedProvider` (feature `mock`) are for unit tests.
 ///
 /// # Implementing
-/// Annotate the implementation with [`async_trait`](https://docs.rs/async-trait). A provider should bind each
-/// encrypted data key to the encryption context, so that decrypting fails with any other; with one that does not, such
-/// as `RawRsa`, only the message's header authenticates the context. A provider must only name an encrypted data key as
-/// decrypted that it has decrypted.
+/// A provider that encrypts data keys needs two methods. Annotate the implementation with
+/// [`async_trait`](https://docs.rs/async-trait).
 ///
-/// All requests for one message share a deadline, which each of them carries. A provider that calls a service should
-/// start no call after it, and stop one that is running; the envelope does not stop a provider.
+/// ```no_run
+/// use std::fmt;
+/// use async_trait::async_trait;
+/// use kms_envelope::{
+///     Envelope, KeyProvider, ProviderError, message::EncryptedDataKey,
+///     provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, ProviderErrorKind, SecretKey},
+/// };
+/// # /// A client of a key service.
+/// # #[derive(Debug)]
+/// # struct Client;
+/// # impl Client {
+/// #     async fn wrap(&self, _key: &str, _data: &[u8], _context: &[u8]) -> std::io::Result<Vec<u8>> { todo!() }
+/// #     async fn unwrap(&self, _key: &str, _data: &[u8], _context: &[u8]) -> std::io::Result<Vec<u8>> { todo!() }
+/// # }
 ///
-/// A provider that passes a request on with changes should change a copy of it (`let mut changed = *request;`). A new one
-/// has no deadline, and none of what other providers have learnt about the message.
+/// /// A key in a hardware security module.
+/// #[derive(Debug)]
+/// struct Hsm {
+///     client: Client,
+///     key: String,
+/// }
+///
+/// impl Hsm {
+///     async fn decrypt(&self, encrypted: &EncryptedDataKey, context: &[u8]) -> Result<SecretKey, ProviderError> {
+///         let unwrapped = self.client.unwrap(&self.key, &encrypted.ciphertext, context).await;
+///         let failed = |kind| ProviderError::new(kind, "Decrypt", &self.key);
+///         let key = unwrapped.map_err(|error| failed(ProviderErrorKind::Unavailable).with_source(error))?;
+///         SecretKey::try_from(key).map_err(|error| failed(ProviderErrorKind::UnexpectedResponse).with_source(error))
+///     }
+/// }
+///
+/// #[async_trait]
+/// impl KeyProvider for Hsm {
+///     async fn encrypt_data_key(
+///         &self,
+///         request: &EncryptDataKeyRequest<'_>,
+///     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
+///         let failed = |kind| ProviderError::new(kind, "Encrypt", &self.key);
+///         let context = request.context.serialize();
+///         let context = context.map_err(|error| failed(ProviderErrorKind::Other).with_source(error))?;
+///         let wrapped = self.client.wrap(&self.key, request.data_key.expose(), &context).await;
+///         let wrapped = wrapped.map_err(|error| failed(ProviderErrorKind::Unavailable).with_source(error))?;
+///         Ok(vec![EncryptedDataKey::new("hsm", self.key.clone(), wrapped)])
+///     }
+///
+///     async fn decrypt_data_key(
+///         &self,
+///         request: &DecryptDataKeyRequest<'_>,
+///     ) -> Result<DecryptedDataKey, ProviderError> {
+///         let failed = |kind| ProviderError::new(kind, "Decrypt", &self.key);
+///         let context = request.context.serialize();
+///         let context = &context.map_err(|error| failed(ProviderErrorKind::Other).with_source(error))?;
+///         let decrypt = async |encrypted: &EncryptedDataKey| {
+///             let is_ours = encrypted.provider_id == "hsm" && encrypted.provider_info == self.key;
+///             if is_ours { Some(self.decrypt(encrypted, context).await) } else { None }
+///         };
+///         request.async_first_decrypted(self, decrypt).await
+///     }
+/// }
+///
+/// /// What errors and opened messages call the key.
+/// impl fmt::Display for Hsm {
+///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+///         write!(f, "hsm/{}", self.key)
+///     }
+/// }
+///
+/// let envelope = Envelope::new(Hsm { client: Client, key: "invoices".into() });
+/// ```
+///
+/// - Bind each encrypted data key to the encryption context, so that decrypting fails with any other. With a provider that
+///   cannot, such as `RawRsa`, only the message's header authenticates the context.
+/// - Return a data key only for the encrypted data key that was decrypted to it.
+/// - Respect the deadline that all requests for one message share and carry: start no call to a service after it, and stop
+///   one that is running. The envelope does not stop a provider.
+/// - Take randomness from the request, so that an envelope with a generator of its own is repeatable.
+/// - Test it with `testing::Conformance` (feature `mock`), which checks these and more.
+///
+/// # Wrapping another provider
+/// Forward every method, and pass a request on as it is or as a changed copy (`let mut changed = *request;`). A new one has
+/// no deadline, the default backend and randomness, and none of what other providers have learnt about the message.
+/// `#[deny(clippy::missing_trait_methods)]` finds a method that is not forwarded.
 ///
 /// ```
 /// use std::fmt;

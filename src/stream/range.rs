@@ -167,7 +167,34 @@ fn len(range: &Range<u64>) -> Result<usize, OpenError> {
     buffer_len(len).ok_or(OpenError::TooLongForMemory { len })
 }
 
+/// Returns memory for a range of the plaintext. A caller may ask for more than there is, which must not end the process.
+fn buffer(range: &Range<u64>) -> Result<Vec<u8>, OpenError> {
+    const ALWAYS_THERE: usize = 16 << 20;
+    let len = len(range)?;
+    let mut probe = Vec::<u8>::new();
+    if len > ALWAYS_THERE && probe.try_reserve_exact(len).is_err() {
+        return Err(OpenError::TooLongForMemory { len: len as u64 });
+    }
+    // Or the compiler takes it for unused, and successful.
+    drop(std::hint::black_box(probe));
+    Ok(vec![0; len])
+}
+
 /// A range's place in a buffer that begins at `start`.
 fn within(range: &Range<u64>, start: u64) -> Result<Range<usize>, OpenError> {
     Ok(len(&(start..range.start))?..len(&(start..range.end))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_not_there_is_an_error_and_does_not_end_the_process() {
+        assert_eq!(buffer(&(5..9)).unwrap(), [0; 4]);
+        for len in [1 << 50, 1 << 60, u64::MAX] {
+            let refused = buffer(&(0..len)).unwrap_err();
+            assert!(matches!(refused, OpenError::TooLongForMemory { len: asked } if asked == len), "{refused}");
+        }
+    }
 }

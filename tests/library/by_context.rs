@@ -88,7 +88,9 @@ fn a_message_of_another_tenant_than_expected_is_refused_before_a_key_is_chosen()
 fn a_context_without_the_name_is_refused_before_a_key_is_chosen() {
     let (keys, calls) = by_tenant(0);
     let error = block_on(Envelope::new(keys).seal(b"data", &EncryptionContext::from([("user", "alice")]))).unwrap_err();
-    assert!(error.to_string().contains("by-context/tenant is not possible"), "{error}");
+    let expected =
+        "by-context/tenant is not possible: the encryption context has no \"tenant\", by which the key is chosen";
+    assert!(error.to_string().ends_with(expected), "{error}");
     assert_eq!(calls.load(Ordering::SeqCst), 0);
 }
 

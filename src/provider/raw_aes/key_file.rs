@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use base64ct::{Base64, Encoding};
@@ -16,7 +16,10 @@ use serde_json::{error::Category, value::RawValue};
 use zeroize::Zeroizing;
 
 use super::RawAes;
-use crate::{crypto::SecretKey, error::ConfigError};
+use crate::{
+    crypto::{Random, SecretKey},
+    error::ConfigError,
+};
 
 /// The longest file that is read. One with the longest names and all their characters escaped takes less.
 const MAX_LEN: usize = 1 << 20;
@@ -109,20 +112,25 @@ impl RawAes {
     }
 
     fn write_new(&self, path: &Path) -> io::Result<()> {
-        let json = self.to_json()?;
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(path)?;
-        let written = file.write_all(&json).and_then(|()| file.sync_all());
-        if written.is_err() {
-            // The first error is the one to report.
-            let _ = fs::remove_file(path);
-        } else {
-            sync_parent(path);
+        if fs::symlink_metadata(path).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
-        written
+        let json = self.to_json()?;
+        // A whole file gets the name, by a link, which never replaces another file. A process that dies before that
+        // leaves nothing under the name.
+        let temporary = temporary_beside(path)?;
+        write_whole(&temporary, &json)?;
+        let linked = fs::hard_link(&temporary, path);
+        let _ = fs::remove_file(&temporary);
+        match linked {
+            // A file system without links.
+            Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
+                write_whole(path, &json)?;
+            }
+            linked => linked?,
+        }
+        sync_parent(path);
+        Ok(())
     }
 
     fn to_json(&self) -> io::Result<Zeroizing<Vec<u8>>> {
@@ -137,6 +145,28 @@ impl RawAes {
         json.push(b'\n');
         Ok(json)
     }
+}
+
+/// Returns a new name in the folder of `path`.
+fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
+    let mut random = [0; 8];
+    Random::System.fill(&mut random).map_err(io::Error::other)?;
+    Ok(path.with_file_name(format!(".kms-envelope-{:016x}.tmp", u64::from_be_bytes(random))))
+}
+
+/// Makes a file that only its owner can read, and that is on the disk when this returns.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(path);
+    }
+    written
 }
 
 fn io_error(path: &Path, action: &'static str, source: io::Error) -> ConfigError {
@@ -235,6 +265,19 @@ mod tests {
         let json = key.to_json().unwrap();
         assert!(json.capacity() >= 6 * (65_535 + 65_515) && json.capacity() < 6 * (65_535 + 65_515) + 200);
         assert_eq!(RawAes::from_json(&*json).unwrap().name(), key.name());
+    }
+
+    #[test]
+    fn a_new_key_file_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+        let key = RawAes::generate("namespace", "name").unwrap();
+        key.write_key_file(folder.path().join("key")).unwrap();
+        assert_eq!(names(), ["key"]);
+        key.write_key_file(folder.path().join("key")).unwrap_err();
+        key.write_key_file(folder.path().join("n".repeat(300))).unwrap_err();
+        key.write_key_file(folder.path().join("missing/key")).unwrap_err();
+        assert_eq!(names(), ["key"]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::{
-    AsyncReadAt, RangeOpener, len,
+    AsyncReadAt, RangeOpener, buffer,
     plan::{Fetch, Target, targets},
     read_at::read_range_async,
     reader::{HEADER_GUESS, feed},
@@ -146,7 +146,7 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     /// and otherwise an [`OpenError`] that says why a frame does not open.
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
         self.inner.opener.frames(&range)?;
-        let mut out = vec![0; len(&range)?];
+        let mut out = buffer(&range)?;
         self.read_targets(vec![Target { range, out: &mut out }]).await?;
         Ok(out)
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{RangeOpener, len};
+use super::{RangeOpener, buffer};
 use crate::{error::OpenError, message::FRAME_OVERHEAD};
 
 /// A range of the plaintext, and memory of its length.
@@ -42,7 +42,7 @@ impl RangeOpener {
     /// A buffer for each of these ranges, if the plaintext has them all.
     pub(super) fn buffers(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, OpenError> {
         ranges.iter().try_for_each(|range| self.frames(range).map(drop))?;
-        ranges.iter().map(|range| Ok(vec![0; len(range)?])).collect()
+        ranges.iter().map(buffer).collect()
     }
 
     /// The requests that give these ranges: in order, each frame in one of them at most. Each has at most `piece_len`

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{
-    RangeOpener, ReadAt, len,
+    RangeOpener, ReadAt, buffer,
     plan::{Target, targets},
     read_at::read_range,
 };
@@ -89,7 +89,7 @@ impl<S: ReadAt> RangeReader<S> {
     /// and otherwise an [`OpenError`] that says why a frame does not open.
     pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
         self.opener.frames(&range)?;
-        let mut out = vec![0; len(&range)?];
+        let mut out = buffer(&range)?;
         self.read_into(range.start, &mut out)?;
         Ok(out)
     }
