@@ -172,8 +172,8 @@ impl<'a> DecryptDataKeyRequest<'a> {
 
     /// Returns the first of the encrypted data keys that `decrypt` decrypts, as [`KeyProvider::decrypt_data_key`] must.
     /// `decrypt` returns None for those that are not the provider's own. It is called for one after the other until it
-    /// returns a key. `provider` is the name of the provider: its [`Display`](fmt::Display) becomes
-    /// [`DecryptedDataKey::key_id`].
+    /// returns a key of the length that the suite takes. `provider` is the name of the provider: its
+    /// [`Display`](fmt::Display) becomes [`DecryptedDataKey::key_id`].
     ///
     /// For providers that call a service, there is [`async_first_decrypted`](Self::async_first_decrypted).
     ///
@@ -188,7 +188,7 @@ impl<'a> DecryptDataKeyRequest<'a> {
     ) -> Result<DecryptedDataKey, ProviderError> {
         let mut attempts = Vec::new();
         for (index, encrypted) in self.encrypted_data_keys.iter().enumerate() {
-            match decrypt(encrypted) {
+            match decrypt(encrypted).map(|key| self.of_suite(provider, key?)) {
                 None => {}
                 Some(Ok(key)) => return Ok(DecryptedDataKey::new(key, index, provider.to_string())),
                 Some(Err(error)) => attempts.push(error),
@@ -215,7 +215,7 @@ impl<'a> DecryptDataKeyRequest<'a> {
     {
         let mut attempts = Vec::new();
         for (index, encrypted) in self.encrypted_data_keys.iter().enumerate() {
-            match decrypt(encrypted).await {
+            match decrypt(encrypted).await.map(|key| self.of_suite(provider, key?)) {
                 None => {}
                 Some(Ok(key)) => return Ok(DecryptedDataKey::new(key, index, provider.to_string())),
                 Some(Err(error)) => {
@@ -228,6 +228,16 @@ impl<'a> DecryptDataKeyRequest<'a> {
             }
         }
         Err(self.none_decrypted(provider, attempts))
+    }
+
+    /// Returns the key if it has the length that the suite takes.
+    fn of_suite(&self, provider: &(impl fmt::Display + ?Sized), key: SecretKey) -> Result<SecretKey, ProviderError> {
+        let (len, needed) = (key.len(), self.suite.data_key_len());
+        if len == needed {
+            return Ok(key);
+        }
+        let what = format!("a data key of {len} bytes, but suite {} takes {needed}", self.suite);
+        Err(ProviderError::new(ProviderErrorKind::InvalidCiphertext, "Decrypt", provider.to_string()).with_detail(what))
     }
 
     /// The error of `provider`, which has tried those of the encrypted data keys that are its own, and failed with

@@ -26,7 +26,7 @@ use axum::{
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
     AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, OpenError, ProviderError, SealError,
-    provider::ProviderErrorKind as Kind,
+    provider::ProviderErrorKind as Kind, testing::Conformance,
 };
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -151,6 +151,13 @@ async fn the_program_seals_and_opens_a_text_with_one_request_each() {
     assert!(stderr.contains("Encrypt with key invoices: access denied"), "{stderr}");
     assert!(stderr.contains("Vault answered 403 Forbidden: permission denied"), "{stderr}");
     assert_eq!(output.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn it_conforms_to_what_is_required_of_key_providers() {
+    let (address, _transit) = Transit::start().await;
+    let provider = VaultTransit::new(&*address, TOKEN, "invoices").unwrap();
+    Conformance::new(&provider).with_secret(TOKEN).check().await;
 }
 
 #[tokio::test]
