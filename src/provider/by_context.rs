@@ -16,11 +16,13 @@ use futures_util::{
 };
 use lru::LruCache;
 
+#[cfg(feature = "aws-kms")]
+use super::ResolveError;
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, ProviderError, ProviderErrorKind, failed,
+    KeyProvider, ProviderError, ProviderErrorKind,
 };
-use crate::{context::EncryptionContext, message::EncryptedDataKey};
+use crate::{context::EncryptionContext, error::ConfigError, message::EncryptedDataKey};
 
 /// What the choice of a key is called in errors.
 const OPERATION: &str = "ChooseKey";
@@ -34,7 +36,7 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// It can be asynchronous and can fail with any error. A provider that it returned is kept and serves all further
 /// requests with these values, until [1,000](Self::with_capacity) others have been used since or [`clear`](Self::clear)
 /// is called. Requests that need the same provider at the same time share one call. A failed call is not kept. A
-/// [`ProviderError`] is passed on as it is, so it can say that a retry makes sense. A context without one of the names is
+/// [`ProviderError`] is passed on as it is, also out of a `ResolveError`, so it can say that a retry makes sense. A context without one of the names is
 /// refused.
 ///
 /// The function has no deadline of its own and must limit the time of what it calls, as [`AwsKms`](crate::AwsKms) does.
@@ -75,6 +77,22 @@ type Providers<const N: usize> = LruCache<[String; N], Kept, RandomState>;
 
 type Choice = Pin<Box<dyn Future<Output = Result<Arc<dyn KeyProvider>, ProviderError>> + Send>>;
 
+/// The error of a choice that failed with this one.
+fn not_chosen(pairs: String, error: Box<dyn Error + Send + Sync>) -> ProviderError {
+    let error = match error.downcast::<ProviderError>() {
+        Ok(error) => return *error,
+        Err(error) => error,
+    };
+    #[cfg(feature = "aws-kms")]
+    let error = match error.downcast::<ResolveError>().map(|error| *error) {
+        Ok(ResolveError::Provider(error)) => return error,
+        Ok(ResolveError::Config(error)) => error.into(),
+        Err(error) => error,
+    };
+    let kind = if error.is::<ConfigError>() { ProviderErrorKind::Unsupported } else { ProviderErrorKind::Other };
+    ProviderError::new(kind, OPERATION, pairs).with_source(error)
+}
+
 enum Kept {
     Provider(Arc<dyn KeyProvider>),
     /// A call in progress. It is dropped when all who wait for it are.
@@ -100,13 +118,8 @@ impl<const N: usize> ByContext<N> {
             let pairs = pairs.collect::<Vec<_>>().join(", ");
             let chosen = choose(values);
             Box::pin(async move {
-                match chosen.await {
-                    Ok(provider) => Ok(Arc::new(provider) as _),
-                    Err(error) => Err(match error.into().downcast() {
-                        Ok(error) => *error,
-                        Err(error) => failed(OPERATION, &pairs, error),
-                    }),
-                }
+                let provider = chosen.await.map_err(|error| not_chosen(pairs, error.into()))?;
+                Ok(Arc::new(provider) as _)
             })
         };
         Self { names, choose: Arc::new(choose), kept: Mutex::new(empty(DEFAULT_CAPACITY)) }

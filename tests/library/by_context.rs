@@ -176,6 +176,26 @@ fn any_error_of_a_choice_is_the_source_of_one_that_names_the_tenant() {
     assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no such row");
 }
 
+#[cfg(feature = "aws-kms")]
+#[test]
+fn a_tenant_without_a_kms_key_is_told_from_a_kms_that_is_away() {
+    use kms_envelope::{
+        ConfigError, ErrorKind, ProviderError,
+        provider::{ProviderErrorKind, ResolveError},
+    };
+
+    let kind = |error: fn() -> ResolveError| {
+        let keys = ByContext::new(["tenant"], move |[_]| async move { Err::<RawAes, _>(error()) });
+        let error = block_on(Envelope::new(keys).seal(b"data", &tenant("acme"))).unwrap_err();
+        (error.kind(), error.is_retryable())
+    };
+    let missing = || ProviderError::new(ProviderErrorKind::NotFound, "DescribeKey", "alias/acme").into();
+    assert_eq!(kind(missing), (ErrorKind::InvalidInput, false));
+    let away = || ProviderError::new(ProviderErrorKind::Unavailable, "DescribeKey", "alias/acme").into();
+    assert_eq!(kind(away), (ErrorKind::Unavailable, true));
+    assert_eq!(kind(|| ConfigError::KeyLen(1).into()), (ErrorKind::InvalidInput, false));
+}
+
 #[test]
 fn a_choice_goes_on_when_the_first_who_wanted_it_leaves_and_ends_when_the_last_does() {
     let (calls, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
