@@ -84,6 +84,8 @@ pub struct Opener {
     gate: Option<SignatureGate>,
     /// The start of what is [due](Self::due), until all of it is there.
     held: Vec<u8>,
+    /// How many bytes must be held before it makes sense to look at them.
+    needed: usize,
     state: State,
 }
 
@@ -159,7 +161,7 @@ impl Opener {
             gate.update(header.as_bytes());
             gate
         });
-        Self { info, body, gate, held: Vec::new(), state: State::Open }
+        Self { info, body, gate, held: Vec::new(), needed: 0, state: State::Open }
     }
 
     /// Returns what is known of the message besides its plaintext.
@@ -222,6 +224,9 @@ impl Opener {
     /// not complete the frame that has begun.
     pub fn update_len(&self, sealed_len: usize) -> usize {
         let len = self.held.len().saturating_add(sealed_len);
+        if self.is_incomplete(len) {
+            return 0;
+        }
         match (self.state, self.kept_back_len()) {
             (State::Open, None) => self.body_len(len),
             (State::Open, Some(kept_back_len)) => match parse_footer(&self.held) {
@@ -242,6 +247,11 @@ impl Opener {
             Some(_) if head.is_last() => head.content_len,
             Some(rest) => head.content_len + self.body.plaintext_len(rest),
         }
+    }
+
+    /// Whether what is held needs more than so many bytes, as far as is known without another look at it.
+    fn is_incomplete(&self, len: usize) -> bool {
+        !self.held.is_empty() && len < self.needed
     }
 
     fn kept_back_len(&self) -> Option<usize> {
@@ -285,8 +295,7 @@ impl Opener {
             written += self.open_regular(&mut sealed, &mut out[written..])?;
             // From the caller's memory, where all of it is there.
             let is_held = !self.held.is_empty();
-            let bytes = if is_held { &self.held } else { sealed };
-            match self.due(bytes)? {
+            match self.due(sealed)? {
                 Parsed::Complete(due) if is_held => {
                     let mut held = std::mem::take(&mut self.held);
                     written += self.open_due(&due, &held, &mut out[written..])?;
@@ -304,8 +313,12 @@ impl Opener {
         }
     }
 
-    /// What comes next, if all of it is at the start of `bytes`.
-    fn due(&self, bytes: &[u8]) -> Result<Parsed<Due>, OpenError> {
+    /// What comes next, if all of it is held or, where nothing is held, at the start of `sealed`.
+    fn due(&self, sealed: &[u8]) -> Result<Parsed<Due>, OpenError> {
+        if self.is_incomplete(self.held.len()) {
+            return Ok(Parsed::Incomplete { needed: self.needed });
+        }
+        let bytes = if self.held.is_empty() { sealed } else { &self.held };
         let due = match self.kept_back_len() {
             _ if self.state == State::Ended && !bytes.is_empty() => return Err(FormatError::TrailingBytes.into()),
             None => self.body.head(bytes)?.map(|head| Due { sealed_len: head.sealed_len(), head: Some(head) }),
@@ -377,7 +390,7 @@ impl Opener {
     #[cfg(feature = "stream")]
     fn open_held(&mut self, sealed: &mut &[u8]) -> Result<bytes::Bytes, OpenError> {
         while !self.held.is_empty() {
-            match self.due(&self.held)? {
+            match self.due(sealed)? {
                 Parsed::Complete(Due { head: Some(head), .. }) if !(head.is_last() && self.gate.is_some()) => {
                     let mut frame = std::mem::take(&mut self.held);
                     if let Some(gate) = &mut self.gate {
@@ -400,6 +413,7 @@ impl Opener {
         // The next frame may be the final one, which is longer by a few bytes.
         let longest = self.frame_len().map_or(0, |len| len + FINAL_FRAME_OVERHEAD);
         extend_within(&mut self.held, piece, needed.max(longest));
+        self.needed = needed;
         *sealed = rest;
     }
 
