@@ -9,6 +9,7 @@ mod interrupt;
 mod key_source;
 mod keys;
 mod output;
+mod permissions;
 mod progress;
 mod standard;
 mod transfer;

@@ -8,7 +8,14 @@ use std::{
 
 use tempfile::NamedTempFile;
 
-use crate::{console::Console, failure::Failure, input::Input, interrupt, standard};
+use crate::{
+    console::Console,
+    failure::Failure,
+    input::Input,
+    interrupt,
+    permissions::{Permissions, permit_as_new},
+    standard,
+};
 
 /// What is written. A file has its name only after [`finish`](Self::finish); dropped before, it leaves nothing.
 #[derive(Debug)]
@@ -23,9 +30,9 @@ pub(crate) struct Output {
 enum Target {
     /// Standard output, a pipe or a device.
     Direct(File),
-    /// A file in the folder of `path`, which it is renamed to at the end, and what is known of the file that it replaces.
+    /// A file in the folder of `path`, which it is renamed to at the end, and what the file that it replaces permits.
     /// SIGKILL or a loss of power leaves the temporary file behind; only its owner may read it.
-    Beside { temporary: NamedTempFile, path: PathBuf, existing: Option<Box<Metadata>> },
+    Beside { temporary: NamedTempFile, path: PathBuf, existing: Option<Box<Permissions>> },
 }
 
 impl Output {
@@ -87,14 +94,17 @@ impl Output {
     pub(crate) fn finish(self) -> Result<(), Failure> {
         let Target::Beside { temporary, path, existing } = self.target else { return Ok(()) };
         let file = temporary.as_file();
+        let cannot_write = |error: io::Error| Failure::writing(&self.name, &error);
+        // The data first, which takes long: meanwhile only the owner may read it.
+        file.sync_all().map_err(cannot_write)?;
         let permitted = match &existing {
-            Some(existing) => take_over(file, existing),
-            None => permit_as_new(file),
+            Some(existing) => existing.give_to(file),
+            None => permit_as_new(file, folder_of(&path)),
         };
         file.sync_all()
             .and_then(|()| interrupt::complete(|| temporary.persist(&path)).map_err(|error| error.error))
             .and_then(|_| sync_folder(&path))
-            .map_err(|error| Failure::writing(&self.name, &error))?;
+            .map_err(cannot_write)?;
         if let Err(lost) = permitted {
             self.console.warn(&format!("{}: {lost}", self.name));
         }
@@ -145,7 +155,8 @@ impl Target {
                     return Ok(Self::Direct(existing));
                 }
                 // A symbolic link stays one.
-                Self::beside(fs::canonicalize(path)?, Some(metadata.into()))
+                let permissions = Permissions::of(&existing, metadata);
+                Self::beside(fs::canonicalize(path)?, Some(permissions.into()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if fs::symlink_metadata(path).is_ok() {
@@ -161,7 +172,7 @@ impl Target {
     }
 
     /// A file in the same folder.
-    fn beside(path: PathBuf, existing: Option<Box<Metadata>>) -> io::Result<Self> {
+    fn beside(path: PathBuf, existing: Option<Box<Permissions>>) -> io::Result<Self> {
         let folder = folder_of(&path);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".kms-envelope-").suffix(".tmp");
@@ -176,60 +187,6 @@ impl Target {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// Gives a file that replaces another its owner, its group and its mode. The error says what could not be kept.
-#[cfg(unix)]
-fn take_over(file: &File, existing: &Metadata) -> Result<(), String> {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
-
-    let (uid, gid) = (existing.uid(), existing.gid());
-    let kept = || file.metadata().map_or((false, false), |own| (own.uid() == uid, own.gid() == gid));
-    if kept() != (true, true) {
-        // Only root may give a file away, but its owner may give it to another of their groups.
-        let _ = fchown(file, Some(uid), Some(gid)).or_else(|_| fchown(file, None, Some(gid)));
-    }
-    // As when a file is written to, it does not keep setuid and setgid.
-    let mode = existing.mode() & 0o777;
-    // Another group than before gets no permission that others do not have.
-    let for_another_group = mode & 0o707 | mode & (mode & 0o007) << 3;
-    let (lost, mode) = match kept() {
-        (true, true) => (None, mode),
-        (false, true) => (Some("its owner could not be kept"), mode),
-        (true, false) => (Some("its group could not be kept"), for_another_group),
-        (false, false) => (Some("its owner and group could not be kept"), for_another_group),
-    };
-    file.set_permissions(fs::Permissions::from_mode(mode)).map_err(not_permitted)?;
-    lost.map_or(Ok(()), |lost| Err(lost.to_owned()))
-}
-
-/// Gives a new file the mode that it would have got if it had been made under its name.
-#[cfg(unix)]
-fn permit_as_new(file: &File) -> Result<(), String> {
-    use rustix::{
-        fs::{Mode, fchmod},
-        process::umask,
-    };
-
-    // The umask can be read only by setting it. No other thread makes files now.
-    let mask = umask(Mode::RWXG | Mode::RWXO);
-    umask(mask);
-    fchmod(file, Mode::from_raw_mode(0o666) - mask).map_err(|error| not_permitted(error.into()))
-}
-
-#[cfg(unix)]
-fn not_permitted(error: io::Error) -> String {
-    format!("its permissions could not be set: {error}")
-}
-
-#[cfg(not(unix))]
-fn take_over(_: &File, _: &Metadata) -> Result<(), String> {
-    Ok(())
-}
-
-#[cfg(not(unix))]
-fn permit_as_new(_: &File) -> Result<(), String> {
-    Ok(())
 }
 
 /// Writes the new name of a file to the disk.

@@ -75,23 +75,26 @@ fn a_replaced_file_keeps_its_owner_and_group() {
     assert_eq!((metadata.uid(), metadata.gid(), mode(&folder.path("out"))), (12345, 54321, 0o640));
 }
 
+/// Seals to `out` as another user than root. Returns the warnings.
+fn seal_as_other(folder: &Folder, uid: u32, gid: u32) -> String {
+    set_mode(&folder.path("."), 0o777);
+    set_mode(&folder.path("key"), 0o644);
+    let program = folder.path("program");
+    let built = env!("CARGO_BIN_EXE_kms-envelope");
+    if !program.exists() {
+        fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
+    }
+    let mut command = Command::new(program);
+    command.args(["-q", "seal", "--key", "key", "-o", "out"]).current_dir(folder.path(".")).uid(uid).gid(gid);
+    end(&mut command, b"data").stderr
+}
+
 #[test]
 fn an_owner_or_group_that_cannot_be_kept_is_warned_of_and_gains_nobody_access() {
     let folder = Folder::with_key();
     if !is_root(&folder) {
         return;
     }
-    set_mode(&folder.path("."), 0o777);
-    set_mode(&folder.path("key"), 0o644);
-    let program = folder.path("program");
-    let built = env!("CARGO_BIN_EXE_kms-envelope");
-    fs::hard_link(built, &program).or_else(|_| fs::copy(built, &program).map(drop)).unwrap();
-    let seal_as_other = |uid, gid| {
-        let args = ["-q", "seal", "--key", "key", "-o", "out"];
-        let mut command = Command::new(&program);
-        command.args(args).current_dir(folder.path(".")).uid(uid).gid(gid);
-        end(&mut command, b"data").stderr
-    };
     for (owner, group, before, lost, after) in [
         (12345, 54321, 0o664, "group", 0o644),
         (54321, 20000, 0o664, "owner", 0o664),
@@ -101,11 +104,125 @@ fn an_owner_or_group_that_cannot_be_kept_is_warned_of_and_gains_nobody_access() 
         fs::write(&path, b"").unwrap();
         chown(&path, Some(owner), Some(group)).unwrap();
         set_mode(&path, before);
-        let said = seal_as_other(12345, 20000);
+        let said = seal_as_other(&folder, 12345, 20000);
         assert!(said.contains(&format!("warning: out: its {lost} could not be kept")), "{said}");
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((metadata.uid(), metadata.gid(), mode(&path)), (12345, 20000, after), "{lost}");
         fs::remove_file(path).unwrap();
+    }
+}
+
+/// Access control lists, as Linux keeps them.
+#[cfg(target_os = "linux")]
+mod acl {
+    use rustix::{
+        buffer::spare_capacity,
+        fs::{XattrFlags, getxattr, setxattr},
+        io::Errno,
+    };
+
+    use super::*;
+
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    const OWNER: u16 = 0x01;
+    const USER: u16 = 0x02;
+    const GROUP: u16 = 0x04;
+    const MASK: u16 = 0x10;
+    const OTHER: u16 = 0x20;
+
+    /// Tags and permissions. The user that one may name is number 1000.
+    fn list(entries: &[(u16, u16)]) -> Vec<u8> {
+        let mut list = 2u32.to_le_bytes().to_vec();
+        for (tag, permissions) in entries {
+            list.extend(tag.to_le_bytes());
+            list.extend(permissions.to_le_bytes());
+            list.extend(if *tag == USER { 1000u32 } else { u32::MAX }.to_le_bytes());
+        }
+        list
+    }
+
+    /// Whether the file system has them.
+    fn set(path: &Path, name: &str, list: &[u8]) -> bool {
+        match setxattr(path, name, list, XattrFlags::empty()) {
+            Err(Errno::NOTSUP) => {
+                eprintln!("left out: no access control lists here");
+                false
+            }
+            set => set.map(|()| true).unwrap(),
+        }
+    }
+
+    fn get(path: &Path) -> Option<Vec<u8>> {
+        let mut list = Vec::with_capacity(1000);
+        getxattr(path, ACCESS, spare_capacity(&mut list)).ok()?;
+        Some(list)
+    }
+
+    #[test]
+    fn a_replaced_file_keeps_its_access_control_list() {
+        let folder = Folder::with_key();
+        let path = folder.path("out");
+        folder.write("out", b"");
+        // The group of the file may do nothing, but the mode shows what user 1000 may.
+        let before = list(&[(OWNER, 6), (USER, 6), (GROUP, 0), (MASK, 6), (OTHER, 0)]);
+        if !set(&path, ACCESS, &before) {
+            return;
+        }
+        assert_eq!(mode(&path), 0o660);
+        assert_eq!(folder.run(&["seal", "--key", "key", "-o", "out"]).stderr, "");
+        assert_eq!((get(&path), mode(&path)), (Some(before), 0o660));
+    }
+
+    #[test]
+    fn a_replaced_file_gets_no_access_control_list_from_its_folder() {
+        let folder = Folder::with_key();
+        let path = folder.path("out");
+        folder.write("out", b"");
+        set_mode(&path, 0o664);
+        let default = list(&[(OWNER, 7), (USER, 7), (GROUP, 0), (MASK, 7), (OTHER, 0)]);
+        if !set(&folder.path("."), DEFAULT, &default) {
+            return;
+        }
+        assert_eq!(folder.run(&["seal", "--key", "key", "-o", "out"]).stderr, "");
+        assert_eq!((get(&path), mode(&path)), (None, 0o664));
+    }
+
+    #[test]
+    fn a_new_file_gets_what_the_default_of_its_folder_gives_and_the_umask_does_not_apply() {
+        let folder = Folder::with_key();
+        for default in [
+            &[(OWNER, 7), (GROUP, 0), (OTHER, 0)][..],
+            &[(OWNER, 7), (GROUP, 7), (OTHER, 5)],
+            &[(OWNER, 7), (USER, 7), (GROUP, 5), (MASK, 5), (OTHER, 0)],
+            &[(OWNER, 6), (USER, 4), (GROUP, 0), (MASK, 6), (OTHER, 4)],
+        ] {
+            if !set(&folder.path("."), DEFAULT, &list(default)) {
+                return;
+            }
+            folder.write("as usual", b"");
+            let mut command = in_shell(&folder, "umask 022", &["seal", "--key", "key", "-o", "out"]);
+            assert_eq!(end(&mut command, b"data").stderr, "");
+            let [usual, out] = ["as usual", "out"].map(|name| folder.path(name));
+            assert_eq!((get(&out), mode(&out)), (get(&usual), mode(&usual)), "{default:?}");
+            fs::remove_file(usual).unwrap();
+            fs::remove_file(out).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_access_control_list_that_cannot_be_kept_is_warned_of_and_leaves_access_to_the_owner_only() {
+        let folder = Folder::with_key();
+        let path = folder.path("out");
+        let before = list(&[(OWNER, 6), (USER, 6), (GROUP, 4), (MASK, 6), (OTHER, 4)]);
+        folder.write("out", b"");
+        if !is_root(&folder) || !set(&path, ACCESS, &before) {
+            return;
+        }
+        chown(&path, Some(12345), Some(54321)).unwrap();
+        let said = seal_as_other(&folder, 12345, 20000);
+        assert!(said.contains("out: its group and access control list could not be kept"), "{said}");
+        assert_eq!((get(&path), mode(&path)), (None, 0o600));
     }
 }
 

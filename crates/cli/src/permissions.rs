@@ -1,0 +1,188 @@
+//! Who may read and write a file that gets its name.
+
+use std::fs::{File, Metadata};
+#[cfg(unix)]
+use std::{io, path::Path};
+
+/// What a file permits that will be replaced.
+#[derive(Debug)]
+pub(crate) struct Permissions {
+    #[cfg_attr(not(unix), expect(dead_code, reason = "other systems' permissions are not kept"))]
+    metadata: Metadata,
+    #[cfg(unix)]
+    acl: io::Result<Option<Vec<u8>>>,
+}
+
+impl Permissions {
+    pub(crate) fn of(file: &File, metadata: Metadata) -> Self {
+        #[cfg(not(unix))]
+        let _ = file;
+        Self {
+            metadata,
+            #[cfg(unix)]
+            acl: acl::of(file),
+        }
+    }
+
+    /// Gives the file that replaces it the same owner, group, mode and access control list. The error says what could
+    /// not be kept.
+    #[cfg(unix)]
+    pub(crate) fn give_to(&self, file: &File) -> Result<(), String> {
+        use std::os::unix::fs::{MetadataExt, fchown};
+
+        let (uid, gid) = (self.metadata.uid(), self.metadata.gid());
+        let kept = || file.metadata().map_or((false, false), |own| (own.uid() == uid, own.gid() == gid));
+        if kept() != (true, true) {
+            // Only root may give a file away, but its owner may give it to another of their groups.
+            let _ = fchown(file, Some(uid), Some(gid)).or_else(|_| fchown(file, None, Some(gid)));
+        }
+        let (keeps_owner, keeps_group) = kept();
+        let mut lost = Vec::new();
+        if !keeps_owner {
+            lost.push("owner");
+        }
+        if !keeps_group {
+            lost.push("group");
+        }
+        // As when a file is written to, it does not keep setuid and setgid.
+        let mode = self.metadata.mode() & 0o777;
+        match &self.acl {
+            Ok(None) => {
+                // The folder's default has given it one, which the mode would bring to life.
+                acl::remove(file).map_err(not_permitted)?;
+                // Another group than before gets no permission that others do not have.
+                let for_another_group = mode & 0o707 | mode & (mode & 0o007) << 3;
+                set_mode(file, if keeps_group { mode } else { for_another_group })?;
+            }
+            // This sets the mode as well.
+            Ok(Some(acl)) if keeps_group && acl::set(file, acl).is_ok() => {}
+            // The mode's bits of the group are not the group's then, but the most that anybody in the list gets.
+            _ => {
+                lost.push("access control list");
+                set_mode(file, mode & 0o700)?;
+            }
+        }
+        if lost.is_empty() { Ok(()) } else { Err(format!("its {} could not be kept", lost.join(" and "))) }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn give_to(&self, _: &File) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// Gives a new file the mode that it would have got if it had been made under its name in this folder.
+#[cfg(unix)]
+pub(crate) fn permit_as_new(file: &File, folder: &Path) -> Result<(), String> {
+    use rustix::{fs::Mode, process::umask};
+
+    let mode = match acl::default_mode(folder).map_err(not_permitted)? {
+        Some(mode) => mode & 0o666,
+        None => {
+            // The umask can be read only by setting it. No other thread makes files now.
+            let mask = umask(Mode::RWXG | Mode::RWXO);
+            umask(mask);
+            0o666 & !u32::from(mask.as_raw_mode())
+        }
+    };
+    set_mode(file, mode)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn permit_as_new(_: &File, _: &std::path::Path) -> Result<(), String> {
+    Ok(())
+}
+
+#[cfg(unix)]
+fn set_mode(file: &File, mode: u32) -> Result<(), String> {
+    let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+    file.set_permissions(permissions).map_err(not_permitted)
+}
+
+#[cfg(unix)]
+fn not_permitted(error: io::Error) -> String {
+    format!("its permissions could not be set: {error}")
+}
+
+/// POSIX access control lists, as Linux keeps them in extended attributes (acl(5), linux/posix_acl_xattr.h).
+#[cfg(target_os = "linux")]
+mod acl {
+    use rustix::{
+        buffer::spare_capacity,
+        fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr, getxattr},
+        io::Errno,
+    };
+
+    use super::{File, Path, io};
+
+    const ACCESS: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    /// The length that no attribute exceeds (XATTR_SIZE_MAX).
+    const MAX_LEN: usize = 1 << 16;
+
+    pub(super) fn of(file: &File) -> io::Result<Option<Vec<u8>>> {
+        let mut acl = Vec::with_capacity(MAX_LEN);
+        let read = fgetxattr(file, ACCESS, spare_capacity(&mut acl));
+        Ok(if_any(read)?.map(|_| acl))
+    }
+
+    pub(super) fn set(file: &File, acl: &[u8]) -> io::Result<()> {
+        Ok(fsetxattr(file, ACCESS, acl, XattrFlags::empty())?)
+    }
+
+    pub(super) fn remove(file: &File) -> io::Result<()> {
+        if_any(fremovexattr(file, ACCESS)).map(drop)
+    }
+
+    /// Returns the mode that the folder's default list gives new files. The umask does not apply to it.
+    pub(super) fn default_mode(folder: &Path) -> io::Result<Option<u32>> {
+        let mut acl = Vec::with_capacity(MAX_LEN);
+        match if_any(getxattr(folder, DEFAULT, spare_capacity(&mut acl)))? {
+            None => Ok(None),
+            Some(_) => mode(&acl).ok_or_else(|| io::ErrorKind::InvalidData.into()).map(Some),
+        }
+    }
+
+    fn mode(acl: &[u8]) -> Option<u32> {
+        let [user_obj, group_obj, mask, other] = [0x01, 0x04, 0x10, 0x20];
+        // A version, and then tags, permissions and ids, of 16, 16 and 32 bits.
+        let entries = acl.get(4..)?.chunks_exact(8);
+        let permissions = |wanted| {
+            entries.clone().find_map(|entry| match *entry {
+                [tag, 0, permissions, ..] if tag == wanted => Some(u32::from(permissions & 0o7)),
+                _ => None,
+            })
+        };
+        let group = permissions(mask).or_else(|| permissions(group_obj))?;
+        Some(permissions(user_obj)? << 6 | group << 3 | permissions(other)?)
+    }
+
+    /// None where there is no list, or where the file system has none.
+    fn if_any<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
+        match result {
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => Ok(None),
+            result => Ok(Some(result?)),
+        }
+    }
+}
+
+#[cfg(all(unix, not(target_os = "linux")))]
+mod acl {
+    use super::{File, Path, io};
+
+    pub(super) fn of(_: &File) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    pub(super) fn set(_: &File, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn remove(_: &File) -> io::Result<()> {
+        Ok(())
+    }
+
+    pub(super) fn default_mode(_: &Path) -> io::Result<Option<u32>> {
+        Ok(None)
+    }
+}
