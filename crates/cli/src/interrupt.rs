@@ -35,18 +35,24 @@ pub(crate) fn complete<T>(rename: impl FnOnce() -> T) -> T {
 fn watch() -> io::Result<()> {
     use std::{future::poll_fn, process, task::Poll, thread};
 
+    use rustix::process::Signal;
+    use signal_hook::low_level::emulate_default_handler;
     use tokio::{
         runtime::Builder,
         signal::unix::{SignalKind, signal},
     };
 
-    let mut kinds = vec![SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+    let cpu_limit = SignalKind::from_raw(Signal::XCPU.as_raw());
+    let mut kinds =
+        vec![SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate(), cpu_limit];
     // Signals that the parent ignores stay ignored: `nohup` ignores SIGHUP, shells SIGINT for background jobs.
     let ignored = ignored_signals();
     kinds.retain(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();
     let mut signals = kinds.iter().copied().map(signal).collect::<io::Result<Vec<_>>>()?;
+    // Only so that it does not end the process: writing fails at the limit of a file's size, and says so.
+    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
     drop(entered);
     thread::Builder::new().name("signals".into()).spawn(move || {
         let came = runtime.block_on(poll_fn(|context| {
@@ -58,8 +64,10 @@ fn watch() -> io::Result<()> {
         if let Some(path) = &*unfinished {
             let _ = fs::remove_file(path);
         }
-        // As shells report a process that a signal ended.
-        process::exit(128 + kinds[came].as_raw_value());
+        // A shell ends its loop only where it sees that the signal itself ended the process.
+        let number = kinds[came].as_raw_value();
+        let _ = emulate_default_handler(number);
+        process::exit(128 + number);
     })?;
     Ok(())
 }

@@ -21,7 +21,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 /// The command, run by a shell after `prelude`.
-fn in_shell(folder: &Folder, prelude: &str, args: &[&str]) -> Command {
+pub(super) fn in_shell(folder: &Folder, prelude: &str, args: &[&str]) -> Command {
     let command = folder.command(args);
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("{prelude}; exec \"$0\" \"$@\"")).arg(command.get_program());

@@ -3,11 +3,14 @@
 use std::{
     fs,
     io::Write,
-    os::unix::{fs::PermissionsExt, process::CommandExt},
+    os::unix::{
+        fs::PermissionsExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-use crate::{Folder, data};
+use crate::{Folder, data, end, permissions::in_shell};
 
 fn send(signal: &str, process: &Child) {
     let sent = Command::new("kill").args(["-s", signal, &process.id().to_string()]).status().unwrap();
@@ -32,15 +35,26 @@ fn a_run_that_a_signal_ends_leaves_nothing() {
     for (args, input) in
         [(["seal", "--key", "key", "-o", "out"], &plaintext), (["open", "--key", "key", "-o", "out"], &sealed)]
     {
-        for (signal, number) in [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15)] {
-            let (mut process, _pipe) = start(&mut folder.command(&args), &input[..2_000_000]);
+        for (signal, number) in [("HUP", 1), ("INT", 2), ("QUIT", 3), ("TERM", 15), ("XCPU", 24)] {
+            let (mut process, _pipe) = start(&mut in_shell(&folder, "ulimit -c 0", &args), &input[..2_000_000]);
             assert_eq!(folder.names().len(), 2);
             send(signal, &process);
-            assert_eq!(process.wait().unwrap().code(), Some(128 + number), "{args:?} {signal}");
+            // Not an exit status: a shell would go on with its loop.
+            assert_eq!(process.wait().unwrap().signal(), Some(number), "{args:?} {signal}");
             assert_eq!(folder.names(), ["out"], "{args:?} {signal}");
             assert_eq!(folder.read("out"), b"as it was");
         }
     }
+}
+
+#[test]
+fn a_limit_of_the_size_of_files_is_a_failure_that_leaves_nothing() {
+    let folder = Folder::with_key();
+    // In units of 512 or 1024 bytes.
+    let mut command = in_shell(&folder, "ulimit -f 100", &["seal", "--key", "key", "-o", "out"]);
+    let said = end(&mut command, &data(3_000_000)).failed();
+    assert!(said.contains("out: cannot be written: File too large"), "{said}");
+    assert!(folder.names().is_empty());
 }
 
 #[test]
