@@ -30,7 +30,7 @@ pub(crate) struct RsaOptions {
 impl KeySource {
     /// Reads the argument. What is none of the other forms is a path: `./alias/x` names a file.
     pub(crate) fn parse(text: OsString) -> Result<Self, &'static str> {
-        let Some(known) = text.to_str() else { return Ok(Self::File(text.into())) };
+        let Some(known) = text.to_str() else { return Self::parse_path(text) };
         if known.is_empty() {
             return Err("it is empty");
         }
@@ -45,6 +45,22 @@ impl KeySource {
             Some(_) => Ok(Self::KmsName(known.to_owned())),
             None if is_key_id(known) => Ok(Self::KmsName(known.to_owned())),
             None => Ok(Self::File(text.into())),
+        }
+    }
+
+    /// Reads what is not UTF-8 and so can be a path only, of a local key file or an RSA key.
+    fn parse_path(text: OsString) -> Result<Self, &'static str> {
+        #[cfg(unix)]
+        if let Some(path) = std::os::unix::ffi::OsStrExt::as_bytes(&*text).strip_prefix(b"rsa:") {
+            let path: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(path);
+            return Ok(Self::Rsa(path.into()));
+        }
+        let is_like_another =
+            [&b"rsa:"[..], b"arn:", b"alias/"].iter().any(|it| text.as_encoded_bytes().starts_with(it));
+        if is_like_another {
+            Err("it is not UTF-8; to name a file, put ./ in front")
+        } else {
+            Ok(Self::File(text.into()))
         }
     }
 
@@ -102,5 +118,21 @@ mod tests {
             assert_eq!(KeySource::parse(path.into()), Ok(KeySource::File(path.into())));
         }
         assert!(KeySource::parse("alias/".into()).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_path_need_not_be_utf_8() {
+        use std::os::unix::ffi::OsStringExt;
+
+        let text = |bytes: &[u8]| OsString::from_vec(bytes.to_owned());
+        let path = |bytes: &[u8]| PathBuf::from(text(bytes));
+        assert_eq!(KeySource::parse(text(b"rsa:\xff")), Ok(KeySource::Rsa(path(b"\xff"))));
+        for file in [&b"\xff"[..], b"./rsa:\xff", b"./alias/\xff"] {
+            assert_eq!(KeySource::parse(text(file)), Ok(KeySource::File(path(file))));
+        }
+        for other in [&b"arn:\xff"[..], b"alias/\xff"] {
+            assert!(KeySource::parse(text(other)).is_err());
+        }
     }
 }

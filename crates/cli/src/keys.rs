@@ -1,9 +1,11 @@
 //! Key providers for what `--key` names.
 
 use std::{
-    fs::{self, Metadata},
-    io,
+    fmt::Display,
+    fs::{self, File, Metadata},
+    io::{self, Read},
     path::Path,
+    str,
     sync::Arc,
 };
 
@@ -22,6 +24,9 @@ use crate::{
     failure::Failure,
     key_source::{KeySource, RsaOptions},
 };
+
+/// The longest file that is read as an RSA key, as of local key files.
+const MAX_PEM_LEN: usize = 1 << 20;
 
 /// Makes key providers.
 #[derive(Debug)]
@@ -74,12 +79,20 @@ impl Keys {
 
     /// Reads a private or a public key, as the file's label says.
     fn rsa_key(&self, path: &Path) -> Result<RawRsa, Failure> {
-        let pem = fs::read_to_string(path)
-            .map(Zeroizing::new)
-            .map_err(|error| Failure::new(format!("{}: the key cannot be read: {error}", path.display())))?;
+        let cannot_read =
+            |what: &dyn Display| Failure::new(format!("{}: the key cannot be read: {what}", path.display()));
+        // It does not grow, and so leaves no copies of the key.
+        let mut pem = Zeroizing::new(Vec::with_capacity(MAX_PEM_LEN + 1));
+        File::open(path)
+            .and_then(|file| file.take(MAX_PEM_LEN as u64 + 1).read_to_end(&mut pem))
+            .map_err(|error| cannot_read(&error))?;
+        if pem.len() > MAX_PEM_LEN {
+            return Err(cannot_read(&format_args!("it has more than {MAX_PEM_LEN} bytes")));
+        }
+        let pem = str::from_utf8(&pem).map_err(|_| cannot_read(&"it is not text"))?;
         let is_private = !pem.contains("PUBLIC KEY-----");
         let key = RawRsa::new(&self.rsa.namespace, &self.rsa.name, self.rsa.padding)
-            .and_then(|key| if is_private { key.with_private_key_pem(&pem) } else { key.with_public_key_pem(&pem) })
+            .and_then(|key| if is_private { key.with_private_key_pem(pem) } else { key.with_public_key_pem(pem) })
             .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
         self.warn_if_exposed(path, is_private);
         Ok(key)

@@ -31,6 +31,21 @@ fn new_keys_are_no_kms_keys() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn an_rsa_key_whose_path_is_not_utf_8_is_not_taken_for_a_local_key_file() {
+    use std::os::unix::ffi::OsStringExt;
+
+    let folder = Folder::new();
+    let text = |bytes: &[u8]| std::ffi::OsString::from_vec(bytes.to_owned());
+    std::fs::copy(crate::fixture("pem/rsa-public.pem"), folder.path(".").join(text(b"\xff.pem"))).unwrap();
+    for (key, status) in [(&b"rsa:\xff.pem"[..], 0), (b"rsa:\xff", 1), (b"arn:\xff", 2)] {
+        let ended = folder.run(&["seal".into(), "--new-key".into(), "--key".into(), text(key)]);
+        assert_eq!(ended.status, status, "{}", ended.stderr);
+    }
+    assert_eq!(std::fs::read_dir(folder.path(".")).unwrap().count(), 1);
+}
+
 #[cfg(not(feature = "aws-kms"))]
 #[test]
 fn a_build_without_kms_says_so_of_every_kms_key() {

@@ -990,3 +990,17 @@ fn an_rsa_key_is_used_with_its_padding_and_its_name() {
     folder.run(&["seal", "--key", "rsa:"]).usage();
     folder.run(&["keygen", "rsa:key"]).usage();
 }
+
+#[test]
+fn what_is_too_long_for_an_rsa_key_is_refused_unread() {
+    let folder = Folder::new();
+    // Longer than memory, where it has no end.
+    let endless = if cfg!(unix) { "rsa:/dev/zero" } else { "rsa:long" };
+    folder.write("long", &vec![0; (1 << 20) + 1]);
+    for key in [endless, "rsa:long"] {
+        let said = folder.run(&["seal", "--key", key]).failed();
+        assert!(said.contains("the key cannot be read: it has more than 1048576 bytes"), "{said}");
+    }
+    folder.write("long", &[0xff; 1 << 20]);
+    assert!(folder.run(&["seal", "--key", "rsa:long"]).failed().contains("it is not text"));
+}
