@@ -318,10 +318,14 @@ impl ContextArguments {
     }
 }
 
+/// Names of the standard streams, which may be closed.
+const STDIN: [&str; 4] = ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
+const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 impl OutputArgument {
     /// Returns the file, if it is not standard output.
     pub(crate) fn path(&self) -> Option<&Path> {
-        self.output.as_deref().filter(|path| !["-", "/dev/stdout"].map(Path::new).contains(path))
+        self.output.as_deref().filter(|path| !STDOUT.map(Path::new).contains(path))
     }
 
     /// Whether the user said where to write.
@@ -333,7 +337,7 @@ impl OutputArgument {
 impl InputArgument {
     /// Returns the file, if it is not standard input.
     pub(crate) fn path(&self) -> Option<&Path> {
-        self.input.as_deref().filter(|path| !["-", "/dev/stdin"].map(Path::new).contains(path))
+        self.input.as_deref().filter(|path| !STDIN.map(Path::new).contains(path))
     }
 }
 

@@ -79,12 +79,19 @@ impl Output {
         }
     }
 
-    /// Fails where this would replace one of these files, which are still needed.
+    /// Fails where this would replace or change one of these files, which are still needed.
     pub(crate) fn spare<'a>(&self, needed: impl IntoIterator<Item = &'a Path>, what: &str) -> Result<(), Failure> {
-        let Target::Beside { path, .. } = &self.target else { return Ok(()) };
         // It may not be there, and then nothing is replaced.
-        let Ok(replaced) = fs::canonicalize(path) else { return Ok(()) };
-        if needed.into_iter().any(|needed| fs::canonicalize(needed).is_ok_and(|needed| needed == replaced)) {
+        let (path, changed) = match &self.target {
+            Target::Beside { path, .. } => (fs::canonicalize(path).ok(), fs::metadata(path).ok()),
+            Target::Direct(file) => (None, file.metadata().ok().filter(holds_data)),
+        };
+        // Not every path to a file has the same canonical form: a bind mount has its own.
+        let is_changed = |needed: &Path| {
+            path.is_some() && fs::canonicalize(needed).ok() == path
+                || changed.as_ref().is_some_and(|changed| fs::metadata(needed).is_ok_and(|it| is_same(&it, changed)))
+        };
+        if needed.into_iter().any(is_changed) {
             return Err(Failure::new(format!("this is {what}")).of(&self.name).advise("give another file with -o"));
         }
         Ok(())
@@ -154,6 +161,11 @@ impl Target {
                 if !metadata.is_file() {
                     return Ok(Self::Direct(existing));
                 }
+                if is_descriptor(path) {
+                    // Those who have it open would go on with the file that was replaced.
+                    let what = "it is an open file, which would be replaced: redirect standard output to it";
+                    return Err(io::Error::other(what));
+                }
                 // A symbolic link stays one.
                 let permissions = Permissions::of(&existing, metadata);
                 Self::beside(fs::canonicalize(path)?, Some(permissions.into()))
@@ -163,7 +175,7 @@ impl Target {
                     return Err(io::Error::new(error.kind(), "it is a symbolic link to nothing"));
                 }
                 if path.to_string_lossy().ends_with(is_separator) {
-                    return Err(io::ErrorKind::IsADirectory.into());
+                    return Err(io::Error::new(error.kind(), "there is no such directory"));
                 }
                 Self::beside(path.to_owned(), None)
             }
@@ -187,6 +199,14 @@ impl Target {
 
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Whether this names an open file by its number, such as `/dev/stderr`, `/dev/fd/3` or `/proc/self/fd/3`.
+fn is_descriptor(path: &Path) -> bool {
+    let is_in_proc = |path: &Path| {
+        fs::canonicalize(folder_of(path)).is_ok_and(|folder| folder.starts_with("/proc") && folder.ends_with("fd"))
+    };
+    is_in_proc(path) || fs::read_link(path).is_ok_and(|target| is_in_proc(&folder_of(path).join(target)))
 }
 
 /// Writes the new name of a file to the disk.

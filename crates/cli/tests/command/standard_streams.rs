@@ -29,6 +29,8 @@ fn a_closed_standard_input_is_not_taken_for_an_empty_one() {
         &["open", "--key", "key", "-o", "out"],
         &["inspect", "-"],
         &["inspect", "/dev/stdin"],
+        &["inspect", "/dev/fd/0"],
+        &["inspect", "/proc/self/fd/0"],
     ] {
         let said = redirected(&folder, args, "<&-").failed();
         assert!(said.contains("standard input: closed") && said.contains("< /dev/null"), "{said}");
@@ -50,6 +52,8 @@ fn a_closed_standard_output_loses_nothing_with_status_0() {
         &["seal", "--key", "key", "in"][..],
         &["seal", "--key", "key", "-o", "-", "in"],
         &["seal", "--key", "key", "-o", "/dev/stdout", "in"],
+        &["seal", "--key", "key", "-o", "/dev/fd/1", "in"],
+        &["seal", "--key", "key", "-o", "/proc/self/fd/1", "in"],
         &["open", "--key", "key", "sealed"],
         &["rewrap", "--key", "key", "--to", "key", "sealed"],
         &["inspect", "sealed"],
@@ -62,6 +66,44 @@ fn a_closed_standard_output_loses_nothing_with_status_0() {
     }
     redirected(&folder, &["open", "--key", "key", "-o", "out", "sealed"], ">&- 2>&-").done();
     assert_eq!(folder.read("out"), b"data");
+}
+
+#[test]
+fn a_key_is_not_appended_to_by_redirection() {
+    let folder = Folder::with_key();
+    folder.write("in", b"data");
+    folder.run(&["seal", "--key", "key", "-o", "sealed", "in"]).done();
+    folder.run(&["rewrap", "--key", "key", "--to", "key", "-o", "keys", "sealed"]).done();
+    let before = ["key", "keys"].map(|name| folder.read(name));
+    for (args, redirection) in [
+        (&["seal", "--key", "key", "in"][..], ">> key"),
+        (&["seal", "--key", "key", "-o", "/dev/stdout", "in"], ">> key"),
+        (&["open", "--key", "key", "sealed"], ">> key"),
+        (&["rewrap", "--key", "key", "--to", "key", "sealed"], ">> key"),
+        (&["open", "--key", "key", "--keys", "keys", "sealed"], ">> keys"),
+    ] {
+        let said = redirected(&folder, args, redirection).failed();
+        assert!(said.contains("a key that was given"), "{said}");
+    }
+    assert_eq!(["key", "keys"].map(|name| folder.read(name)), before);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_is_open_already_is_not_replaced() {
+    let folder = Folder::with_key();
+    folder.write("log", b"precious");
+    for (out, redirection) in
+        [("/dev/fd/3", "3>> log"), ("/proc/self/fd/3", "3>> log"), ("/dev/stderr", "2>> log; cat log >&2")]
+    {
+        let mut shell = Command::new("sh");
+        let command = folder.command(&["seal", "--key", "key", "-o", out]);
+        shell.arg("-c").arg(format!("\"$0\" \"$@\" {redirection}")).arg(command.get_program());
+        shell.args(command.get_args()).current_dir(folder.path("."));
+        let said = end(&mut shell, b"data").stderr;
+        assert!(said.contains("it is an open file"), "{said}");
+        assert!(folder.read("log").starts_with(b"precious"), "{out}");
+    }
 }
 
 /// Makes a terminal. Returns it for a process, and what collects everything that it shows until no process has it.
