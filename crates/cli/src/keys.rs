@@ -101,18 +101,26 @@ impl Keys {
     /// Warns where others than the owner can read a secret key, or put another key in the place of any key.
     fn warn_if_exposed(&self, path: &Path, is_secret: bool) {
         let Ok(metadata) = fs::metadata(path) else { return };
-        let name = path.display();
+        let (name, argument) = (path.display(), shell_word(path));
         match others_can(&metadata) {
             (true, true) if is_secret => {
-                self.console.warn(&format!("{name}: others can read and change this key: chmod 600 {name}"));
+                self.console.warn(&format!("{name}: others can read and change this key: chmod 600 {argument}"));
             }
             (true, false) if is_secret => {
-                self.console.warn(&format!("{name}: others can read this key: chmod 600 {name}"));
+                self.console.warn(&format!("{name}: others can read this key: chmod 600 {argument}"));
             }
-            (_, true) => self.console.warn(&format!("{name}: others can change this key: chmod go-w {name}")),
+            (_, true) => self.console.warn(&format!("{name}: others can change this key: chmod go-w {argument}")),
             (_, false) => {}
         }
     }
+}
+
+/// Returns a path as it is written in a shell.
+fn shell_word(path: &Path) -> String {
+    let path = path.display().to_string();
+    let path = if path.starts_with('-') { format!("./{path}") } else { path };
+    let is_plain = path.chars().all(|c| c.is_alphanumeric() || "-_./".contains(c));
+    if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
 /// Makes a local key file.

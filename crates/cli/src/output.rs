@@ -13,7 +13,7 @@ use crate::{
     failure::Failure,
     input::Input,
     interrupt,
-    permissions::{Permissions, permit_as_new},
+    permissions::{permit_as_new, take_over},
     standard,
 };
 
@@ -30,9 +30,10 @@ pub(crate) struct Output {
 enum Target {
     /// Standard output, a pipe or a device.
     Direct(File),
-    /// A file in the folder of `path`, which it is renamed to at the end, and what the file that it replaces permits.
-    /// SIGKILL or a loss of power leaves the temporary file behind; only its owner may read it.
-    Beside { temporary: NamedTempFile, path: PathBuf, existing: Option<Box<Permissions>> },
+    /// A file in the folder of `path`, which it is renamed to at the end, and the file that it replaces.
+    /// SIGKILL, a signal that is not watched, or a loss of power leaves the temporary file behind; only its owner may
+    /// read it.
+    Beside { temporary: NamedTempFile, path: PathBuf, existing: Option<File> },
 }
 
 impl Output {
@@ -104,14 +105,17 @@ impl Output {
         let cannot_write = |error: io::Error| Failure::writing(&self.name, &error);
         // The data first, which takes long: meanwhile only the owner may read it.
         file.sync_all().map_err(cannot_write)?;
-        let permitted = match &existing {
-            Some(existing) => existing.give_to(file),
+        let permitted = match existing {
+            // As it is now: not another file that has got its name, but with what has been forbidden meanwhile.
+            Some(existing) => take_over(file, &existing),
             None => permit_as_new(file, folder_of(&path)),
         };
-        file.sync_all()
-            .and_then(|()| interrupt::complete(|| temporary.persist(&path)).map_err(|error| error.error))
-            .and_then(|_| sync_folder(&path))
-            .map_err(cannot_write)?;
+        file.sync_all().map_err(cannot_write)?;
+        // Such as a file mounted by itself, or one of somebody else in /tmp.
+        interrupt::complete(|| temporary.persist(&path)).map_err(|error| {
+            cannot_write(error.error).advise("if it cannot be replaced, redirect standard output to it: `> FILE`")
+        })?;
+        sync_folder(&path).map_err(cannot_write)?;
         if let Err(lost) = permitted {
             self.console.warn(&format!("{}: {lost}", self.name));
         }
@@ -167,8 +171,7 @@ impl Target {
                     return Err(io::Error::other(what));
                 }
                 // A symbolic link stays one.
-                let permissions = Permissions::of(&existing, metadata);
-                Self::beside(fs::canonicalize(path)?, Some(permissions.into()))
+                Self::beside(fs::canonicalize(path)?, Some(existing))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if fs::symlink_metadata(path).is_ok() {
@@ -184,7 +187,7 @@ impl Target {
     }
 
     /// A file in the same folder.
-    fn beside(path: PathBuf, existing: Option<Box<Permissions>>) -> io::Result<Self> {
+    fn beside(path: PathBuf, existing: Option<File>) -> io::Result<Self> {
         let folder = folder_of(&path);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".kms-envelope-").suffix(".tmp");

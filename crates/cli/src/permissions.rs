@@ -1,95 +1,79 @@
 //! Who may read and write a file that gets its name.
 
-use std::fs::{File, Metadata};
 #[cfg(unix)]
-use std::{io, path::Path};
+use std::io;
+use std::{fs::File, path::Path};
 
-/// What a file permits that will be replaced.
-#[derive(Debug)]
-pub(crate) struct Permissions {
-    #[cfg_attr(not(unix), expect(dead_code, reason = "other systems' permissions are not kept"))]
-    metadata: Metadata,
-    #[cfg(unix)]
-    acl: io::Result<Option<Vec<u8>>>,
+/// Gives a file the owner, group, mode and access control list that the file which it replaces has now. The error says
+/// what could not be kept.
+#[cfg(unix)]
+pub(crate) fn take_over(file: &File, existing: &File) -> Result<(), String> {
+    use std::os::unix::fs::{MetadataExt, fchown};
+
+    let metadata = existing.metadata().map_err(not_permitted)?;
+    let (uid, gid) = (metadata.uid(), metadata.gid());
+    let kept = || file.metadata().map_or((false, false), |own| (own.uid() == uid, own.gid() == gid));
+    if kept() != (true, true) {
+        // Only root may give a file away, but its owner may give it to another of their groups.
+        let _ = fchown(file, Some(uid), Some(gid)).or_else(|_| fchown(file, None, Some(gid)));
+    }
+    let (keeps_owner, keeps_group) = kept();
+    let mut lost = Vec::new();
+    if !keeps_owner {
+        lost.push("owner");
+    }
+    if !keeps_group {
+        lost.push("group");
+    }
+    // As when a file is written to, it does not keep setuid and setgid.
+    let mode = metadata.mode() & 0o777;
+    match acl::of(existing) {
+        Ok(None) => {
+            // The folder's default has given it one, which the mode would bring to life.
+            acl::remove(file).map_err(not_permitted)?;
+            // Another group than before gets no permission that others do not have.
+            let for_another_group = mode & 0o707 | mode & (mode & 0o007) << 3;
+            set_mode(file, if keeps_group { mode } else { for_another_group })?;
+        }
+        // This sets the mode as well.
+        Ok(Some(acl)) if keeps_group && acl::set(file, &acl).is_ok() => {}
+        // The mode's bits of the group are not the group's then, but the most that anybody in the list gets.
+        _ => {
+            lost.push("access control list");
+            set_mode(file, mode & 0o700)?;
+        }
+    }
+    if lost.is_empty() { Ok(()) } else { Err(format!("its {} could not be kept", lost.join(" and "))) }
 }
 
-impl Permissions {
-    pub(crate) fn of(file: &File, metadata: Metadata) -> Self {
-        #[cfg(not(unix))]
-        let _ = file;
-        Self {
-            metadata,
-            #[cfg(unix)]
-            acl: acl::of(file),
-        }
-    }
-
-    /// Gives the file that replaces it the same owner, group, mode and access control list. The error says what could
-    /// not be kept.
-    #[cfg(unix)]
-    pub(crate) fn give_to(&self, file: &File) -> Result<(), String> {
-        use std::os::unix::fs::{MetadataExt, fchown};
-
-        let (uid, gid) = (self.metadata.uid(), self.metadata.gid());
-        let kept = || file.metadata().map_or((false, false), |own| (own.uid() == uid, own.gid() == gid));
-        if kept() != (true, true) {
-            // Only root may give a file away, but its owner may give it to another of their groups.
-            let _ = fchown(file, Some(uid), Some(gid)).or_else(|_| fchown(file, None, Some(gid)));
-        }
-        let (keeps_owner, keeps_group) = kept();
-        let mut lost = Vec::new();
-        if !keeps_owner {
-            lost.push("owner");
-        }
-        if !keeps_group {
-            lost.push("group");
-        }
-        // As when a file is written to, it does not keep setuid and setgid.
-        let mode = self.metadata.mode() & 0o777;
-        match &self.acl {
-            Ok(None) => {
-                // The folder's default has given it one, which the mode would bring to life.
-                acl::remove(file).map_err(not_permitted)?;
-                // Another group than before gets no permission that others do not have.
-                let for_another_group = mode & 0o707 | mode & (mode & 0o007) << 3;
-                set_mode(file, if keeps_group { mode } else { for_another_group })?;
-            }
-            // This sets the mode as well.
-            Ok(Some(acl)) if keeps_group && acl::set(file, acl).is_ok() => {}
-            // The mode's bits of the group are not the group's then, but the most that anybody in the list gets.
-            _ => {
-                lost.push("access control list");
-                set_mode(file, mode & 0o700)?;
-            }
-        }
-        if lost.is_empty() { Ok(()) } else { Err(format!("its {} could not be kept", lost.join(" and "))) }
-    }
-
-    #[cfg(not(unix))]
-    pub(crate) fn give_to(&self, _: &File) -> Result<(), String> {
-        Ok(())
-    }
+#[cfg(not(unix))]
+pub(crate) fn take_over(_: &File, _: &File) -> Result<(), String> {
+    Ok(())
 }
 
 /// Gives a new file the mode that it would have got if it had been made under its name in this folder.
 #[cfg(unix)]
 pub(crate) fn permit_as_new(file: &File, folder: &Path) -> Result<(), String> {
-    use rustix::{fs::Mode, process::umask};
+    use rustix::{
+        fs::{Mode, fchmod},
+        process::umask,
+    };
 
+    let requested = Mode::from_raw_mode(0o666);
     let mode = match acl::default_mode(folder).map_err(not_permitted)? {
-        Some(mode) => mode & 0o666,
+        Some(most) => requested & most,
         None => {
             // The umask can be read only by setting it. No other thread makes files now.
             let mask = umask(Mode::RWXG | Mode::RWXO);
             umask(mask);
-            0o666 & !u32::from(mask.as_raw_mode())
+            requested - mask
         }
     };
-    set_mode(file, mode)
+    fchmod(file, mode).map_err(|error| not_permitted(error.into()))
 }
 
 #[cfg(not(unix))]
-pub(crate) fn permit_as_new(_: &File, _: &std::path::Path) -> Result<(), String> {
+pub(crate) fn permit_as_new(_: &File, _: &Path) -> Result<(), String> {
     Ok(())
 }
 
@@ -109,7 +93,7 @@ fn not_permitted(error: io::Error) -> String {
 mod acl {
     use rustix::{
         buffer::spare_capacity,
-        fs::{XattrFlags, fgetxattr, fremovexattr, fsetxattr, getxattr},
+        fs::{Mode, RawMode, XattrFlags, fgetxattr, fremovexattr, fsetxattr, getxattr},
         io::Errno,
     };
 
@@ -134,8 +118,8 @@ mod acl {
         if_any(fremovexattr(file, ACCESS)).map(drop)
     }
 
-    /// Returns the mode that the folder's default list gives new files. The umask does not apply to it.
-    pub(super) fn default_mode(folder: &Path) -> io::Result<Option<u32>> {
+    /// Returns the most that the folder's default list permits of new files. The umask does not apply to it.
+    pub(super) fn default_mode(folder: &Path) -> io::Result<Option<Mode>> {
         let mut acl = Vec::with_capacity(MAX_LEN);
         match if_any(getxattr(folder, DEFAULT, spare_capacity(&mut acl)))? {
             None => Ok(None),
@@ -143,18 +127,18 @@ mod acl {
         }
     }
 
-    fn mode(acl: &[u8]) -> Option<u32> {
+    fn mode(acl: &[u8]) -> Option<Mode> {
         let [user_obj, group_obj, mask, other] = [0x01, 0x04, 0x10, 0x20];
         // A version, and then tags, permissions and ids, of 16, 16 and 32 bits.
         let entries = acl.get(4..)?.chunks_exact(8);
         let permissions = |wanted| {
             entries.clone().find_map(|entry| match *entry {
-                [tag, 0, permissions, ..] if tag == wanted => Some(u32::from(permissions & 0o7)),
+                [tag, 0, permissions, ..] if tag == wanted => Some(RawMode::from(permissions & 0o7)),
                 _ => None,
             })
         };
         let group = permissions(mask).or_else(|| permissions(group_obj))?;
-        Some(permissions(user_obj)? << 6 | group << 3 | permissions(other)?)
+        Some(Mode::from_raw_mode(permissions(user_obj)? << 6 | group << 3 | permissions(other)?))
     }
 
     /// None where there is no list, or where the file system has none.
@@ -168,6 +152,8 @@ mod acl {
 
 #[cfg(all(unix, not(target_os = "linux")))]
 mod acl {
+    use rustix::fs::Mode;
+
     use super::{File, Path, io};
 
     pub(super) fn of(_: &File) -> io::Result<Option<Vec<u8>>> {
@@ -182,7 +168,7 @@ mod acl {
         Ok(())
     }
 
-    pub(super) fn default_mode(_: &Path) -> io::Result<Option<u32>> {
+    pub(super) fn default_mode(_: &Path) -> io::Result<Option<Mode>> {
         Ok(None)
     }
 }

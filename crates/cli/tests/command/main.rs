@@ -719,6 +719,11 @@ fn keys_and_what_they_belong_to_are_never_written_over() {
     key_is_spared(&["open", "--key", "new", "--keys", "keys", "-o", "keys", "sealed"]);
     key_is_spared(&["rewrap", "--key", "key", "--to", "new", "-o", "key", "sealed"]);
     key_is_spared(&["rewrap", "--key", "key", "--to", "new", "-o", "new", "sealed"]);
+    // Another name of the same file, with a canonical form of its own.
+    #[cfg(unix)]
+    fs::hard_link(folder.path("key"), folder.path("same")).unwrap();
+    #[cfg(unix)]
+    key_is_spared(&["open", "--key", "key", "-o", "same", "sealed"]);
     #[cfg(unix)]
     key_is_spared(&["open", "--key", "link", "-o", "key", "sealed"]);
     #[cfg(unix)]

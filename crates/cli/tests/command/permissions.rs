@@ -75,9 +75,9 @@ fn a_replaced_file_keeps_its_owner_and_group() {
     assert_eq!((metadata.uid(), metadata.gid(), mode(&folder.path("out"))), (12345, 54321, 0o640));
 }
 
-/// Seals to `out` as another user than root. Returns the warnings.
-fn seal_as_other(folder: &Folder, uid: u32, gid: u32) -> String {
-    set_mode(&folder.path("."), 0o777);
+/// Seals to `out` as another user than root, in a folder of root with this mode. Returns the warnings.
+fn seal_as_other(folder: &Folder, folder_mode: u32, uid: u32, gid: u32) -> String {
+    set_mode(&folder.path("."), folder_mode);
     set_mode(&folder.path("key"), 0o644);
     let program = folder.path("program");
     let built = env!("CARGO_BIN_EXE_kms-envelope");
@@ -104,7 +104,7 @@ fn an_owner_or_group_that_cannot_be_kept_is_warned_of_and_gains_nobody_access() 
         fs::write(&path, b"").unwrap();
         chown(&path, Some(owner), Some(group)).unwrap();
         set_mode(&path, before);
-        let said = seal_as_other(&folder, 12345, 20000);
+        let said = seal_as_other(&folder, 0o777, 12345, 20000);
         assert!(said.contains(&format!("warning: out: its {lost} could not be kept")), "{said}");
         let metadata = fs::metadata(&path).unwrap();
         assert_eq!((metadata.uid(), metadata.gid(), mode(&path)), (12345, 20000, after), "{lost}");
@@ -220,9 +220,37 @@ mod acl {
             return;
         }
         chown(&path, Some(12345), Some(54321)).unwrap();
-        let said = seal_as_other(&folder, 12345, 20000);
+        let said = seal_as_other(&folder, 0o777, 12345, 20000);
         assert!(said.contains("out: its group and access control list could not be kept"), "{said}");
         assert_eq!((get(&path), mode(&path)), (None, 0o600));
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_replaced_comes_with_advice() {
+    let folder = Folder::with_key();
+    if !is_root(&folder) {
+        return;
+    }
+    folder.write("out", b"as it was");
+    set_mode(&folder.path("out"), 0o666);
+    // As in /tmp.
+    let said = seal_as_other(&folder, 0o1777, 12345, 20000);
+    assert!(said.contains("out: cannot be written") && said.contains("redirect standard output"), "{said}");
+    assert_eq!(folder.read("out"), b"as it was");
+}
+
+#[test]
+fn a_name_that_a_shell_would_not_take_as_it_is_is_quoted_in_advice() {
+    let folder = Folder::with_key();
+    for (name, argument) in [("a key; true", "'a key; true'"), ("it's", r"'it'\''s'"), ("-R", "./-R")] {
+        fs::copy(folder.path("key"), folder.path(name)).unwrap();
+        set_mode(&folder.path(name), 0o644);
+        let said = folder.run(&["seal", &format!("--key={name}")]).stderr;
+        assert!(said.ends_with(&format!("chmod 600 {argument}\n")), "{said}");
+        let advice = said.rsplit(": ").next().unwrap();
+        assert!(Command::new("sh").args(["-c", advice]).current_dir(folder.path(".")).status().unwrap().success());
+        assert_eq!(mode(&folder.path(name)), 0o600);
     }
 }
 

@@ -73,6 +73,19 @@ fn only_the_owner_may_read_a_file_that_is_not_complete() {
     }
 }
 
+#[test]
+fn a_mode_that_is_changed_during_the_run_is_kept() {
+    let folder = Folder::with_key();
+    folder.write("out", b"");
+    let set_mode = |mode| fs::set_permissions(folder.path("out"), fs::Permissions::from_mode(mode)).unwrap();
+    set_mode(0o644);
+    let (mut process, pipe) = start(&mut folder.command(&["seal", "--key", "key", "-o", "out"]), &data(2_000_000));
+    set_mode(0o600);
+    drop(pipe);
+    assert!(process.wait().unwrap().success());
+    assert_eq!(fs::metadata(folder.path("out")).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_signal_that_is_ignored_as_by_nohup_does_not_end_the_run() {
