@@ -1,12 +1,13 @@
 //! The arguments.
 
 use std::{
+    env,
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
 use clap::{
-    Args, CommandFactory, Parser, Subcommand, ValueEnum,
+    ArgMatches, Args, CommandFactory, Parser, Subcommand, ValueEnum,
     builder::{OsStringValueParser, TypedValueParser},
     error::{ContextKind, ContextValue, ErrorKind},
 };
@@ -14,13 +15,14 @@ use clap_complete::Shell;
 use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, Limits, provider::RsaPadding};
 
 use crate::{
+    console::one_line,
     failure::Failure,
     key_source::{KeySource, RsaOptions},
 };
 
 /// Envelope encryption of files and pipes, with AWS KMS or a local key, in the AWS Encryption SDK's message format
 #[derive(Debug, Parser)]
-#[command(name = "kms-envelope", version, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "kms-envelope", version, arg_required_else_help = true, after_help = after_help())]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -29,19 +31,25 @@ pub(crate) struct Arguments {
     pub(crate) quiet: bool,
 }
 
-const EXAMPLES: &str = "\
-Examples:
-  kms-envelope keygen backup.key
-  kms-envelope seal --key backup.key -c table=orders -o orders.msg orders.csv
-  pg_dump orders | kms-envelope seal --key arn:aws:kms:eu-west-1:111122223333:alias/backup > orders.msg
-  kms-envelope open --key backup.key -c table=orders -o orders.csv orders.msg
-  kms-envelope rewrap --key backup.key --to new.key -o orders.keys orders.msg
-  kms-envelope open --key new.key --keys orders.keys -o orders.csv orders.msg
-  kms-envelope inspect orders.msg
+/// One a line.
+pub(crate) const EXAMPLES: &str = "\
+kms-envelope keygen backup.key
+kms-envelope seal --key backup.key -c table=orders -o orders.msg orders.csv
+pg_dump orders | kms-envelope seal --key arn:aws:kms:eu-west-1:111122223333:alias/backup > orders.msg
+kms-envelope open --key backup.key -c table=orders -o orders.csv orders.msg
+kms-envelope rewrap --key backup.key --to new.key -o orders.keys orders.msg
+kms-envelope open --key new.key --keys orders.keys -o orders.csv orders.msg
+kms-envelope inspect orders.msg";
 
-`kms-envelope completions SHELL` prints completions for a shell, and `kms-envelope man [COMMAND]` a manual page.
+pub(crate) const GENERATED: &str =
+    "`kms-envelope completions SHELL` prints completions for a shell, and `kms-envelope man [COMMAND]` a manual page.";
 
-Exit status: 0 done, 1 failed, 2 wrong arguments, 141 the reader of the output has gone away.";
+pub(crate) const EXIT_STATUS: &str = "0 done, 1 failed, 2 wrong arguments, 141 the reader of the output has gone away.";
+
+fn after_help() -> String {
+    let examples = EXAMPLES.replace('\n', "\n  ");
+    format!("Examples:\n  {examples}\n\n{GENERATED}\n\nExit status: {EXIT_STATUS}")
+}
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -353,13 +361,28 @@ pub(crate) fn parse() -> Arguments {
             let suggested = ContextValue::Strings(vec![(*ours).to_owned()]);
             error.insert(ContextKind::SuggestedSubcommand, suggested);
         }
+        // What was given, such as the name of a file by a stranger, must not drive the terminal.
+        for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
+            if let Some(ContextValue::String(given)) = error.get(kind) {
+                let escaped = one_line(given);
+                error.insert(kind, ContextValue::String(escaped));
+            }
+        }
         error.exit()
     })
 }
 
 /// Says that the arguments are wrong, and ends the process with status 2.
 pub(crate) fn exit_with_usage(what: &str) -> ! {
-    Arguments::command().error(ErrorKind::ValueValidation, what).exit()
+    let mut arguments = Arguments::command();
+    // Parsed again, for the usage of the command that was given.
+    let given = arguments.try_get_matches_from_mut(env::args_os()).ok();
+    let name = given.as_ref().and_then(ArgMatches::subcommand_name);
+    match name.and_then(|name| arguments.find_subcommand_mut(name)) {
+        Some(command) => command.error(ErrorKind::ValueValidation, what),
+        None => arguments.error(ErrorKind::ValueValidation, what),
+    }
+    .exit()
 }
 
 fn suite(text: &str) -> Result<AlgorithmSuite, String> {

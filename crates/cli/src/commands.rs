@@ -20,6 +20,7 @@ use crate::{
     args::{Arguments, Command, KeyArguments, KeygenArguments, OpeningArguments},
     console::Console,
     failure::Failure,
+    input::parse_detached,
     keys::{self, Keys},
     standard,
 };
@@ -73,12 +74,11 @@ fn opening_envelope(terms: &OpeningArguments, provider: Arc<dyn KeyProvider>) ->
 
 /// Reads what `rewrap` wrote.
 fn read_detached(path: &Path) -> Result<DetachedKeys, Failure> {
-    let limits = Limits::default();
     let mut bytes = Vec::new();
     File::open(path)
-        .and_then(|file| file.take(limits.header_len as u64 + 1).read_to_end(&mut bytes))
+        .and_then(|file| file.take(Limits::default().header_len as u64 + 1).read_to_end(&mut bytes))
         .map_err(|error| Failure::reading(path.display(), &error))?;
-    DetachedKeys::parse(&bytes, &limits).map_err(|error| Failure::from(error).of(path.display()))
+    parse_detached(&bytes).map_err(|failure| failure.of(path.display()))
 }
 
 /// Writes all of a text to standard output.

@@ -28,11 +28,12 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "kms-envelope: {}", one_line(text));
 }
 
-/// Control characters as escapes: a file's name or a service's answer must not drive the terminal.
-fn one_line(text: &str) -> String {
+/// Control characters and those that reverse text as escapes: a file's name or a service's answer must not drive the terminal.
+pub(crate) fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        let reverses = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if c.is_control() || reverses { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
 }

@@ -94,7 +94,7 @@ impl Failure {
                 }
             }
             ConfigError::KeyFile(_) => {
-                Self::new(error.to_string()).of(name).advise("`kms-envelope keygen KEYFILE` makes a new one")
+                Self::new(error.to_string()).of(name).advise("use a copy of the key file; a new key opens nothing old")
             }
             _ => Self::new(error.to_string()),
         }
@@ -229,9 +229,10 @@ fn advice_on_provider(error: &ProviderError, described: &str) -> Option<&'static
         ProviderErrorKind::NoneDecrypted => {
             error.attempts().iter().find_map(|attempt| advice_on_provider(attempt, described))
         }
-        ProviderErrorKind::InvalidCiphertext | ProviderErrorKind::IncorrectKey => {
-            Some("check the key; if it is the right one, the message was changed: use another copy")
-        }
+        ProviderErrorKind::InvalidCiphertext | ProviderErrorKind::IncorrectKey => Some(
+            "check the key, and give what `--required` named for sealing; if both are right, the message was \
+                 changed: use another copy",
+        ),
         ProviderErrorKind::Unavailable | ProviderErrorKind::Other
             if CREDENTIALS.iter().any(|about| described.contains(about)) =>
         {

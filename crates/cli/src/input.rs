@@ -111,18 +111,20 @@ impl Input {
         if start != DETACHED_KEYS {
             return self.read_header_after(&start[..len]).map(Start::Message);
         }
-        let limits = Limits::default();
-        let mut keys = vec![0; limits.header_len + 1];
+        let mut keys = vec![0; Limits::default().header_len + 1];
         keys[..len].copy_from_slice(&start);
         let len = len + self.fill(&mut keys[len..])?;
-        DetachedKeys::parse(&keys[..len], &limits)
-            .map(Start::DetachedKeys)
-            .map_err(|error| Failure::from(error).of(&self.name))
+        parse_detached(&keys[..len]).map(Start::DetachedKeys).map_err(|failure| failure.of(&self.name))
     }
 
     /// Reads a message's header and nothing beyond.
     pub(crate) fn read_header(&mut self) -> Result<Header, Failure> {
-        self.read_header_after(&[])
+        match self.read_start()? {
+            Start::Message(header) => Ok(header),
+            Start::DetachedKeys(_) => Err(Failure::new("these are detached keys, and not a message")
+                .of(&self.name)
+                .advise("give the message, and these keys with --keys")),
+        }
     }
 
     /// Reads the rest of a header, of which `start` has been read.
@@ -161,6 +163,15 @@ impl Input {
         let read = self.file.seek(SeekFrom::Start(self.start + offset)).and_then(|_| self.file.read_exact(out));
         read.map_err(|error| Failure::reading(&self.name, &error))
     }
+}
+
+/// Reads detached keys, of which there are at most the bytes of the longest header.
+pub(crate) fn parse_detached(keys: &[u8]) -> Result<DetachedKeys, Failure> {
+    let limits = Limits::default();
+    if keys.len() > limits.header_len {
+        return Err(Failure::new(format!("it has more than {} bytes, which no detached keys have", limits.header_len)));
+    }
+    Ok(DetachedKeys::parse(keys, &limits)?)
 }
 
 impl Read for Input {

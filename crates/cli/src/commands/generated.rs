@@ -1,11 +1,14 @@
 //! `kms-envelope completions` and `kms-envelope man`: made from the definition of the arguments.
 
-use clap::CommandFactory;
-use clap_mangen::Man;
+use clap::{CommandFactory, builder::Resettable};
+use clap_mangen::{
+    Man,
+    roff::{Roff, roman},
+};
 
 use super::print;
 use crate::{
-    args::{Arguments, CompletionsArguments, ManArguments},
+    args::{Arguments, CompletionsArguments, EXAMPLES, EXIT_STATUS, GENERATED, ManArguments},
     failure::Failure,
 };
 
@@ -25,11 +28,23 @@ pub(super) fn man(arguments: &ManArguments) -> Result<(), Failure> {
         };
         command = found.clone();
     }
+    // What follows the help would be filled and justified, and could not be copied.
+    let mut more = Roff::new();
+    if arguments.command.is_none() {
+        command = command.after_help(Resettable::Reset);
+        more.control("SH", ["EXAMPLES"]).control("nf", []);
+        for example in EXAMPLES.lines() {
+            more.text([roman(example)]);
+        }
+        more.control("fi", []).control("PP", []).text([roman(GENERATED)]);
+        more.control("SH", ["EXIT STATUS"]).text([roman(EXIT_STATUS)]);
+    }
     let mut out = Vec::new();
     let source = concat!("kms-envelope ", env!("CARGO_PKG_VERSION"));
     Man::new(command)
         .source(source)
         .render(&mut out)
+        .and_then(|()| more.to_writer(&mut out))
         .map_err(|error| Failure::new(format!("no manual page: {error}")))?;
     print(&out)
 }

@@ -9,7 +9,7 @@ fn a_wrong_pair_is_told_apart_from_a_failure_and_makes_no_key() {
     let folder = Folder::with_key();
     let twice = ["-c", "a=1", "-c", "b=2", "-c", "a=1"];
     let said = folder.run(&[&["seal", "--new-key", "--key", "fresh", "-o", "out"][..], &twice].concat()).usage();
-    assert!(said.contains("\"a\" twice"), "{said}");
+    assert!(said.contains("\"a\" twice") && said.contains("Usage: kms-envelope seal"), "{said}");
     for command in ["open", "inspect"] {
         let said = folder.run_with_input(&[&[command, "--key", "key"][..], &twice].concat(), b"").usage();
         assert!(said.contains("\"a\" twice"), "{said}");
@@ -46,6 +46,21 @@ fn the_names_that_other_tools_use_suggest_ours() {
     assert!(folder.run(&["sael"]).usage().contains("'seal'"));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_argument_does_not_drive_the_terminal() {
+    let folder = Folder::new();
+    let evil = "\u{1b}]0;evil\u{7}\u{202e}";
+    for args in [&["open", "--key", "key", "in", evil][..], &[evil], &["seal", "--frame-len", evil], &["inspect", evil]]
+    {
+        let (_, said) = crate::standard_streams::errors_on_terminal(&folder, args);
+        assert!(
+            said.contains("evil") && !said.contains("\u{1b}]") && !said.contains(['\u{7}', '\u{202e}']),
+            "{said:?}"
+        );
+    }
+}
+
 #[test]
 fn quiet_silences_what_is_neither_a_warning_nor_an_error() {
     let folder = Folder::new();
@@ -78,12 +93,19 @@ fn inspect_says_which_message_detached_keys_belong_to() {
 
     let said = folder.run(&["inspect", "--key", "new", "keys"]).failed();
     assert!(said.contains("keys: these are detached keys") && said.contains("--keys"), "{said}");
+    let said = folder.run(&["open", "--key", "new", "keys"]).failed();
+    assert!(said.contains("keys: these are detached keys, and not a message") && said.contains("--keys"), "{said}");
     for len in [4, 10, keys.len() - 1] {
         let said = folder.run_with_input(&["inspect"], &keys[..len]).failed();
         assert!(said.contains("truncated"), "{said}");
     }
     let said = folder.run_with_input(&["inspect"], &[&keys[..], &[0; 300_000]].concat()).failed();
     assert!(said.contains("standard input: "), "{said}");
+    folder.write("long", &[b"KEDK", &[0; 300_000][..]].concat());
+    for args in [&["inspect", "long"][..], &["open", "--key", "key", "--keys", "long", "sealed"]] {
+        let said = folder.run(args).failed();
+        assert!(said.contains("long: it has more than 262144 bytes, which no detached keys have"), "{said}");
+    }
 }
 
 #[test]
@@ -103,7 +125,16 @@ fn a_manual_page_is_printed_for_the_command_and_for_each_of_its_commands() {
     let folder = Folder::new();
     let page = |args: &[&str]| String::from_utf8(folder.run(args).done()).unwrap();
     let whole = page(&["man"]);
-    assert!(whole.contains(".TH kms-envelope 1") && whole.contains("Exit status"), "{whole}");
+    assert!(whole.contains(".TH kms-envelope 1") && whole.contains(".SH \"EXIT STATUS\""), "{whole}");
+    // A line as it is typed, not filled and justified.
+    let (_, examples) = whole.split_once(".SH EXAMPLES\n.nf\n").unwrap();
+    let (examples, _) = examples.split_once(".fi\n").unwrap();
+    assert!(examples.lines().all(|line| line.contains("kms\\-envelope ")), "{examples}");
+    let help = page(&["--help"]);
+    let (_, help) = help.split_once("Examples:\n").unwrap();
+    for example in examples.lines() {
+        assert!(help.contains(&format!("  {}\n", example.replace("\\-", "-"))), "{help}");
+    }
     for command in ["keygen", "seal", "open", "rewrap", "inspect"] {
         assert!(whole.contains(&format!("kms\\-envelope\\-{command}(1)")), "{whole}");
         let page = page(&["man", command]);

@@ -131,6 +131,13 @@ fn on_terminal(folder: &Folder, args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap(), shown.join().unwrap())
 }
 
+/// Runs the command with a terminal for its errors. Returns its status and what the terminal shows.
+pub(super) fn errors_on_terminal(folder: &Folder, args: &[&str]) -> (i32, String) {
+    let (stderr, shown) = terminal();
+    let mut process = folder.command(args).stdin(Stdio::null()).stderr(stderr).spawn().unwrap();
+    (process.wait().unwrap().code().unwrap(), shown.join().unwrap())
+}
+
 #[test]
 fn progress_is_shown_on_a_terminal_unless_quiet_is_wanted() {
     let folder = Folder::with_key();
