@@ -433,3 +433,36 @@ async fn a_message_of_a_local_key_says_so_to_kms() {
     let error = Envelope::new(kms(&[])).open(&sealed, &context()).await.unwrap_err();
     assert!(error.to_string().contains("they are for: tests/local"), "{error}");
 }
+
+#[tokio::test]
+async fn an_error_of_the_sdk_that_quotes_the_request_does_not_show_the_data_key() {
+    use aws_sdk_kms::config::{BehaviorVersion, Credentials, Region};
+
+    let data_key = SecretKey::from(KEY);
+    let base64 = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
+    for endpoint in ["localhost:4566", "foo", "http://127.0.0.1:1/a b", "http://127.0.0.1:1"] {
+        let config = aws_sdk_kms::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("id", "secret", None, None, "tests"))
+            .retry_config(RetryConfig::disabled())
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .endpoint_url(endpoint);
+        let key = AwsKms::new(Client::from_conf(config.build()), ARN).unwrap();
+        let (suite, context) = (AlgorithmSuite::default(), EncryptionContext::from([("tenant", "a`b")]));
+        let request = EncryptDataKeyRequest::new(suite, &context, &data_key);
+        let error = key.encrypt_data_key(&request).await.unwrap_err();
+
+        let mut said = format!("{error} {error:?}");
+        let mut cause = error.source();
+        assert!(cause.is_some(), "{endpoint}");
+        while let Some(error) = cause {
+            said.push_str(&format!(" {error} {error:?}"));
+            cause = error.source();
+        }
+        assert!(!said.contains(base64) && !said.contains("Plaintext") && !said.contains("7, 7, 7"), "{said}");
+        if endpoint == "localhost:4566" {
+            assert!(said.contains("endpoint must contain scheme"), "{said}");
+        }
+    }
+}

@@ -3,6 +3,8 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
+    error::Error,
+    iter,
     time::{Duration, Instant},
 };
 
@@ -231,13 +233,36 @@ fn unexpected(operation: &'static str, key_id: &str, what: impl Into<Cow<'static
     ProviderError::new(Kind::UnexpectedResponse, operation, key_id).with_detail(what)
 }
 
+/// Returns an error of the SDK as a cause. Where it or a cause of it shows a request or an answer, as the error of an
+/// endpoint without a scheme does, only their texts are left, without those.
+fn without_messages(error: Box<dyn Error + Send + Sync>) -> Cause {
+    /// How the SDK's Debug output begins, which some of its texts quote.
+    const SHOWN: [&str; 3] = ["Request {", "Response {", "SdkBody"];
+    let place = |text: &str| SHOWN.iter().filter_map(|shown| text.find(shown)).min();
+    let chain = || iter::successors(Some(&*error as &(dyn Error + 'static)), |&error| error.source());
+    if chain().all(|error| place(&format!("{error} {error:?}")).is_none()) {
+        return error.into();
+    }
+    let mut texts: Vec<_> = chain()
+        .map(|error| {
+            let text = error.to_string();
+            let Some(start) = place(&text) else { return text };
+            // It stands in backticks, and what it quotes may have some too.
+            let end = text.rfind('`').filter(|end| *end > start).map_or(text.len(), |end| end + 1);
+            format!("{}(left out){}", text[..start].trim_end_matches('`'), &text[end..])
+        })
+        .collect();
+    texts.dedup();
+    texts.join(": ").into()
+}
+
 /// The SDK's error as ours, by the codes in KMS's API reference.
 ///
-/// It stays as the source, but not the raw response beside it: what could not be read of an answer may hold a data
-/// key in the clear, and the SDK prints it.
+/// It stays as the source, but not the raw response beside it, nor a request in its text: either may hold a data key in
+/// the clear, and the SDK prints it.
 fn provider_error<E>(operation: &'static str, key_id: &str, error: SdkError<E>) -> ProviderError
 where
-    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code).map(str::to_owned);
     let failed_inside = error.raw_response().is_some_and(|response| response.status().is_server_error());
@@ -245,7 +270,7 @@ where
     let retry_after = error.raw_response().and_then(|response| response.headers().get("retry-after")?.parse().ok());
     let never_sent = matches!(error, SdkError::ConstructionFailure(_));
     let timed_out = matches!(error, SdkError::TimeoutError(_));
-    let source: Cause = error.into_source().unwrap_or_else(|error| error.to_string().into()).into();
+    let source = without_messages(error.into_source().unwrap_or_else(|error| error.to_string().into()));
     let kind = match code.as_deref() {
         Some("AccessDeniedException") => Kind::AccessDenied,
         Some("NotFoundException") => Kind::NotFound,
