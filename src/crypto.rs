@@ -22,6 +22,8 @@ pub(crate) use random::Rng;
 pub use secret::SecretKey;
 pub(crate) use signature::{BadSignature, MessageDigest, SigningKey, VerifyingKey};
 
+use std::sync::OnceLock;
+
 use crate::suite::{IV_LEN, TAG_LEN};
 
 /// What does the cryptography. All give the same bytes; they differ in speed only.
@@ -36,6 +38,34 @@ pub enum Backend {
     /// The [RustCrypto](https://docs.rs/aes-gcm) crates: pure Rust, builds anywhere.
     #[cfg_attr(not(feature = "aws-lc"), default)]
     RustCrypto,
+}
+
+/// A value for each backend, made when it is first needed.
+#[derive(Debug)]
+pub(crate) struct PerBackend<T> {
+    #[cfg(feature = "aws-lc")]
+    aws_lc: OnceLock<T>,
+    rust_crypto: OnceLock<T>,
+}
+
+impl<T> PerBackend<T> {
+    pub(crate) fn get(&self, backend: Backend, make: impl FnOnce() -> T) -> &T {
+        match backend {
+            #[cfg(feature = "aws-lc")]
+            Backend::AwsLc => self.aws_lc.get_or_init(make),
+            Backend::RustCrypto => self.rust_crypto.get_or_init(make),
+        }
+    }
+}
+
+impl<T> Default for PerBackend<T> {
+    fn default() -> Self {
+        Self {
+            #[cfg(feature = "aws-lc")]
+            aws_lc: OnceLock::new(),
+            rust_crypto: OnceLock::new(),
+        }
+    }
 }
 
 /// A tag does not match.

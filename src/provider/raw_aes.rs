@@ -12,7 +12,7 @@ use super::{
     invalid_ciphertext,
 };
 use crate::{
-    crypto::{AesGcm, Random, SecretKey},
+    crypto::{AesGcm, Backend, PerBackend, Random, SecretKey},
     error::ConfigError,
     message::EncryptedDataKey,
     suite::{IV_LEN, RAW_AES_LENGTHS, TAG_LEN},
@@ -39,6 +39,7 @@ pub struct RawAes {
     namespace: String,
     name: String,
     key: SecretKey,
+    ciphers: PerBackend<AesGcm>,
 }
 
 impl RawAes {
@@ -54,7 +55,7 @@ impl RawAes {
     ) -> Result<Self, ConfigError> {
         let (namespace, name, key) = (namespace.into(), name.into(), key.into());
         check_names(&namespace, &name, usize::from(u16::MAX) - RAW_AES_LENGTHS.len() - IV_LEN)?;
-        Ok(Self { namespace, name, key })
+        Ok(Self { namespace, name, key, ciphers: PerBackend::default() })
     }
 
     /// A local key with 32 fresh random bytes.
@@ -81,12 +82,16 @@ impl RawAes {
         &self.key
     }
 
+    fn cipher(&self, backend: Backend) -> &AesGcm {
+        self.ciphers.get(backend, || AesGcm::new(backend, &self.key))
+    }
+
     fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
         let aad = request.context.serialize().map_err(|error| failed("Encrypt", self, error))?;
         let mut iv = [0; IV_LEN];
         request.randomness.fill(&mut iv)?;
         let mut ciphertext = vec![0; request.data_key.len() + TAG_LEN];
-        AesGcm::new(request.backend, &self.key).seal(&iv, &aad, request.data_key.expose(), &mut ciphertext);
+        self.cipher(request.backend).seal(&iv, &aad, request.data_key.expose(), &mut ciphertext);
         let info = [self.name.as_bytes(), &RAW_AES_LENGTHS, &iv].concat();
         Ok(EncryptedDataKey::new(&self.namespace, info, ciphertext))
     }
@@ -109,7 +114,7 @@ impl RawAes {
         if encrypted.ciphertext.len() != len + TAG_LEN {
             return Err(invalid_ciphertext(self));
         }
-        SecretKey::filled(len, |out| AesGcm::new(request.backend, &self.key).open(iv, &aad, &encrypted.ciphertext, out))
+        SecretKey::filled(len, |out| self.cipher(request.backend).open(iv, &aad, &encrypted.ciphertext, out))
             .map_err(|_| invalid_ciphertext(self))
     }
 }
