@@ -93,9 +93,9 @@ impl Failure {
                     _ => this,
                 }
             }
-            ConfigError::KeyFile(_) => {
-                Self::new(error.to_string()).of(name).advise("use a copy of the key file; a new key opens nothing old")
-            }
+            ConfigError::KeyFile(_) => Self::new(error.to_string())
+                .of(name)
+                .advise("use a copy of the key file: a new key does not open what was sealed before"),
             _ => Self::new(error.to_string()),
         }
     }
@@ -230,7 +230,7 @@ fn advice_on_provider(error: &ProviderError, described: &str) -> Option<&'static
             error.attempts().iter().find_map(|attempt| advice_on_provider(attempt, described))
         }
         ProviderErrorKind::InvalidCiphertext | ProviderErrorKind::IncorrectKey => Some(
-            "check the key, and give what `--required` named for sealing; if both are right, the message was \
+            "check the key, and the pairs that `--required` had when it was sealed; if both are right, the message was \
                  changed: use another copy",
         ),
         ProviderErrorKind::Unavailable | ProviderErrorKind::Other
