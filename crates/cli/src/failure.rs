@@ -253,7 +253,7 @@ fn provider(error: &ProviderError) -> String {
         (ProviderErrorKind::Unavailable, Some(source)) if is_about_credentials(source) => {
             let cause = causes(source).last().map(ToString::to_string).unwrap_or_default();
             // A list of all the places that have been looked at follows.
-            let why = cause.lines().next().unwrap_or_default().trim_end_matches(" Attempted:");
+            let why = first_line(&cause).trim_end_matches(" Attempted:");
             format!("{} with key {}: no usable AWS credentials: {why}", error.operation(), error.key_id())
         }
         _ => chain(error),
@@ -281,13 +281,20 @@ fn chain(error: &dyn Error) -> String {
             return format!("{text}: {answer}");
         }
         let cause = cause.to_string();
-        let said = cause.lines().next().unwrap_or_default();
+        let said = first_line(&cause);
         if !text.contains(said) {
             text.push_str(": ");
             text.push_str(said);
         }
     }
     text
+}
+
+/// The first line, up to where the SDK shows a request or response: there may be a data key in its body.
+fn first_line(text: &str) -> &str {
+    let line = text.lines().next().unwrap_or_default();
+    let end = ["Request {", "Response {", "SdkBody {"].iter().filter_map(|shown| line.find(shown)).min();
+    end.map_or(line, |end| line[..end].trim_end_matches([' ', '`']))
 }
 
 /// What KMS answered, if it did.

@@ -19,6 +19,8 @@ use kms_envelope::{
 };
 use zeroize::Zeroizing;
 
+#[cfg(feature = "aws-kms")]
+use crate::aws_environment;
 use crate::{
     console::Console,
     failure::Failure,
@@ -142,13 +144,19 @@ pub(crate) fn generate(path: &Path, namespace: &str, name: Option<&str>, console
 /// Returns a KMS key in this region, or in that of the environment.
 #[cfg(feature = "aws-kms")]
 async fn kms_key(id: &str, region: Option<&str>) -> Result<Arc<dyn KeyProvider>, Failure> {
+    aws_environment::check()?;
     let mut config = aws_config::defaults(BehaviorVersion::latest());
     if let Some(region) = region {
         config = config.region(Region::new(region.to_owned()));
     }
     let config = config.load().await;
-    if config.region().is_none() {
-        return Err(Failure::new(format!("{id}: no AWS region is configured in which to look for this KMS key"))
+    if config.endpoint_url().is_some_and(|url| !aws_environment::is_url(url)) {
+        return Err(Failure::new(format!("the endpoint that is configured for AWS is not {}", aws_environment::URL)));
+    }
+    // Nothing else is in the name of a region, but it may be set to nothing.
+    let is_name = |region: &Region| region.as_ref().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    if !config.region().is_some_and(|region| !region.as_ref().is_empty() && is_name(region)) {
+        return Err(Failure::new(format!("{id}: no AWS region is configured that could have this KMS key"))
             .advise("set AWS_REGION, or give the ARN of the key"));
     }
     Ok(Arc::new(AwsKms::resolve(aws_sdk_kms::Client::new(&config), id).await?))

@@ -1,6 +1,8 @@
 //! The command `kms-envelope`: seals and opens files and pipes, shows what a message says of itself, makes keys.
 
 mod args;
+#[cfg(feature = "aws-kms")]
+mod aws_environment;
 mod commands;
 mod console;
 mod failure;

@@ -129,6 +129,44 @@ mod kms {
     }
 
     #[test]
+    fn a_wrong_variable_of_the_environment_is_a_failure_that_names_it_and_shows_no_data_key() {
+        let folder = Folder::with_key();
+        folder.write("sealed", &folder.seal(b"data"));
+        for (name, value) in [
+            ("AWS_ENDPOINT_URL", "foo"),
+            ("AWS_ENDPOINT_URL", "localhost:4566"),
+            ("AWS_ENDPOINT_URL_KMS", "http://host/a b"),
+            ("AWS_ENDPOINT_URL", ""),
+            ("AWS_MAX_ATTEMPTS", "abc"),
+            ("AWS_RETRY_MODE", "zzz"),
+            ("AWS_ACCESS_KEY_ID", "a\nb"),
+            ("AWS_SECRET_ACCESS_KEY", "a\r"),
+        ] {
+            let mut command = folder.command(&["rewrap", "--key", "key", "-c", crate::PAIR, "--to", KEY_ARN, "sealed"]);
+            let said = end(with_credentials(&mut command).env(name, value), b"").failed();
+            assert!(said.contains(&format!("variable {name} is not")) && !said.contains("Plaintext"), "{said}");
+        }
+        for region in ["", "eu west"] {
+            let mut command = folder.command(&["seal", "--key", "alias/backup"]);
+            let said = end(with_credentials(&mut command).env("AWS_REGION", region), b"").failed();
+            assert!(said.contains("AWS_REGION"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_made_is_not_shown_with_its_data_key() {
+        let folder = Folder::with_key();
+        folder.write("sealed", &folder.seal(b"data"));
+        // Of one service, which is not looked at before.
+        let config = "[default]\nservices = ours\n\n[services ours]\nkms =\n  endpoint_url = localhost:4566\n";
+        folder.write("config", config.as_bytes());
+        let mut command = folder.command(&["rewrap", "--key", "key", "-c", crate::PAIR, "--to", KEY_ARN, "sealed"]);
+        with_credentials(&mut command).env_remove("AWS_ENDPOINT_URL").env("AWS_CONFIG_FILE", "config");
+        let said = end(&mut command, b"").failed();
+        assert!(said.contains(KEY_ARN) && !said.contains("Plaintext") && !said.contains("SdkBody"), "{said}");
+    }
+
+    #[test]
     fn an_alias_without_a_region_is_a_failure_that_says_what_to_set() {
         let folder = Folder::new();
         let said = end(with_credentials(&mut folder.command(&["seal", "--key", "alias/backup"])), b"data").failed();
