@@ -28,10 +28,17 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "kms-envelope: {}", one_line(text));
 }
 
+/// Nobody reads more, and strangers choose how much a message or an answer says.
+const MAX_LEN: usize = 4000;
+
 /// Control characters and those that reverse text as escapes: a file's name or a service's answer must not drive the terminal.
 pub(crate) fn one_line(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
+    let mut out = String::with_capacity(text.len().min(MAX_LEN));
     for c in text.chars() {
+        if out.len() >= MAX_LEN {
+            out.push('…');
+            break;
+        }
         let reverses = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if c.is_control() || reverses { out.extend(c.escape_default()) } else { out.push(c) }
     }

@@ -13,9 +13,8 @@ fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes a file that is removed when the process is interrupted.
+/// Makes a file that is removed when the process is interrupted, once it is [watched](watch) for.
 pub(crate) fn create<F>(create: impl FnOnce() -> io::Result<F>, path: impl FnOnce(&F) -> &Path) -> io::Result<F> {
-    watch()?;
     let mut unfinished = unfinished();
     let file = create()?;
     *unfinished = Some(path(&file).to_owned());
@@ -32,8 +31,8 @@ pub(crate) fn complete<T>(rename: impl FnOnce() -> T) -> T {
 
 /// From now on, the signals remove the unfinished file.
 #[cfg(unix)]
-fn watch() -> io::Result<()> {
-    use std::{future::poll_fn, process, task::Poll, thread};
+pub(crate) fn watch() -> io::Result<()> {
+    use std::{future::poll_fn, os::unix::net::UnixStream, process, task::Poll, thread};
 
     use rustix::process::Signal;
     use signal_hook::low_level::emulate_default_handler;
@@ -48,6 +47,8 @@ fn watch() -> io::Result<()> {
     // Signals that the parent ignores stay ignored: `nohup` ignores SIGHUP, shells SIGINT for background jobs.
     let ignored = ignored_signals();
     kinds.retain(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
+    // tokio panics where there are no descriptors left for its signals, of which it needs no more than these.
+    drop([UnixStream::pair()?, UnixStream::pair()?, UnixStream::pair()?]);
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();
     let mut signals = kinds.iter().copied().map(signal).collect::<io::Result<Vec<_>>>()?;
@@ -81,6 +82,6 @@ fn ignored_signals() -> u64 {
 }
 
 #[cfg(not(unix))]
-fn watch() -> io::Result<()> {
+pub(crate) fn watch() -> io::Result<()> {
     Ok(())
 }

@@ -115,7 +115,9 @@ impl Output {
         interrupt::complete(|| temporary.persist(&path)).map_err(|error| {
             cannot_write(error.error).advise("if it cannot be replaced, redirect standard output to it: `> FILE`")
         })?;
-        sync_folder(&path).map_err(cannot_write)?;
+        if let Err(error) = sync_folder(&path) {
+            self.console.warn(&format!("{}: written, but a loss of power may still undo it: {error}", self.name));
+        }
         if let Err(lost) = permitted {
             self.console.warn(&format!("{}: {lost}", self.name));
         }
@@ -191,10 +193,13 @@ impl Target {
         let folder = folder_of(&path);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".kms-envelope-").suffix(".tmp");
+        interrupt::watch()
+            .map_err(|error| io::Error::new(error.kind(), format!("signals cannot be watched for: {error}")))?;
         // The error names the temporary file, which says nothing to anybody.
         let temporary = interrupt::create(|| builder.tempfile_in(folder), NamedTempFile::path).map_err(|error| {
-            let kind = error.kind();
-            io::Error::new(kind, format!("no file can be made in the folder {}: {kind}", folder.display()))
+            let text = error.to_string();
+            let why = text.split(" at path ").next().unwrap_or(&text);
+            io::Error::new(error.kind(), format!("no file can be made in the folder {}: {why}", folder.display()))
         })?;
         Ok(Self::Beside { temporary, path, existing })
     }
@@ -217,7 +222,14 @@ fn is_descriptor(path: &Path) -> bool {
 fn sync_folder(path: &Path) -> io::Result<()> {
     match File::open(folder_of(path)).and_then(|folder| folder.sync_all()) {
         // A folder that may be written to but not listed, and file systems that do this for no folder.
-        Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(())
+        }
         synced => synced,
     }
 }

@@ -15,7 +15,10 @@ use crate::{
 pub(super) fn completions(arguments: &CompletionsArguments) -> Result<(), Failure> {
     let mut out = Vec::new();
     clap_complete::generate(arguments.shell, &mut Arguments::command(), "kms-envelope", &mut out);
-    print(&out)
+    // clap_complete gives the names with a hyphen two forms in the script for bash, which then completes nothing
+    // (clap-rs/clap#6421).
+    let script = String::from_utf8_lossy(&out).replace("kms__subcmd__envelope", "kms__envelope");
+    print(script.as_bytes())
 }
 
 pub(super) fn man(arguments: &ManArguments) -> Result<(), Failure> {

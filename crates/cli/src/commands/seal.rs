@@ -13,6 +13,12 @@ pub(super) fn seal(arguments: &SealArguments, console: Console) -> Result<(), Fa
     if arguments.new_key && sources.iter().any(|source| source.path().is_none()) {
         return Err(Failure::usage("--new-key makes local key files, but KEY is a KMS key"));
     }
+    let policy = CommitmentPolicy::from(arguments.policy.policy);
+    if let Some(suite) = arguments.suite.filter(|suite| !policy.allows_sealing(*suite)) {
+        let allows =
+            if suite.is_committing() { "require-encrypt-require-decrypt" } else { "forbid-encrypt-allow-decrypt" };
+        return Err(Failure::usage(format!("--suite {suite} is used with --commitment-policy {allows}")));
+    }
     let context = arguments.context.to_seal()?;
     let input = Input::open(arguments.input.path(), console)?;
     let output = Output::create(arguments.output.path(), &input, console)?;
@@ -20,7 +26,6 @@ pub(super) fn seal(arguments: &SealArguments, console: Console) -> Result<(), Fa
         output.refuse_terminal()?;
     }
     let runtime = runtime()?;
-    let policy = CommitmentPolicy::from(arguments.policy.policy);
     let keys = Keys { new_key: arguments.new_key, ..existing_keys(&arguments.key, console) };
     let provider = runtime.block_on(keys.provider(sources))?;
     // Only now is a new key there.

@@ -26,6 +26,20 @@ fn a_wrong_pair_is_told_apart_from_a_failure_and_makes_no_key() {
 }
 
 #[test]
+fn a_suite_that_the_policy_forbids_is_a_usage_error_that_names_the_option_and_makes_no_key() {
+    let folder = Folder::new();
+    let forbid = "forbid-encrypt-allow-decrypt";
+    for (more, allows) in [
+        (&["--suite", "0178"][..], forbid),
+        (&["--suite", "0478", "--commitment-policy", forbid], "require-encrypt-require-decrypt"),
+    ] {
+        let said = folder.run(&[&["seal", "--new-key", "--key", "fresh"], more].concat()).usage();
+        assert!(said.contains(&format!("--commitment-policy {allows}")), "{said}");
+    }
+    assert!(folder.names().is_empty());
+}
+
+#[test]
 fn a_pair_may_have_an_empty_name() {
     let folder = Folder::with_key();
     let sealed = folder.run_with_input(&["seal", "--key", "key", "-c", "=value"], b"data").done();
@@ -118,6 +132,25 @@ fn completions_are_printed_for_every_shell() {
         }
     }
     folder.run(&["completions", "tcsh"]).usage();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn bash_completes_the_options_of_each_command() {
+    let folder = Folder::new();
+    folder.write("script", &folder.run(&["completions", "bash"]).done());
+    for (command, option) in
+        [("keygen", "--namespace"), ("seal", "--sign"), ("open", "--keys"), ("rewrap", "--to"), ("inspect", "--json")]
+    {
+        let complete = format!(
+            ". ./script; COMP_WORDS=(kms-envelope {command} --); COMP_CWORD=2
+            _kms__envelope kms-envelope -- {command}; echo \"${{COMPREPLY[@]}}\""
+        );
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", &complete]).current_dir(folder.path("."));
+        let offered = String::from_utf8(crate::end(&mut bash, b"").done()).unwrap();
+        assert!(offered.split_whitespace().any(|offered| offered == option), "{command}: {offered}");
+    }
 }
 
 #[test]

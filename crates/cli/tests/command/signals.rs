@@ -57,6 +57,21 @@ fn a_limit_of_the_size_of_files_is_a_failure_that_leaves_nothing() {
     assert!(folder.names().is_empty());
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn why_no_file_can_be_made_is_said_in_the_words_of_the_system() {
+    let folder = Folder::with_key();
+    let args = ["seal", "--key", "key", "-o", "out"];
+    let said = end(&mut in_shell(&folder, "ulimit -n 5", &args), b"data").failed();
+    assert!(said.contains("out: cannot be written: signals cannot be watched for: Too many open files"), "{said}");
+    for limit in 4..20 {
+        let ended = end(&mut in_shell(&folder, &format!("ulimit -n {limit}"), &args), b"data");
+        assert!(ended.status == 0 && folder.names() == ["out"] || !ended.failed().is_empty(), "{limit}");
+    }
+    let said = folder.run(&["seal", "--key", "key", "-o", "none/out"]).failed();
+    assert!(said.contains("in the folder none: No such file or directory (os error 2)\n"), "{said}");
+}
+
 #[test]
 fn only_the_owner_may_read_a_file_that_is_not_complete() {
     let folder = Folder::with_key();
