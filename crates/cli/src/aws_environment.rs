@@ -12,7 +12,11 @@ const CHECKS: [(&str, Check, &str); 8] = [
     ("AWS_ENDPOINT_URL_KMS", is_url, URL),
     ("AWS_ENDPOINT_URL_STS", is_url, URL),
     ("AWS_MAX_ATTEMPTS", |text| text.parse::<u32>().is_ok_and(|attempts| attempts > 0), "a number of 1 or more"),
-    ("AWS_RETRY_MODE", |text| ["standard", "adaptive"].contains(&text), "standard or adaptive"),
+    (
+        "AWS_RETRY_MODE",
+        |text| ["standard", "adaptive"].iter().any(|mode| text.eq_ignore_ascii_case(mode)),
+        "standard or adaptive",
+    ),
     ("AWS_ACCESS_KEY_ID", is_one_line, "one line"),
     ("AWS_SECRET_ACCESS_KEY", is_one_line, "one line"),
     ("AWS_SESSION_TOKEN", is_one_line, "one line"),
