@@ -715,6 +715,15 @@ mod files {
         assert_eq!(first, sealed[..10]);
     }
 
+    #[test]
+    fn a_tokio_file_outside_of_a_runtime_is_an_error() {
+        let sealed = seal(16, &plaintext(160));
+        let file = tokio::fs::File::from_std(file(&sealed));
+        let envelope = envelope(1, Threads::One);
+        let error = block_on(envelope.async_range_reader(file, sealed.len() as u64, &context())).unwrap_err();
+        assert!(matches!(&error, OpenError::Io(error) if error.to_string().contains("tokio's runtime")), "{error:?}");
+    }
+
     #[tokio::test]
     async fn a_tokio_file_that_ends_early_or_cannot_be_read_is_an_error() {
         let sealed = seal(16, &plaintext(160));

@@ -126,7 +126,7 @@ impl AsyncReadAt for Bytes {
     }
 }
 
-/// Reads on the threads that tokio keeps for blocking work, so it must be called within tokio's runtime.
+/// Reads on the threads that tokio keeps for blocking work, so it is an error to read outside of tokio's runtime.
 ///
 /// Concurrent reads do not disturb each other. On Unix, the file's cursor stays where it is; on Windows, reads move it.
 /// Writes through this value must be flushed before.
@@ -138,7 +138,10 @@ impl AsyncReadAt for tokio::fs::File {
         #[cfg(windows)]
         let file = std::os::windows::io::AsHandle::as_handle(self).try_clone_to_owned()?;
         let file = File::from(file);
-        Ok(tokio::task::spawn_blocking(move || read_range(&file, &range)).await??.into())
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| {
+            io::Error::other("a file of tokio can be read only within tokio's runtime: call this in one of its tasks")
+        })?;
+        Ok(runtime.spawn_blocking(move || read_range(&file, &range)).await??.into())
     }
 }
 
