@@ -85,18 +85,23 @@ impl RangeOpener {
     ///
     /// # Errors
     /// [`OpenError::OutOfRange`] as there, and [`OpenError::OutputTooShort`] where `out` has another length. Otherwise
-    /// an [`OpenError`] that says why a frame does not open; `out` is wiped then.
+    /// an [`OpenError`] that says why a frame does not open. On any error, `out` is wiped.
     pub fn open(&self, range: &Range<u64>, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
-        let Some((first, _)) = self.frames(range)? else { return Ok(()) };
-        let needed = len(range)?;
-        if out.len() != needed {
-            return Err(OpenError::OutputTooShort { len: out.len(), needed });
-        }
-        let opened = self.open_targets(first.sealed.start, sealed, [Target { range: range.clone(), out: &mut *out }]);
+        let opened = self.open_range(range, sealed, out);
         if opened.is_err() {
             out.fill(0);
         }
         opened
+    }
+
+    fn open_range(&self, range: &Range<u64>, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
+        let frames = self.frames(range)?;
+        let needed = len(range)?;
+        if out.len() != needed {
+            return Err(OpenError::OutputTooShort { len: out.len(), needed });
+        }
+        let Some((first, _)) = frames else { return Ok(()) };
+        self.open_targets(first.sealed.start, sealed, [Target { range: range.clone(), out }])
     }
 
     /// The first and the last frame with a byte of this range, if it is not empty.

@@ -445,6 +445,26 @@ fn a_range_that_the_plaintext_does_not_have_is_refused_with_its_name_before_anyt
 }
 
 #[test]
+fn a_buffer_that_is_not_filled_is_wiped_whatever_the_error() {
+    let sealed = seal(16, &plaintext(160));
+    let (reader, later) = (reader(&sealed, sealed.len()), async_reader(sealed.clone(), sealed.len()));
+    let opener = block_on(envelope(1, Threads::One).range_opener(&header(&sealed), sealed.len() as u64, &context()));
+    let opener = opener.unwrap();
+    let frames = opener.sealed_range(&(0..10)).unwrap();
+    let frames = &sealed[frames.start as usize..frames.end as usize];
+    let is_refused_and_wiped = |read: &dyn Fn(&mut [u8]) -> Result<(), OpenError>| {
+        let mut out = [1; 10];
+        read(&mut out).is_err() && out == [0; 10]
+    };
+    assert!(is_refused_and_wiped(&|out| reader.read_into(155, out)));
+    assert!(is_refused_and_wiped(&|out| block_on(later.read_into(155, out))));
+    assert!(is_refused_and_wiped(&|out| opener.open(&(155..165), frames, out)));
+    assert!(is_refused_and_wiped(&|out| opener.open(&(0..9), frames, out)));
+    assert!(is_refused_and_wiped(&|out| opener.open(&(0..10), &frames[..20], out)));
+    assert!(is_refused_and_wiped(&|out| opener.open(&(5..5), &[], out)));
+}
+
+#[test]
 fn a_changed_frame_is_an_error_of_the_ranges_that_need_it_and_of_no_other() {
     let plaintext = plaintext(160);
     let sealed = damaged(&seal(16, &plaintext), 4); // The bytes 48 to 64.

@@ -154,11 +154,13 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     /// Fills `out` with the plaintext from `offset` on. Like [`read`](Self::read), but reuses an existing buffer.
     ///
     /// # Errors
-    /// As [`read`](Self::read); `out` is wiped then.
+    /// As [`read`](Self::read); `out` is wiped then. If the future is dropped, `out` may hold a part of the plaintext.
     pub async fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), OpenError> {
         let range = offset..offset.saturating_add(out.len() as u64);
-        self.inner.opener.frames(&range)?;
-        let read = self.read_targets(vec![Target { range, out: &mut *out }]).await;
+        let read = match self.inner.opener.frames(&range) {
+            Ok(_) => self.read_targets(vec![Target { range, out: &mut *out }]).await,
+            Err(error) => Err(error),
+        };
         if read.is_err() {
             out.fill(0);
         }

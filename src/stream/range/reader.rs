@@ -100,8 +100,8 @@ impl<S: ReadAt> RangeReader<S> {
     /// As [`read`](Self::read); `out` is wiped then.
     pub fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), OpenError> {
         let range = offset..offset.saturating_add(out.len() as u64);
-        self.opener.frames(&range)?;
-        let read = self.read_pieces(Target { range, out: &mut *out });
+        let frames = self.opener.frames(&range);
+        let read = frames.and_then(|_| self.read_pieces(Target { range, out: &mut *out }));
         if read.is_err() {
             out.fill(0);
         }
