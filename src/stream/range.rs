@@ -172,17 +172,23 @@ fn len(range: &Range<u64>) -> Result<usize, OpenError> {
     buffer_len(len).ok_or(OpenError::TooLongForMemory { len })
 }
 
-/// Returns memory for a range of the plaintext. A caller may ask for more than there is, which must not end the process.
+/// Returns memory for a range of the plaintext.
 fn buffer(range: &Range<u64>) -> Result<Vec<u8>, OpenError> {
-    const ALWAYS_THERE: usize = 16 << 20;
     let len = len(range)?;
+    check_memory(len)?;
+    Ok(vec![0; len])
+}
+
+/// A caller may ask for more memory than there is, which must not end the process.
+fn check_memory(len: usize) -> Result<(), OpenError> {
+    const ALWAYS_THERE: usize = 16 << 20;
     let mut probe = Vec::<u8>::new();
     if len > ALWAYS_THERE && probe.try_reserve_exact(len).is_err() {
         return Err(OpenError::TooLongForMemory { len: len as u64 });
     }
     // Or the compiler takes it for unused, and successful.
     drop(std::hint::black_box(probe));
-    Ok(vec![0; len])
+    Ok(())
 }
 
 /// A range's place in a buffer that begins at `start`.
@@ -201,5 +207,20 @@ mod tests {
             let refused = buffer(&(0..len)).unwrap_err();
             assert!(matches!(refused, OpenError::TooLongForMemory { len: asked } if asked == len), "{refused}");
         }
+    }
+
+    #[test]
+    fn ranges_that_are_longer_together_than_memory_are_an_error_and_do_not_end_the_process() {
+        let envelope = crate::Envelope::new(crate::RawAes::generate("tests", "key").unwrap());
+        let context = crate::EncryptionContext::new();
+        let sealed = pollster::block_on(envelope.seal(b"x", &context)).unwrap();
+        let mut header = crate::message::HeaderReader::new(&crate::message::Limits::default());
+        header.feed(&sealed).unwrap();
+        let header = header.finish().unwrap();
+        // A lie, which only the final frame would reveal.
+        let opener = pollster::block_on(envelope.range_opener(&header, 2 << 30, &context)).unwrap();
+        let refused = opener.buffers(&vec![0..1 << 30; 1 << 20]).unwrap_err();
+        assert!(matches!(refused, OpenError::TooLongForMemory { len } if len == 1 << 50), "{refused}");
+        assert_eq!(opener.buffers(&[5..9, 7..7, 0..1]).unwrap(), [vec![0; 4], vec![], vec![0]]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{RangeOpener, buffer};
+use super::{RangeOpener, buffer, check_memory, len};
 use crate::{error::OpenError, message::FRAME_OVERHEAD};
 
 /// A range of the plaintext, and memory of its length.
@@ -42,6 +42,7 @@ impl RangeOpener {
     /// A buffer for each of these ranges, if the plaintext has them all.
     pub(super) fn buffers(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, OpenError> {
         ranges.iter().try_for_each(|range| self.frames(range).map(drop))?;
+        check_memory(len(&(0..ranges.iter().fold(0, |sum, range| sum.saturating_add(range.end - range.start))))?)?;
         ranges.iter().map(buffer).collect()
     }
 
