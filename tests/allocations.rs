@@ -111,6 +111,29 @@ impl AsyncReadAt for Copied {
 }
 
 #[test]
+fn ranges_that_overlap_take_little_memory_besides_the_result() {
+    let key = RawAes::new("tests", "key", [7; 32]).unwrap();
+    let envelope = Envelope::builder(key).frame_len(1).build().unwrap();
+    let context = context();
+    let sealed = block_on(envelope.seal(&[1; 2000], &context)).unwrap();
+    let len = sealed.len() as u64;
+    let ranges: Vec<_> = (0..500).map(|start| start..2000 - start).collect();
+    let result_len: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    // One request, and one for each frame.
+    for piece_len in [1 << 20, 0] {
+        let reader = block_on(envelope.range_reader(&sealed[..], len, &context)).unwrap().with_piece_len(piece_len);
+        let later = block_on(envelope.async_range_reader(Copied(sealed.clone()), len, &context)).unwrap();
+        let later = later.with_piece_len(piece_len);
+        for info in [
+            counted(|| drop(reader.read_ranges(&ranges).unwrap())),
+            counted(|| drop(block_on(later.read_ranges(&ranges)).unwrap())),
+        ] {
+            assert!(info.bytes_max < result_len + 1_000_000, "{piece_len}: {info:?}");
+        }
+    }
+}
+
+#[test]
 fn ranges_and_streams_of_them_hold_as_many_pieces_as_documented() {
     const MIB: u64 = 1 << 20;
     let envelope = envelope(Backend::default());

@@ -116,7 +116,38 @@ impl RangeOpener {
         Ok(self.geometry.frame_of_offset(range.start).zip(self.geometry.frame_of_offset(range.end - 1)))
     }
 
-    /// Opens the frames that these ranges need, each once. `sealed` has all of them, and begins at `start`.
+    /// Opens the frames that these ranges need, each once. `sealed` has all of them, and begins at `start`. The ranges
+    /// are sorted by their starts. Those that share frames are copied by the iterator, which gives the length of each.
+    fn open_sharing<'a>(
+        &self,
+        start: u64,
+        sealed: &[u8],
+        targets: Vec<Target<'a>>,
+    ) -> Result<impl Iterator<Item = Result<usize, OpenError>> + use<'a>, OpenError> {
+        let frame_len = self.cipher.frame_len() as u64;
+        let mut groups: Vec<(Range<u64>, Vec<Target<'a>>)> = Vec::new();
+        for target in targets {
+            match groups.last_mut() {
+                Some((range, group)) if target.range.start / frame_len <= (range.end - 1) / frame_len => {
+                    range.end = range.end.max(target.range.end);
+                    group.push(target);
+                }
+                _ => groups.push((target.range.clone(), vec![target])),
+            }
+        }
+        let (shared, alone): (Vec<_>, Vec<_>) = groups.into_iter().partition(|(_, group)| group.len() > 1);
+        let mut opened = shared.iter().map(|(range, _)| buffer(range)).collect::<Result<Vec<_>, _>>()?;
+        let once = shared.iter().zip(&mut opened).map(|((range, _), out)| Target { range: range.clone(), out });
+        self.open_targets(start, sealed, alone.into_iter().flat_map(|(_, group)| group).chain(once))?;
+        Ok(shared.into_iter().zip(opened).flat_map(|((range, group), opened)| {
+            group.into_iter().map(move |target| {
+                target.out.copy_from_slice(&opened[within(&target.range, range.start)?]);
+                Ok(target.out.len())
+            })
+        }))
+    }
+
+    /// Opens the frames of these ranges, no two of which share one. `sealed` has all frames, and begins at `start`.
     fn open_targets<'a>(
         &self,
         start: u64,
@@ -134,34 +165,19 @@ impl RangeOpener {
         if !parts.is_sorted_by_key(frame) {
             parts.sort_by_key(frame);
         }
-        self.cipher.threads().each_group(
-            &mut parts,
-            |one, other| frame(one) == frame(other),
-            sealed.len(),
-            |parts| self.open_frame(start, sealed, parts),
-        )
+        self.cipher.threads().each_item(&mut parts, sealed.len(), |part| self.open_part(start, sealed, part))
     }
 
-    /// Opens the one frame that all of these are parts of.
-    fn open_frame(&self, start: u64, sealed: &[u8], parts: &mut [Target<'_>]) -> Result<(), OpenError> {
-        let Some(frame) = parts.first().and_then(|part| self.geometry.frame_of_offset(part.range.start)) else {
-            return Ok(());
-        };
+    /// Opens the frame that this is a part of.
+    fn open_part(&self, start: u64, sealed: &[u8], part: &mut Target<'_>) -> Result<(), OpenError> {
+        let Some(frame) = self.geometry.frame_of_offset(part.range.start) else { return Ok(()) };
         let sealed = sealed.get(within(&frame.sealed, start)?).unwrap_or_default();
-        let whole = parts.iter().position(|part| part.range == frame.plaintext);
-        parts.swap(0, whole.unwrap_or(0));
-        let mut scratch = Vec::new();
-        let (plaintext, parts) = match (whole, parts) {
-            (Some(_), [first, others @ ..]) => (&mut *first.out, others),
-            (_, parts) => {
-                scratch.resize(len(&frame.plaintext)?, 0);
-                (&mut scratch[..], parts)
-            }
-        };
-        self.cipher.open_at(&frame, sealed, plaintext)?;
-        for part in parts {
-            part.out.copy_from_slice(&plaintext[within(&part.range, frame.plaintext.start)?]);
+        if part.range == frame.plaintext {
+            return self.cipher.open_at(&frame, sealed, part.out);
         }
+        let mut plaintext = vec![0; len(&frame.plaintext)?];
+        self.cipher.open_at(&frame, sealed, &mut plaintext)?;
+        part.out.copy_from_slice(&plaintext[within(&part.range, frame.plaintext.start)?]);
         Ok(())
     }
 }

@@ -71,40 +71,37 @@ impl Threads {
         }
     }
 
-    /// Does `work` on each group of neighbours that are the `same`, of which all together take the work of `len` bytes.
-    /// Of the errors, it gives the first in order, whatever the order of the work.
-    pub(crate) fn each_group<T: Send, E: Send>(
+    /// Does `work` on each of these, all of which together take the work of `len` bytes. Of the errors, it gives the
+    /// first in order, whatever the order of the work.
+    pub(crate) fn each_item<T: Send, E: Send>(
         &self,
         items: &mut [T],
-        same: impl Fn(&T, &T) -> bool + Send,
         len: usize,
-        work: impl Fn(&mut [T]) -> Result<(), E> + Send + Sync,
+        work: impl Fn(&mut T) -> Result<(), E> + Send + Sync,
     ) -> Result<(), E> {
         match self {
             #[cfg(feature = "parallel")]
-            Self::Global if len > TASK => each_group_parallel(items, same, len, work),
+            Self::Global if len > TASK => each_item_parallel(items, len, work),
             #[cfg(feature = "parallel")]
-            Self::Pool(pool) if len > TASK => pool.install(|| each_group_parallel(items, same, len, work)),
+            Self::Pool(pool) if len > TASK => pool.install(|| each_item_parallel(items, len, work)),
             _ => {
                 let _ = len;
-                items.chunk_by_mut(same).try_for_each(work)
+                items.iter_mut().try_for_each(work)
             }
         }
     }
 }
 
 #[cfg(feature = "parallel")]
-fn each_group_parallel<T: Send, E: Send>(
+fn each_item_parallel<T: Send, E: Send>(
     items: &mut [T],
-    same: impl Fn(&T, &T) -> bool,
     len: usize,
-    work: impl Fn(&mut [T]) -> Result<(), E> + Send + Sync,
+    work: impl Fn(&mut T) -> Result<(), E> + Send + Sync,
 ) -> Result<(), E> {
     use rayon::prelude::*;
 
-    let groups: Vec<_> = items.chunk_by_mut(same).collect();
-    let min_len = (groups.len().saturating_mul(TASK) / len).max(1);
-    groups.into_par_iter().with_min_len(min_len).map(work).find_first(Result::is_err).unwrap_or(Ok(()))
+    let min_len = (items.len().saturating_mul(TASK) / len).max(1);
+    items.par_iter_mut().with_min_len(min_len).map(work).find_first(Result::is_err).unwrap_or(Ok(()))
 }
 
 #[cfg(feature = "parallel")]

@@ -656,6 +656,23 @@ fn a_read_from_a_source_that_is_always_ready_lets_other_tasks_run() {
 }
 
 #[test]
+fn a_read_of_ranges_that_overlap_lets_other_tasks_run() {
+    let plaintext = plaintext(900_000);
+    let sealed = seal(65_536, &plaintext);
+    let reader = async_reader(sealed.clone(), sealed.len());
+    let ranges: Vec<_> = (0..20).map(|start| start..900_000).collect();
+    let mut read = pin!(reader.read_ranges(&ranges));
+    let mut polls = 0;
+    let read = block_on(poll_fn(|cx| {
+        polls += 1;
+        read.poll_unpin(cx)
+    }));
+    assert!(read.unwrap() == slices(&plaintext, &ranges));
+    // 18 MB, and at most a piece and 1 MiB in each.
+    assert!(polls >= 9, "{polls}");
+}
+
+#[test]
 fn nothing_of_a_source_is_printed() {
     let sealed = seal(16, &plaintext(160));
     let reader = async_reader(sealed.clone(), sealed.len());

@@ -32,8 +32,8 @@ const GAP: u64 = 1 << 20;
 ///
 /// Made by [`Envelope::async_range_reader`](crate::Envelope::async_range_reader). Reads the header and the final frame
 /// of the message once, and then only the frames that a range needs. It is cheap to clone, and any number of tasks can
-/// read from it at once. Frames are opened in the calling task: in each poll, at most one
-/// [piece](Self::with_piece_len) and 1 MiB more.
+/// read from it at once. Frames are opened, and ranges that share frames are copied, in the calling task: in each poll,
+/// at most one [piece](Self::with_piece_len) and 1 MiB more.
 ///
 /// # What is authenticated
 /// As with [`RangeReader`](super::RangeReader): a range contains bytes of frames whose tags have been verified, and no
@@ -172,8 +172,10 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     /// Ranges may be empty, overlap, and come in any order. Each frame is fetched and opened once, however many ranges
     /// need it. Ranges whose frames touch, or are [close to each other](Self::with_coalesced_gap), are fetched by one
     /// request of at most one [piece](Self::with_piece_len), and several requests are made
-    /// [at the same time](Self::with_concurrency). Besides the result, so many pieces are held in memory at most: 8 MiB
-    /// by default.
+    /// [at the same time](Self::with_concurrency). Besides the result, so many pieces are held in memory at most, and
+    /// one more for ranges that share frames: 9 MiB by default.
+    ///
+    /// The result is as long as all ranges together. Limit their number and length if a client chooses them.
     ///
     /// ```
     /// use bytes::Bytes;
@@ -198,7 +200,7 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     }
 
     async fn read_targets(&self, targets: Vec<Target<'_>>) -> Result<(), OpenError> {
-        let mut waiting = self.inner.opener.fetches(targets, self.piece_len, self.gap)?.into_iter();
+        let mut waiting = self.inner.opener.fetches(targets, self.piece_len, self.gap)?;
         let mut running = FuturesUnordered::new();
         let mut turn = Turn::new();
         loop {
@@ -206,8 +208,11 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
             running.extend(waiting.by_ref().take(free).map(|fetch| self.run(fetch)));
             let Some(fetched) = running.next().await else { return Ok(()) };
             let (fetch, sealed) = fetched?;
-            self.inner.opener.open_targets(fetch.sealed.start, &sealed, fetch.targets)?;
+            let copies = self.inner.opener.open_sharing(fetch.sealed.start, &sealed, fetch.targets)?;
             turn.after(sealed.len()).await;
+            for copied in copies {
+                turn.after(copied?).await;
+            }
         }
     }
 

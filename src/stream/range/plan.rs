@@ -1,6 +1,10 @@
 //! Which requests to a source give which ranges.
 
-use std::ops::Range;
+use std::{
+    iter::{self, Peekable},
+    ops::Range,
+    vec,
+};
 
 use super::{RangeOpener, buffer, check_memory, len};
 use crate::{error::OpenError, message::FRAME_OVERHEAD};
@@ -30,12 +34,33 @@ pub(super) fn targets<'a>(ranges: &[Range<u64>], out: &'a mut [Vec<u8>]) -> Vec<
 
 /// One request to the source.
 pub(super) struct Fetch<'a> {
-    /// The indexes of the frames, from 0.
-    frames: Range<u64>,
-    /// Their bytes in the message.
+    /// The frames' bytes in the message.
     pub(super) sealed: Range<u64>,
-    /// What they hold of the ranges.
+    /// What the frames hold of the ranges, sorted by the starts.
     pub(super) targets: Vec<Target<'a>>,
+}
+
+/// Requests to the source, in order. Each is given its parts of the ranges when it is due, since all of them together
+/// take much more memory than the ranges where these are long and overlap.
+pub(super) struct Fetches<'a> {
+    /// Where each request ends in the plaintext, and its bytes in the message.
+    pieces: vec::IntoIter<(u64, Range<u64>)>,
+    /// Ranges that begin after the requests before.
+    targets: Peekable<vec::IntoIter<Target<'a>>>,
+    /// The rests of those that began before.
+    begun: Vec<Target<'a>>,
+}
+
+impl<'a> Iterator for Fetches<'a> {
+    type Item = Fetch<'a>;
+
+    fn next(&mut self) -> Option<Fetch<'a>> {
+        let (end, sealed) = self.pieces.next()?;
+        self.begun.extend(iter::from_fn(|| self.targets.next_if(|target| target.range.start < end)));
+        let targets = self.begun.iter_mut().map(|target| target.take_until(end)).collect();
+        self.begun.retain(|target| !target.range.is_empty());
+        Some(Fetch { sealed, targets })
+    }
 }
 
 impl RangeOpener {
@@ -53,7 +78,7 @@ impl RangeOpener {
         mut targets: Vec<Target<'a>>,
         piece_len: u64,
         gap: u64,
-    ) -> Result<Vec<Fetch<'a>>, OpenError> {
+    ) -> Result<Fetches<'a>, OpenError> {
         let frame_len = self.cipher.frame_len() as u64;
         let (most, gap) = (self.frames_in(piece_len), gap / (frame_len + FRAME_OVERHEAD as u64));
         targets.retain(|target| !target.range.is_empty());
@@ -75,21 +100,12 @@ impl RangeOpener {
                 next = end.min(next + most);
             }
         }
-        let mut fetches = Vec::with_capacity(runs.len());
+        let mut pieces = Vec::with_capacity(runs.len());
         for frames in runs {
             let plaintext = frames.start * frame_len..(frames.end * frame_len).min(self.geometry.plaintext_len());
-            fetches.push(Fetch { frames, sealed: self.sealed_range(&plaintext)?, targets: Vec::new() });
+            pieces.push((plaintext.end, self.sealed_range(&plaintext)?));
         }
-        for mut target in targets {
-            let first = fetches.partition_point(|fetch| fetch.frames.end * frame_len <= target.range.start);
-            for fetch in &mut fetches[first..] {
-                if target.range.is_empty() {
-                    break;
-                }
-                fetch.targets.push(target.take_until(fetch.frames.end * frame_len));
-            }
-        }
-        Ok(fetches)
+        Ok(Fetches { pieces: pieces.into_iter(), targets: targets.into_iter().peekable(), begun: Vec::new() })
     }
 
     /// The end of the first of the pieces of at most `piece_len` sealed bytes in which this range is read.

@@ -121,7 +121,10 @@ impl<S: ReadAt> RangeReader<S> {
     ///
     /// Ranges may be empty, overlap, and come in any order. Each frame is read and opened once, however many ranges
     /// need it. Ranges whose frames touch, or are [close to each other](Self::with_coalesced_gap), are read at once, in
-    /// [pieces](Self::with_piece_len). Besides the result, one piece is held in memory.
+    /// [pieces](Self::with_piece_len). Besides the result, one piece is held in memory, and one more for ranges that
+    /// share frames.
+    ///
+    /// The result is as long as all ranges together. Limit their number and length if a client chooses them.
     ///
     /// ```
     /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
@@ -142,7 +145,8 @@ impl<S: ReadAt> RangeReader<S> {
         let mut out = self.opener.buffers(ranges)?;
         for fetch in self.opener.fetches(targets(ranges, &mut out), self.piece_len, self.gap)? {
             let sealed = read_range(&self.source, &fetch.sealed)?;
-            self.opener.open_targets(fetch.sealed.start, &sealed, fetch.targets)?;
+            let mut copies = self.opener.open_sharing(fetch.sealed.start, &sealed, fetch.targets)?;
+            copies.try_for_each(|copied| copied.map(drop))?;
         }
         Ok(out)
     }
