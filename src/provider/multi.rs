@@ -58,6 +58,7 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
         let [generator, children @ ..] = &self.providers[..] else { unreachable!("there is a generator") };
         let request = request.with_deadline(deadline_or_default(request.deadline));
         let mut data_key = generator.generate_data_key(&request).await?;
+        check_not_empty(generator, "GenerateDataKey", &data_key.encrypted_data_keys)?;
         let encrypted = encrypt_with_all(children, &request.to_encrypt(&data_key.plaintext)).await?;
         data_key.encrypted_data_keys.extend(encrypted);
         Ok(data_key)
@@ -114,5 +115,21 @@ async fn encrypt_with_all<P: KeyProvider>(
 ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
     let encrypted = join_all(providers.iter().map(|provider| provider.encrypt_data_key(request))).await;
     let encrypted: Vec<_> = encrypted.into_iter().collect::<Result<_, _>>()?;
+    for (provider, encrypted) in providers.iter().zip(&encrypted) {
+        check_not_empty(provider, "Encrypt", encrypted)?;
+    }
     Ok(encrypted.into_iter().flatten().collect())
+}
+
+/// A provider that made nothing could not open the message, which would be found out when it is needed.
+fn check_not_empty<P: KeyProvider>(
+    provider: &P,
+    operation: &'static str,
+    encrypted: &[EncryptedDataKey],
+) -> Result<(), ProviderError> {
+    if encrypted.is_empty() {
+        let error = ProviderError::new(ProviderErrorKind::UnexpectedResponse, operation, provider.to_string());
+        return Err(error.with_detail("no encrypted data key"));
+    }
+    Ok(())
 }

@@ -299,6 +299,20 @@ fn those_of_several_providers_that_cannot_decrypt_a_message_are_not_asked_and_ge
 }
 
 #[test]
+fn where_one_of_several_providers_makes_no_encrypted_data_key_nothing_is_sealed() {
+    let silent = || test_support::FixedDataKey::new(|| SecretKey::from([7; 32])).listing(Vec::new());
+    let silent = || Box::new(silent()) as Box<dyn KeyProvider>;
+    let aes = || Box::new(local("a")) as Box<dyn KeyProvider>;
+    for several in [MultiProvider::new(silent()).with(aes()), MultiProvider::new(aes()).with(silent())] {
+        let error = block_on(Envelope::new(several).seal(b"", &context())).unwrap_err();
+        assert!(
+            error.to_string().ends_with("a fixed data key: the answer cannot be right: no encrypted data key"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn where_one_of_several_providers_fails_nothing_is_sealed() {
     let failing = || rsa_private(RsaPadding::OaepSha256);
     for several in [MultiProvider::new(local("a")).with(failing()), MultiProvider::new(failing()).with(local("a"))] {
