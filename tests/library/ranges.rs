@@ -1,7 +1,7 @@
 //! Several ranges at once, and ranges as streams: which requests they make, what they hold, and what they refuse.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     future::poll_fn,
     io,
     ops::Range,
@@ -600,10 +600,39 @@ fn a_source_that_fails_ends_a_stream_for_good_and_a_new_one_goes_on() {
 }
 
 #[test]
+fn a_stream_whose_source_panicked_does_not_end_as_if_it_were_whole() {
+    let plaintext = plaintext(160);
+    let sealed = seal(16, &plaintext);
+    for delay in [
+        |number| if number == 9 { panic!("a request fails so") } else { 0 },
+        |number| {
+            if number == 4 { panic!("a request fails so") } else { 3 }
+        },
+    ] {
+        let source = Source::delayed(sealed.clone(), delay);
+        source.requests.lock().unwrap().resize(20, 0..0);
+        let reader = async_reader(source.clone(), sealed.len()).with_piece_len(0);
+        source.taken();
+        let mut stream = reader.stream(0..160).unwrap();
+        let mut read = Vec::new();
+        let error = loop {
+            match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| next(&mut stream))) {
+                Ok(Poll::Ready(Some(Ok(piece)))) => read.extend_from_slice(&piece),
+                Ok(Poll::Ready(Some(Err(error)))) => break error,
+                Ok(Poll::Ready(None)) => panic!("{} bytes of 160, and no error", read.len()),
+                Ok(Poll::Pending) | Err(_) => {}
+            }
+        };
+        assert!(matches!(error, OpenError::FailedBefore), "{error:?}");
+        assert!(plaintext.starts_with(&read) && read.len() < 160);
+    }
+}
+
+#[test]
 fn a_stream_fetches_ahead_as_far_as_was_set_and_only_once_it_is_polled() {
     let sealed = seal(16, &plaintext(160));
     for readahead in 0..4 {
-        let source = Source::delayed(sealed.clone(), |_| 2);
+        let source = Source::delayed(sealed.clone(), |_| 3);
         let reader = async_reader(source.clone(), sealed.len()).with_piece_len(0).with_readahead(readahead);
         source.taken();
         let mut stream = reader.stream(0..160).unwrap();
@@ -670,6 +699,60 @@ fn a_read_of_ranges_that_overlap_lets_other_tasks_run() {
     assert!(read.unwrap() == slices(&plaintext, &ranges));
     // 18 MB, and at most a piece and 1 MiB in each.
     assert!(polls >= 9, "{polls}");
+}
+
+/// A source that answers up to a place in the message, and counts how often its requests are polled.
+struct Arriving {
+    message: Bytes,
+    arrived: AtomicUsize,
+    polls: AtomicUsize,
+    waiting: Mutex<BTreeMap<u64, Waker>>,
+}
+
+impl Arriving {
+    fn arrive(&self, end: u64) {
+        self.arrived.store(end as usize, SeqCst);
+        let later = self.waiting.lock().unwrap().split_off(&end);
+        std::mem::replace(&mut *self.waiting.lock().unwrap(), later).into_values().for_each(Waker::wake);
+    }
+}
+
+impl AsyncReadAt for Arriving {
+    async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
+        let range = range.start as usize..range.end as usize;
+        poll_fn(|cx| {
+            self.polls.fetch_add(1, SeqCst);
+            if range.end <= self.arrived.load(SeqCst) {
+                return Poll::Ready(());
+            }
+            self.waiting.lock().unwrap().insert(range.start as u64, cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+        Ok(self.message.slice(range))
+    }
+}
+
+#[test]
+fn a_stream_polls_only_the_requests_that_can_go_on() {
+    let plaintext = plaintext(1600);
+    let sealed = seal(16, &plaintext);
+    let (arrived, polls) = (sealed.len().into(), 0.into());
+    let source = Arc::new(Arriving { message: sealed.clone(), arrived, polls, waiting: Mutex::default() });
+    let reader = async_reader(source.clone(), sealed.len()).with_piece_len(0).with_readahead(usize::MAX);
+    source.arrive(0);
+    source.polls.store(0, SeqCst);
+    let mut stream = reader.stream(0..1600).unwrap();
+    assert!(next(&mut stream).is_pending());
+    for (expected, sequence) in plaintext.chunks(16).zip(1..) {
+        source.arrive(frame(&sealed, sequence).end);
+        let Poll::Ready(Some(Ok(piece))) = next(&mut stream) else { panic!("the piece is there") };
+        assert_eq!(piece, expected);
+    }
+    assert!(matches!(next(&mut stream), Poll::Ready(None)));
+    // 100 requests, each of them twice when it is made and once when it is answered.
+    let polls = source.polls.load(SeqCst);
+    assert!(polls <= 300, "{polls}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A range as a stream.
 
 use std::{
-    collections::VecDeque,
+    collections::BTreeMap,
     fmt, io,
     ops::Range,
     pin::Pin,
@@ -11,10 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_core::Stream;
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, MaybeDone, maybe_done},
-};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{AsyncRangeReader, AsyncReadAt, async_reader::Inner, len};
 use crate::error::OpenError;
@@ -56,8 +53,10 @@ impl<S: AsyncReadAt + Send + Sync + 'static> AsyncRangeReader<S> {
             inner: self.inner.clone(),
             piece_len: self.piece_len,
             readahead: self.readahead,
+            position: range.start,
             rest: range,
-            fetching: VecDeque::new(),
+            fetching: FuturesUnordered::new(),
+            fetched: BTreeMap::new(),
             has_failed: false,
         })
     }
@@ -74,34 +73,52 @@ pub struct RangeStream<S> {
     inner: Arc<Inner<S>>,
     piece_len: u64,
     readahead: usize,
+    /// Where the next piece begins.
+    position: u64,
     /// What is still to be fetched.
     rest: Range<u64>,
-    /// In order.
-    fetching: VecDeque<MaybeDone<BoxFuture<'static, Fetched>>>,
+    fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
+    /// What has arrived, by where the piece begins and ends.
+    fetched: BTreeMap<u64, (u64, io::Result<Bytes>)>,
     has_failed: bool,
 }
 
 impl<S: AsyncReadAt + Send + Sync + 'static> RangeStream<S> {
     /// Fetches so many pieces at the same time.
     fn poll_fetch(&mut self, pieces: usize, cx: &mut Context<'_>) -> Result<(), OpenError> {
-        while !self.rest.is_empty() && self.fetching.len() < pieces {
+        while !self.rest.is_empty() && self.fetching.len() + self.fetched.len() < pieces {
             let piece = self.rest.start..self.inner.opener.piece_end(&self.rest, self.piece_len);
             self.rest.start = piece.end;
             let sealed = self.inner.opener.sealed_range(&piece)?;
             let inner = self.inner.clone();
-            self.fetching.push_back(maybe_done(async move { (piece, inner.fetch(&sealed).await) }.boxed()));
+            let mut fetch = async move { (piece, inner.fetch(&sealed).await) }.boxed();
+            // Those in `fetching` may not all be polled at once, and the request is to start now.
+            match fetch.poll_unpin(cx) {
+                Poll::Ready(fetched) => self.arrived(fetched),
+                Poll::Pending => self.fetching.push(fetch),
+            }
         }
-        for fetch in &mut self.fetching {
-            let _ = fetch.poll_unpin(cx);
+        while let Poll::Ready(Some(fetched)) = self.fetching.poll_next_unpin(cx) {
+            self.arrived(fetched);
         }
         Ok(())
     }
 
+    fn arrived(&mut self, (piece, sealed): Fetched) {
+        self.fetched.insert(piece.start, (piece.end, sealed));
+    }
+
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, OpenError>>> {
         self.poll_fetch(self.readahead.saturating_add(1), cx)?;
-        let Some(first) = self.fetching.front_mut() else { return Poll::Ready(None) };
-        let Some((piece, sealed)) = Pin::new(first).take_output() else { return Poll::Pending };
-        self.fetching.pop_front();
+        let Some((end, sealed)) = self.fetched.remove(&self.position) else {
+            return match self.fetching.is_empty() {
+                _ if self.position == self.rest.end => Poll::Ready(None),
+                // The source panicked, and the request was lost.
+                true => Poll::Ready(Some(Err(OpenError::FailedBefore))),
+                false => Poll::Pending,
+            };
+        };
+        let piece = std::mem::replace(&mut self.position, end)..end;
         let sealed = sealed?;
         self.poll_fetch(self.readahead, cx)?;
         let mut out = vec![0; len(&piece)?];
@@ -122,6 +139,7 @@ impl<S: AsyncReadAt + Send + Sync + 'static> Stream for RangeStream<S> {
         if let Poll::Ready(Some(Err(_))) = next {
             this.has_failed = true;
             this.fetching.clear();
+            this.fetched.clear();
         }
         next
     }
