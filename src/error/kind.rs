@@ -1,6 +1,9 @@
 //! What errors mean to a service.
 
-use std::{error::Error, io};
+use std::{error::Error, io, iter, time::Duration};
+
+use super::{ConfigError, OpenError, SealError};
+use crate::provider::ProviderError;
 
 /// What an error means to a service, whichever operation it comes from.
 ///
@@ -79,18 +82,52 @@ impl ErrorKind {
     }
 }
 
-/// Returns the error of this type inside an I/O error, through I/O errors inside and what else has a source.
-pub(super) fn inside<E: Error + 'static>(error: &io::Error) -> Option<&E> {
-    let mut cause: &(dyn Error + 'static) = error.get_ref()?;
-    loop {
-        if let Some(found) = cause.downcast_ref() {
-            return Some(found);
-        }
-        cause = match cause.downcast_ref::<io::Error>() {
-            // Its source is not what is inside, but the source of that.
-            Some(error) => error.get_ref()?,
-            None => cause.source()?,
+/// Returns the first error of this type: the error itself, what is inside an I/O error, or a source.
+pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// Returns the error itself and what is inside it, level by level.
+///
+/// The source of an error that is `transparent` for thiserror skips the error that it wraps. So the errors that wrap one
+/// of an operation use `{0}` instead.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    iter::successors(Some(error), |&cause| match cause.downcast_ref::<io::Error>() {
+        // Its source is not what is inside, but the source of that.
+        Some(error) => error.get_ref().map(|inside| inside as _),
+        None => cause.source(),
+    })
+}
+
+/// What the error of a reader or stream means to a service.
+pub(crate) struct Meaning {
+    pub(crate) kind: ErrorKind,
+    pub(crate) is_retryable: bool,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Meaning {
+    /// Returns what this crate's error inside means, and where there is none, that of an I/O error.
+    pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
+        causes(error).find_map(Self::of_own).unwrap_or_else(|| Self {
+            kind: ErrorKind::Io,
+            is_retryable: find(error).is_some_and(may_pass),
+            retry_after: None,
+        })
+    }
+
+    fn of_own(error: &(dyn Error + 'static)) -> Option<Self> {
+        let (kind, is_retryable, retry_after) = if let Some(error) = error.downcast_ref::<OpenError>() {
+            (error.kind(), error.is_retryable(), error.retry_after())
+        } else if let Some(error) = error.downcast_ref::<SealError>() {
+            (error.kind(), error.is_retryable(), error.retry_after())
+        } else if let Some(error) = error.downcast_ref::<ProviderError>() {
+            (error.error_kind(), error.is_retryable(), error.retry_after())
+        } else {
+            let error = error.downcast_ref::<ConfigError>()?;
+            (error.kind(), error.is_retryable(), None)
         };
+        Some(Self { kind, is_retryable, retry_after })
     }
 }
 

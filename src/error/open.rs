@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::{
     ContextError, DataKeyError, ErrorKind, FormatError, HeaderError, LimitError,
-    kind::{inside, may_pass},
+    kind::{Meaning, find},
 };
 use crate::{
     message::MessageId,
@@ -89,7 +89,7 @@ pub enum OpenError {
         plaintext_len: u64,
     },
     /// The message failed to open, or its source failed, before; what was given out until then must not be taken for
-    /// the whole.
+    /// the whole. Only the first error says why.
     #[error("opening this message has failed before: what was read until then is not all of it")]
     FailedBefore,
     /// The requested plaintext has more bytes than this platform can address.
@@ -127,7 +127,7 @@ impl OpenError {
             | Self::FailedBefore
             | Self::TooLongForMemory { .. }
             | Self::OutputTooShort { .. } => ErrorKind::InvalidInput,
-            Self::Io(error) => Self::from_io(error).map_or(ErrorKind::Io, Self::kind),
+            Self::Io(error) => Meaning::of(error).kind,
         }
     }
 
@@ -136,7 +136,7 @@ impl OpenError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Provider(error) => error.is_retryable(),
-            Self::Io(error) => Self::from_io(error).map_or_else(|| may_pass(error), Self::is_retryable),
+            Self::Io(error) => Meaning::of(error).is_retryable,
             _ => false,
         }
     }
@@ -145,13 +145,13 @@ impl OpenError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Provider(error) => error.retry_after(),
-            Self::Io(error) => Self::from_io(error)?.retry_after(),
+            Self::Io(error) => Meaning::of(error).retry_after,
             _ => None,
         }
     }
 
     /// Returns the error of opening behind an error of a reader that opens, also where other code has wrapped that in
-    /// another [`io::Error`].
+    /// another [`io::Error`], or in any error whose [`source`](std::error::Error::source) leads to it.
     ///
     /// ```
     /// use std::io;
@@ -170,7 +170,7 @@ impl OpenError {
     /// # }).unwrap();
     /// ```
     pub fn from_io(error: &io::Error) -> Option<&Self> {
-        inside(error)
+        find(error)
     }
 }
 

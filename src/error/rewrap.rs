@@ -12,7 +12,7 @@ use crate::provider::ProviderError;
 #[non_exhaustive]
 pub enum RewrapError {
     /// The message does not open, as far as its header goes.
-    #[error(transparent)]
+    #[error("{0}")]
     Open(#[from] OpenError),
     /// The new key provider does not encrypt the data key.
     #[error("the data key cannot be put under the new key")]
@@ -27,7 +27,7 @@ pub enum RewrapError {
 #[non_exhaustive]
 pub enum ResealError {
     /// The old message does not open.
-    #[error(transparent)]
+    #[error("{0}")]
     Open(#[from] OpenError),
     /// The new one cannot be sealed.
     #[error("the message opens, but cannot be sealed anew")]

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use thiserror::Error;
 
-use super::{ContextError, DataKeyError, ErrorKind, LimitError, RandomError, kind::inside};
+use super::{ContextError, DataKeyError, ErrorKind, LimitError, RandomError, kind::find};
 use crate::provider::ProviderError;
 
 /// A message could not be sealed.
@@ -51,7 +51,8 @@ pub enum SealError {
     /// The message is finished, so it takes no more plaintext; nothing was consumed.
     #[error("the message is finished and takes no more plaintext: seal the rest as another message")]
     Finished,
-    /// The message failed to be sealed before. It has no end, and no reader accepts it.
+    /// The message failed to be sealed, or its source failed, before. It has no end, and no reader accepts it. Only the
+    /// first error says why, for example that the source is a reader that opens, and its message was changed.
     #[error("sealing this message has failed before: it has no end, and does not open; seal it again from the start")]
     FailedBefore,
 }
@@ -83,7 +84,7 @@ impl SealError {
     }
 
     /// Returns the error of sealing behind an error of a writer or reader that seals, also where other code has wrapped
-    /// that in another [`io::Error`].
+    /// that in another [`io::Error`], or in any error whose [`source`](std::error::Error::source) leads to it.
     ///
     /// ```
     /// use std::io::Write;
@@ -100,7 +101,7 @@ impl SealError {
     /// # }).unwrap();
     /// ```
     pub fn from_io(error: &io::Error) -> Option<&Self> {
-        inside(error)
+        find(error)
     }
 }
 

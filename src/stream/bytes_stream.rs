@@ -20,7 +20,7 @@ use super::{
     turn::Turn,
 };
 use crate::{
-    error::{ErrorKind, OpenError, SealError},
+    error::{ErrorKind, OpenError, SealError, kind::Meaning},
     message::{Header, HeaderReader, Limits},
 };
 
@@ -32,28 +32,30 @@ pub enum StreamError<E> {
     #[error("the stream inside failed")]
     Source(#[source] E),
     /// The plaintext could not be sealed.
-    #[error(transparent)]
+    #[error("{0}")]
     Seal(#[from] SealError),
     /// The message could not be opened.
-    #[error(transparent)]
+    #[error("{0}")]
     Open(#[from] OpenError),
 }
 
-impl<E> StreamError<E> {
-    /// Returns what the error means to a service. An error of the stream inside is of the kind [`ErrorKind::Io`].
+impl<E: StdError + 'static> StreamError<E> {
+    /// Returns what the error means to a service. An error of the stream inside is of the kind [`ErrorKind::Io`], unless
+    /// an error of this crate is behind it, as where that stream opens: then it is of that one's kind.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Source(_) => ErrorKind::Io,
+            Self::Source(error) => Meaning::of(error).kind,
             Self::Seal(error) => error.kind(),
             Self::Open(error) => error.kind(),
         }
     }
 
-    /// Returns whether the same call may succeed when it is made again later. For an error of the stream inside, it
-    /// returns false; ask that error itself.
+    /// Returns whether the same message may be sealed or opened when it is tried again later, from its start: for the
+    /// key provider's reasons, or since the stream inside failed with an [`io::Error`] of the kind `WouldBlock`,
+    /// `TimedOut` or `Interrupted`.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Source(_) => false,
+            Self::Source(error) => Meaning::of(error).is_retryable,
             Self::Seal(error) => error.is_retryable(),
             Self::Open(error) => error.is_retryable(),
         }
@@ -62,7 +64,7 @@ impl<E> StreamError<E> {
     /// Returns how long the key service wants to be left alone before a retry, if it has said so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Source(_) => None,
+            Self::Source(error) => Meaning::of(error).retry_after,
             Self::Seal(error) => error.retry_after(),
             Self::Open(error) => error.retry_after(),
         }

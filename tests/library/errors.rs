@@ -2,13 +2,16 @@
 
 use std::{
     convert::Infallible,
+    error::Error,
     io::{self, Read, Seek, SeekFrom, Write},
+    time::Duration,
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
-    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, ErrorKind, Limits, OpenError, RawAes, SealError,
-    provider::MultiProvider,
+    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, ErrorKind, Limits, OpenError, ProviderError, RawAes,
+    ResealError, RewrapError, SealError,
+    provider::{MultiProvider, ProviderErrorKind},
     stream::StreamError,
     testing::{Fault, MemoryKey, ScriptedProvider},
 };
@@ -211,6 +214,76 @@ async fn streams_give_their_errors_back_as_errors_of_io() {
     assert_eq!(io::Error::from(error).kind(), io::ErrorKind::ConnectionReset);
     let error = io::Error::from(StreamError::Source("gone"));
     assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::Other, "gone".to_owned()));
+}
+
+#[tokio::test]
+async fn a_stream_that_seals_what_another_opens_fails_as_the_one_that_opens() {
+    let sealed = truncated();
+    let resealed = || async {
+        let pieces = stream::iter(sealed.chunks(40).map(Ok::<_, Infallible>));
+        let opened = envelope().open_stream(pieces, &context()).await.unwrap();
+        let resealed = envelope().seal_stream(opened, &context()).await.unwrap();
+        resealed.try_for_each(|_| async { Ok(()) }).await.unwrap_err()
+    };
+    assert_eq!((resealed().await.kind(), resealed().await.is_retryable()), (ErrorKind::Tampered, false));
+    assert_truncated(resealed().await.into());
+    assert_truncated(io::Error::other(resealed().await));
+}
+
+#[test]
+fn errors_that_wrap_one_of_an_operation_give_it_back() {
+    let open = || OpenError::Signature;
+    let opens: [Box<dyn Error + Send + Sync>; 4] = [
+        StreamError::<Infallible>::Open(open()).into(),
+        StreamError::Source(io::Error::other(StreamError::<Infallible>::Open(open()))).into(),
+        RewrapError::from(open()).into(),
+        ResealError::from(open()).into(),
+    ];
+    opens.into_iter().for_each(|error| assert_truncated(io::Error::other(error)));
+
+    let seal = || SealError::Finished;
+    let seals: [Box<dyn Error + Send + Sync>; 4] = [
+        StreamError::<Infallible>::Seal(seal()).into(),
+        StreamError::Source(io::Error::other(StreamError::<Infallible>::Seal(seal()))).into(),
+        RewrapError::Keys(seal()).into(),
+        ResealError::from(seal()).into(),
+    ];
+    seals.into_iter().for_each(|error| assert_finished(io::Error::other(error)));
+}
+
+/// What an I/O error means as that of a reader, which must also be what it means as that of a stream.
+fn meaning(error: impl Fn() -> io::Error) -> (ErrorKind, bool, Option<Duration>) {
+    let (reader, stream) = (OpenError::Io(error()), StreamError::Source(error()));
+    let meaning = (reader.kind(), reader.is_retryable(), reader.retry_after());
+    assert_eq!((stream.kind(), stream.is_retryable(), stream.retry_after()), meaning);
+    meaning
+}
+
+#[test]
+fn an_error_of_the_source_means_what_the_error_inside_means() {
+    let wait = Duration::from_secs(3);
+    let throttled = || ProviderError::new(ProviderErrorKind::Throttled, "Decrypt", "key").with_retry_after(wait);
+    let unavailable = (ErrorKind::Unavailable, true, Some(wait));
+    assert_eq!(meaning(|| io::Error::other(throttled())), unavailable);
+    assert_eq!(meaning(|| SealError::from(throttled()).into()), unavailable);
+    assert_eq!(meaning(|| OpenError::from(throttled()).into()), unavailable);
+    assert_eq!(meaning(|| io::Error::other(ResealError::from(SealError::from(throttled())))), unavailable);
+    assert_eq!(meaning(|| io::Error::other(RewrapError::Encrypt(throttled()))), unavailable);
+    assert_eq!(meaning(|| SealError::Finished.into()), (ErrorKind::InvalidInput, false, None));
+    assert_eq!(meaning(|| OpenError::Signature.into()), (ErrorKind::Tampered, false, None));
+
+    assert_eq!(meaning(|| io::ErrorKind::TimedOut.into()), (ErrorKind::Io, true, None));
+    assert_eq!(meaning(|| io::ErrorKind::ConnectionReset.into()), (ErrorKind::Io, false, None));
+}
+
+#[cfg(feature = "aws-kms")]
+#[test]
+fn an_error_of_the_source_means_what_the_key_that_cannot_be_resolved_means() {
+    use kms_envelope::{ConfigError, provider::ResolveError};
+    let denied = || ProviderError::new(ProviderErrorKind::AccessDenied, "DescribeKey", "key");
+    assert_eq!(meaning(|| io::Error::other(ResolveError::from(denied()))), (ErrorKind::AccessDenied, false, None));
+    let config = || ResolveError::from(ConfigError::KeyLen(1));
+    assert_eq!(meaning(|| io::Error::other(config())), (ErrorKind::InvalidInput, false, None));
 }
 
 #[test]

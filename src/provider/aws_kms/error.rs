@@ -14,10 +14,10 @@ use crate::{
 #[non_exhaustive]
 pub enum ResolveError {
     /// The identifier names no key. No request was made.
-    #[error(transparent)]
+    #[error("{0}")]
     Config(#[from] ConfigError),
     /// The look-up failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Provider(#[from] ProviderError),
 }
 
