@@ -1,19 +1,17 @@
 //! A key provider for each value of the encryption context: a key for each tenant.
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::{HashMap, hash_map::RandomState},
     error::Error,
     fmt, mem,
     num::NonZeroUsize,
+    panic::AssertUnwindSafe,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
-use futures_util::{
-    FutureExt,
-    future::{Shared, WeakShared},
-};
+use futures_util::{FutureExt, future::Shared};
 use lru::LruCache;
 
 #[cfg(feature = "aws-kms")]
@@ -35,8 +33,9 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// A function of yours receives the values of the names that you list, in that order, and returns the provider for them.
 /// It can be asynchronous and can fail with any error. A provider that it returned is kept and serves all further
 /// requests with these values, until [1,000](Self::with_capacity) others have been used since or [`clear`](Self::clear)
-/// is called. Requests that need the same provider at the same time share one call. A failed call is not kept. A
-/// [`ProviderError`] is passed on as it is, also out of a `ResolveError`, so it can say that a retry makes sense. A context without one of the names is
+/// is called. Requests that need the same provider at the same time share one call. A call that fails or panics fails
+/// for all of them and is not kept: the next request calls the function again. A [`ProviderError`] is passed on as it
+/// is, also out of a `ResolveError`, so it can say that a retry makes sense. A context without one of the names is
 /// refused.
 ///
 /// The function has no deadline of its own and must limit the time of what it calls, as [`AwsKms`](crate::AwsKms) does.
@@ -69,16 +68,35 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// - Do not let the function create keys, or use a value in a path or a query unchecked.
 pub struct ByContext<const N: usize> {
     names: [String; N],
-    choose: Arc<dyn Fn([String; N]) -> Choice + Send + Sync>,
-    kept: Mutex<Providers<N>>,
+    choose: Box<dyn Fn([String; N]) -> Choice + Send + Sync>,
+    state: Mutex<State<N>>,
 }
 
-type Providers<const N: usize> = LruCache<[String; N], Kept, RandomState>;
+/// While the lock is held, no provider or call is dropped, and no code of the caller runs.
+struct State<const N: usize> {
+    kept: LruCache<[String; N], Arc<dyn KeyProvider>, RandomState>,
+    calls: HashMap<[String; N], Call>,
+}
 
+/// A call in progress.
+struct Call {
+    choice: Shared<Choice>,
+    /// The number of shares. The call leaves the map with its last share at the latest.
+    shares: usize,
+}
+
+/// A request's share in a call.
+struct Share<'a, const N: usize> {
+    keys: &'a ByContext<N>,
+    values: [String; N],
+    choice: Shared<Choice>,
+}
+
+/// Calls the caller's function when it is polled, and does not panic.
 type Choice = Pin<Box<dyn Future<Output = Result<Arc<dyn KeyProvider>, ProviderError>> + Send>>;
 
 /// The error of a choice that failed with this one.
-fn not_chosen(pairs: String, error: Box<dyn Error + Send + Sync>) -> ProviderError {
+fn not_chosen(pairs: &str, error: Box<dyn Error + Send + Sync>) -> ProviderError {
     let error = match error.downcast::<ProviderError>() {
         Ok(error) => return *error,
         Err(error) => error,
@@ -93,10 +111,10 @@ fn not_chosen(pairs: String, error: Box<dyn Error + Send + Sync>) -> ProviderErr
     ProviderError::new(kind, OPERATION, pairs).with_source(error)
 }
 
-enum Kept {
-    Provider(Arc<dyn KeyProvider>),
-    /// A call in progress. It is dropped when all who wait for it are.
-    Choice(WeakShared<Choice>),
+/// The error of a choice that panicked.
+fn panicked(pairs: String) -> ProviderError {
+    ProviderError::new(ProviderErrorKind::Other, OPERATION, pairs)
+        .with_detail("the function that chooses the provider panicked; fix it")
 }
 
 impl<const N: usize> ByContext<N> {
@@ -112,47 +130,46 @@ impl<const N: usize> ByContext<N> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         let names = names.map(Into::into);
-        let named = names.clone();
+        let (named, choose) = (names.clone(), Arc::new(choose));
         let choose = move |values: [String; N]| -> Choice {
+            let choose = choose.clone();
             let pairs = named.iter().zip(&values).map(|(name, value)| format!("{name}={value}"));
             let pairs = pairs.collect::<Vec<_>>().join(", ");
-            let chosen = choose(values);
             Box::pin(async move {
-                let provider = chosen.await.map_err(|error| not_chosen(pairs, error.into()))?;
-                Ok(Arc::new(provider) as _)
+                let call = async {
+                    let provider = choose(values).await.map_err(|error| not_chosen(&pairs, error.into()))?;
+                    Ok(Arc::new(provider) as _)
+                };
+                let chosen = AssertUnwindSafe(call).catch_unwind().await;
+                chosen.unwrap_or_else(|_| Err(panicked(pairs)))
             })
         };
-        Self { names, choose: Arc::new(choose), kept: Mutex::new(empty(DEFAULT_CAPACITY)) }
+        Self { names, choose: Box::new(choose), state: Mutex::new(State::empty(DEFAULT_CAPACITY)) }
     }
 
     /// Sets how many providers are kept at most: those used last. Default: 1,000. At least one is.
     #[must_use]
     pub fn with_capacity(self, providers: usize) -> Self {
-        self.lock().resize(NonZeroUsize::new(providers).unwrap_or(NonZeroUsize::MIN));
+        self.lock().kept.resize(NonZeroUsize::new(providers).unwrap_or(NonZeroUsize::MIN));
         self
     }
 
     /// Forgets all providers, so that the function is called again for the next request with each value: for when a
     /// tenant's key has changed. Calls in progress go on for those who wait for them.
     pub fn clear(&self) {
-        let mut kept = self.lock();
-        let capacity = kept.cap();
-        let forgotten = mem::replace(&mut *kept, empty(capacity));
-        // Providers are dropped without the lock.
-        drop(kept);
+        let mut state = self.lock();
+        let capacity = state.kept.cap();
+        let forgotten = mem::replace(&mut *state, State::empty(capacity));
+        drop(state);
         drop(forgotten);
     }
 
     /// Returns the provider for this context.
     async fn choose(&self, context: &EncryptionContext) -> Result<Arc<dyn KeyProvider>, ProviderError> {
-        let values = self.values(context)?;
-        let choice = match self.look_up(&values) {
-            Ok(provider) => return Ok(provider),
-            Err(choice) => choice,
-        };
-        let chosen = choice.clone().await;
-        self.keep(values, &choice, &chosen);
-        chosen
+        match self.look_up(self.values(context)?) {
+            Ok(provider) => Ok(provider),
+            Err(share) => share.choice.clone().await,
+        }
     }
 
     fn values(&self, context: &EncryptionContext) -> Result<[String; N], ProviderError> {
@@ -165,52 +182,55 @@ impl<const N: usize> ByContext<N> {
         Ok(self.names.each_ref().map(|name| context.get(name).unwrap_or_default().to_owned()))
     }
 
-    /// Returns the provider that is kept, or else the call to wait for.
-    fn look_up(&self, values: &[String; N]) -> Result<Arc<dyn KeyProvider>, Shared<Choice>> {
-        let mut kept = self.lock();
-        match kept.get(values) {
-            Some(Kept::Provider(provider)) => return Ok(provider.clone()),
-            Some(Kept::Choice(choice)) => {
-                if let Some(choice) = choice.upgrade() {
-                    return Err(choice);
-                }
-            }
-            None => {}
+    /// Returns the provider that is kept, or else a share in the call to wait for.
+    fn look_up(&self, values: [String; N]) -> Result<Arc<dyn KeyProvider>, Share<'_, N>> {
+        let mut state = self.lock();
+        if let Some(provider) = state.kept.get(&values) {
+            return Ok(provider.clone());
         }
-        // The caller's function is called when this is polled, without the lock.
-        let (choose, arguments) = (self.choose.clone(), values.clone());
-        let choice: Choice = Box::pin(async move { choose(arguments).await });
-        let choice = choice.shared();
-        let removed = choice.downgrade().and_then(|choice| kept.push(values.clone(), Kept::Choice(choice)));
-        // A provider is dropped without the lock.
-        drop(kept);
-        drop(removed);
-        Err(choice)
+        let call = state
+            .calls
+            .entry(values.clone())
+            .or_insert_with(|| Call { choice: (self.choose)(values.clone()).shared(), shares: 0 });
+        call.shares += 1;
+        Err(Share { keys: self, values, choice: call.choice.clone() })
     }
 
-    /// Keeps the provider that a call has brought, unless another caller has done so or it was forgotten in between.
-    fn keep(&self, values: [String; N], choice: &Shared<Choice>, chosen: &Result<Arc<dyn KeyProvider>, ProviderError>) {
-        let mut kept = self.lock();
-        let Some(Kept::Choice(current)) = kept.peek(&values) else { return };
-        if current.upgrade().is_some_and(|current| current.ptr_eq(choice)) {
-            match chosen {
-                Ok(provider) => drop(kept.put(values, Kept::Provider(provider.clone()))),
-                Err(_) => drop(kept.pop(&values)),
-            }
-        }
-    }
-
-    /// What is behind the lock is consistent at any time, so a panic elsewhere does not matter.
-    fn lock(&self) -> MutexGuard<'_, Providers<N>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The state is consistent at any time, so a panic elsewhere does not matter.
+    fn lock(&self) -> MutexGuard<'_, State<N>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// With memory for what will be there only, whatever the capacity.
-fn empty<const N: usize>(capacity: NonZeroUsize) -> Providers<N> {
-    let mut kept = LruCache::unbounded_with_hasher(RandomState::new());
-    kept.resize(capacity);
-    kept
+impl<const N: usize> State<N> {
+    /// With memory for what will be there only, whatever the capacity.
+    fn empty(capacity: NonZeroUsize) -> Self {
+        let mut kept = LruCache::unbounded_with_hasher(RandomState::new());
+        kept.resize(capacity);
+        Self { kept, calls: HashMap::new() }
+    }
+}
+
+/// The first share that is dropped after the end of the call keeps its provider, unless [`ByContext::clear`] came in
+/// between. The last share that is dropped before the end cancels the call.
+impl<const N: usize> Drop for Share<'_, N> {
+    fn drop(&mut self) {
+        let mut state = self.keys.lock();
+        let call = state.calls.get_mut(&self.values).filter(|call| call.choice.ptr_eq(&self.choice));
+        let Some(call) = call else { return };
+        call.shares -= 1;
+        let chosen = self.choice.peek();
+        if chosen.is_none() && call.shares > 0 {
+            return;
+        }
+        let call = state.calls.remove(&self.values);
+        let evicted = match chosen {
+            Some(Ok(provider)) => state.kept.push(self.values.clone(), provider.clone()),
+            _ => None,
+        };
+        drop(state);
+        drop((call, evicted));
+    }
 }
 
 #[async_trait]
@@ -246,9 +266,13 @@ impl<const N: usize> fmt::Display for ByContext<N> {
 
 impl<const N: usize> fmt::Debug for ByContext<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        let (kept, in_progress) = (state.kept.len(), state.calls.len());
+        drop(state);
         f.debug_struct("ByContext")
             .field("names", &self.names)
-            .field("kept", &self.lock().len())
+            .field("kept", &kept)
+            .field("in_progress", &in_progress)
             .finish_non_exhaustive()
     }
 }

@@ -5,12 +5,14 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
-    task::Poll,
+    task::{Context, Poll, Wake, Waker},
+    thread,
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use kms_envelope::{
     AlgorithmSuite, DataKeyCache, EncryptionContext, Envelope, OpenError, ProviderError, RawAes, SealError,
     message::EncryptedDataKey,
@@ -122,7 +124,7 @@ fn requests_at_the_same_time_share_one_choice_for_each_tenant() {
     // On several threads.
     let (keys, calls) = by_tenant(1000);
     let envelope = Envelope::new(keys);
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for number in 0..16 {
             let envelope = &envelope;
             scope.spawn(move || seal_for(envelope, ["acme", "bolt", "coil", "dune"][number % 4]));
@@ -163,6 +165,118 @@ fn a_choice_that_failed_is_not_kept_and_all_who_waited_are_told_why() {
         }
         assert_eq!(calls.load(Ordering::SeqCst), round);
     }
+}
+
+#[test]
+fn a_choice_that_panics_fails_for_all_who_wait_and_the_next_request_chooses_anew() {
+    struct Wakes(AtomicUsize);
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    for panics_when_polled in [false, true] {
+        let (begun, begins) = mpsc::channel();
+        let (panic, panics) = mpsc::channel::<()>();
+        let (calls, panics) = (Arc::new(AtomicUsize::new(0)), Mutex::new(panics));
+        let (counted, panics) = (calls.clone(), Arc::new(panics));
+        let keys = ByContext::new(["tenant"], move |[tenant]| {
+            let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+            let (begun, panics) = (begun.clone(), panics.clone());
+            let may_panic = move |now: bool| {
+                if is_first && now {
+                    begun.send(()).unwrap();
+                    panics.lock().unwrap().recv_timeout(Duration::from_secs(10)).unwrap();
+                    panic!("a test's");
+                }
+            };
+            may_panic(!panics_when_polled);
+            async move {
+                may_panic(panics_when_polled);
+                Ok::<_, ProviderError>(local(&tenant))
+            }
+        });
+        let envelope = Arc::new(Envelope::new(keys));
+
+        // Another thread is in the function when this one begins to wait.
+        let others = envelope.clone();
+        let other = thread::spawn(move || others.seal(b"data", &tenant("acme")).now_or_never());
+        begins.recv_timeout(Duration::from_secs(10)).unwrap();
+        let (context, wakes) = (tenant("acme"), Arc::new(Wakes(AtomicUsize::new(0))));
+        let mut waits = Box::pin(envelope.seal(b"data", &context));
+        let waker = Waker::from(wakes.clone());
+        let mut cx = Context::from_waker(&waker);
+        assert!(waits.as_mut().poll(&mut cx).is_pending());
+        panic.send(()).unwrap();
+        let other = other.join().expect("an error instead of the panic").unwrap();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+        let Poll::Ready(one) = waits.as_mut().poll(&mut cx) else { panic!("it has been woken for nothing") };
+        for sealed in [one, other] {
+            let error = sealed.unwrap_err();
+            assert!(matches!(&error, SealError::Provider(error) if !error.is_retryable()), "{error:?}");
+            let expected =
+                "ChooseKey with key tenant=acme failed: the function that chooses the provider panicked; fix it";
+            assert!(error.to_string().ends_with(expected), "{error}");
+        }
+
+        assert!(matches!(envelope.seal(b"data", &context).now_or_never(), Some(Ok(_))));
+        assert_eq!(calls.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[test]
+fn choices_that_fail_or_go_on_take_no_place_of_a_provider_and_leave_nothing_behind() {
+    let (keys, calls) = by_tenant(10);
+    let keys = Arc::new(keys.with_capacity(2));
+    let envelope = Envelope::new(keys.clone());
+    let holds = |kept, in_progress| {
+        let text = format!("{keys:?}");
+        assert!(text.contains(&format!("kept: {kept}, in_progress: {in_progress}, ..")), "{text}");
+    };
+    for name in ["acme", "bolt"] {
+        seal_for(&envelope, name);
+    }
+    for _ in 0..3 {
+        block_on(envelope.seal(b"data", &tenant("away"))).unwrap_err();
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 5);
+    holds(2, 0);
+
+    // More calls than places, and two who wait for each.
+    let contexts = ["coil", "dune", "echo"].map(tenant);
+    let begin = || {
+        let mut sealing: Vec<_> = [&contexts, &contexts]
+            .into_iter()
+            .flatten()
+            .map(|context| Box::pin(envelope.seal(b"data", context)))
+            .collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(sealing.iter_mut().all(|one| one.as_mut().poll(&mut cx).is_pending()));
+        sealing
+    };
+    let mut sealing = begin();
+    holds(2, 3);
+    for name in ["acme", "bolt"] {
+        seal_for(&envelope, name);
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 8);
+    // All leave, one of each call first.
+    sealing.drain(..3);
+    holds(2, 3);
+    drop(sealing);
+    holds(2, 0);
+
+    // Calls that were forgotten bring a provider for those who wait, not for others.
+    let sealing = begin();
+    keys.clear();
+    holds(0, 0);
+    assert!(block_on(join_all(sealing)).iter().all(Result::is_ok));
+    assert_eq!(calls.load(Ordering::SeqCst), 11);
+    holds(0, 0);
+    // Calls that were not forgotten bring it for others too, as many as there are places.
+    assert!(block_on(join_all(begin())).iter().all(Result::is_ok));
+    assert_eq!(calls.load(Ordering::SeqCst), 14);
+    holds(2, 0);
 }
 
 #[test]
@@ -219,7 +333,7 @@ fn a_choice_goes_on_when_the_first_who_wanted_it_leaves_and_ends_when_the_last_d
     let envelope = Envelope::new(keys);
     let context = tenant("acme");
     let seal = || Box::pin(envelope.seal(b"data", &context));
-    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut cx = Context::from_waker(Waker::noop());
 
     let (mut first, mut second) = (seal(), seal());
     assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());
