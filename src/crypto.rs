@@ -26,7 +26,8 @@ use std::sync::OnceLock;
 
 use crate::suite::{IV_LEN, TAG_LEN};
 
-/// What does the cryptography. All give the same bytes; they differ in speed only.
+/// What does the cryptography. All give the same bytes; they differ in speed only. The exception is signatures, for
+/// which AWS-LC draws random numbers of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {

@@ -220,10 +220,12 @@ impl EnvelopeBuilder {
     }
 
     /// Takes random bytes from this generator instead of the operating system's: message ids, signing keys, and the
-    /// data keys and IVs of providers that make them in this process, such as [`RawAes`](crate::RawAes). AWS KMS makes
-    /// its own, and so does RSA's padding.
+    /// data keys and IVs of providers that make them in this process, such as [`RawAes`](crate::RawAes). AWS KMS draws
+    /// its own, and so does AWS-LC for signatures and for RSA's padding.
     ///
-    /// For tests that need the same bytes twice. A generator that repeats itself in production gives the data away.
+    /// For tests that need the same bytes twice; of signed messages, only
+    /// [`Backend::RustCrypto`](crate::Backend::RustCrypto) makes them. A generator that repeats itself in production
+    /// gives the data away.
     pub fn rng<R: TryCryptoRng + Send + 'static>(mut self, rng: R) -> Self
     where
         R::Error: Send + Sync + 'static,
