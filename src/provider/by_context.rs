@@ -40,7 +40,8 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 ///
 /// The function has no deadline of its own and must limit the time of what it calls, as [`AwsKms`](crate::AwsKms) does.
 ///
-/// ```no_run
+#[cfg_attr(feature = "aws-kms", doc = "```no_run")]
+#[cfg_attr(not(feature = "aws-kms"), doc = "```ignore")]
 /// use kms_envelope::{AwsKms, EncryptionContext, Envelope, provider::ByContext};
 ///
 /// # async fn example(client: aws_sdk_kms::Client) -> Result<(), Box<dyn std::error::Error>> {
