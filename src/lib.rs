@@ -66,6 +66,7 @@ mod crypto;
 mod envelope;
 pub mod error;
 mod events;
+pub mod guide;
 mod materials;
 pub mod message;
 pub mod provider;
@@ -90,8 +91,3 @@ pub use message::limits::Limits;
 pub use provider::aws_kms::AwsKms;
 pub use provider::{error::ProviderError, key_provider::KeyProvider, raw_aes::RawAes};
 pub use suite::{AlgorithmSuite, CommitmentPolicy};
-
-/// Compiles the examples of docs/keys.md.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/keys.md")]
-struct Keys;
