@@ -1,7 +1,5 @@
 #![doc = include_str!("guide/links.md")]
 #![doc = include_str!("../docs/README.md")]
-// Without all features, some links have no target.
-#![cfg_attr(not(docsrs), allow(rustdoc::broken_intra_doc_links))]
 
 /// Declares a page of the guide: a file of docs/, whose links to other files are replaced by links to items.
 ///

@@ -1,49 +1,135 @@
 //! Envelope encryption with AWS KMS, in the message format of the AWS Encryption SDK.
 //!
-//! An [`Envelope`] stands in front of a [`KeyProvider`]: AWS KMS ([`AwsKms`]), a key of this process ([`RawAes`]),
-//! or your own. [`Envelope::seal`] asks the provider for a fresh data key, encrypts the data with AES-256-GCM under a
-//! key derived from it, wipes the data key, and packs its encrypted form with the data into one message.
-//! [`Envelope::open`] has the provider decrypt it again.
+//! [`Envelope::seal`] requests a new data key from the key provider, encrypts the data with AES-256-GCM, wipes the data
+//! key, and returns one message that holds the encrypted data key and the ciphertext. [`Envelope::open`] has the key
+//! provider decrypt the data key and returns the plaintext. The AWS Encryption SDKs read and write the same messages.
+//!
+//! # With AWS KMS
+//!
+#![cfg_attr(feature = "aws-kms", doc = "```no_run")]
+#![cfg_attr(not(feature = "aws-kms"), doc = "```ignore")]
+//! use kms_envelope::{AwsKms, EncryptionContext, Envelope};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await;
+//!     let client = aws_sdk_kms::Client::new(&config);
+//!     let envelope = Envelope::new(AwsKms::resolve(client, "alias/my-key").await?);
+//!
+//!     let context = EncryptionContext::from([("tenant", "acme")]);
+//!     let sealed = envelope.seal(b"attack at dawn", &context).await?;
+//!     let opened = envelope.open(&sealed, &context).await?;
+//!     assert_eq!(opened.plaintext, b"attack at dawn");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! The encryption context is authenticated and stored unencrypted in the message. KMS receives it with every call, so
+//! IAM policies can refer to it. [`Envelope::open`] checks the pairs that you pass before it calls the key provider, and
+//! fails if the message does not contain all of them.
+//!
+//! # With a local key
+//!
+//! [`RawAes`] holds an AES key in this process, for development, tests, and services without KMS. AWS's SDKs call it a
+//! raw AES keyring.
 //!
 //! ```
+//! use std::io::{Read, Write};
+//!
 //! use kms_envelope::{EncryptionContext, Envelope, RawAes};
 //!
-//! # pollster::block_on(async {
-//! let envelope = Envelope::new(RawAes::generate("my-service", "2026-11")?); // or AwsKms, see there
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let envelope = Envelope::new(RawAes::generate("my-service", "2026-11")?);
 //! let context = EncryptionContext::from([("tenant", "acme")]);
 //!
-//! let sealed: Vec<u8> = envelope.seal(b"attack at dawn", &context).await?;
-//! let opened = envelope.open(&sealed, &context).await?;
+//! // Streams use a bounded amount of memory. The writer can be a file or a socket as well.
+//! let mut writer = pollster::block_on(envelope.seal_writer(Vec::new(), &context))?;
+//! writer.write_all(b"attack at dawn")?;
+//! let sealed = writer.finish()?; // An unfinished message is refused on opening.
 //!
-//! assert_eq!(opened.plaintext, b"attack at dawn");
-//! assert_eq!(opened.info.context.get("tenant"), Some("acme"));
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! # }).unwrap();
+//! let mut reader = pollster::block_on(envelope.open_reader(&sealed[..], &context))?;
+//! let mut plaintext = String::new();
+//! reader.read_to_string(&mut plaintext)?;
+//! assert_eq!(plaintext, "attack at dawn");
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! # Streams
-//! What does not fit into memory goes through [`Envelope::seal_writer`] and [`Envelope::open_reader`], or with tokio
-//! through `Envelope::seal_async_writer` and `Envelope::open_async_reader` (feature `tokio`): one request to the key
-//! provider, then plain I/O in a few megabytes of memory. [`stream::Sealer`] and [`stream::Opener`] do the same
-//! without any I/O. [`Envelope::range_reader`] reads any part of the plaintext without the rest.
+//! # Where to find what
 //!
-//! # In production
-//! A [`DataKeyCache`] makes one request to the key provider, and its data key, serve for many messages and for many who
-//! wait, and goes on while the key service is away. `AwsKms::multi`, `AwsKms::with_replica` and `AwsKmsDiscovery` are
-//! for several regions. [`Envelope::rewrap`] puts a message's data key under another key without touching the message;
-//! [`Envelope::reseal`] makes a new one.
-//!
-//! # What is protected
-//! Only those who can use the provider's key can read the plaintext. Every byte of a message's header and body is
-//! authenticated: a message that was changed there, is cut short, goes on after its end, or is opened under another key
-//! or context is refused. An ECDSA signature can be replaced by an equivalent one, which does not change what opens.
-//! The length of the data, the encryption context and the names of the keys are in the clear.
+//! | to … | use … |
+//! |---|---|
+//! | encrypt and decrypt whole buffers | [`Envelope::seal`] and [`Envelope::open`]; [`seal_into`](Envelope::seal_into) and [`open_into`](Envelope::open_into) reuse your buffers |
+//! | stream with `std::io` | [`Envelope::seal_writer`], [`seal_reader`](Envelope::seal_reader) and [`open_reader`](Envelope::open_reader), which can seek if its source can |
+//! | stream with tokio | [`Envelope::seal_async_writer`], [`seal_async_reader`](Envelope::seal_async_reader) and [`open_async_reader`](Envelope::open_async_reader) |
+//! | stream `Bytes`, such as HTTP bodies | [`Envelope::seal_stream`] and [`open_stream`](Envelope::open_stream) |
+//! | decrypt a range without reading the rest | [`Envelope::range_reader`] and [`async_range_reader`](Envelope::async_range_reader) |
+//! | do the I/O yourself | [`Envelope::sealer`], [`opener`](Envelope::opener) and [`range_opener`](Envelope::range_opener): bytes in, bytes out |
+//! | use several threads for one message | [`EnvelopeBuilder::threads`] |
+//! | encrypt with a key in AWS KMS | [`AwsKms`]; several keys: [`AwsKms::multi`]; RSA keys: [`AwsKmsRsa`](provider::AwsKmsRsa) |
+//! | decrypt with any KMS key that a message names | [`AwsKmsDiscovery`](provider::AwsKmsDiscovery) |
+//! | reduce calls to KMS, or keep working while KMS is unavailable | [`DataKeyCache`] |
+//! | use a different key for each tenant | [`ByContext`](provider::ByContext) |
+//! | encrypt or decrypt with several providers | [`MultiProvider`](provider::MultiProvider) |
+//! | use a local key | [`RawAes`]; RSA: [`RawRsa`](provider::RawRsa); elliptic curves: [`RawEcdh`](provider::RawEcdh); branch keys: [`StaticBranchKey`](provider::StaticBranchKey) |
+//! | use another key service | [`KeyProvider`], tested by [`testing::Conformance`] |
+//! | change the key of a message | [`Envelope::rewrap`], which leaves the message as it is, or [`reseal`](Envelope::reseal), which encrypts it again |
+//! | sign messages, or read old ones | [`EnvelopeBuilder::suite`] and [`commitment_policy`](EnvelopeBuilder::commitment_policy) |
+//! | inspect a message without a key | [`message::Header`]; compute lengths: [`message::Geometry`] |
+//! | turn an error into a status code or a retry | [`OpenError::kind`] and [`is_retryable`](OpenError::is_retryable), on every error type: [`ErrorKind`] |
+//! | test your service without KMS | the [`testing`] module |
 //!
 //! # Features
-//! `aws-kms` and `aws-lc` are on by default; `tokio`, `stream`, `parallel`, `rsa`, `ecdh`, `branch-key`, `key-file`,
-//! `tracing` and `mock` are not. Without default features the crate is pure Rust. A feature adds; none changes what another does.
+//!
+//! Features are additive. Without default features, the crate is pure Rust.
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `aws-kms` | yes | [`AwsKms`] and [`AwsKmsDiscovery`](provider::AwsKmsDiscovery), which call AWS KMS through an `aws-sdk-kms` client that you provide |
+//! | `aws-lc` | yes | AWS-LC as cryptographic [`Backend`]: several times faster than pure Rust, with the same output. Needs a C compiler |
+//! | `tokio` | | streams over tokio's `AsyncRead` and `AsyncWrite`; range reads from tokio's files |
+//! | `stream` | | streams of `Bytes`, by the `Stream` trait of futures |
+//! | `parallel` | | [`Threads`](stream::Threads): several threads for one message, in a rayon pool |
+//! | `rsa` | | [`RawRsa`](provider::RawRsa), and with `aws-kms` also [`AwsKmsRsa`](provider::AwsKmsRsa). Enables `aws-lc` |
+//! | `ecdh` | | [`RawEcdh`](provider::RawEcdh) on P-256, P-384 and P-521 |
+//! | `branch-key` | | [`StaticBranchKey`](provider::StaticBranchKey), a branch key of the AWS KMS hierarchical keyring |
+//! | `key-file` | | [`RawAes`] keys in JSON files |
+//! | `tracing` | | `tracing` events of the data-key cache and of calls to AWS KMS |
+//! | `mock` | | the [`testing`] module |
+//!
+//! # Guide
+//!
+//! The [`guide`] is the manual:
+//!
+//! | page | answers |
+//! |---|---|
+//! | [Getting started](guide::getting_started) | how to encrypt with KMS or a local key, stream, and test |
+//! | [Keys](guide::keys) | which key provider to use; caching, regions, tenants, key rotation |
+//! | [Operations](guide::operations) | IAM policies, quotas and costs, monitoring, Lambda, local development |
+//! | [When things go wrong](guide::troubleshooting) | what an error means and what to do about it |
+//! | [Migrating](guide::migrating) | how to move from aws-esdk, from KMS with AES-GCM, or from age |
+//! | [Choosing](guide::choosing) | when to use this crate, and when to use something else |
+//! | [Security model](guide::security) | what is protected, and what is not |
+//! | [Interop](guide::interop) | which AWS SDKs read and write the same messages, and how this is tested |
+//! | [Performance](guide::performance) | what to expect, and how to measure it |
+//! | [Design](guide::design) | how the crate works, and why |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// Links to items of features that are off. All of them are checked with all features.
+#![cfg_attr(
+    not(all(
+        feature = "aws-kms",
+        feature = "branch-key",
+        feature = "ecdh",
+        feature = "key-file",
+        feature = "mock",
+        feature = "parallel",
+        feature = "rsa",
+        feature = "stream",
+        feature = "tokio",
+    )),
+    allow(rustdoc::broken_intra_doc_links)
+)]
 #![cfg_attr(
     not(test),
     warn(
