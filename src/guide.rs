@@ -1,4 +1,5 @@
 #![doc = include_str!("guide/links.md")]
+#![doc = include_str!("guide/images.md")]
 #![doc = include_str!("../docs/README.md")]
 
 /// Declares a page of the guide: a file of docs/, whose links to other files are replaced by links to items.
@@ -12,6 +13,7 @@ macro_rules! pages {
             feature = "parallel", feature = "rsa", feature = "stream", feature = "tokio", feature = "tracing",
         )))]
         #[doc = include_str!("guide/links.md")]
+        #[doc = include_str!("guide/images.md")]
         #[doc = include_str!(concat!("../docs/", $file))]
         pub mod $name {}
     )*};
