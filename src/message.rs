@@ -1,8 +1,20 @@
-//! The wire format: the AWS Encryption SDK's message, versions 1 and 2. No keys, no I/O.
+//! The AWS Encryption SDK's message format, versions 1 and 2.
 //!
-//! `message = header || body || footer?`; a body is frames and a final frame, the footer is a signature. Integers are
-//! big-endian. Source: AWS Encryption SDK specification,
-//! `data-format/`.
+//! Use this module to inspect a message without a key, or to compute where its parts are. Nothing here does I/O or
+//! decrypts anything.
+//!
+//! A message is a header, a body and, if the algorithm suite signs, a footer with the signature. The body is a sequence
+//! of frames that ends with a final frame; some writers, but not this crate, can also write it as one block without
+//! frames. Integers are big-endian. The format is defined in the
+//! [AWS Encryption SDK specification](https://github.com/awslabs/aws-encryption-sdk-specification/tree/master/data-format).
+//!
+//! | to … | use |
+//! |---|---|
+//! | read the header at the start of a buffer | [`Header::parse`] |
+//! | read a header whose bytes arrive in pieces | [`HeaderReader`] |
+//! | find the frames of a message, and its plaintext length | [`Header::geometry`], or [`Header::signed_geometry`] and [`footer_lens`] if it is signed |
+//! | compute the length of a message before it is sealed | [`Geometry::of_plaintext`] |
+//! | store and load the encrypted data keys that [`Envelope::rewrap`](crate::Envelope::rewrap) returns | [`DetachedKeys`] |
 
 mod detached_keys;
 mod encrypted_data_key;
@@ -33,12 +45,12 @@ pub use crate::{
     suite::{HashAlgorithm, KeyDerivation, MessageVersion, SignatureAlgorithm},
 };
 
-/// The result of parsing bytes of which more may have to arrive.
+/// The result of parsing input that may still be incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Parsed<T> {
     Complete(T),
     Incomplete {
-        /// How many bytes must be there before another try makes sense.
+        /// The number of input bytes without which parsing cannot make progress.
         needed: usize,
     },
 }

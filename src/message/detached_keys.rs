@@ -1,4 +1,4 @@
-//! Encrypted data keys that are kept beside their message.
+//! Encrypted data keys that are stored beside their message.
 
 use bytes::{BufMut, Bytes};
 
@@ -11,18 +11,42 @@ use crate::{
     suite::MessageVersion,
 };
 
-/// What the bytes begin with, the last of it the version.
+/// The bytes that detached keys begin with. The last one is the version.
 const MAGIC: [u8; 5] = *b"KEDK\x01";
 
-/// Encrypted forms of a message's data key that are kept beside the message: what [`Envelope::rewrap`] makes.
+/// Detached keys: encrypted data keys stored beside the message, as [`Envelope::rewrap`] returns them.
 ///
-/// They name their message, and open no other. The message itself stays as it is, and still opens with the encrypted
-/// data keys that it holds. These bytes need not be kept secret, no more than a message's header.
+/// Detached keys contain the id of their message and open only that message. Rewrapping does not modify the message,
+/// which still opens with the encrypted data keys in its header. Detached keys are as little secret as a message's
+/// header: they contain only encrypted data keys and key names.
 ///
-/// As bytes: `KEDK`, the version 1 (1 byte), the length of the message id (1 byte: 16 or 32), the message id, and the
-/// format's own section of encrypted data keys (specification, `data-format/message-header.md`, "Encrypted Data
-/// Keys"). They are not authenticated. The message's header proves the data key that comes out of them, but not their own
-/// bytes and names.
+/// ```
+/// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::{DetachedKeys, Header}};
+///
+/// # pollster::block_on(async {
+/// let old = Envelope::new(RawAes::generate("example", "2025")?);
+/// let new_key = RawAes::generate("example", "2026")?;
+/// let context = EncryptionContext::new();
+/// let sealed = old.seal(b"data", &context).await?;
+///
+/// // Store these bytes beside the message.
+/// let header = Header::parse(&sealed, &Limits::default())?;
+/// let stored: Vec<u8> = old.rewrap(&header, &context, &new_key).await?.to_bytes()?;
+///
+/// let keys = DetachedKeys::parse(&stored, &Limits::default())?;
+/// let new = Envelope::new(new_key).with_detached_keys(keys);
+/// assert_eq!(new.open(&sealed, &context).await?.plaintext, b"data");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Format
+/// The bytes `KEDK`, the version 1 (1 byte), the length of the message id (1 byte: 16 or 32), the message id, and the
+/// encrypted data keys, serialized like those in a
+/// [message header](https://github.com/awslabs/aws-encryption-sdk-specification/blob/master/data-format/message-header.md#encrypted-data-keys).
+///
+/// The bytes are not authenticated. On opening, the message's header authenticates the decrypted data key, but not the
+/// key names and other bytes of the detached keys.
 ///
 /// [`Envelope::rewrap`]: crate::Envelope::rewrap
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,26 +60,27 @@ impl DetachedKeys {
         Self { message_id, encrypted_data_keys }
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) wrote, which is all of `bytes`.
+    /// Parses the output of [`to_bytes`](Self::to_bytes). `bytes` must contain nothing else.
     ///
     /// # Errors
-    /// [`FormatError::DetachedKeys`] and [`FormatError::EncryptedDataKeys`] where it is not that, [`LimitError`](crate::error::LimitError)
-    /// where it has more or longer keys than a header may have.
+    /// Returns [`FormatError::DetachedKeys`] or [`FormatError::EncryptedDataKeys`] if the bytes are malformed, and
+    /// [`LimitError`](crate::error::LimitError) if they exceed the limits on the number of encrypted data keys or on
+    /// the length of a header.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
         let refused = |what| Err(FormatError::DetachedKeys(what).into());
         let (magic, version) = (&MAGIC[..4], MAGIC[4]);
         if !bytes.starts_with(magic) {
-            return refused("they do not begin with KEDK");
+            return refused("the data does not begin with KEDK");
         }
         limits.check_header_len(bytes.len())?;
         let mut fields = Fields { bytes, at: magic.len() };
         if fields.u8()? != version {
-            return refused("their version is unknown: use a newer release");
+            return refused("the version is unknown; use a newer release of kms-envelope");
         }
         let id_len = usize::from(fields.u8()?);
         let version = [MessageVersion::V1, MessageVersion::V2];
         let version = version.into_iter().find(|version| version.message_id_len() == id_len);
-        let version = version.ok_or(FormatError::DetachedKeys("no message id has this length"))?;
+        let version = version.ok_or(FormatError::DetachedKeys("invalid length of the message id"))?;
         let message_id = MessageId::from_bytes(version, fields.take(id_len)?);
         let mut keys = KeySection::new(fields.u16()?, limits)?;
         while !keys.is_complete() {
@@ -64,37 +89,37 @@ impl DetachedKeys {
             keys.push(fields.at - part.len()..fields.at, part)?;
         }
         if fields.at < bytes.len() {
-            return refused("something follows their end");
+            return refused("trailing bytes after the last key");
         }
         Ok(Self { message_id, encrypted_data_keys: keys.into_keys(&Bytes::copy_from_slice(bytes)) })
     }
 
-    /// The bytes to keep.
+    /// Serializes the keys, to be stored beside the message.
     ///
     /// # Errors
-    /// [`SealError::DataKey`] where the format has no room for what a key provider has made.
+    /// Returns [`SealError::DataKey`] if there are more than 65,535 encrypted data keys or a field of one is longer
+    /// than 65,535 bytes.
     pub fn to_bytes(&self) -> Result<Vec<u8>, SealError> {
         let mut out = MAGIC.to_vec();
         let id = self.message_id.as_bytes();
-        // 16 or 32.
         out.put_u8(u8::try_from(id.len()).unwrap_or(u8::MAX));
         out.put_slice(id);
         put_encrypted_data_keys(&mut out, &self.encrypted_data_keys)?;
         Ok(out)
     }
 
-    /// The message that they belong to.
+    /// Returns the id of the message that the keys belong to.
     pub fn message_id(&self) -> &MessageId {
         &self.message_id
     }
 
-    /// The encrypted data keys: one or more.
+    /// Returns the encrypted data keys. There is at least one.
     pub fn encrypted_data_keys(&self) -> &[EncryptedDataKey] {
         &self.encrypted_data_keys
     }
 }
 
-/// Reads fields from the start of bytes, all of which are there.
+/// A cursor over complete input.
 struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -104,7 +129,7 @@ impl<'a> Fields<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], FormatError> {
         let field = self.bytes.get(self.at..self.at + len);
         self.at += len;
-        field.ok_or(FormatError::DetachedKeys("they are truncated"))
+        field.ok_or(FormatError::DetachedKeys("the data is truncated"))
     }
 
     fn u8(&mut self) -> Result<u8, FormatError> {
@@ -141,13 +166,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_or_longer_or_of_another_version_is_refused() {
+    fn truncated_or_extended_keys_and_other_versions_are_refused() {
         let written = keys(MessageVersion::V2).to_bytes().unwrap();
         for len in 0..written.len() {
             assert!(DetachedKeys::parse(&written[..len], &Limits::default()).is_err(), "{len}");
         }
         let refused = |bytes: &[u8]| DetachedKeys::parse(bytes, &Limits::default()).unwrap_err().to_string();
-        assert!(refused(&[&written[..], b"!"].concat()).contains("follows"));
+        assert!(refused(&[&written[..], b"!"].concat()).contains("trailing"));
         assert!(refused(&[b"KEDK\x02", &written[5..]].concat()).contains("newer"));
         assert!(refused(&[b"KEDK\x01\x11", &written[6..]].concat()).contains("length"));
         assert!(refused(b"\x02\x04\x78").contains("KEDK"));

@@ -1,4 +1,4 @@
-//! A data key as it is stored in a message: encrypted, with the name of what encrypted it.
+//! A data key as it is stored in a message: encrypted, with the name of the key that encrypted it.
 
 use std::fmt;
 
@@ -6,30 +6,42 @@ use bytes::Bytes;
 
 use crate::suite::{IV_LEN, RAW_AES_LENGTHS};
 
-/// An encrypted data key, as a key provider made it and the message's header stores it.
+/// A data key that a key provider has encrypted, as a message's header stores it.
 ///
-/// Specification: `framework/structures.md`, "Encrypted Data Key".
+/// ```
+/// use kms_envelope::message::EncryptedDataKey;
+///
+/// let arn = "arn:aws:kms:us-east-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab";
+/// let key = EncryptedDataKey::new("aws-kms", arn, vec![0; 184]);
+/// assert_eq!(key.key_name(), arn);
+/// assert_eq!(key.to_string(), format!("aws-kms/{arn}"));
+/// ```
+///
+/// The [specification](https://github.com/awslabs/aws-encryption-sdk-specification/blob/master/framework/structures.md#encrypted-data-key)
+/// calls the fields the key provider id, the key provider information and the ciphertext.
 #[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct EncryptedDataKey {
-    /// The kind of provider: `aws-kms`, or the namespace of a local key.
+    /// The kind of key provider: `aws-kms`, or the namespace of a local key.
     pub provider_id: String,
-    /// What the provider needs to find its key: for AWS KMS the key's ARN, for a local key its name and more.
+    /// The key that encrypted the data key, in the provider's own format. For AWS KMS, the key's ARN. For a local AES
+    /// key, its name, the tag and IV lengths, and the IV.
     pub provider_info: Bytes,
-    /// The data key, encrypted.
+    /// The encrypted data key itself.
     pub ciphertext: Bytes,
 }
 
 impl EncryptedDataKey {
-    /// Puts the three parts together. Each takes at most 65,535 bytes.
+    /// Creates an encrypted data key from its fields. A message can store at most 65,535 bytes in each field. The
+    /// length is checked when the key is written to a message.
     pub fn new(provider_id: impl Into<String>, provider_info: impl Into<Bytes>, ciphertext: impl Into<Bytes>) -> Self {
         Self { provider_id: provider_id.into(), provider_info: provider_info.into(), ciphertext: ciphertext.into() }
     }
 
-    /// The provider info as text, for people to read: the ARN for AWS KMS, the name for a local key. Bytes that are
-    /// not text are left away at the end and replaced by `�` elsewhere.
+    /// Returns the name of the key that encrypted the data key, for display: the key's ARN for AWS KMS, or the name of
+    /// a local key. Invalid UTF-8 is replaced by `�`.
     pub fn key_name(&self) -> String {
-        // A raw AES key's info is its name, these lengths and the IV.
+        // The provider info of a raw AES key is its name, these lengths and the IV.
         let info = &self.provider_info;
         let name = match info.len().checked_sub(RAW_AES_LENGTHS.len() + IV_LEN) {
             Some(name_len) if info[name_len..].starts_with(&RAW_AES_LENGTHS) => &info[..name_len],
@@ -53,7 +65,7 @@ impl fmt::Debug for EncryptedDataKey {
     }
 }
 
-/// `provider-id/key-name`.
+/// Formats as `provider-id/key-name`.
 impl fmt::Display for EncryptedDataKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.provider_id.escape_debug(), self.key_name().escape_debug())

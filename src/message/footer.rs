@@ -1,9 +1,9 @@
-//! The footer of a signed message. Specification: `data-format/message-footer.md`.
+//! The footer of a signed message (specification, `data-format/message-footer.md`).
 
 use super::Parsed;
 use crate::suite::SignatureAlgorithm;
 
-/// How much longer a footer is than its signature, in bytes.
+/// The length of a footer without its signature, in bytes.
 pub(crate) const FOOTER_OVERHEAD: usize = 2;
 
 /// The shortest possible footer of a signed message, in bytes.
@@ -15,15 +15,16 @@ pub const MAX_FOOTER_LEN: usize = FOOTER_OVERHEAD + 104;
 const DER_SEQUENCE: u8 = 0x30;
 const DER_INTEGER: u8 = 0x02;
 
-/// Finds the lengths in bytes, shortest first, that the footer at the end of a signed message can have.
+/// Returns the possible lengths of the footer at the end of a signed message, in bytes, shortest first.
 ///
-/// `tail` is the end of the message; the last [`MAX_FOOTER_LEN`] bytes are enough. Each length that is returned has a
-/// footer's exact form there: its own length, then an ECDSA signature in DER. This crate and AWS's SDKs for Java and
-/// Python write signatures of [one length](SignatureAlgorithm::signature_len) only; AWS's SDK for JavaScript does not.
+/// `tail` is the end of the message. Its last [`MAX_FOOTER_LEN`] bytes are enough. For each returned length, that many
+/// bytes at the end have the exact form of a footer: the signature's length, then an ECDSA signature in DER. This crate
+/// and AWS's SDKs for Java and Python only write signatures of a [fixed length](SignatureAlgorithm::signature_len).
+/// AWS's SDK for JavaScript writes signatures of different lengths.
 ///
-/// **Nothing of this is authenticated**, and the end of a message can look like several footers. To choose among them,
-/// check that [the final frame](super::FrameLocation::can_begin_with) is where each length puts it. Only opening the
-/// message proves it.
+/// **The result is not authenticated**, and the end of one message can have the form of several footers. To choose
+/// between them, check with [`can_begin_with`](super::FrameLocation::can_begin_with) which length leads to the start of
+/// the final frame. Only opening the message proves the length.
 ///
 /// ```
 /// use kms_envelope::{AlgorithmSuite, Limits, message::{FINAL_FRAME_OVERHEAD, Header, footer_lens}};
@@ -41,7 +42,7 @@ const DER_INTEGER: u8 = 0x02;
 ///         let start = frame.sealed.start as usize; // From a file, read these bytes.
 ///         frame.can_begin_with(&sealed[start..start + FINAL_FRAME_OVERHEAD])
 ///     });
-/// assert_eq!(geometry.expect("a whole message").plaintext_len(), 5);
+/// assert_eq!(geometry.expect("a complete message").plaintext_len(), 5);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn footer_lens(algorithm: SignatureAlgorithm, tail: &[u8]) -> impl Iterator<Item = usize> {
@@ -52,8 +53,8 @@ pub fn footer_lens(algorithm: SignatureAlgorithm, tail: &[u8]) -> impl Iterator<
     })
 }
 
-/// Whether `der` is a sequence of two integers of the curve's size. A signature is so short that the length of each
-/// has one byte.
+/// Returns whether `der` is a sequence of two integers of the curve's size. Signatures are so short that DER encodes
+/// each length in one byte.
 fn is_signature(algorithm: SignatureAlgorithm, der: &[u8]) -> bool {
     let max_len = match algorithm {
         SignatureAlgorithm::EcdsaP256Sha256 => 32,
@@ -64,8 +65,8 @@ fn is_signature(algorithm: SignatureAlgorithm, der: &[u8]) -> bool {
     usize::from(len) == integers.len() && after_both.is_some_and(<[u8]>::is_empty)
 }
 
-/// The bytes after the positive integer at the start of `der`, which has at most `max_len` bytes beside the zero that
-/// DER puts before a set top bit.
+/// Returns the bytes after the positive integer at the start of `der`. The integer has at most `max_len` bytes, not
+/// counting the zero byte that DER adds if the top bit is set.
 fn after_integer(der: &[u8], max_len: usize) -> Option<&[u8]> {
     let (&[DER_INTEGER, len], rest) = der.split_first_chunk()? else { return None };
     let (integer, rest) = rest.split_at_checked(usize::from(len))?;
@@ -77,14 +78,14 @@ fn after_integer(der: &[u8], max_len: usize) -> Option<&[u8]> {
     (magnitude.len() <= max_len).then_some(rest)
 }
 
-/// Writes the footer to `out`, which has its length exactly. A signature is never longer than a u16 says.
+/// Writes the footer to `out`, which must have exactly the footer's length.
 pub(crate) fn write_footer(signature: &[u8], out: &mut [u8]) {
-    let len = u16::try_from(signature.len()).expect("a signature of ECDSA is short");
+    let len = u16::try_from(signature.len()).expect("an ECDSA signature has at most 104 bytes");
     out[..FOOTER_OVERHEAD].copy_from_slice(&len.to_be_bytes());
     out[FOOTER_OVERHEAD..].copy_from_slice(signature);
 }
 
-/// The signature in the footer at the start of `bytes`.
+/// Returns the signature from the footer at the start of `bytes`.
 pub(crate) fn parse_footer(bytes: &[u8]) -> Parsed<&[u8]> {
     let Some(len) = bytes.first_chunk() else { return Parsed::Incomplete { needed: FOOTER_OVERHEAD } };
     let end = FOOTER_OVERHEAD + usize::from(u16::from_be_bytes(*len));
@@ -106,7 +107,7 @@ mod tests {
     const ALGORITHMS: [(SignatureAlgorithm, usize); 2] =
         [(SignatureAlgorithm::EcdsaP256Sha256, 32), (SignatureAlgorithm::EcdsaP384Sha384, 48)];
 
-    /// The footer of a signature of two integers, which are bytes in big-endian order without leading zeros.
+    /// Returns the footer of a signature of two integers, given in big-endian order without leading zeros.
     fn footer(integers: [&[u8]; 2]) -> Vec<u8> {
         let mut der = Vec::new();
         for integer in integers {
@@ -150,22 +151,22 @@ mod tests {
             &[0, 8, 0x30, 6, 2, 2, 1, 2, 1, 1],
             &[0, 8, 0x30, 6, 2, 1, 1, 2, 0, 1],
             &[0, 8, 0x30, 6, 2, 1, 1, 2, 2, 1],
-            // The kinds.
+            // The DER tags.
             &[0, 8, 0x31, 6, 2, 1, 1, 2, 1, 1],
             &[0, 8, 0x30, 6, 3, 1, 1, 2, 1, 1],
             &[0, 8, 0x30, 6, 2, 1, 1, 3, 1, 1],
-            // Zero, a negative integer, and a zero too many in front.
+            // Zero, a negative integer, and an unnecessary leading zero.
             &[0, 8, 0x30, 6, 2, 1, 0, 2, 1, 1],
             &[0, 8, 0x30, 6, 2, 1, 1, 2, 1, 0x80],
             &[0, 9, 0x30, 7, 2, 1, 1, 2, 2, 0, 0x7f],
-            // A third integer, and a byte after the end.
+            // A third integer, and a trailing byte.
             &[0, 11, 0x30, 9, 2, 1, 1, 2, 1, 1, 2, 1, 1],
             &[0, 8, 0x30, 6, 2, 1, 1, 2, 1, 1, 0],
         ] {
             assert!(found(algorithm, changed).is_empty(), "{changed:?}");
         }
         assert_eq!(found(algorithm, &[0, 8, 0x30, 6, 2, 1, 1, 2, 1, 1]), [10]);
-        // Longer than the curve's, which is that of the other curve.
+        // Too long for P-256, but not for P-384.
         let longer = footer([&[1; 33], &[1; 32]]);
         assert!(found(algorithm, &longer).is_empty());
         assert_eq!(found(SignatureAlgorithm::EcdsaP384Sha384, &longer), [longer.len()]);
@@ -188,7 +189,7 @@ mod tests {
             ((algorithm, _), r, s) in prop::sample::select(&ALGORITHMS[..])
                 .prop_flat_map(|chosen| (Just(chosen), integer(chosen.1), integer(chosen.1))),
             header_len in 0u64..200,
-            // One-byte frames, where each footer length is that of some message, as often as all others.
+            // Half of the cases have one-byte frames, with which every footer length gives a valid message length.
             frame_len in prop_oneof![Just(1), 2u32..300],
             plaintext_len in 0u64..300,
             filling in prop_oneof![Just(0), Just(0xff), any::<u8>()],

@@ -1,5 +1,5 @@
-//! Frames, and the single block of a body without frames: their heads, and what is authenticated with them.
-//! Specification: `data-format/message-body.md`.
+//! The fields before the ciphertext of a frame, or of the single block of a body without frames, and the additional
+//! authenticated data (specification, `data-format/message-body.md`).
 
 use super::{Limits, Parsed};
 use crate::{
@@ -7,45 +7,45 @@ use crate::{
     suite::{IV_LEN, TAG_LEN},
 };
 
-/// Where a final frame has its marker, any other has its sequence number.
+/// The first field of a final frame. A regular frame has its sequence number there.
 const FINAL_MARKER: u32 = u32::MAX;
 
 const REGULAR_HEAD_LEN: usize = 4 + IV_LEN;
 const FINAL_HEAD_LEN: usize = 4 + 4 + IV_LEN + 4;
 const BLOCK_HEAD_LEN: usize = IV_LEN + 8;
 
-/// How much longer a regular frame is than its plaintext, in bytes.
+/// The number of bytes by which a regular frame is longer than its plaintext.
 pub const FRAME_OVERHEAD: usize = REGULAR_HEAD_LEN + TAG_LEN;
 
-/// How much longer a final frame is than its plaintext, in bytes.
+/// The number of bytes by which the final frame is longer than its plaintext.
 pub const FINAL_FRAME_OVERHEAD: usize = FINAL_HEAD_LEN + TAG_LEN;
 
-/// How much longer the body of a message without frames is than its plaintext, in bytes.
+/// The number of bytes by which a body without frames is longer than its plaintext.
 pub(crate) const BLOCK_OVERHEAD: usize = BLOCK_HEAD_LEN + TAG_LEN;
 
-/// What a piece of a body is.
+/// The kind of a part of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrameKind {
     /// Any frame but the last.
     Regular,
     /// The last frame.
     Final,
-    /// The whole body of a message without frames. Read, but never written.
+    /// The entire body of a message without frames. This crate reads it, but never writes it.
     Block,
 }
 
-/// What comes before a frame's ciphertext.
+/// The fields before a frame's ciphertext.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHead {
     pub(crate) kind: FrameKind,
     pub(crate) sequence: u32,
-    /// The bytes of ciphertext, and so of plaintext.
+    /// The length of the ciphertext, which is also that of the plaintext, in bytes.
     pub(crate) content_len: usize,
     pub(crate) iv: [u8; IV_LEN],
 }
 
 impl FrameHead {
-    /// The head that a writer gives this frame: its IV is its sequence number.
+    /// Returns the head of a frame to be written. Its IV is its sequence number.
     pub(crate) fn new(sequence: u32, is_final: bool, content_len: usize) -> Self {
         let mut iv = [0; IV_LEN];
         iv[IV_LEN - 4..].copy_from_slice(&sequence.to_be_bytes());
@@ -53,12 +53,12 @@ impl FrameHead {
         Self { kind, sequence, content_len, iv }
     }
 
-    /// Whether nothing of the body follows.
+    /// Returns whether this is the end of the body.
     pub(crate) fn is_last(&self) -> bool {
         self.kind != FrameKind::Regular
     }
 
-    /// The length of the head itself, in bytes.
+    /// Returns the length of the head itself, in bytes.
     pub(crate) fn len(&self) -> usize {
         match self.kind {
             FrameKind::Regular => REGULAR_HEAD_LEN,
@@ -67,12 +67,12 @@ impl FrameHead {
         }
     }
 
-    /// The length of the whole frame: head, ciphertext and tag.
+    /// Returns the length of the entire frame: head, ciphertext and tag.
     pub(crate) fn sealed_len(&self) -> usize {
         self.len() + self.content_len + TAG_LEN
     }
 
-    /// Writes the head to the start of `out`. The length of a final frame fits its field.
+    /// Writes the head to the start of `out`.
     pub(crate) fn write(&self, out: &mut [u8]) {
         let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
         match self.kind {
@@ -84,7 +84,7 @@ impl FrameHead {
                 put(0, &FINAL_MARKER.to_be_bytes());
                 put(4, &self.sequence.to_be_bytes());
                 put(8, &self.iv);
-                let len = u32::try_from(self.content_len).expect("no longer than a frame");
+                let len = u32::try_from(self.content_len).expect("a final frame is no longer than the frame length");
                 put(8 + IV_LEN, &len.to_be_bytes());
             }
             FrameKind::Block => {
@@ -94,9 +94,9 @@ impl FrameHead {
         }
     }
 
-    /// Reads the head of the frame that is due, or says how many bytes must be there to go on.
+    /// Parses the head of the next frame, which must have the sequence number `due`.
     ///
-    /// The IV is taken as it stands: some SDKs have written others than the sequence number.
+    /// The IV can have any value: some SDKs have written IVs other than the sequence number.
     pub(crate) fn parse(bytes: &[u8], due: u32, frame_len: u32) -> Result<Parsed<Self>, FormatError> {
         let Some(first) = u32_at(bytes, 0) else { return Ok(Parsed::Incomplete { needed: 4 }) };
         let is_final = first == FINAL_MARKER;
@@ -109,17 +109,17 @@ impl FrameHead {
         if sequence != due {
             return Err(FormatError::Sequence { expected: due, found: sequence });
         }
-        let (iv_place, head_len) = if is_final { (8, FINAL_HEAD_LEN) } else { (4, REGULAR_HEAD_LEN) };
+        let (iv_offset, head_len) = if is_final { (8, FINAL_HEAD_LEN) } else { (4, REGULAR_HEAD_LEN) };
         let Some(head) = bytes.get(..head_len) else { return Ok(Parsed::Incomplete { needed: head_len }) };
         let content_len = if is_final { u32_at(head, 8 + IV_LEN).unwrap_or(u32::MAX) } else { frame_len };
         if content_len > frame_len {
             return Err(FormatError::FinalFrameLen { len: content_len, frame_len });
         }
         let kind = if is_final { FrameKind::Final } else { FrameKind::Regular };
-        Ok(Parsed::Complete(Self { kind, sequence, content_len: content_len as usize, iv: iv_at(head, iv_place) }))
+        Ok(Parsed::Complete(Self { kind, sequence, content_len: content_len as usize, iv: iv_at(head, iv_offset) }))
     }
 
-    /// Reads the head of a body without frames, or says how many bytes must be there to go on.
+    /// Parses the head of a body without frames.
     pub(crate) fn parse_block(bytes: &[u8], limits: &Limits) -> Result<Parsed<Self>, LimitError> {
         let Some(head) = bytes.first_chunk::<BLOCK_HEAD_LEN>() else {
             return Ok(Parsed::Incomplete { needed: BLOCK_HEAD_LEN });
@@ -141,8 +141,8 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-/// The bytes that are authenticated with a frame: `message id || content string || sequence number || length`.
-/// Specification: `data-format/message-body-aad.md`.
+/// Returns the additional authenticated data of a frame: `message id || content string || sequence number || length`
+/// (specification, `data-format/message-body-aad.md`).
 pub(crate) fn body_aad(message_id: &[u8], head: &FrameHead) -> impl AsRef<[u8]> + use<> {
     let content = match head.kind {
         FrameKind::Regular => "AWSKMSEncryptionClient Frame",
@@ -157,7 +157,7 @@ pub(crate) fn body_aad(message_id: &[u8], head: &FrameHead) -> impl AsRef<[u8]> 
     aad
 }
 
-/// On the stack, since every frame has one: at most 32 + 35 + 4 + 8 bytes.
+/// On the stack, because every frame has one. At most 32 + 35 + 4 + 8 bytes are used.
 struct Aad {
     bytes: [u8; 80],
     len: usize,

@@ -1,4 +1,4 @@
-//! Where everything is in a message, by arithmetic alone.
+//! The offsets and lengths of a message's parts, computed without reading its body.
 
 use std::{num::NonZeroU32, ops::Range};
 
@@ -8,10 +8,11 @@ use super::{
 };
 use crate::error::{FormatError, SealError};
 
-/// The places and lengths of a framed message's parts, in bytes.
+/// The offsets and lengths of the parts of a message with frames, in bytes.
 ///
-/// Made from the length of the plaintext before sealing, or from the length of the message before opening. What it
-/// says of a message is only as true as the lengths that it was made from: the final frame's tag proves them.
+/// A geometry is computed from the length of the plaintext before sealing, or from the length of the message before
+/// opening. The result is only as trustworthy as the lengths that it was computed from. They are authenticated when the
+/// final frame is opened.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -28,33 +29,33 @@ use crate::error::{FormatError, SealError};
 pub struct Geometry {
     header_len: u64,
     frame_len: NonZeroU32,
-    /// All frames but the final one.
+    /// The number of frames, not counting the final one.
     regular_frames: u32,
-    /// The plaintext bytes of the final frame: 0 to the frame length.
+    /// The plaintext length of the final frame, from 0 to the frame length.
     final_len: u32,
     sealed_len: u64,
 }
 
-/// One frame of a message.
+/// The location of one frame of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct FrameLocation {
-    /// The frame's number, from 1.
+    /// The frame's sequence number, starting at 1.
     pub sequence: u32,
-    /// Whether it is the final one.
+    /// Whether it is the final frame.
     pub is_final: bool,
-    /// Where it is in the message, in bytes.
+    /// The frame's byte range in the message.
     pub sealed: Range<u64>,
-    /// Where its plaintext is in the whole plaintext, in bytes.
+    /// The byte range of the frame's plaintext in the entire plaintext.
     pub plaintext: Range<u64>,
 }
 
 impl FrameLocation {
-    /// Returns whether `bytes` can be the start of this frame: it has this number and is the final one or not; a
-    /// final one also has this length.
+    /// Returns whether `bytes` can be the start of this frame.
     ///
-    /// The first [`FINAL_FRAME_OVERHEAD`] bytes of the frame, or the whole of a shorter one, are always enough. The
-    /// result is `false` if `bytes` are too few to tell. It is evidence, not proof: nothing of this is authenticated.
+    /// Checks the sequence number, whether the frame is the final one and, if it is, its length. The first
+    /// [`FINAL_FRAME_OVERHEAD`] bytes of the frame, or the entire frame if it is shorter, are always enough. Returns
+    /// `false` if there are too few bytes to decide. The result is not authenticated.
     pub fn can_begin_with(&self, bytes: &[u8]) -> bool {
         let len = self.plaintext.end.checked_sub(self.plaintext.start).and_then(|len| u32::try_from(len).ok());
         let head = len.map(|len| (len as usize, FrameHead::parse(bytes, self.sequence, len)));
@@ -63,11 +64,12 @@ impl FrameLocation {
 }
 
 impl Geometry {
-    /// The geometry of the message that this crate writes for a plaintext of this length: the final frame is empty
-    /// only if the plaintext is.
+    /// Computes the geometry of the message that this crate writes for a plaintext of this length. All lengths are in
+    /// bytes. The final frame of such a message is empty only if the plaintext is empty.
     ///
     /// # Errors
-    /// [`SealError::TooLong`] where it would need more than 2³² − 1 frames.
+    /// Returns [`SealError::TooLong`] if the message would need more than 2³² − 1 frames, or would be longer than
+    /// 2⁶⁴ − 1 bytes.
     pub fn of_plaintext(
         header_len: u64,
         frame_len: NonZeroU32,
@@ -91,11 +93,11 @@ impl Geometry {
         }
     }
 
-    /// The geometry of a message of this length, header and footer included. `footer_len` is 0 for an unsigned
-    /// message; [`footer_lens`](super::footer_lens) finds it for a signed one.
+    /// Computes the geometry of a message of `sealed_len` bytes, including its header and footer. `footer_len` is 0 for
+    /// an unsigned message. For a signed message, [`footer_lens`](super::footer_lens) returns the possible lengths.
     ///
     /// # Errors
-    /// [`FormatError::Length`] where no message can have this length.
+    /// Returns [`FormatError::Length`] if no message can have these lengths.
     pub fn of_sealed(
         header_len: u64,
         frame_len: NonZeroU32,
@@ -104,11 +106,11 @@ impl Geometry {
     ) -> Result<Self, FormatError> {
         let none = FormatError::Length { sealed_len, header_len, frame_len: frame_len.get() };
         let others = [header_len, footer_len, FINAL_FRAME_OVERHEAD as u64];
-        let Some(beyond_final) = others.into_iter().try_fold(sealed_len, u64::checked_sub) else {
+        let Some(rest) = others.into_iter().try_fold(sealed_len, u64::checked_sub) else {
             return Err(none);
         };
         let stride = u64::from(frame_len.get()) + FRAME_OVERHEAD as u64;
-        let (regular_frames, final_len) = (beyond_final / stride, beyond_final % stride);
+        let (regular_frames, final_len) = (rest / stride, rest % stride);
         match (u32::try_from(regular_frames), u32::try_from(final_len)) {
             (Ok(regular_frames), Ok(final_len)) if regular_frames < u32::MAX && final_len <= frame_len.get() => {
                 Ok(Self { header_len, frame_len, regular_frames, final_len, sealed_len })
@@ -117,33 +119,33 @@ impl Geometry {
         }
     }
 
-    /// The bytes from one regular frame's start to the next one's.
+    /// Returns the length of a regular frame: the distance from its start to that of the next frame, in bytes.
     fn stride(&self) -> u64 {
         u64::from(self.frame_len.get()) + FRAME_OVERHEAD as u64
     }
 
-    /// The length of the whole message.
+    /// Returns the length of the entire message, in bytes.
     pub fn sealed_len(&self) -> u64 {
         self.sealed_len
     }
 
-    /// The length of the plaintext.
+    /// Returns the length of the plaintext, in bytes.
     pub fn plaintext_len(&self) -> u64 {
         u64::from(self.regular_frames) * u64::from(self.frame_len.get()) + u64::from(self.final_len)
     }
 
-    /// The number of frames, the final one included: at least 1.
+    /// Returns the number of frames, including the final one. It is at least 1.
     pub fn frame_count(&self) -> u32 {
         self.regular_frames + 1
     }
 
-    /// The frame with this number, from 1, if the message has it.
+    /// Returns the frame with this sequence number, starting at 1, or `None` if the message has no such frame.
     pub fn frame(&self, sequence: u32) -> Option<FrameLocation> {
         let index = sequence.checked_sub(1).filter(|index| *index <= self.regular_frames)?;
         Some(self.frame_at(index))
     }
 
-    /// The last frame.
+    /// Returns the final frame.
     pub fn final_frame(&self) -> FrameLocation {
         self.frame_at(self.regular_frames)
     }
@@ -165,7 +167,7 @@ impl Geometry {
         }
     }
 
-    /// The frame that holds the plaintext byte at this offset, if the plaintext reaches so far.
+    /// Returns the frame that contains the plaintext byte at this offset, or `None` if the plaintext is not that long.
     pub fn frame_of_offset(&self, offset: u64) -> Option<FrameLocation> {
         if offset >= self.plaintext_len() {
             return None;
@@ -208,7 +210,7 @@ mod tests {
 
     #[test]
     fn lengths_that_no_message_has_are_refused() {
-        // Too short for a final frame; then, a final frame longer than a frame.
+        // The first ones are too short for a final frame, the last two have a final frame longer than a frame.
         for sealed_len in [0, 106, 107 + 40 - 1 - 107, 100 + 40 + 11, 100 + 40 + 41] {
             assert!(Geometry::of_sealed(100, frame_len(10), 0, sealed_len).is_err(), "{sealed_len}");
         }

@@ -1,5 +1,4 @@
-//! The header: what a message is encrypted with, its encryption context and its encrypted data keys.
-//! Specification: `data-format/message-header.md`.
+//! The header of a message (specification, `data-format/message-header.md`).
 
 use std::num::NonZeroU32;
 
@@ -21,21 +20,21 @@ pub(super) const TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA: u8 = 0x80;
 pub(super) const NON_FRAMED: u8 = 1;
 pub(super) const FRAMED: u8 = 2;
 
-/// How the body is cut.
+/// How a message's body is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ContentType {
-    /// One piece of at most 64 GiB. Old; not written any more.
+    /// A single block of at most 64 GiB, without frames. This crate opens such messages, but never writes them.
     NonFramed,
-    /// Frames of `frame_len` plaintext bytes each, and a final one of as many or fewer.
+    /// Frames of `frame_len` plaintext bytes each, and a final frame of at most as many.
     Framed {
-        /// The plaintext bytes of a frame: 1 or more.
+        /// The plaintext length of a frame, in bytes.
         frame_len: NonZeroU32,
     },
 }
 
 impl ContentType {
-    /// Returns the plaintext bytes of a frame, if the body has frames.
+    /// Returns the plaintext length of a frame in bytes, or `None` if the body has no frames.
     pub const fn frame_len(self) -> Option<NonZeroU32> {
         match self {
             Self::NonFramed => None,
@@ -44,10 +43,10 @@ impl ContentType {
     }
 }
 
-/// A message's header, readable without a key.
+/// A message's header. It can be read without a key.
 ///
-/// **Nothing in it is authenticated**: anyone who could change the message chose its values. Opening the message
-/// authenticates all of it.
+/// **A parsed header is not authenticated**: anyone who can modify the message can set its values. Opening the message
+/// authenticates the header.
 ///
 /// ```
 /// use kms_envelope::{Limits, message::Header};
@@ -71,48 +70,50 @@ pub struct Header {
     pub(super) commitment: Option<[u8; COMMITMENT_LEN]>,
     pub(super) iv: [u8; IV_LEN],
     pub(super) tag: [u8; TAG_LEN],
-    /// The header as received: what its tag authenticates, and the IV and tag themselves.
+    /// The serialized header, including its IV and tag.
     pub(super) bytes: Bytes,
 }
 
 impl Header {
-    /// The algorithm suite.
+    /// Returns the algorithm suite.
     pub fn suite(&self) -> AlgorithmSuite {
         self.suite
     }
 
-    /// The random name of the message.
+    /// Returns the random id of the message.
     pub fn message_id(&self) -> &MessageId {
         &self.message_id
     }
 
-    /// The encryption context as stored: pairs that are [required](crate::EnvelopeBuilder::required_context) are not
-    /// in it.
+    /// Returns the encryption context that the header stores. It does not contain the pairs of a
+    /// [required encryption context](crate::EnvelopeBuilder::required_context).
     pub fn context(&self) -> &EncryptionContext {
         &self.context
     }
 
-    /// The encrypted data keys: one or more.
+    /// Returns the encrypted data keys. There is at least one.
     pub fn encrypted_data_keys(&self) -> &[EncryptedDataKey] {
         &self.encrypted_data_keys
     }
 
-    /// How the body is cut.
+    /// Returns how the body is divided.
     pub fn content_type(&self) -> ContentType {
         self.content_type
     }
 
-    /// The length of the header in bytes, its authentication included.
+    /// Returns the length of the header in bytes, including its authentication tag.
     #[expect(clippy::len_without_is_empty, reason = "a header is never empty")]
     pub fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Returns where everything is in the whole message, given its length in bytes. For unsigned messages with frames.
+    /// Computes the offsets and lengths of the parts of an unsigned message with frames. `sealed_len` is the length of
+    /// the entire message, in bytes.
     ///
     /// # Errors
-    /// [`FormatError::FooterLenNeeded`] if the message is signed: use [`signed_geometry`](Self::signed_geometry).
-    /// [`FormatError::Length`] if no message with this header has this length, or if it has no frames.
+    /// Returns [`FormatError::FooterLenNeeded`] if the message is signed. Use
+    /// [`signed_geometry`](Self::signed_geometry) for it. Returns [`FormatError::Length`] if no message with this header
+    /// can have this length, or if the message has no frames.
     pub fn geometry(&self, sealed_len: u64) -> Result<Geometry, FormatError> {
         match (self.content_type, self.suite.signature()) {
             (ContentType::Framed { .. }, Some(_)) => Err(FormatError::FooterLenNeeded),
@@ -120,14 +121,16 @@ impl Header {
         }
     }
 
-    /// Returns where everything is in the whole signed message, given its length and that of its footer in bytes.
+    /// Computes the offsets and lengths of the parts of a signed message with frames. `sealed_len` is the length of the
+    /// entire message and `footer_len` that of its footer, in bytes.
     ///
-    /// The footer is the signature and the two bytes of its length. Not all signatures are equally long:
-    /// [`footer_lens`](super::footer_lens) finds the length in the message's last bytes. With another footer length
-    /// than the message's own, the result is wrong.
+    /// The footer is the signature and the two bytes of its length. The length of signatures varies:
+    /// [`footer_lens`](super::footer_lens) returns the lengths that fit the message's last bytes. The result is wrong if
+    /// `footer_len` is not the message's own.
     ///
     /// # Errors
-    /// [`FormatError::Length`] if no message with this header has these lengths, or if it has no frames.
+    /// Returns [`FormatError::Length`] if no message with this header can have these lengths, or if the message has no
+    /// frames.
     pub fn signed_geometry(&self, sealed_len: u64, footer_len: usize) -> Result<Geometry, FormatError> {
         let header_len = self.len() as u64;
         match self.content_type {
@@ -138,24 +141,24 @@ impl Header {
         }
     }
 
-    /// The header as it was received.
+    /// Returns the serialized header.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// What the header says of the data key that it belongs to.
+    /// Returns the header's commitment to its data key, if the suite has one.
     pub(crate) fn commitment(&self) -> Option<&[u8; COMMITMENT_LEN]> {
         self.commitment.as_ref()
     }
 
-    /// The header's authentication: the IV, the bytes that are authenticated, and their tag.
+    /// Returns the IV, the authenticated bytes, and the tag of the header.
     pub(crate) fn authentication(&self) -> (&[u8; IV_LEN], &[u8], &[u8; TAG_LEN]) {
         let auth_len = if self.suite.is_committing() { TAG_LEN } else { IV_LEN + TAG_LEN };
         (&self.iv, &self.bytes[..self.len() - auth_len], &self.tag)
     }
 }
 
-/// What a header is written from.
+/// The fields to write a header from.
 #[derive(Debug)]
 pub(crate) struct HeaderFields<'a> {
     pub(crate) suite: AlgorithmSuite,
@@ -164,13 +167,13 @@ pub(crate) struct HeaderFields<'a> {
     pub(crate) context: &'a EncryptionContext,
     pub(crate) encrypted_data_keys: &'a [EncryptedDataKey],
     pub(crate) frame_len: u32,
-    /// Of suites that have it.
+    /// Present if the suite has key commitment.
     pub(crate) commitment: Option<[u8; COMMITMENT_LEN]>,
 }
 
 impl HeaderFields<'_> {
-    /// The header of a framed message up to its authentication: what its tag authenticates. There is room for the
-    /// rest, which [`put_authentication`] appends.
+    /// Serializes the part of a framed message's header that its tag authenticates. The caller appends the rest with
+    /// [`put_authentication`].
     pub(crate) fn write(&self) -> Result<Vec<u8>, SealError> {
         let version = self.suite.message_version();
         let context = self.context.serialize()?;
@@ -194,7 +197,7 @@ impl HeaderFields<'_> {
     }
 }
 
-/// Appends the authentication of a header: in version 1 the IV, which is zero, and in both the tag.
+/// Appends the authentication of a header: its tag, preceded in version 1 by the IV, which is zero.
 pub(crate) fn put_authentication(header: &mut Vec<u8>, version: MessageVersion, tag: &[u8; TAG_LEN]) {
     if version == MessageVersion::V1 {
         header.put_slice(&[0; IV_LEN]);
@@ -228,7 +231,7 @@ mod tests {
         bytes
     }
 
-    /// A header of version 1, by hand from the specification's table.
+    /// A version-1 header, written by hand from the specification's table.
     fn v1() -> Vec<u8> {
         let mut bytes = vec![0x01, 0x80, 0x03, 0x78];
         bytes.extend([9; 16]);
@@ -284,7 +287,7 @@ mod tests {
         .write()
         .unwrap();
         put_authentication(&mut written, MessageVersion::V1, &[6; TAG_LEN]);
-        // But for the IV, which is zero in what is written.
+        // The IV differs: this crate writes zero.
         let iv = by_hand.len() - 28..by_hand.len() - 16;
         assert_eq!(written[iv.clone()], [0; IV_LEN]);
         written[iv].fill(7);
@@ -292,10 +295,10 @@ mod tests {
     }
 
     #[test]
-    fn every_truncation_is_said_to_be_one() {
+    fn every_truncation_is_reported_as_one() {
         for bytes in [v1(), v2()] {
             for len in 0..bytes.len() {
-                assert_eq!(read(&bytes[..len]).unwrap_err(), FormatError::Truncated("its header".into()).into());
+                assert_eq!(read(&bytes[..len]).unwrap_err(), FormatError::Truncated("the header".into()).into());
             }
         }
     }
@@ -352,7 +355,7 @@ mod tests {
             (changed(v2.clone(), 1, 0x03), "suite 0x0378, which message version 2 does not have"),
             (changed(v1.clone(), 2, 0x04), "suite 0x0478, which message version 1 does not have"),
             (changed(v1.clone(), 23, 0), "context is malformed"),
-            (changed(v1.clone(), 31, 0), "encrypted data keys are malformed: there are none"),
+            (changed(v1.clone(), 31, 0), "encrypted data keys are malformed: the list is empty"),
             (changed(v1.clone(), v1_tail, 3), "content type is 3"),
             (changed(v1.clone(), v1_tail, 1), "frame length is 4096"),
             (changed(v1.clone(), v1_tail + 1, 1), "reserved field is 16777216"),
@@ -367,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn base64_is_recognised_however_little_of_it_is_there_at_first() {
+    fn base64_is_recognized_even_if_it_arrives_byte_by_byte() {
         let mut reader = HeaderReader::new(&Limits::default());
         assert_eq!(reader.feed(b"A"), Ok(1));
         assert_eq!(reader.feed(b"g"), Err(FormatError::Base64.into()));
@@ -387,7 +390,7 @@ mod tests {
         let limits = Limits::default().with_header_len(1000);
         let mut start = v1()[..20].to_vec();
         start.extend([0xff, 0xff]);
-        // What is known of it by then: the context, and the shortest form of all that follows.
+        // The length known so far: the context, and the shortest form of the fields after it.
         let least = 22 + 65_535 + (v1().len() - 22 - 8 - 8);
         let error = Header::parse(&start, &limits).unwrap_err();
         assert_eq!(error, LimitError::HeaderLen { len: least, limit: 1000 }.into());

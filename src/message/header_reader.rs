@@ -1,4 +1,4 @@
-//! The header's parser: field by field, as the bytes arrive. Specification: `data-format/message-header.md`.
+//! An incremental parser of headers (specification, `data-format/message-header.md`).
 
 use std::fmt;
 
@@ -15,11 +15,11 @@ use crate::{
     suite::{AlgorithmSuite, COMMITMENT_LEN, IV_LEN, MessageVersion, TAG_LEN},
 };
 
-/// Reads a message's header piece by piece, with no I/O of its own.
+/// Parses a message's header in pieces, without doing any I/O.
 ///
-/// For callers that bring their own transport. [`needed`](Self::needed) says how many bytes the header has left at
-/// least, [`feed`](Self::feed) takes them, and [`finish`](Self::finish) returns the header. No byte is looked at twice,
-/// whatever the pieces, and no more is kept than has arrived.
+/// Use it with your own transport. [`needed`](Self::needed) returns the minimum number of bytes to read next,
+/// [`feed`](Self::feed) accepts them, and [`finish`](Self::finish) returns the header. Each byte is parsed once, however
+/// the pieces are divided, and memory grows only with the bytes received.
 ///
 /// ```
 /// use std::io::Read;
@@ -65,19 +65,19 @@ impl HeaderReader {
         Self { limits: *limits, bytes: Vec::new(), parser: Parser::new(), failure: None }
     }
 
-    /// Returns how many bytes the header has left at least, or 0 when it is complete.
+    /// Returns the minimum number of bytes that the header still lacks, or 0 if it is complete.
     ///
     /// Reading that many bytes never reads into the body.
     pub fn needed(&self) -> usize {
         self.parser.least_len - self.bytes.len()
     }
 
-    /// Takes the next bytes of the message, and returns how many of them belong to the header. The rest is the start
-    /// of the body.
+    /// Parses the next bytes of the message, and returns how many of them belong to the header. The remaining bytes are
+    /// the start of the body.
     ///
     /// # Errors
-    /// [`FormatError`] where the bytes cannot be the start of a message, [`LimitError`](crate::error::LimitError) where the header exceeds a
-    /// limit. Every later call returns the same error.
+    /// Returns [`FormatError`] if the bytes cannot be the start of a message, and
+    /// [`LimitError`](crate::error::LimitError) if the header exceeds a limit. Every later call returns the same error.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, HeaderError> {
         let mut taken = 0;
         loop {
@@ -97,7 +97,8 @@ impl HeaderReader {
     /// Returns the header.
     ///
     /// # Errors
-    /// [`FormatError::Truncated`] where it is not complete, and the error of [`feed`](Self::feed) after that failed.
+    /// Returns [`FormatError::Truncated`] if the header is incomplete. If [`feed`](Self::feed) has failed, returns the
+    /// same error.
     pub fn finish(self) -> Result<Header, HeaderError> {
         match self.failure {
             Some(error) => Err(error),
@@ -117,12 +118,12 @@ impl fmt::Debug for HeaderReader {
 }
 
 impl Header {
-    /// Reads the header at the start of `bytes`, and ignores what follows it. [`HeaderReader`] reads a header whose
-    /// bytes arrive in pieces.
+    /// Parses the header at the start of `bytes`. The bytes after it are ignored. Use [`HeaderReader`] if the bytes
+    /// arrive in pieces.
     ///
     /// # Errors
-    /// [`FormatError`] where the bytes are not the start of a message, or end before the header does, and
-    /// [`LimitError`](crate::error::LimitError) where the header has too many encrypted data keys or is too long.
+    /// Returns [`FormatError`] if the bytes are not the start of a message, or end before the header does. Returns
+    /// [`LimitError`](crate::error::LimitError) if the header has too many encrypted data keys or is too long.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
         let mut parser = Parser::new();
         parser.advance(bytes, limits)?;
@@ -134,12 +135,12 @@ impl Header {
 /// A header, as far as it has been read.
 #[derive(Clone)]
 struct Parser {
-    /// How many bytes have been read.
+    /// The number of bytes parsed so far.
     at: usize,
-    /// The field that follows them.
+    /// The next field.
     next: Field,
-    /// The length of the header, as far as those bytes tell: each length field among them, and the shortest form of
-    /// the rest.
+    /// The minimum length of the header: what the length fields parsed so far announce, and the shortest form of the
+    /// rest.
     least_len: usize,
     version: MessageVersion,
     suite: AlgorithmSuite,
@@ -153,11 +154,11 @@ struct Parser {
     tag: [u8; TAG_LEN],
 }
 
-/// The fields in the order of both versions. The names say which version has a field, if not both have it.
+/// The fields in their order. A field with `V1` in its name exists in version 1 only; `Commitment` in version 2 only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     Version,
-    /// The second character of what begins as base64 does.
+    /// The second character of input that may be base64.
     Base64,
     TypeV1,
     Suite,
@@ -165,7 +166,7 @@ enum Field {
     ContextLen,
     Context(u16),
     KeyCount,
-    /// Of an encrypted data key's provider id, provider info or ciphertext.
+    /// The length of an encrypted data key's provider id, provider info or ciphertext.
     KeyPartLen,
     KeyPart(u16),
     ContentType,
@@ -178,7 +179,7 @@ enum Field {
     End,
 }
 
-/// The shortest header of each version: an empty context, and one encrypted data key of three empty parts.
+/// Returns the length of the shortest header: an empty context, and one encrypted data key of three empty parts.
 const fn least_len(version: MessageVersion) -> usize {
     let (context, keys, frame_len) = (2, 2 + KeySection::LEAST_KEY_LEN, 1 + 4);
     match version {
@@ -189,7 +190,7 @@ const fn least_len(version: MessageVersion) -> usize {
 
 impl Parser {
     fn new() -> Self {
-        // Until the version is known, that of the shorter header.
+        // Until the version is known, assume the one with the shorter header.
         let version = MessageVersion::V1;
         Self {
             at: 0,
@@ -208,7 +209,7 @@ impl Parser {
         }
     }
 
-    /// Reads all whole fields in `bytes`, which begin with what has been read before.
+    /// Parses all complete fields in `bytes`, which starts with the bytes parsed before.
     fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<(), HeaderError> {
         while self.next != Field::End {
             let Some(field) = bytes.get(self.at..self.at + self.field_len()) else {
@@ -221,7 +222,7 @@ impl Parser {
         Ok(())
     }
 
-    /// The bytes of the next field.
+    /// Returns the length of the next field, in bytes.
     fn field_len(&self) -> usize {
         match self.next {
             Field::Version | Field::Base64 | Field::TypeV1 | Field::ContentType | Field::IvLenV1 => 1,
@@ -236,7 +237,7 @@ impl Parser {
         }
     }
 
-    /// Reads the next field, which is all of `bytes`, and returns the one after it.
+    /// Parses the next field from `bytes`, which contains nothing else, and returns the field after it.
     fn read(&mut self, bytes: &[u8], limits: &Limits) -> Result<Field, HeaderError> {
         let is_v1 = self.version == MessageVersion::V1;
         Ok(match self.next {
@@ -250,7 +251,7 @@ impl Parser {
                 b'A' => Field::Base64,
                 other => return Err(FormatError::Version(other).into()),
             },
-            // The base64 of 01 80, and of 02 04 78 or 02 05 78.
+            // 01 80 starts with "AY" in base64, 02 04 78 and 02 05 78 with "Ag".
             Field::Base64 if matches!(bytes, b"Y" | b"g") => return Err(FormatError::Base64.into()),
             Field::Base64 => return Err(FormatError::Version(b'A').into()),
             Field::TypeV1 => match bytes[0] {
@@ -325,15 +326,15 @@ impl Parser {
         })
     }
 
-    /// Counts bytes that a length field announces.
+    /// Adds the bytes that a length field announces.
     fn grow(&mut self, len: usize) {
         self.least_len = self.least_len.saturating_add(len);
     }
 
-    /// The header, whose bytes these are.
+    /// Returns the header that was parsed from these bytes.
     fn finish(self, bytes: Bytes) -> Result<Header, HeaderError> {
         if self.next != Field::End {
-            return Err(FormatError::Truncated("its header".into()).into());
+            return Err(FormatError::Truncated("the header".into()).into());
         }
         let Self { suite, message_id, context, keys, body, commitment, iv, tag, .. } = self;
         let encrypted_data_keys = keys.into_keys(&bytes);
@@ -350,7 +351,7 @@ fn content_type(content_type: u8, frame_len: u32) -> Result<ContentType, FormatE
     }
 }
 
-/// The bytes of a field of this length.
+/// Converts a field of length `N`.
 fn array<const N: usize>(field: &[u8]) -> [u8; N] {
     field.first_chunk().copied().unwrap_or([0; N])
 }

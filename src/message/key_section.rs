@@ -1,5 +1,5 @@
-//! The encrypted data keys as a header and detached keys hold them. Specification: `data-format/message-header.md`,
-//! "Encrypted Data Keys".
+//! The section of encrypted data keys in headers and detached keys (specification, `data-format/message-header.md`,
+//! "Encrypted Data Keys").
 
 use std::ops::Range;
 
@@ -8,24 +8,24 @@ use bytes::{BufMut, Bytes};
 use super::{EncryptedDataKey, Limits};
 use crate::error::{DataKeyError, FormatError, HeaderError, SealError};
 
-/// A section of encrypted data keys, as far as it has been read.
+/// A partially parsed section of encrypted data keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeySection {
-    /// How many parts there are in all.
+    /// The total number of parts.
     part_count: usize,
-    /// Where they are: for each key its provider id, provider info and ciphertext.
+    /// The byte ranges parsed so far: for each key its provider id, provider info and ciphertext.
     parts: Vec<Range<usize>>,
 }
 
 impl KeySection {
     const PARTS: usize = 3;
 
-    /// The shortest key, in bytes: the lengths of its parts.
+    /// The length of the shortest key, in bytes: three length fields.
     pub(super) const LEAST_KEY_LEN: usize = 2 * Self::PARTS;
 
     pub(super) fn new(count: u16, limits: &Limits) -> Result<Self, HeaderError> {
         if count == 0 {
-            return Err(FormatError::EncryptedDataKeys("there are none").into());
+            return Err(FormatError::EncryptedDataKeys("the list is empty").into());
         }
         let count = usize::from(count);
         limits.check_encrypted_data_keys(count)?;
@@ -36,7 +36,7 @@ impl KeySection {
         self.parts.len() == self.part_count
     }
 
-    /// Adds the next part: its bytes, and where they are.
+    /// Adds the next part, given its byte range and its bytes.
     pub(super) fn push(&mut self, range: Range<usize>, bytes: &[u8]) -> Result<(), FormatError> {
         let is_provider_id = self.parts.len().is_multiple_of(Self::PARTS);
         if is_provider_id && std::str::from_utf8(bytes).is_err() {
@@ -46,7 +46,7 @@ impl KeySection {
         Ok(())
     }
 
-    /// The keys, whose parts are in `bytes`.
+    /// Returns the keys. The ranges refer to `bytes`.
     pub(super) fn into_keys(self, bytes: &Bytes) -> Vec<EncryptedDataKey> {
         let (keys, _) = self.parts.as_chunks::<{ Self::PARTS }>();
         let key = |[id, info, ciphertext]: &[Range<usize>; Self::PARTS]| {

@@ -1,14 +1,15 @@
-//! What a stranger's message may ask for.
+//! Limits on untrusted messages.
 
 use std::num::NonZeroU32;
 
 use super::BLOCK_OVERHEAD;
 use crate::error::LimitError;
 
-/// Limits on what a message may ask for before anything in it is authenticated.
+/// Limits on the resources that an untrusted message can use.
 ///
-/// Until a tag verifies, an attacker chooses every length in a message. Memory grows with the bytes that arrive and
-/// never beyond these limits.
+/// An attacker can choose every length and count in a message until it is authenticated. Opening a message uses memory
+/// in proportion to the bytes received, up to these limits. Change them with
+/// [`EnvelopeBuilder::limits`](crate::EnvelopeBuilder::limits).
 ///
 /// ```
 /// use kms_envelope::Limits;
@@ -19,17 +20,19 @@ use crate::error::LimitError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The most encrypted data keys in a header. Each may cost a call to a key service. Default: 16.
+    /// The maximum number of encrypted data keys in a header. Each one can cause a call to a key service. Default: 16.
     pub encrypted_data_keys: u16,
-    /// The longest header, in bytes. Default: 262,144.
+    /// The maximum length of a header, in bytes. Default: 262,144.
     pub header_len: usize,
-    /// The longest frame on opening, in plaintext bytes: a frame is held in memory. Default: 16,777,216.
+    /// The maximum length of a frame on opening, in plaintext bytes. A frame is held in memory. Default: 16,777,216.
     pub frame_len: u32,
-    /// The longest body without frames on opening, in plaintext bytes: it is held in memory whole. Default:
-    /// 67,108,864.
+    /// The maximum length of a body without frames on opening, in plaintext bytes. The entire body is held in memory.
+    /// Default: 67,108,864.
     pub non_framed_len: usize,
-    /// The most encrypted data keys of a message under one and the same KMS key (replicas of a multi-region key count as
-    /// one) that KMS may answer for before the rest of them are left alone. Default: 2. A writer makes one for each key.
+    /// The maximum number of a message's encrypted data keys under the same KMS key that KMS answers for. The others
+    /// under that key are skipped. Replicas of a multi-Region key count as one key. Calls that are throttled, time out
+    /// or reach no server do not count. Default: 2, because a message normally has one encrypted data key for each KMS
+    /// key.
     pub tries_per_kms_key: u16,
 }
 
@@ -100,7 +103,7 @@ impl Limits {
         if len > limit { Err(LimitError::HeaderLen { len, limit }) } else { Ok(()) }
     }
 
-    /// Returns the longest frame that can be opened: a whole frame must fit into memory, with a header and a footer.
+    /// Returns the maximum length of a frame: an entire frame, a header and a footer must fit into memory.
     pub(crate) fn max_frame_len(&self) -> u32 {
         let addressable = isize::MAX.unsigned_abs() / 2;
         self.frame_len.min(u32::try_from(addressable).unwrap_or(u32::MAX))
@@ -111,8 +114,7 @@ impl Limits {
         if len > limit { Err(LimitError::FrameLen { len, limit }) } else { Ok(()) }
     }
 
-    /// Checks the plaintext length that a body without frames claims, and returns it. The whole body must fit into
-    /// memory.
+    /// Checks and returns the plaintext length that a body without frames claims. The entire body must fit into memory.
     pub(crate) fn check_non_framed_len(&self, len: u64) -> Result<usize, LimitError> {
         let limit = self.non_framed_len;
         let addressable = isize::MAX.unsigned_abs() - BLOCK_OVERHEAD;

@@ -1,10 +1,10 @@
-//! The random name of a message.
+//! The id of a message.
 
 use std::fmt;
 
 use crate::suite::MessageVersion;
 
-/// The random name of a message: 16 bytes in version 1, 32 in version 2. Written in hexadecimal.
+/// The random id of a message: 16 bytes in version 1, 32 bytes in version 2. `Display` formats it in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MessageId {
     bytes: [u8; 32],
@@ -12,7 +12,7 @@ pub struct MessageId {
 }
 
 impl MessageId {
-    /// Fills a new id with what `random` gives.
+    /// Creates an id that `random` fills.
     pub(crate) fn generate<E>(
         version: MessageVersion,
         random: impl FnOnce(&mut [u8]) -> Result<(), E>,
@@ -22,7 +22,7 @@ impl MessageId {
         Ok(Self { bytes, version })
     }
 
-    /// The id with these bytes, which are as many as the version has.
+    /// Creates an id from bytes, which must have the version's length.
     pub(crate) fn from_bytes(version: MessageVersion, bytes: &[u8]) -> Self {
         let Ok(id) = Self::generate(version, |out| {
             out.copy_from_slice(bytes);
@@ -31,7 +31,7 @@ impl MessageId {
         id
     }
 
-    /// The id's bytes.
+    /// Returns the id's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.version.message_id_len()]
     }
