@@ -1,11 +1,14 @@
-//! A cache of data keys.
+//! The settings and statistics of a [`DataKeyCache`](crate::DataKeyCache), which reuses data keys across messages.
 //!
-//! An entry holds a message's materials for sealing, or a data key for opening. A miss starts a *flight*: one request
-//! to the key provider, shared by all callers that want the same entry. A flight is a shared future that its callers
-//! poll, so it needs no runtime, and a caller that is cancelled does not stop it for the others.
-//!
-//! Entries for sealing are kept when their flight lands. A data key for opening comes from a message that is not
-//! authentic yet, so each caller first verifies the header of its own message. The first that succeeds keeps the entry.
+//! Build one with [`DataKeyCache::builder`](crate::DataKeyCache::builder), which returns a [`DataKeyCacheBuilder`].
+
+// A cache entry holds the materials to seal messages with, or a data key to open messages with. A miss starts a request
+// to the key provider. All callers that need the same entry wait for this one request. It is a shared future that its
+// waiters poll, so it needs no runtime, and it continues if one of them is cancelled.
+//
+// Entries for sealing are added when the request succeeds. A data key for opening comes from a message that is not
+// authenticated yet, so each waiter first verifies the header of its own message with it. The first waiter that
+// succeeds adds the entry.
 
 pub(crate) mod data_key_cache;
 mod entries;

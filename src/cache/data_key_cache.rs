@@ -1,4 +1,4 @@
-//! The cache that callers build, and what envelopes ask of it.
+//! The public cache, its builder, and the lookups of envelopes.
 
 use std::{
     collections::hash_map::RandomState,
@@ -19,7 +19,7 @@ use super::{
     entries::{Entry, Material, context_bytes},
     key::{KeyRef, Lookup, put_part},
     settings::Settings,
-    store::{Found, Keeps, Store, Ticket},
+    store::{Found, Keep, Store, Waiter},
 };
 use crate::{
     clock::SystemClock,
@@ -31,34 +31,17 @@ use crate::{
     suite::{AlgorithmSuite, KeyDerivation},
 };
 
-/// The most messages that one data key may seal (specification, `framework/caching-cmm.md`, "Limit Messages").
+/// The maximum number of messages that one data key may seal (specification, `framework/caching-cmm.md`, "Limit
+/// Messages").
 const MAX_MESSAGES: u64 = 1 << 32;
 
-/// About how much memory a signing key takes.
+/// The estimated memory of a signing key.
 const SIGNING_KEY_BYTES: usize = 1024;
 
-/// Caches data keys, so that not every message needs a request to the key provider.
+/// A cache of data keys, which reduces the number of calls to the key provider.
 ///
-/// Pass it to [`EnvelopeBuilder::cache`](crate::EnvelopeBuilder::cache). A cached data key serves any number of messages
-/// with the **same** suite, encryption context and required names, until it reaches its maximum age or has sealed its
-/// share. Each message still has its own encryption key, derived from the data key. Envelopes can share one cache, its
-/// capacity and its [`stats`](Self::stats), but an envelope only uses its own entries and those of its clones. Build the
-/// envelope once, not for each request.
-///
-/// On opening, an entry belongs to one encrypted data key and serves every message that lists it, at any position. It is
-/// added only after a message's header has been verified with the data key, so messages that do not open leave the cache
-/// as it is. Suites without key commitment need the same list of encrypted data keys.
-///
-/// Concurrent callers that want the same key share one request. If it fails, all of them get its error, and the next
-/// caller tries again. A cancelled caller does not affect the others. Cached keys keep serving while the key service
-/// fails.
-///
-/// Suites without key derivation are never cached. Keys are wiped as soon as they have left the cache and no message
-/// that is being sealed or opened needs them. Expired keys leave when new ones come in, or by
-/// [`remove_expired`](Self::remove_expired).
-///
-/// **Security trade-off**: a data key stolen from memory opens all messages that it sealed; a revoked permission to
-/// decrypt takes effect up to `max_age` later; and KMS logs one request for many messages.
+/// Pass it to [`EnvelopeBuilder::cache`](crate::EnvelopeBuilder::cache), and build the envelope once, not for each
+/// message.
 ///
 /// ```
 /// use std::time::Duration;
@@ -76,6 +59,30 @@ const SIGNING_KEY_BYTES: usize = 1024;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
+///
+/// # Security trade-off
+/// - A data key stolen from memory opens all messages that were sealed with it.
+/// - After a permission to decrypt is revoked, cached data keys still open messages for up to `max_age`.
+/// - KMS and CloudTrail record one request for many messages.
+///
+/// # Which messages share a data key
+/// A cached data key is used for messages with the **same** suite, encryption context and required names, until it
+/// reaches a limit of age, messages or bytes. Each message still has its own encryption key, derived from the data key.
+/// Suites without key derivation are not cached. Envelopes can share a cache, with its capacity and
+/// [`stats`](Self::stats), but an envelope only uses entries of its own and of its clones.
+///
+/// On opening, an entry is for one encrypted data key, and is used for every message whose list contains that key at any
+/// index. It is added only after a message's header has been verified with the data key, so a message that does not open
+/// adds nothing to the cache. Messages of suites without key commitment must have the same list of encrypted data keys.
+///
+/// # Concurrent callers and failures
+/// Concurrent callers that need the same data key share one request. If it fails, all of them get the error, and the
+/// next caller starts a new request. If one of them is cancelled, the request continues for the others. While the key
+/// service is unavailable, cached data keys can still be used until they expire.
+///
+/// # Removal of keys
+/// A data key is zeroized once it is removed from the cache and no message that is being sealed or opened uses it.
+/// Expired data keys are removed when new ones are added, or by [`remove_expired`](Self::remove_expired).
 #[derive(Clone)]
 pub struct DataKeyCache(pub(super) Arc<Inner>);
 
@@ -87,9 +94,11 @@ pub(super) struct Inner {
 }
 
 impl DataKeyCache {
-    /// Returns a builder of a cache with which no message begins with a data key older than `max_age`, except for those
-    /// that waited for its request when that took longer. A stream that has begun goes on. Time while the machine is
-    /// suspended may not count: see [`clock`](DataKeyCacheBuilder::clock).
+    /// Returns a builder of a cache whose data keys expire `max_age` after they were requested.
+    ///
+    /// Sealing or opening a message never starts with an expired data key, except for callers that were waiting for a
+    /// request that took longer than `max_age`. A stream that has started can continue. While the machine is suspended,
+    /// the age may not increase: see [`clock`](DataKeyCacheBuilder::clock).
     pub fn builder(max_age: Duration) -> DataKeyCacheBuilder {
         DataKeyCacheBuilder(Settings {
             max_age,
@@ -102,26 +111,26 @@ impl DataKeyCache {
         })
     }
 
-    /// Returns what has happened so far.
+    /// Returns the cache's statistics.
     pub fn stats(&self) -> CacheStats {
         let mut stats = self.0.sealing.stats();
         stats += self.0.opening.stats();
         stats
     }
 
-    /// Wipes all keys. Requests in flight continue for their callers, and their keys are not cached.
+    /// Removes all data keys. Pending requests continue for their callers, but their data keys are not cached.
     pub fn clear(&self) {
         self.0.sealing.clear();
         self.0.opening.clear();
     }
 
-    /// Wipes expired keys. Call it on a timer if expired keys must not stay in memory while the cache is idle.
+    /// Removes expired data keys. Call this on a timer if they must not remain in memory while the cache is idle.
     pub fn remove_expired(&self) {
         self.0.sealing.remove_expired();
         self.0.opening.remove_expired();
     }
 
-    /// Returns a part of the cache that only one envelope uses.
+    /// Returns a new partition of the cache, for one envelope.
     pub(crate) fn partition(&self) -> Partition {
         Partition { number: self.0.partitions.fetch_add(1, Ordering::Relaxed), cache: self.clone() }
     }
@@ -133,7 +142,7 @@ impl fmt::Debug for DataKeyCache {
     }
 }
 
-/// One envelope's part of a cache.
+/// The entries of one envelope and its clones.
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
     cache: DataKeyCache,
@@ -169,8 +178,8 @@ impl Partition {
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> Result<Opening<'a>, ContextError> {
         let store = &self.cache.0.opening;
-        // Without a commitment, a message may open under several data keys. So the key provider always chooses from
-        // the same list, with the cache and without.
+        // Without key commitment, a message may open with several data keys. An entry for the entire list makes sure that
+        // the key provider chooses from the same list with and without a cache.
         let group_len = if suite.is_committing() { 1 } else { encrypted_data_keys.len().max(1) };
         let lookup = if suite.key_derivation() == KeyDerivation::Identity {
             None
@@ -181,8 +190,8 @@ impl Partition {
         Ok(Opening { store, lookup, group_len, encrypted_data_keys })
     }
 
-    /// Serialises everything that an entry depends on. Each part follows its length, so different inputs never give the
-    /// same key.
+    /// Serializes everything that an entry depends on. Each part is preceded by its length, so different inputs always
+    /// have different keys.
     fn lookup<'a, 'b>(
         &self,
         scope: Scope,
@@ -207,7 +216,7 @@ impl Partition {
 /// The lookup of one message's data key.
 pub(crate) struct Opening<'a> {
     store: &'a Arc<Store<DecryptedDataKey>>,
-    /// For suites that are cached.
+    /// Present if messages of the suite can use the cache.
     lookup: Option<Lookup>,
     /// The number of encrypted data keys in an entry's key.
     group_len: usize,
@@ -215,8 +224,8 @@ pub(crate) struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    /// Returns the cached data key of the first encrypted data key that has an entry, starting at index `from`. If
-    /// there is none, the key provider decrypts one of all encrypted data keys.
+    /// Returns the cached data key of the first encrypted data key that has an entry, starting at index `from`. If no
+    /// entry exists, the key provider decrypts one of all encrypted data keys.
     pub(crate) async fn find(
         &self,
         from: usize,
@@ -225,54 +234,54 @@ impl Opening<'_> {
         let Self { store, lookup, group_len, encrypted_data_keys } = self;
         let Some(lookup) = lookup else {
             let data_key = store.bypass(fetch(encrypted_data_keys)).await?;
-            return Ok(OpeningKey { index: data_key.index, data_key, landed: None });
+            return Ok(OpeningKey { index: data_key.index, data_key, request: None });
         };
-        match store.find(lookup, from, None, Keeps::WhenVerified, || fetch(encrypted_data_keys)) {
+        match store.find(lookup, from, None, Keep::OnceVerified, || fetch(encrypted_data_keys)) {
             Found::Entry { index, entry, is_due } => {
                 let data_key = entry.value.clone();
                 if is_due {
                     let group = encrypted_data_keys.chunks(*group_len).nth(index).unwrap_or_default();
-                    store.renew(lookup.candidate(index), the_same(data_key.clone(), fetch(group)));
+                    store.renew(lookup.entry_key(index), the_same(data_key.clone(), fetch(group)));
                 }
-                // The index in the value is that of the message that the entry was requested for.
+                // The index in the value refers to the message that the entry was requested for.
                 let index = if *group_len == 1 { index } else { data_key.index };
-                Ok(OpeningKey { index, data_key, landed: None })
+                Ok(OpeningKey { index, data_key, request: None })
             }
-            Found::Flight(ticket) => {
-                let entry = ticket.landed().await?;
+            Found::Pending(waiter) => {
+                let entry = waiter.wait().await?;
                 let (data_key, index) = (entry.value.clone(), entry.value.index);
-                let landed = Some((lookup.candidate(index / group_len), ticket, entry));
-                Ok(OpeningKey { index, data_key, landed })
+                let request = Some((lookup.entry_key(index / group_len), waiter, entry));
+                Ok(OpeningKey { index, data_key, request })
             }
         }
     }
 }
 
-/// A data key that has yet to verify the message's header.
+/// A data key with which the message's header has not been verified yet.
 pub(crate) struct OpeningKey<'a> {
     pub(crate) data_key: Arc<DecryptedDataKey>,
     /// The index of its encrypted data key in the message's list.
     pub(crate) index: usize,
-    /// For a data key from a request: what is needed to keep it.
-    landed: Option<(KeyRef<'a>, Ticket<DecryptedDataKey>, Arc<Entry<DecryptedDataKey>>)>,
+    /// Present if the data key comes from a request: the arguments for adding it to the cache.
+    request: Option<(KeyRef<'a>, Waiter<DecryptedDataKey>, Arc<Entry<DecryptedDataKey>>)>,
 }
 
 impl OpeningKey<'_> {
-    /// Returns whether it comes from an entry rather than from a request.
+    /// Returns whether the data key comes from the cache.
     pub(crate) fn is_cached(&self) -> bool {
-        self.landed.is_none()
+        self.request.is_none()
     }
 
-    /// Adds it to the cache. The caller must have verified the header with it.
+    /// Adds the data key to the cache. The caller must have verified the message's header with it.
     pub(crate) fn keep(self) -> Arc<DecryptedDataKey> {
-        if let Some((key, ticket, entry)) = self.landed {
-            ticket.keep(key, &entry);
+        if let Some((key, waiter, entry)) = self.request {
+            waiter.keep(key, &entry);
         }
         self.data_key
     }
 }
 
-/// Makes a renewal fail if it brings a data key other than the verified one.
+/// Makes a renewal fail if it returns a data key other than the verified one.
 fn the_same(data_key: Arc<DecryptedDataKey>, fetch: Fetch<DecryptedDataKey>) -> Fetch<DecryptedDataKey> {
     Box::pin(async move {
         let renewed = fetch.await?;
@@ -282,6 +291,7 @@ fn the_same(data_key: Arc<DecryptedDataKey>, fetch: Fetch<DecryptedDataKey>) -> 
         Ok(renewed)
     })
 }
+
 #[derive(Clone, Copy)]
 enum Scope {
     Sealing,
@@ -307,58 +317,81 @@ impl Material for DecryptedDataKey {
     }
 }
 
-/// Configures a [`DataKeyCache`].
+/// A builder of a [`DataKeyCache`], returned by [`DataKeyCache::builder`].
+///
+/// ```
+/// use std::time::Duration;
+/// use kms_envelope::DataKeyCache;
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let cache = DataKeyCache::builder(Duration::from_secs(300))
+///     .max_messages(100_000)
+///     .max_bytes(10 << 30)
+///     .capacity(1_000)
+///     .refresh_ahead(Duration::from_secs(60), |task| {
+///         tokio::spawn(task);
+///     })
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use]
 pub struct DataKeyCacheBuilder(Settings);
 
 impl DataKeyCacheBuilder {
-    /// Sets the maximum number of messages that a data key seals: 1 to 2³². Default: 2³². Opening is not counted.
+    /// Sets the maximum number of messages that a data key seals, from 1 to 2³². Opened messages do not count. Default:
+    /// 2³².
     pub fn max_messages(mut self, messages: u64) -> Self {
         self.0.max_messages = messages;
         self
     }
 
-    /// Sets the maximum number of plaintext bytes that a data key seals. Default: no limit. With a limit, a longer
-    /// message gets its own data key, and so does a stream, whose length is not known beforehand.
+    /// Sets the maximum number of plaintext bytes that a data key seals. With a limit, each message that exceeds it by
+    /// itself is sealed with its own data key, and so is each stream, because its length is unknown. Default: no limit.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.0.max_bytes = bytes;
         self
     }
 
-    /// Sets the maximum number of entries, separately for sealing and for opening. Default: 1,000. A full cache evicts
-    /// the least recently used entry.
+    /// Sets the maximum number of entries, separately for sealing and for opening. When the cache is full, it evicts the
+    /// least recently used entry. Default: 1,000.
     pub fn capacity(mut self, entries: usize) -> Self {
         self.0.capacity = entries;
         self
     }
 
-    /// Sets the maximum memory for entries in bytes, separately for sealing and for opening. Default: 16 KiB for each
-    /// entry of the [`capacity`](Self::capacity), but at least 1 MiB. A full cache evicts the least recently used
-    /// entries. An entry that exceeds the limit by itself is not cached.
+    /// Sets the maximum memory of the entries in bytes, separately for sealing and for opening. When the cache is full,
+    /// it evicts the least recently used entries. An entry that exceeds the limit by itself is not cached. Default: 16 KiB
+    /// times the [`capacity`](Self::capacity), but at least 1 MiB.
     ///
-    /// An entry counts its data key, its context, its encrypted data keys, and 512 bytes or more for the rest. The
-    /// result is an estimate: it does not include the allocator's overhead.
+    /// The memory of an entry is estimated as that of its data key, context and encrypted data keys, and at least
+    /// 512 bytes in addition. The estimate does not include the allocator's overhead.
     pub fn capacity_bytes(mut self, bytes: usize) -> Self {
         self.0.capacity_bytes = Some(bytes);
         self
     }
 
-    /// Renews a key in the background when it is used in the last `ahead` before its `max_age`. Callers then never wait
-    /// for a key in use, and do not notice an outage of the key service that is shorter than `ahead`. A failed renewal
-    /// is repeated after a tenth of `ahead`, if the key is used.
+    /// Renews data keys in the background before they expire. Default: off.
     ///
-    /// On opening, a renewal must bring the same data key again. Otherwise it counts as failed.
+    /// A renewal starts when a data key is used within `ahead` of its expiry. Callers then do not wait for the renewal of
+    /// a data key that is in regular use, nor notice an outage of the key service that is shorter than `ahead`. After a
+    /// failed renewal, the first use after a tenth of `ahead` starts another one.
     ///
-    /// `spawn` receives the task to run: on tokio, `|task| { tokio::spawn(task); }`.
+    /// On opening, a renewal must return the same data key again. Otherwise it counts as failed.
+    ///
+    /// `spawn` must run the task that it is given. With tokio, pass `|task| { tokio::spawn(task); }`.
     pub fn refresh_ahead(mut self, ahead: Duration, spawn: impl Fn(Refresh) + Send + Sync + 'static) -> Self {
         self.0.refresh = Some((ahead, Box::new(spawn)));
         self
     }
 
-    /// Sets the source of time. Default: [`Instant::now`](std::time::Instant::now), which on Linux and macOS stands still while the machine
-    /// is suspended, so that keys live longer by that time. Where that matters, call [`clear`](DataKeyCache::clear) on
-    /// waking up, or give a clock that goes on.
+    /// Sets the source of time. Default: [`Instant::now`](std::time::Instant::now).
+    ///
+    /// On Linux and macOS, the default clock stops while the machine is suspended, so data keys expire later by that
+    /// time. If this matters, call [`clear`](DataKeyCache::clear) when the machine resumes, or pass a clock that does not
+    /// stop.
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.0.clock = Box::new(clock);
         self
@@ -367,22 +400,22 @@ impl DataKeyCacheBuilder {
     /// Builds the cache.
     ///
     /// # Errors
-    /// [`ConfigError::Cache`] if the age or a capacity is zero, the number of messages is zero or more than 2³², or
-    /// `refresh_ahead` is not shorter than `max_age`.
+    /// Returns [`ConfigError::Cache`] if the maximum age or a capacity is zero, the number of messages is zero or more
+    /// than 2³², or the time of `refresh_ahead` is not shorter than the maximum age.
     pub fn build(self) -> Result<DataKeyCache, ConfigError> {
         let settings = self.0;
         let refused = |what| Err(ConfigError::Cache { what });
         if settings.max_age.is_zero() {
-            return refused("max_age must be longer than zero");
+            return refused("max_age must be greater than zero");
         }
         if !(1..=MAX_MESSAGES).contains(&settings.max_messages) {
-            return refused("max_messages must be 1 to 4294967296");
+            return refused("max_messages must be from 1 to 4294967296");
         }
         if settings.capacity == 0 {
-            return refused("the capacity must be 1 or more");
+            return refused("capacity must be at least 1");
         }
         if settings.capacity_bytes == Some(0) {
-            return refused("capacity_bytes must be 1 or more");
+            return refused("capacity_bytes must be at least 1");
         }
         if settings.refresh.as_ref().is_some_and(|(ahead, _)| *ahead >= settings.max_age) {
             return refused("refresh_ahead must be shorter than max_age");

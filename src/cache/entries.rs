@@ -1,4 +1,4 @@
-//! The entries, bounded in number and in bytes.
+//! The cache entries, ordered by use and by age, and their memory.
 
 use std::{
     collections::{BTreeMap, hash_map::RandomState},
@@ -13,15 +13,15 @@ use super::{
     settings::{Settings, lock},
 };
 
-/// The memory of an entry beside its key and its value: the nodes of the two maps, allocations, counters.
+/// The memory of an entry in addition to its key and value: the nodes of the two maps, allocations, counters.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// The memory of a context's pair beside its name and its value.
+/// The memory of a context's pair in addition to its name and value.
 const PAIR_OVERHEAD: usize = 64;
 
 /// A value that a cache can hold.
 pub(crate) trait Material: Send + Sync + 'static {
-    /// Returns the estimated memory that the value owns beside its own size.
+    /// Returns the estimated memory that the value owns, in addition to its own size.
     fn held_bytes(&self) -> usize;
 }
 
@@ -33,9 +33,9 @@ pub(super) fn context_bytes<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>)
 #[derive(Debug)]
 pub(super) struct Entry<T> {
     pub(super) value: Arc<T>,
-    /// When the request for it began.
+    /// When its request started.
     pub(super) fetched: Instant,
-    /// The number of its flight, unique among entries.
+    /// The number of its request, unique among entries.
     pub(super) number: u64,
     pub(super) usage: Mutex<Usage>,
 }
@@ -44,12 +44,12 @@ pub(super) struct Entry<T> {
 pub(super) struct Usage {
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    /// When it may be renewed next. None if the clock does not reach that far.
+    /// The time from which a use may start a renewal. `None` if an `Instant` cannot represent it.
     pub(super) refresh_from: Option<Instant>,
 }
 
 impl<T> Entry<T> {
-    /// Counts a message of this many bytes, and returns whether the limits allow it. None is not counted.
+    /// Counts a message of this many bytes, and returns whether the limits allow it. `None` is not counted.
     pub(super) fn take(&self, bytes: Option<u64>, settings: &Settings) -> bool {
         let Some(bytes) = bytes else { return true };
         let mut usage = lock(&self.usage);
@@ -66,7 +66,7 @@ impl<T> Entry<T> {
     }
 }
 
-/// An entry that has left, to be dropped after the lock has been released.
+/// An entry that was removed. To be dropped after the lock is released.
 pub(super) type Removed<T> = (Arc<Key>, Arc<Entry<T>>);
 
 pub(super) struct Entries<T> {
@@ -90,7 +90,7 @@ impl<T: Material> Entries<T> {
         self.bytes
     }
 
-    /// Returns an entry and makes it the most recently used one.
+    /// Returns an entry and marks it as the most recently used one.
     pub(super) fn get(&mut self, key: KeyRef<'_>) -> Option<&Arc<Entry<T>>> {
         self.by_use.get(&key as &dyn AsKey)
     }

@@ -1,4 +1,4 @@
-//! The keys of entries and flights, hashed once, outside of the lock.
+//! The keys of entries and requests. Each is hashed once, outside the lock.
 
 use std::{
     borrow::Borrow,
@@ -12,12 +12,12 @@ use bytes::BufMut;
 
 use crate::message::EncryptedDataKey;
 
-/// Everything that an entry or a flight depends on. Keys are compared in full, not only by hash.
+/// Serializes everything that an entry or a request depends on. Keys are compared in full, not only by hash.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Key {
     hash: u64,
     bytes: Box<[u8]>,
-    /// The position of the encrypted data keys in `bytes`.
+    /// The offset of the encrypted data keys in `bytes`.
     prefix_len: usize,
 }
 
@@ -33,7 +33,7 @@ impl Hash for Key {
     }
 }
 
-/// A borrowed key. The prefix is self-delimiting, so two keys are the same exactly if both parts are.
+/// A borrowed key. The prefix is self-delimiting, so two keys are equal only if both parts are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyRef<'a> {
     hash: u64,
@@ -91,20 +91,20 @@ impl PartialEq for dyn AsKey + '_ {
 
 impl Eq for dyn AsKey + '_ {}
 
-/// The keys that one message looks for: its candidates for an entry, and the key of its flight.
+/// The keys for looking up one message: those of the entries that it can use, and that of its request.
 #[derive(Debug)]
 pub(super) struct Lookup {
     /// The prefix, followed by all encrypted data keys.
     bytes: Vec<u8>,
     prefix_len: usize,
     hash: u64,
-    /// The hash of each candidate, and the position of its encrypted data keys. Empty if there is one: its key is that
-    /// of the flight.
-    candidates: Vec<(u64, Range<usize>)>,
+    /// The hash of each entry key, and the range of its encrypted data keys in `bytes`. Empty if there is only one entry
+    /// key: it is then the same as the request key.
+    entry_keys: Vec<(u64, Range<usize>)>,
 }
 
 impl Lookup {
-    /// Makes one candidate from each group of encrypted data keys, and the flight's key from all of them. `bytes` holds
+    /// Creates one entry key for each group of encrypted data keys, and a request key for all groups. `bytes` contains
     /// the prefix.
     pub(super) fn new<'a>(
         hasher: &RandomState,
@@ -115,34 +115,34 @@ impl Lookup {
         let mut hasher = hasher.build_hasher();
         hasher.write(&bytes);
         let is_single = groups.len() == 1;
-        let mut candidates = Vec::with_capacity(if is_single { 0 } else { groups.len() });
+        let mut entry_keys = Vec::with_capacity(if is_single { 0 } else { groups.len() });
         for group in groups {
             let start = bytes.len();
             group.iter().flat_map(EncryptedDataKey::fields).for_each(|field| put_part(&mut bytes, field));
             if !is_single {
                 let mut hasher = hasher.clone();
                 hasher.write(&bytes[start..]);
-                candidates.push((hasher.finish(), start..bytes.len()));
+                entry_keys.push((hasher.finish(), start..bytes.len()));
             }
         }
         if is_single {
             hasher.write(&bytes[prefix_len..]);
         }
-        candidates.iter().for_each(|(hash, _)| hasher.write_u64(*hash));
-        Self { bytes, prefix_len, hash: hasher.finish(), candidates }
+        entry_keys.iter().for_each(|(hash, _)| hasher.write_u64(*hash));
+        Self { bytes, prefix_len, hash: hasher.finish(), entry_keys }
     }
 
-    /// Returns the candidates from this index on, each with its index.
-    pub(super) fn candidates(&self, from: usize) -> impl Iterator<Item = (usize, KeyRef<'_>)> {
-        (from..self.candidates.len().max(1)).map(|index| (index, self.candidate(index)))
+    /// Returns the entry keys and their indexes, starting at index `from`.
+    pub(super) fn entry_keys(&self, from: usize) -> impl Iterator<Item = (usize, KeyRef<'_>)> {
+        (from..self.entry_keys.len().max(1)).map(|index| (index, self.entry_key(index)))
     }
 
-    pub(super) fn candidate(&self, index: usize) -> KeyRef<'_> {
-        self.candidates.get(index).map_or(self.flight(), |(hash, range)| self.key(*hash, range.clone()))
+    pub(super) fn entry_key(&self, index: usize) -> KeyRef<'_> {
+        self.entry_keys.get(index).map_or(self.request_key(), |(hash, range)| self.key(*hash, range.clone()))
     }
 
-    /// Returns the key of the flight.
-    pub(super) fn flight(&self) -> KeyRef<'_> {
+    /// Returns the key of the message's request.
+    pub(super) fn request_key(&self) -> KeyRef<'_> {
         self.key(self.hash, self.prefix_len..self.bytes.len())
     }
 
@@ -152,7 +152,7 @@ impl Lookup {
     }
 }
 
-/// Appends a part after its length.
+/// Appends the length of a part and the part.
 pub(super) fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
     bytes.put_u64(part.len() as u64);
     bytes.put_slice(part);
@@ -172,13 +172,14 @@ mod tests {
             for list in ["a", "b", "ab", "ba", "abc"] {
                 let list: Vec<_> = list.chars().map(|text| EncryptedDataKey::new("id", "", text.to_string())).collect();
                 let lookup = Lookup::new(&hasher, prefix.to_vec(), list.chunks(1));
-                assert_eq!(lookup.candidates(0).count(), list.len());
-                assert_eq!(lookup.candidates(1).count(), list.len() - 1);
-                hashes.insert(lookup.flight().hash);
-                hashes.extend(lookup.candidates(0).map(|(_, key)| key.hash));
+                assert_eq!(lookup.entry_keys(0).count(), list.len());
+                assert_eq!(lookup.entry_keys(1).count(), list.len() - 1);
+                hashes.insert(lookup.request_key().hash);
+                hashes.extend(lookup.entry_keys(0).map(|(_, key)| key.hash));
             }
         }
-        // For each prefix: three letters, the first two of which are lists too, and three longer lists.
+        // For each prefix: the entry keys of three letters, two of which are also request keys, and the request keys of
+        // three longer lists.
         assert_eq!(hashes.len(), 2 * (3 + 3));
     }
 }

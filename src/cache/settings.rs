@@ -1,4 +1,4 @@
-//! What a cache was built with.
+//! The settings of a cache.
 
 use std::{
     fmt,
@@ -10,12 +10,13 @@ use std::{
 
 use super::Clock;
 
-/// A task that renews a data key: see [`DataKeyCacheBuilder::refresh_ahead`](super::DataKeyCacheBuilder::refresh_ahead).
+/// A task that renews a data key. It is passed to the function given to
+/// [`DataKeyCacheBuilder::refresh_ahead`](super::DataKeyCacheBuilder::refresh_ahead).
 pub type Refresh = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(super) type Spawn = Box<dyn Fn(Refresh) + Send + Sync>;
 
-/// What a cache was built with.
+/// The settings of a cache.
 pub(super) struct Settings {
     pub(super) max_age: Duration,
     pub(super) max_messages: u64,
@@ -52,7 +53,7 @@ impl fmt::Debug for Settings {
     }
 }
 
-/// Locks a mutex. The data behind these locks is always consistent, so a panic elsewhere does not matter.
+/// Locks a mutex. The data is always consistent, so a poisoned lock can be used.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,35 +2,38 @@
 
 use std::ops::AddAssign;
 
-/// Counts what has happened in a [`DataKeyCache`](crate::DataKeyCache) since it was built.
+/// The statistics of a [`DataKeyCache`](crate::DataKeyCache), counted since it was built.
 ///
-/// A lookup normally counts as one of a hit, a miss, a wait or a bypass. On opening, a message can list an encrypted data
-/// key that is cached but belongs to another message. Its commitment then fails with the cached data key, and the lookup
-/// goes on with the message's other encrypted data keys: it counts one hit for each cached data key that it tries, and a
-/// miss or a wait if it comes to a request.
+/// Sealing or opening a message normally counts as one of a hit, a miss, a wait or a bypass. The hit rate is `hits`
+/// divided by the sum of these four.
+///
+/// A message can count more than once on opening. If its header does not verify with a cached data key, the lookup
+/// continues with the message's other encrypted data keys. It counts one hit for each cached data key that it tries, and
+/// a miss or a wait if it needs a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Cached data keys that were used, including those that then failed to verify a header.
+    /// Lookups that found a cached data key, including data keys with which the header then did not verify.
     pub hits: u64,
-    /// Lookups that started a request.
+    /// Lookups that started a request to the key provider.
     pub misses: u64,
-    /// Lookups that joined a request which another caller had started.
+    /// Lookups that waited for a request that another caller had started.
     pub waits: u64,
-    /// Lookups that cannot use the cache: for a suite without key derivation, or, with
-    /// [`max_bytes`](crate::cache::DataKeyCacheBuilder::max_bytes), for a stream or a longer message.
+    /// Messages that cannot use the cache: those of a suite without key derivation and, if
+    /// [`max_bytes`](crate::cache::DataKeyCacheBuilder::max_bytes) is set, sealed streams and longer sealed messages.
     pub bypasses: u64,
     /// Entries removed because the cache was full.
     pub evictions: u64,
-    /// Entries removed because they were too old or had sealed their share.
+    /// Entries removed because of their age, or because their limits did not allow another message.
     pub expirations: u64,
-    /// Requests to the key provider, including renewals and bypasses.
+    /// Calls to the key provider, including renewals and those for bypasses.
     pub calls: u64,
-    /// Requests that failed, including renewals for opening that brought another data key.
+    /// Calls that failed, including renewals for opening that returned a different data key.
     pub failures: u64,
     /// The current number of entries.
     pub entries: u64,
-    /// The memory that they take, as estimated for [`capacity_bytes`](crate::cache::DataKeyCacheBuilder::capacity_bytes).
+    /// The current memory of the entries in bytes, estimated as described for
+    /// [`capacity_bytes`](crate::cache::DataKeyCacheBuilder::capacity_bytes).
     pub bytes: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Entries and flights behind one lock.
+//! The entries and the pending requests, behind one lock.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -29,86 +29,86 @@ use crate::{
 /// A request to the key provider.
 pub(crate) type Fetch<T> = Pin<Box<dyn Future<Output = Result<T, MaterialsError>> + Send>>;
 
-/// The maximum number of expired entries that are removed while the lock is held once. Every new entry removes up to
-/// this many, so expired entries do not pile up.
+/// The maximum number of expired entries that are removed each time the lock is taken. Every new entry removes up to
+/// this many, so expired entries do not accumulate.
 const EXPIRED_AT_ONCE: usize = 64;
 
-/// A bounded map behind one lock. While it is held, no long key is hashed, no value is dropped, and no code of a key
-/// provider, a clock or a tracing subscriber runs.
+/// A bounded map behind one lock. To keep the lock short, code that holds it hashes no long keys, drops no values, and
+/// calls no key provider, clock or tracing subscriber.
 pub(super) struct Store<T> {
     settings: Arc<Settings>,
     hasher: RandomState,
-    /// The number of the next flight.
-    flights: AtomicU64,
+    /// The number of the next request.
+    numbers: AtomicU64,
     state: Mutex<State<T>>,
 }
 
 struct State<T> {
     entries: Entries<T>,
-    /// Requests in progress, and requests that have landed and are still being verified.
-    flights: HashMap<Arc<Key>, InFlight<T>>,
+    /// Requests in progress, and completed requests whose data key is still being verified.
+    pending: HashMap<Arc<Key>, Pending<T>>,
     stats: CacheStats,
 }
 
-type Flight<T> = Pin<Box<dyn Future<Output = Result<Arc<Entry<T>>, MaterialsError>> + Send>>;
+type EntryFuture<T> = Pin<Box<dyn Future<Output = Result<Arc<Entry<T>>, MaterialsError>> + Send>>;
 
-struct InFlight<T> {
+struct Pending<T> {
     key: Arc<Key>,
-    /// Distinguishes it from a later flight with the same key.
+    /// Distinguishes it from a later request with the same key.
     number: u64,
     started: Instant,
-    has_landed: bool,
-    /// The number of tickets. The flight leaves the map with its last ticket.
-    tickets: usize,
-    result: Shared<Flight<T>>,
+    is_completed: bool,
+    /// The number of waiters. The last one to be dropped removes the request from the map.
+    waiters: usize,
+    result: Shared<EntryFuture<T>>,
 }
 
-/// When the entry of a flight is added to the cache.
+/// When the result of a request is added to the cache.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keeps {
-    AtLanding,
-    /// When a caller has verified it: see [`Ticket::keep`].
-    WhenVerified,
+pub(super) enum Keep {
+    OnSuccess,
+    /// When a waiter has verified it and calls [`Waiter::keep`].
+    OnceVerified,
 }
 
 /// The result of a lookup.
 pub(super) enum Found<T: Material> {
     Entry {
-        /// The index of the candidate.
+        /// The index of its key in the lookup.
         index: usize,
         entry: Arc<Entry<T>>,
         /// Whether the caller should start a renewal.
         is_due: bool,
     },
-    Flight(Ticket<T>),
+    Pending(Waiter<T>),
 }
 
-/// A caller's share in a flight. The flight is cancelled when all tickets are dropped.
-pub(super) struct Ticket<T: Material> {
+/// A caller that waits for a pending request. The request is cancelled when all its waiters are dropped.
+pub(super) struct Waiter<T: Material> {
     store: Arc<Store<T>>,
     key: Arc<Key>,
     number: u64,
-    result: Shared<Flight<T>>,
+    result: Shared<EntryFuture<T>>,
 }
 
-impl<T: Material> Ticket<T> {
-    pub(super) async fn landed(&self) -> Result<Arc<Entry<T>>, MaterialsError> {
+impl<T: Material> Waiter<T> {
+    pub(super) async fn wait(&self) -> Result<Arc<Entry<T>>, MaterialsError> {
         self.result.clone().await
     }
 
-    /// Adds the entry that has landed to the cache under this key, unless another caller has done so.
+    /// Adds the entry to the cache under this key, unless another waiter has done so.
     pub(super) fn keep(&self, key: KeyRef<'_>, entry: &Arc<Entry<T>>) {
         let now = self.store.settings.clock.now();
         self.store.keep(&self.key, self.number, key.to_key(), entry, now);
     }
 }
 
-impl<T: Material> Drop for Ticket<T> {
+impl<T: Material> Drop for Waiter<T> {
     fn drop(&mut self) {
         let mut state = lock(&self.store.state);
-        let Some(flight) = state.flight(&self.key, self.number) else { return };
-        flight.tickets -= 1;
-        let abandoned = if flight.tickets == 0 { state.flights.remove(&self.key) } else { None };
+        let Some(request) = state.request(&self.key, self.number) else { return };
+        request.waiters -= 1;
+        let abandoned = if request.waiters == 0 { state.pending.remove(&self.key) } else { None };
         drop(state);
         drop(abandoned);
     }
@@ -116,16 +116,16 @@ impl<T: Material> Drop for Ticket<T> {
 
 impl<T: Material> Store<T> {
     pub(super) fn new(settings: Arc<Settings>) -> Arc<Self> {
-        let state = State { entries: Entries::new(), flights: HashMap::new(), stats: CacheStats::default() };
-        Arc::new(Self { settings, hasher: RandomState::new(), flights: AtomicU64::new(0), state: Mutex::new(state) })
+        let state = State { entries: Entries::new(), pending: HashMap::new(), stats: CacheStats::default() };
+        Arc::new(Self { settings, hasher: RandomState::new(), numbers: AtomicU64::new(0), state: Mutex::new(state) })
     }
 
     pub(super) fn hasher(&self) -> &RandomState {
         &self.hasher
     }
 
-    /// Returns the value of the only candidate, for a message of this many bytes: from an entry, from a flight, or from a
-    /// new flight.
+    /// Returns the value for a message of this many bytes, from the cache or from a request. The lookup must have only one
+    /// entry key.
     pub(super) async fn get(
         self: &Arc<Self>,
         lookup: &Lookup,
@@ -133,16 +133,16 @@ impl<T: Material> Store<T> {
         fetch: impl Fn() -> Fetch<T>,
     ) -> Result<Arc<T>, MaterialsError> {
         loop {
-            match self.find(lookup, 0, Some(bytes), Keeps::AtLanding, &fetch) {
+            match self.find(lookup, 0, Some(bytes), Keep::OnSuccess, &fetch) {
                 Found::Entry { index, entry, is_due } => {
                     if is_due {
-                        self.renew(lookup.candidate(index), fetch());
+                        self.renew(lookup.entry_key(index), fetch());
                     }
                     return Ok(entry.value.clone());
                 }
-                Found::Flight(ticket) => {
-                    let entry = ticket.landed().await?;
-                    // There may be more callers than this key may serve.
+                Found::Pending(waiter) => {
+                    let entry = waiter.wait().await?;
+                    // There may be more waiters than the limits of this data key allow.
                     if entry.take(Some(bytes), &self.settings) {
                         return Ok(entry.value.clone());
                     }
@@ -151,107 +151,107 @@ impl<T: Material> Store<T> {
         }
     }
 
-    /// Returns the entry of the first candidate from index `from` on that has one, or else the flight to wait for, which
-    /// is started if there is none. `bytes` is the length of a message that counts against the entry's limits.
+    /// Returns the first entry that exists for the lookup's keys, starting at index `from`. If there is none, joins the
+    /// pending request, or starts one. `bytes` is the length of the message, if it counts against the entry's limits.
     pub(super) fn find(
         self: &Arc<Self>,
         lookup: &Lookup,
         from: usize,
         bytes: Option<u64>,
-        keeps: Keeps,
+        keep: Keep,
         fetch: impl Fn() -> Fetch<T>,
     ) -> Found<T> {
         let now = self.settings.clock.now();
-        let mut ready = None;
+        let mut new = None;
         loop {
-            if let Some(found) = self.look_up(lookup, from, bytes, now, &mut ready) {
+            if let Some(found) = self.look_up(lookup, from, bytes, now, &mut new) {
                 if let Found::Entry { .. } = found {
-                    trace!("a data key from the cache");
+                    trace!("using a cached data key");
                 }
                 return found;
             }
-            ready = Some(self.flight(lookup.flight().to_key(), fetch(), now, keeps));
+            new = Some(self.new_request(lookup.request_key().to_key(), fetch(), now, keep));
         }
     }
 
-    /// Returns an entry or a flight. If there is neither, starts the flight that is `ready`, if any.
+    /// Returns an entry or joins a pending request. If there is neither, starts the request in `new`, if any.
     fn look_up(
         self: &Arc<Self>,
         lookup: &Lookup,
         from: usize,
         bytes: Option<u64>,
         now: Instant,
-        ready: &mut Option<InFlight<T>>,
+        new: &mut Option<Pending<T>>,
     ) -> Option<Found<T>> {
         let settings = &*self.settings;
-        // Declared before the guard: dropped when the lock has been released.
+        // Declared before the guard, so that it is dropped after the lock is released.
         let mut removed: Vec<Removed<T>> = Vec::new();
         let mut guard = lock(&self.state);
-        let State { entries, flights, stats } = &mut *guard;
-        for (index, key) in lookup.candidates(from) {
+        let State { entries, pending, stats } = &mut *guard;
+        for (index, key) in lookup.entry_keys(from) {
             let Some(entry) = entries.get(key) else { continue };
             if !settings.is_expired(entry.fetched, now) && entry.take(bytes, settings) {
                 stats.hits += 1;
-                let is_due = entry.is_due(now) && !flights.contains_key(&key as &dyn AsKey);
+                let is_due = entry.is_due(now) && !pending.contains_key(&key as &dyn AsKey);
                 return Some(Found::Entry { index, entry: entry.clone(), is_due });
             }
             removed.extend(entries.pop(key));
             stats.expirations += 1;
         }
-        if let Some(flight) = flights.get_mut(&lookup.flight() as &dyn AsKey)
-            // A flight that has landed is no longer joined when its entry would have expired.
-            && !(flight.has_landed && settings.is_expired(flight.started, now))
+        if let Some(request) = pending.get_mut(&lookup.request_key() as &dyn AsKey)
+            // Do not join a completed request if its entry has expired.
+            && !(request.is_completed && settings.is_expired(request.started, now))
         {
             stats.waits += 1;
-            return Some(Found::Flight(self.ticket(flight)));
+            return Some(Found::Pending(self.join(request)));
         }
-        let mut flight = ready.take()?;
+        let mut request = new.take()?;
         stats.misses += 1;
         stats.calls += 1;
-        let ticket = self.ticket(&mut flight);
-        let replaced = flights.insert(flight.key.clone(), flight);
+        let waiter = self.join(&mut request);
+        let replaced = pending.insert(request.key.clone(), request);
         drop(guard);
         drop(replaced);
-        Some(Found::Flight(ticket))
+        Some(Found::Pending(waiter))
     }
 
-    fn ticket(self: &Arc<Self>, flight: &mut InFlight<T>) -> Ticket<T> {
-        flight.tickets += 1;
-        let InFlight { key, number, result, .. } = flight;
-        Ticket { store: self.clone(), key: key.clone(), number: *number, result: result.clone() }
+    fn join(self: &Arc<Self>, request: &mut Pending<T>) -> Waiter<T> {
+        request.waiters += 1;
+        let Pending { key, number, result, .. } = request;
+        Waiter { store: self.clone(), key: key.clone(), number: *number, result: result.clone() }
     }
 
     /// Starts a renewal in the background, unless another caller has done so since the lookup.
     pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, fetch: Fetch<T>) {
         let Some((_, spawn)) = &self.settings.refresh else { return };
         let now = self.settings.clock.now();
-        let mut flight = self.flight(key.to_key(), fetch, now, Keeps::AtLanding);
+        let mut request = self.new_request(key.to_key(), fetch, now, Keep::OnSuccess);
         let mut state = lock(&self.state);
-        let is_due = state.entries.peek(&flight.key).is_some_and(|entry| entry.is_due(now));
-        if !is_due || state.flights.contains_key(&flight.key) {
+        let is_due = state.entries.peek(&request.key).is_some_and(|entry| entry.is_due(now));
+        if !is_due || state.pending.contains_key(&request.key) {
             drop(state);
             return;
         }
         state.stats.calls += 1;
-        let ticket = self.ticket(&mut flight);
-        state.flights.insert(flight.key.clone(), flight);
+        let waiter = self.join(&mut request);
+        state.pending.insert(request.key.clone(), request);
         drop(state);
-        spawn(Box::pin(async move { drop(ticket.landed().await) }));
+        spawn(Box::pin(async move { drop(waiter.wait().await) }));
     }
 
-    /// Returns a flight that has not started.
-    fn flight(self: &Arc<Self>, key: Arc<Key>, fetch: Fetch<T>, started: Instant, keeps: Keeps) -> InFlight<T> {
-        let number = self.flights.fetch_add(1, Ordering::Relaxed);
-        let (this, landing_key) = (self.clone(), key.clone());
-        let flight: Flight<T> = Box::pin(async move {
-            debug!("a request for a data key begins");
+    /// Returns a new request. It starts when it is first polled.
+    fn new_request(self: &Arc<Self>, key: Arc<Key>, fetch: Fetch<T>, started: Instant, keep: Keep) -> Pending<T> {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let (this, request_key) = (self.clone(), key.clone());
+        let result: EntryFuture<T> = Box::pin(async move {
+            debug!("requesting a data key");
             let fetched = AssertUnwindSafe(fetch).catch_unwind().await;
             let fetched = fetched.unwrap_or_else(|_| Err(DataKeyError::Panicked.into()));
             let fetched = fetched.map(|value| this.entry(value, started, number));
-            this.land(&landing_key, number, keeps, &fetched);
+            this.complete(&request_key, number, keep, &fetched);
             fetched
         });
-        InFlight { key, number, started, has_landed: false, tickets: 0, result: flight.shared() }
+        Pending { key, number, started, is_completed: false, waiters: 0, result: result.shared() }
     }
 
     fn entry(&self, value: T, fetched: Instant, number: u64) -> Arc<Entry<T>> {
@@ -261,40 +261,40 @@ impl<T: Material> Store<T> {
         Arc::new(Entry { value: Arc::new(value), fetched, number, usage })
     }
 
-    /// Handles the result of a request. A flight whose entry must be verified stays in the map.
-    fn land(&self, key: &Arc<Key>, number: u64, keeps: Keeps, fetched: &Result<Arc<Entry<T>>, MaterialsError>) {
+    /// Handles the result of a request. If it must still be verified, the request remains in the map.
+    fn complete(&self, key: &Arc<Key>, number: u64, keep: Keep, fetched: &Result<Arc<Entry<T>>, MaterialsError>) {
         let now = self.settings.clock.now();
         match fetched {
-            Ok(entry) if keeps == Keeps::AtLanding => self.keep(key, number, key.clone(), entry, now),
+            Ok(entry) if keep == Keep::OnSuccess => self.keep(key, number, key.clone(), entry, now),
             Ok(_) => {
-                if let Some(flight) = lock(&self.state).flight(key, number) {
-                    flight.has_landed = true;
+                if let Some(request) = lock(&self.state).request(key, number) {
+                    request.is_completed = true;
                 }
             }
             Err(error) => {
-                warn!(?error, "a request for a data key failed");
+                warn!(?error, "the request for a data key failed");
                 let mut state = lock(&self.state);
                 state.stats.failures += 1;
                 if let Some((entry, (ahead, _))) = state.entries.peek(key).zip(self.settings.refresh.as_ref()) {
                     lock(&entry.usage).refresh_from = now.checked_add(*ahead / 10);
                 }
-                let landed = state.remove_flight(key, number);
+                let failed = state.remove_request(key, number);
                 drop(state);
-                drop(landed);
+                drop(failed);
             }
         }
     }
 
-    /// Adds the entry of a flight to the cache, unless the flight has left the map: the entry was added before, or the
-    /// cache was cleared.
-    fn keep(&self, flight: &Arc<Key>, number: u64, key: Arc<Key>, entry: &Arc<Entry<T>>, now: Instant) {
+    /// Adds the entry of a request to the cache, unless the request is no longer in the map: then the entry was added
+    /// before, or the cache was cleared.
+    fn keep(&self, request_key: &Arc<Key>, number: u64, key: Arc<Key>, entry: &Arc<Entry<T>>, now: Instant) {
         let settings = &*self.settings;
         let (max_len, max_bytes) = (settings.capacity, settings.capacity_bytes());
         let mut state = lock(&self.state);
-        let Some(landed) = state.remove_flight(flight, number) else { return };
+        let Some(completed) = state.remove_request(request_key, number) else { return };
         let mut removed = state.expire(settings, now);
         let State { entries, stats, .. } = &mut *state;
-        // A request may have taken longer than its key may serve.
+        // The request may have taken longer than the maximum age.
         if Entries::cost(&key, entry) <= max_bytes && !settings.is_expired(entry.fetched, now) {
             removed.extend(entries.put(key, entry.clone()));
             while entries.len() > max_len || entries.bytes() > max_bytes {
@@ -303,10 +303,10 @@ impl<T: Material> Store<T> {
             }
         }
         drop(state);
-        drop((removed, landed));
+        drop((removed, completed));
     }
 
-    /// Makes a request whose result is not shared.
+    /// Awaits a request whose result is neither shared nor cached.
     pub(super) async fn bypass(&self, fetch: Fetch<T>) -> Result<Arc<T>, MaterialsError> {
         let count = |count: fn(&mut CacheStats)| count(&mut lock(&self.state).stats);
         count(|stats| {
@@ -329,14 +329,14 @@ impl<T: Material> Store<T> {
     pub(super) fn clear(&self) {
         let mut state = lock(&self.state);
         let entries = std::mem::replace(&mut state.entries, Entries::new());
-        let flights = std::mem::take(&mut state.flights);
+        let pending = std::mem::take(&mut state.pending);
         drop(state);
-        drop((entries, flights));
+        drop((entries, pending));
     }
 
     pub(super) fn remove_expired(&self) {
         let now = self.settings.clock.now();
-        // The entries that it returns are dropped after the lock has been released.
+        // The returned entries are dropped after the lock is released.
         while !lock(&self.state).expire(&self.settings, now).is_empty() {}
     }
 }
@@ -350,13 +350,13 @@ impl<T: Material> State<T> {
         expired
     }
 
-    fn flight(&mut self, key: &Arc<Key>, number: u64) -> Option<&mut InFlight<T>> {
-        self.flights.get_mut(key).filter(|flight| flight.number == number)
+    fn request(&mut self, key: &Arc<Key>, number: u64) -> Option<&mut Pending<T>> {
+        self.pending.get_mut(key).filter(|request| request.number == number)
     }
 
-    fn remove_flight(&mut self, key: &Arc<Key>, number: u64) -> Option<InFlight<T>> {
-        self.flight(key, number)?;
-        self.flights.remove(key)
+    fn remove_request(&mut self, key: &Arc<Key>, number: u64) -> Option<Pending<T>> {
+        self.request(key, number)?;
+        self.pending.remove(key)
     }
 }
 
@@ -384,62 +384,61 @@ mod tests {
         Lookup::new(store.hasher(), vec![7; 10], encrypted_data_keys.chunks(1))
     }
 
-    fn flights(store: &Store<NonZeroUsize>) -> usize {
-        lock(&store.state).flights.len()
+    fn pending(store: &Store<NonZeroUsize>) -> usize {
+        lock(&store.state).pending.len()
     }
 
     #[test]
-    fn a_flight_leaves_nothing_behind_however_it_ends() {
+    fn a_request_leaves_nothing_behind_however_it_ends() {
         let store = store();
         let list = [1, 2].map(|byte| EncryptedDataKey::new("id", "info", vec![byte]));
         let lookup = lookup(&store, &list);
-        let begin = |fetch: fn() -> Fetch<NonZeroUsize>| match store.find(&lookup, 0, None, Keeps::WhenVerified, fetch)
-        {
-            Found::Flight(ticket) => ticket,
+        let begin = |fetch: fn() -> Fetch<NonZeroUsize>| match store.find(&lookup, 0, None, Keep::OnceVerified, fetch) {
+            Found::Pending(waiter) => waiter,
             Found::Entry { .. } => panic!("there is no entry"),
         };
         let brings: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Ok(NonZeroUsize::MIN) });
         let fails: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Err(DataKeyError::NotEncrypted.into()) });
 
-        // It is given up.
-        let tickets = [begin(brings), begin(brings)];
-        assert_eq!(flights(&store), 1);
-        let [one, other] = tickets;
+        // All waiters are cancelled.
+        let waiters = [begin(brings), begin(brings)];
+        assert_eq!(pending(&store), 1);
+        let [one, other] = waiters;
         drop(one);
-        assert_eq!(flights(&store), 1);
+        assert_eq!(pending(&store), 1);
         drop(other);
-        assert_eq!(flights(&store), 0);
+        assert_eq!(pending(&store), 0);
 
         // It fails.
-        let ticket = begin(fails);
-        block_on(ticket.landed()).unwrap_err();
-        assert_eq!(flights(&store), 0);
+        let waiter = begin(fails);
+        block_on(waiter.wait()).unwrap_err();
+        assert_eq!(pending(&store), 0);
 
-        // It brings what does not verify, for either of those who wait.
+        // It succeeds, but its data key verifies no waiter's header.
         let (one, other) = (begin(brings), begin(fails));
-        block_on(one.landed()).unwrap();
+        block_on(one.wait()).unwrap();
         drop(one);
-        assert_eq!(flights(&store), 1);
-        block_on(other.landed()).unwrap();
+        assert_eq!(pending(&store), 1);
+        block_on(other.wait()).unwrap();
         drop(other);
-        assert_eq!(flights(&store), 0);
+        assert_eq!(pending(&store), 0);
 
-        // The cache is cleared, and another one with the same key begins.
+        // The cache is cleared, and another request with the same key starts.
         let cleared = begin(brings);
         store.clear();
-        let ticket = begin(brings);
-        let entry = block_on(cleared.landed()).unwrap();
-        cleared.keep(lookup.candidate(1), &entry);
+        let waiter = begin(brings);
+        let entry = block_on(cleared.wait()).unwrap();
+        cleared.keep(lookup.entry_key(1), &entry);
         drop(cleared);
-        assert_eq!((flights(&store), store.stats().entries), (1, 0));
+        assert_eq!((pending(&store), store.stats().entries), (1, 0));
 
-        // It brings what verifies.
-        let entry = block_on(ticket.landed()).unwrap();
-        ticket.keep(lookup.candidate(1), &entry);
-        assert_eq!((flights(&store), store.stats().entries), (0, 1));
-        // Its own share, the prefix, three fields after their lengths, the value, and what that holds.
+        // It succeeds, and its data key verifies a header.
+        let entry = block_on(waiter.wait()).unwrap();
+        waiter.keep(lookup.entry_key(1), &entry);
+        assert_eq!((pending(&store), store.stats().entries), (0, 1));
+        // The overhead, the prefix, three fields with their lengths, the value, and the memory that the value owns.
         assert_eq!(store.stats().bytes, 512 + 10 + (8 + 2 + 8 + 4 + 8 + 1) + 8 + 1);
-        assert!(matches!(store.find(&lookup, 1, None, Keeps::WhenVerified, fails), Found::Entry { index: 1, .. }));
+        assert!(matches!(store.find(&lookup, 1, None, Keep::OnceVerified, fails), Found::Entry { index: 1, .. }));
         assert_eq!((store.stats().calls, store.stats().waits), (5, 2));
     }
 
@@ -455,12 +454,12 @@ mod tests {
         let store = Store::new(cache.0.settings.clone());
         let lookup = lookup(&store, &[]);
         let fetch = || -> Fetch<NonZeroUsize> { Box::pin(async { Ok(NonZeroUsize::MIN) }) };
-        store.renew(lookup.flight(), fetch());
+        store.renew(lookup.request_key(), fetch());
         assert_eq!((lock(&spawned).len(), store.stats().calls), (0, 0));
         block_on(store.get(&lookup, 0, fetch)).unwrap();
         std::thread::sleep(Duration::from_millis(1));
         for _ in 0..2 {
-            store.renew(lookup.flight(), fetch());
+            store.renew(lookup.request_key(), fetch());
             assert_eq!((lock(&spawned).len(), store.stats().calls), (1, 2));
         }
     }
@@ -471,8 +470,8 @@ mod tests {
         let store = store();
         let keys = ["one", "other"].map(|id| [EncryptedDataKey::new(id, "", &[][..])]);
         let lookups = keys.map(|list| lookup(&store, &list));
-        // Keys of a hasher that makes one hash of all.
-        let keys = lookups.each_ref().map(|lookup| lookup.flight().with_hash(0));
+        // As if the hasher returned the same hash for all keys.
+        let keys = lookups.each_ref().map(|lookup| lookup.request_key().with_hash(0));
         let entry = store.entry(NonZeroUsize::MIN, Instant::now(), 0);
         entries.put(keys[0].to_key(), entry);
         assert!(entries.get(keys[0]).is_some() && entries.get(keys[1]).is_none());
