@@ -1,4 +1,4 @@
-//! Where the time comes from.
+//! The source of time.
 
 use std::{fmt, sync::Arc, time::Instant};
 

@@ -1,4 +1,4 @@
-//! The encryption context: pairs that are authenticated with a message, and stored in it in the clear.
+//! The encryption context.
 
 use std::collections::{BTreeMap, HashMap, btree_map};
 
@@ -6,20 +6,23 @@ use bytes::BufMut;
 
 use crate::error::{ContextError, FormatError};
 
-/// Keys that begin so belong to the format (specification, `structures.md`, "Encryption Context").
+/// Names with this prefix are reserved (specification, `framework/structures.md`, "Encryption Context").
 const RESERVED_PREFIX: &str = "aws-crypto-";
 
 /// The name under which a signed message stores its public key.
 pub(crate) const PUBLIC_KEY_NAME: &str = "aws-crypto-public-key";
 
-/// The most bytes that a context may take when serialised: its length is a 16-bit field.
+/// The maximum length of a serialized context: its length field has 16 bits.
 const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
 
-/// Names and values that belong to a message: authenticated, **not** secret.
+/// Name-value pairs that are authenticated with a message but **not secret**.
 ///
-/// A context says what the data is and whom it belongs to. It is given to the key provider with every call (AWS
-/// KMS logs it in CloudTrail and can make it a condition of access) and stored in the message's header, readable
-/// by anyone who has the message. It takes at most 65,535 bytes in all.
+/// Use the context to describe the data and its owner, such as a tenant or a table. A message only opens if its context
+/// has the pairs that the caller expects. The context is stored unencrypted in the message's header, and sent to the key
+/// provider with every call. AWS KMS
+/// [logs it in CloudTrail and can use it as a condition of access](https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html),
+/// so do not put secrets into it. Names that begin with `aws-crypto-` are reserved. The message format allows at most
+/// 65,535 bytes for the serialized context.
 ///
 /// ```
 /// use kms_envelope::EncryptionContext;
@@ -27,7 +30,7 @@ const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
 /// let context = EncryptionContext::from([("tenant", "acme"), ("purpose", "invoices")]);
 /// assert_eq!(context.get("tenant"), Some("acme"));
 ///
-/// // Any map or iterator of pairs of strings becomes a context. Of a name that occurs twice, the last value counts.
+/// // A context can be built from any map or iterator of pairs of strings. If a name is repeated, the last value wins.
 /// let labels = std::collections::HashMap::from([("tenant", "acme"), ("purpose", "invoices")]);
 /// assert_eq!(EncryptionContext::from(labels.clone()), context);
 /// assert_eq!(labels.iter().collect::<EncryptionContext>(), context);
@@ -36,48 +39,49 @@ const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
 pub struct EncryptionContext(BTreeMap<String, String>);
 
 impl EncryptionContext {
-    /// A context without pairs.
+    /// Creates an empty context.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets a pair, and gives back the value that the name had before.
+    /// Inserts a pair. Returns the previous value of the name, if there was one.
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) -> Option<String> {
         self.0.insert(name.into(), value.into())
     }
 
-    /// The value of a name.
+    /// Returns the value of a name.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The number of pairs.
+    /// Returns the number of pairs.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are no pairs.
+    /// Returns `true` if there are no pairs.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The pairs, sorted by the bytes of their names.
+    /// Returns an iterator over the pairs, sorted by the UTF-8 bytes of their names.
     pub fn iter(&self) -> Iter<'_> {
         Iter(self.0.iter())
     }
 
-    /// The canonical serialisation: nothing for an empty context, else `count || (len || name || len || value)*`,
-    /// sorted by name (specification, `framework/structures.md`, "Serialization").
+    /// Serializes the context in its canonical form, as the message format stores it: no bytes for an empty context,
+    /// otherwise `count || (len || name || len || value)*`, sorted by name. Counts and lengths are 16-bit integers. See the
+    /// [specification](https://github.com/awslabs/aws-encryption-sdk-specification/blob/master/framework/structures.md#serialization).
     ///
     /// # Errors
-    /// [`ContextError::TooLong`] where it would take more than 65,535 bytes.
+    /// Returns [`ContextError::TooLong`] if the result would have more than 65,535 bytes.
     pub fn serialize(&self) -> Result<Vec<u8>, ContextError> {
         let mut out = Vec::new();
         self.serialize_into(&mut out)?;
         Ok(out)
     }
 
-    /// Appends the canonical serialisation.
+    /// Appends the canonical form.
     pub(crate) fn serialize_into(&self, out: &mut Vec<u8>) -> Result<(), ContextError> {
         out.reserve(self.serialized_len()?);
         if self.is_empty() {
@@ -91,43 +95,44 @@ impl EncryptionContext {
         Ok(())
     }
 
-    /// The length of the canonical serialisation, unless it is longer than the format has room for.
+    /// Returns the length of the canonical form, or an error if it exceeds the maximum.
     pub(crate) fn serialized_len(&self) -> Result<usize, ContextError> {
         let pairs: usize = self.iter().map(|(name, value)| 4 + name.len() + value.len()).sum();
         let len = if self.is_empty() { 0 } else { 2 + pairs };
         if len > MAX_SERIALIZED_LEN { Err(ContextError::TooLong { len }) } else { Ok(len) }
     }
 
-    /// Reads a serialised context, which is all of `bytes`. Pairs may come in any order, as some SDKs write them.
+    /// Parses a serialized context. `bytes` contains nothing else. The pairs can be in any order, because some SDKs do
+    /// not sort them.
     pub(crate) fn parse(mut bytes: &[u8]) -> Result<Self, FormatError> {
         let malformed = FormatError::Context;
         if bytes.is_empty() {
             return Ok(Self::new());
         }
-        let count = take_u16(&mut bytes).ok_or(malformed("its pair count is cut off"))?;
+        let count = take_u16(&mut bytes).ok_or(malformed("the number of pairs is truncated"))?;
         if count == 0 {
-            return Err(malformed("it has a length but no pairs"));
+            return Err(malformed("its length is not zero, but it has no pairs"));
         }
         let mut pairs = BTreeMap::new();
         for _ in 0..count {
             let name = take_text(&mut bytes)?;
             let value = take_text(&mut bytes)?;
             if pairs.insert(name, value).is_some() {
-                return Err(malformed("it has a name twice"));
+                return Err(malformed("a name is repeated"));
             }
         }
         if !bytes.is_empty() {
-            return Err(malformed("it goes on after its last pair"));
+            return Err(malformed("trailing bytes after the last pair"));
         }
         Ok(Self(pairs))
     }
 
-    /// Without the pairs that belong to the format.
+    /// Returns the context without the pairs that have a reserved name.
     pub(crate) fn without_reserved_names(&self) -> Self {
         self.iter().filter(|(name, _)| !name.starts_with(RESERVED_PREFIX)).collect()
     }
 
-    /// Refuses names that the format keeps for itself.
+    /// Returns an error if the context has a reserved name.
     pub(crate) fn check_no_reserved_names(&self) -> Result<(), ContextError> {
         match self.0.keys().find(|name| name.starts_with(RESERVED_PREFIX)) {
             Some(name) => Err(ContextError::ReservedName { name: name.clone() }),
@@ -137,7 +142,7 @@ impl EncryptionContext {
 }
 
 fn put_u16_len(out: &mut Vec<u8>, len: usize) {
-    // Every part is shorter than the whole, which is at most MAX_SERIALIZED_LEN.
+    // The caller has checked the total, and every part is shorter.
     out.put_u16(u16::try_from(len).expect("checked against MAX_SERIALIZED_LEN"));
 }
 
@@ -148,9 +153,9 @@ fn take_u16(bytes: &mut &[u8]) -> Option<u16> {
 }
 
 fn take_text(bytes: &mut &[u8]) -> Result<String, FormatError> {
-    let cut_off = FormatError::Context("a name or value is cut off");
-    let Some(len) = take_u16(bytes) else { return Err(cut_off) };
-    let Some((text, rest)) = bytes.split_at_checked(usize::from(len)) else { return Err(cut_off) };
+    let truncated = FormatError::Context("a name or value is truncated");
+    let Some(len) = take_u16(bytes) else { return Err(truncated) };
+    let Some((text, rest)) = bytes.split_at_checked(usize::from(len)) else { return Err(truncated) };
     *bytes = rest;
     let text = std::str::from_utf8(text).map_err(|_| FormatError::Context("a name or value is not UTF-8"))?;
     Ok(text.to_owned())
@@ -207,7 +212,7 @@ impl<'a> IntoIterator for &'a EncryptionContext {
     }
 }
 
-/// The pairs of an [`EncryptionContext`], sorted by the bytes of their names.
+/// An iterator over the pairs of an [`EncryptionContext`], sorted by the UTF-8 bytes of their names.
 #[derive(Clone, Debug)]
 pub struct Iter<'a>(btree_map::Iter<'a, String, String>);
 

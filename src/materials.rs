@@ -1,4 +1,4 @@
-//! The keys for one message: what a key provider is asked for, and whether its answer fits.
+//! The keys for one message: requests them from the key provider, and checks its responses.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Instant};
 
@@ -15,7 +15,7 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// Why there are no keys for a message. All who wait for the same keys can be told.
+/// An error that prevents sealing or opening a message. Cloneable, because the callers of a shared request all get it.
 #[derive(Clone, Debug)]
 pub(crate) enum MaterialsError {
     Context(ContextError),
@@ -61,25 +61,25 @@ impl From<MaterialsError> for OpenError {
     }
 }
 
-/// What a message is sealed with.
+/// The keys and the context to seal a message with.
 #[derive(Debug)]
 pub(crate) struct SealingMaterials {
     pub(crate) data_key: GeneratedDataKey,
-    /// Of suites that sign.
+    /// Present if the suite signs messages.
     pub(crate) signing_key: Option<Arc<SigningKey>>,
     /// The pairs that the message stores.
     pub(crate) stored_context: EncryptionContext,
-    /// The pairs that it only authenticates.
+    /// The required encryption context, which the message authenticates but does not store.
     pub(crate) required_context: EncryptionContext,
 }
 
-/// Whether a message may be sealed with this context, in which every required name must be.
+/// Checks that a message may be sealed with this context: it has all required names and no reserved names.
 pub(crate) fn check_sealing(context: &EncryptionContext, required: &BTreeSet<String>) -> Result<(), ContextError> {
     context.check_no_reserved_names()?;
     check_required_names(context, required)
 }
 
-/// Fresh keys for a message with this context, whose required pairs are not to be stored.
+/// Requests a new data key, and generates a signing key if the suite signs.
 pub(crate) async fn for_sealing(
     provider: &dyn KeyProvider,
     suite: AlgorithmSuite,
@@ -88,15 +88,15 @@ pub(crate) async fn for_sealing(
     (backend, random): (Backend, &Random),
     deadline: Instant,
 ) -> Result<SealingMaterials, MaterialsError> {
-    let mut whole = Cow::Borrowed(context);
+    let mut full_context = Cow::Borrowed(context);
     let mut signing_key = None;
     if let Some(algorithm) = suite.signature() {
         let key = SigningKey::generate(backend, algorithm, random)?;
-        whole.to_mut().insert(PUBLIC_KEY_NAME, Base64::encode_string(&key.public_key()));
+        full_context.to_mut().insert(PUBLIC_KEY_NAME, Base64::encode_string(&key.public_key()));
         signing_key = Some(Arc::new(key));
     }
-    whole.serialized_len()?;
-    let request = GenerateDataKeyRequest::new(suite, &whole)
+    full_context.serialized_len()?;
+    let request = GenerateDataKeyRequest::new(suite, &full_context)
         .with_deadline(deadline)
         .with_backend(backend)
         .with_randomness(Randomness(random));
@@ -105,25 +105,25 @@ pub(crate) async fn for_sealing(
     if data_key.encrypted_data_keys.is_empty() {
         return Err(DataKeyError::NotEncrypted.into());
     }
-    let (required_context, stored_context) = whole.iter().partition(|(name, _)| required.contains(*name));
+    let (required_context, stored_context) = full_context.iter().partition(|(name, _)| required.contains(*name));
     Ok(SealingMaterials { data_key, signing_key, stored_context, required_context })
 }
 
-/// The key that a message says it was signed with: of suites that sign, and of no others.
+/// Returns the public key from a message's context. Signed messages must have one, and unsigned messages must not.
 pub(crate) fn verifying_key(header: &Header, backend: Backend) -> Result<Option<VerifyingKey>, FormatError> {
     match (header.suite().signature(), header.context().get(PUBLIC_KEY_NAME)) {
         (None, None) => Ok(None),
-        (None, Some(_)) => Err(FormatError::PublicKey("it has a public key, but the suite does not sign")),
-        (Some(_), None) => Err(FormatError::PublicKey("it has no public key, but the suite signs")),
+        (None, Some(_)) => Err(FormatError::PublicKey("it has a public key, but the suite has no signature")),
+        (Some(_), None) => Err(FormatError::PublicKey("it has no public key, but the suite has a signature")),
         (Some(algorithm), Some(encoded)) => Base64::decode_vec(encoded)
             .ok()
             .and_then(|key| VerifyingKey::parse(backend, algorithm, &key).ok())
             .map(Some)
-            .ok_or(FormatError::PublicKey("its public key is not a point of the suite's curve in base64")),
+            .ok_or(FormatError::PublicKey("its public key is not a base64-encoded point on the suite's curve")),
     }
 }
 
-/// The data key of a message.
+/// Requests the decrypted data key of a message.
 pub(crate) async fn for_opening(
     provider: &dyn KeyProvider,
     request: &DecryptDataKeyRequest<'_>,
@@ -141,8 +141,9 @@ fn check_len(suite: AlgorithmSuite, len: usize) -> Result<(), MaterialsError> {
     if len == suite.data_key_len() { Ok(()) } else { Err(DataKeyError::Len { len, suite }.into()) }
 }
 
-/// For opening: the whole context of a message, and the part of it that the message does not store. Each pair that
-/// the caller expects is stored with the same value, or is a required one.
+/// Returns the full context of a message to open, and the part that the message does not store.
+///
+/// Checks that each pair that the caller expects is stored with the same value, or is a required pair that is not stored.
 pub(crate) fn check_expected(
     stored: &EncryptionContext,
     expected: &EncryptionContext,
@@ -160,10 +161,10 @@ pub(crate) fn check_expected(
             None => return Err(ContextError::PairMissing { name: name.into() }),
         }
     }
-    let mut whole = stored.clone();
-    whole.extend(&not_stored);
-    whole.serialized_len()?;
-    Ok((whole, not_stored))
+    let mut full_context = stored.clone();
+    full_context.extend(&not_stored);
+    full_context.serialized_len()?;
+    Ok((full_context, not_stored))
 }
 
 fn check_required_names(context: &EncryptionContext, required: &BTreeSet<String>) -> Result<(), ContextError> {

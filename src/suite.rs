@@ -1,28 +1,42 @@
-//! The eleven algorithm suites of the AWS Encryption SDK, as one table.
-//!
-//! Source: AWS Encryption SDK specification, `framework/algorithm-suites.md`. All suites encrypt with AES-GCM,
-//! a 12-byte IV and a 16-byte tag.
+//! The algorithm suites of the AWS Encryption SDK, as one table (specification, `framework/algorithm-suites.md`).
 
 use std::fmt;
 
-/// The bytes of an IV.
+/// The length of an IV, in bytes.
 pub(crate) const IV_LEN: usize = 12;
-/// The same, as the format stores it.
+/// The length of an IV as the format stores it.
 #[allow(clippy::cast_possible_truncation, reason = "it is 12")]
 pub(crate) const IV_LEN_FIELD: u8 = IV_LEN as u8;
-/// The bytes of an authentication tag.
+/// The length of an authentication tag, in bytes.
 pub(crate) const TAG_LEN: usize = 16;
-/// The length of the tag in bits and of the IV in bytes, as a raw AES key's provider info has them
+/// The length of the tag in bits and of the IV in bytes, as the provider info of a raw AES key contains them
 /// (specification, `framework/raw-aes-keyring.md`, "Key Provider Information").
 #[allow(clippy::cast_possible_truncation, reason = "it is 128")]
 pub(crate) const RAW_AES_LENGTHS: [u8; 8] = [0, 0, 0, TAG_LEN as u8 * 8, 0, 0, 0, IV_LEN_FIELD];
-/// The bytes of a header's commitment to its data key.
+/// The length of a header's commitment to its data key, in bytes.
 pub(crate) const COMMITMENT_LEN: usize = 32;
 
-/// What a message is encrypted with: the key length, how the message's keys come from the data key, whether the
-/// header commits to the data key, and whether the message is signed.
+/// The algorithms that a message is sealed with.
 ///
-/// All can be sealed and opened, as far as the [commitment policy](CommitmentPolicy) allows.
+/// All suites encrypt with AES-GCM, 12-byte IVs and 16-byte tags. They differ in the key length, in how the encryption
+/// key is derived from the data key, and in whether they have key commitment and a signature. An
+/// [`Envelope`](crate::Envelope) seals with one suite, set with
+/// [`EnvelopeBuilder::suite`](crate::EnvelopeBuilder::suite), and opens messages of all suites that its
+/// [commitment policy](CommitmentPolicy) allows.
+///
+/// Use the default suite unless you need a signature or a reader needs another suite. With key commitment, a message
+/// opens with only one data key. A signature is useful when you trust those who open messages less than those who seal
+/// them: knowing a message's data key is then not enough to forge another message with it. Signed messages are slower to
+/// seal and to open. See AWS's
+/// [algorithm suites reference](https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/algorithms-reference.html).
+///
+/// ```
+/// use kms_envelope::AlgorithmSuite;
+///
+/// let suite = AlgorithmSuite::default();
+/// assert_eq!(suite.id(), 0x0478);
+/// assert!(suite.is_committing() && suite.signature().is_none());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum AlgorithmSuite {
@@ -50,18 +64,18 @@ pub enum AlgorithmSuite {
     Aes256GcmHkdfSha512CommitEcdsaP384,
 }
 
-/// The version of the message format that a suite is written in: its first byte.
+/// The version of the message format, which depends on the suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MessageVersion {
-    /// Suites without key commitment.
+    /// Version 1, for suites without key commitment.
     V1,
-    /// Suites with key commitment.
+    /// Version 2, for suites with key commitment.
     V2,
 }
 
 impl MessageVersion {
-    /// Returns the first byte of a message: 1 or 2.
+    /// Returns the version number: 1 or 2. It is the first byte of a message.
     pub const fn number(self) -> u8 {
         match self {
             Self::V1 => 1,
@@ -69,7 +83,7 @@ impl MessageVersion {
         }
     }
 
-    /// The length of the message id in bytes.
+    /// Returns the length of the message id in bytes: 16 or 32.
     pub const fn message_id_len(self) -> usize {
         match self {
             Self::V1 => 16,
@@ -78,7 +92,7 @@ impl MessageVersion {
     }
 }
 
-/// How a message's encryption key comes from its data key.
+/// How a message's encryption key is derived from its data key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyDerivation {
@@ -88,7 +102,7 @@ pub enum KeyDerivation {
     Hkdf(HashAlgorithm),
 }
 
-/// Such as `HKDF-SHA512`, or `no key derivation`.
+/// Formats as, for example, `HKDF-SHA512`, or as `no key derivation`.
 impl fmt::Display for KeyDerivation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -110,7 +124,7 @@ pub enum HashAlgorithm {
     Sha512,
 }
 
-/// Such as `SHA512`.
+/// Formats as, for example, `SHA512`.
 impl fmt::Display for HashAlgorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -121,7 +135,7 @@ impl fmt::Display for HashAlgorithm {
     }
 }
 
-/// What a suite signs its messages with.
+/// The signature algorithm of a suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SignatureAlgorithm {
@@ -132,9 +146,11 @@ pub enum SignatureAlgorithm {
 }
 
 impl SignatureAlgorithm {
-    /// Returns the length of the signatures that this crate writes, in bytes of DER: 71 or 103. Like AWS's SDKs for Java
-    /// and Python, it signs again until a signature has this length, so that a message's length is known beforehand. The
-    /// signatures of AWS's SDK for JavaScript differ in length. Readers accept any length.
+    /// Returns the length of the DER-encoded signatures that this crate writes, in bytes: 71 or 103.
+    ///
+    /// ECDSA signatures vary in length. Like AWS's SDKs for Java and Python, this crate signs again until a signature
+    /// has this length, so that a message's length is known before it is sealed. AWS's SDK for JavaScript does not.
+    /// Readers accept any length.
     pub const fn signature_len(self) -> usize {
         match self {
             Self::EcdsaP256Sha256 => 71,
@@ -143,7 +159,7 @@ impl SignatureAlgorithm {
     }
 }
 
-/// Such as `ECDSA P-384`.
+/// Formats as, for example, `ECDSA P-384`.
 impl fmt::Display for SignatureAlgorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -162,7 +178,7 @@ struct Row {
     signature: Option<SignatureAlgorithm>,
 }
 
-/// In the order of the enum: a suite's discriminant is its row.
+/// The rows are in the order of the enum, because a suite's discriminant is its index.
 #[rustfmt::skip]
 static TABLE: [Row; 11] = {
     use AlgorithmSuite::*;
@@ -188,12 +204,12 @@ static TABLE: [Row; 11] = {
 };
 
 impl AlgorithmSuite {
-    /// All suites, in the order of their ids.
+    /// Returns an iterator over all suites, in the order of their ids.
     pub fn all() -> impl ExactSizeIterator<Item = Self> {
         TABLE.iter().map(|row| row.suite)
     }
 
-    /// The suite with this id in a message's header, if there is one.
+    /// Returns the suite with this id, or `None` if the id is unknown.
     pub fn from_id(id: u16) -> Option<Self> {
         TABLE.iter().find(|row| row.id == id).map(|row| row.suite)
     }
@@ -202,66 +218,70 @@ impl AlgorithmSuite {
         &TABLE[self as usize]
     }
 
-    /// The suite's id in a message's header.
+    /// Returns the suite's id, which a message's header contains.
     pub fn id(self) -> u16 {
         self.row().id
     }
 
-    /// The length of the data key, and of the encryption key, in bytes: 16, 24 or 32.
+    /// Returns the length of the data key and of the encryption key, in bytes: 16, 24 or 32.
     pub fn data_key_len(self) -> usize {
         self.row().key_len
     }
 
-    /// How the encryption key comes from the data key.
+    /// Returns how the encryption key is derived from the data key.
     pub fn key_derivation(self) -> KeyDerivation {
         self.row().derivation
     }
 
-    /// Whether the header commits to the data key, so that a message opens under one key only.
+    /// Returns whether the suite has key commitment: the header commits to the data key, so that a message opens with
+    /// only one data key.
     pub fn is_committing(self) -> bool {
         self.row().commits
     }
 
-    /// What messages are signed with, if they are.
+    /// Returns the signature algorithm, or `None` if the suite does not sign messages.
     pub fn signature(self) -> Option<SignatureAlgorithm> {
         self.row().signature
     }
 
-    /// The version of the message format that the suite is written in.
+    /// Returns the version of the message format that the suite uses.
     pub fn message_version(self) -> MessageVersion {
         if self.is_committing() { MessageVersion::V2 } else { MessageVersion::V1 }
     }
 }
 
-/// Whether messages must commit to their data key. Specification: `client-apis/client.md`, "Commitment Policy".
+/// Whether messages must have key commitment.
 ///
-/// Without key commitment, somebody who knows two data keys can make a message that opens under each, to different
-/// plaintexts. The names are AWS's.
+/// Without key commitment, a sender can create a message that opens with two data keys, to a different plaintext with
+/// each. Use the default unless you exchange messages with software that does not support key commitment. Set the policy
+/// with [`EnvelopeBuilder::commitment_policy`](crate::EnvelopeBuilder::commitment_policy). The policies are the same as
+/// [AWS's](https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/migrate-commitment-policy.html).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CommitmentPolicy {
-    /// Seals without key commitment only, for readers that do not know it; opens either. The default suite is
-    /// [`Aes256GcmHkdfSha256`](AlgorithmSuite::Aes256GcmHkdfSha256).
+    /// Seals without key commitment, and opens messages with or without it. Use it only if some readers do not support
+    /// key commitment. The default suite is then [`Aes256GcmHkdfSha256`](AlgorithmSuite::Aes256GcmHkdfSha256).
     ForbidEncryptAllowDecrypt,
-    /// Seals with key commitment only; opens either: for as long as there are old messages.
+    /// Seals with key commitment, and opens messages with or without it. Use it while there are messages without key
+    /// commitment to open.
     RequireEncryptAllowDecrypt,
-    /// Seals and opens with key commitment only. The default.
+    /// Seals with key commitment, and opens only messages with key commitment. The default.
     #[default]
     RequireEncryptRequireDecrypt,
 }
 
 impl CommitmentPolicy {
-    /// Whether messages of the suite may be sealed.
+    /// Returns whether the policy allows sealing messages with the suite.
     pub fn allows_sealing(self, suite: AlgorithmSuite) -> bool {
         suite.is_committing() != (self == Self::ForbidEncryptAllowDecrypt)
     }
 
-    /// Whether messages of the suite may be opened.
+    /// Returns whether the policy allows opening messages of the suite.
     pub fn allows_opening(self, suite: AlgorithmSuite) -> bool {
         suite.is_committing() || self != Self::RequireEncryptRequireDecrypt
     }
 
-    /// The suite that is sealed with unless another is chosen: AES-256-GCM, without a signature.
+    /// Returns the suite that an envelope with this policy seals with by default.
     pub fn default_suite(self) -> AlgorithmSuite {
         match self {
             Self::ForbidEncryptAllowDecrypt => AlgorithmSuite::Aes256GcmHkdfSha256,
@@ -269,19 +289,19 @@ impl CommitmentPolicy {
         }
     }
 
-    /// What to do where a suite is refused for sealing.
+    /// Returns what to do if the policy does not allow sealing with a suite.
     pub(crate) fn advice(self) -> &'static str {
         match self {
-            Self::ForbidEncryptAllowDecrypt => "choose a suite without key commitment, or another policy",
+            Self::ForbidEncryptAllowDecrypt => "use a suite without key commitment, or another commitment policy",
             _ => {
-                "choose a suite with key commitment (0478 or 0578), or, for readers that do not know it, \
-                 CommitmentPolicy::ForbidEncryptAllowDecrypt"
+                "use a suite with key commitment (0478 or 0578), or CommitmentPolicy::ForbidEncryptAllowDecrypt \
+                 if some readers do not support key commitment"
             }
         }
     }
 }
 
-/// As AWS writes it, such as `REQUIRE_ENCRYPT_REQUIRE_DECRYPT`.
+/// Formats as AWS's name, for example `REQUIRE_ENCRYPT_REQUIRE_DECRYPT`.
 impl fmt::Display for CommitmentPolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -293,13 +313,13 @@ impl fmt::Display for CommitmentPolicy {
 }
 
 impl Default for AlgorithmSuite {
-    /// `0x0478`: key commitment, no signature.
+    /// Returns `0x0478`: AES-256-GCM with key commitment, without a signature.
     fn default() -> Self {
         Self::Aes256GcmHkdfSha512Commit
     }
 }
 
-/// The id as the specification writes it, such as `0478`.
+/// Formats as the id in hexadecimal, for example `0478`.
 impl fmt::Display for AlgorithmSuite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:04x}", self.id())
@@ -311,7 +331,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_suite_is_its_own_row_and_is_found_by_its_id() {
+    fn every_suite_has_its_row_and_is_found_by_its_id() {
         assert_eq!(AlgorithmSuite::all().len(), 11);
         for (index, suite) in AlgorithmSuite::all().enumerate() {
             assert_eq!(suite as usize, index);
@@ -320,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_other_aws_formats_are_no_suites_of_ours() {
+    fn ids_of_other_aws_formats_are_unknown() {
         for id in [0x0000, 0x0070, 0x0074, 0x6700, 0x6701, 0xffff] {
             assert_eq!(AlgorithmSuite::from_id(id), None, "{id:04x}");
         }
