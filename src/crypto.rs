@@ -1,7 +1,7 @@
-//! The cryptography: two backends that give the same bytes, the keys of a message, secrets and randomness.
+//! The cryptography: two backends with the same output, the keys of a message, secrets and randomness.
 //!
-//! Nothing here is a primitive of our own: AES-GCM comes from AWS-LC or from the RustCrypto
-//! crates, HKDF from the latter.
+//! No primitive is implemented here. AES-GCM and ECDSA come from AWS-LC or the RustCrypto crates, key derivation and
+//! digests from the RustCrypto crates.
 
 #[cfg(feature = "aws-lc")]
 mod aws_lc;
@@ -26,22 +26,26 @@ use std::sync::OnceLock;
 
 use crate::suite::{IV_LEN, TAG_LEN};
 
-/// What does the cryptography. All give the same bytes; they differ in speed only. The exception is signatures, for
-/// which AWS-LC draws random numbers of its own.
+/// The implementation of AES-GCM and ECDSA.
+///
+/// All backends write and read the same format; they differ in speed. For the same keys and random bytes, they write the
+/// same bytes, except for signatures: AWS-LC always uses its own random numbers for them. Select a backend with
+/// [`EnvelopeBuilder::backend`](crate::EnvelopeBuilder::backend).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Backend {
-    /// [AWS-LC](https://docs.rs/aws-lc-rs), several times faster than pure Rust. The default where the feature
-    /// `aws-lc` is on, as it is unless switched off.
+    /// [AWS-LC](https://docs.rs/aws-lc-rs), which is several times faster than pure Rust. The default if the feature
+    /// `aws-lc` is enabled, which it is by default.
     #[cfg(feature = "aws-lc")]
     #[cfg_attr(feature = "aws-lc", default)]
     AwsLc,
-    /// The [RustCrypto](https://docs.rs/aes-gcm) crates: pure Rust, builds anywhere.
+    /// The [RustCrypto](https://docs.rs/aes-gcm) crates, which are pure Rust and need no C compiler. The default if the
+    /// feature `aws-lc` is disabled.
     #[cfg_attr(not(feature = "aws-lc"), default)]
     RustCrypto,
 }
 
-/// A value for each backend, made when it is first needed.
+/// One value for each backend, created on first use.
 #[derive(Debug)]
 pub(crate) struct PerBackend<T> {
     #[cfg(feature = "aws-lc")]
@@ -69,11 +73,11 @@ impl<T> Default for PerBackend<T> {
     }
 }
 
-/// A tag does not match.
+/// An authentication tag does not match.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TagMismatch;
 
-/// AES-GCM under one key of 16, 24 or 32 bytes, with 12-byte IVs and 16-byte tags.
+/// AES-GCM with a key of 16, 24 or 32 bytes, 12-byte IVs and 16-byte tags.
 #[derive(Debug)]
 pub(crate) enum AesGcm {
     #[cfg(feature = "aws-lc")]
@@ -90,7 +94,7 @@ impl AesGcm {
         }
     }
 
-    /// Writes the ciphertext and then the tag to `out`, which has room for both exactly.
+    /// Writes the ciphertext and the tag to `out`, which must be exactly as long as both.
     pub(crate) fn seal(&self, iv: &[u8; IV_LEN], aad: &[u8], plaintext: &[u8], out: &mut [u8]) {
         let (ciphertext, tag) = out.split_at_mut(plaintext.len());
         match self {
@@ -100,8 +104,8 @@ impl AesGcm {
         }
     }
 
-    /// Writes the plaintext of `sealed`, ciphertext and then tag, to `out`, which has room for it exactly. Where the
-    /// tag does not match, `out` is left without any of it.
+    /// Decrypts `sealed`, a ciphertext and its tag, to `out`, which must be exactly as long as the plaintext. On error,
+    /// `out` contains no plaintext.
     pub(crate) fn open(&self, iv: &[u8; IV_LEN], aad: &[u8], sealed: &[u8], out: &mut [u8]) -> Result<(), TagMismatch> {
         let (ciphertext, tag) = sealed.split_last_chunk().ok_or(TagMismatch)?;
         match self {
@@ -113,8 +117,7 @@ impl AesGcm {
 }
 
 impl AesGcm {
-    /// As [`open`](Self::open), in place: the plaintext is at the start of `sealed` then. Where the tag does not match,
-    /// `sealed` is wiped.
+    /// Like [`open`](Self::open), but writes the plaintext to the start of `sealed`. On error, zeroizes `sealed`.
     #[cfg(feature = "stream")]
     pub(crate) fn open_in_place(&self, iv: &[u8; IV_LEN], aad: &[u8], sealed: &mut [u8]) -> Result<(), TagMismatch> {
         let (buffer, tag) = sealed.split_last_chunk_mut().ok_or(TagMismatch)?;
@@ -192,9 +195,9 @@ mod tests {
             let vectors = hkdf_vectors::TestSet::load(name).unwrap();
             for test in vectors.test_groups.iter().flat_map(|group| &group.tests) {
                 if test.result == TestResult::Invalid {
-                    continue; // Lengths beyond the limit, which nothing here asks for.
+                    continue; // Outputs longer than HKDF allows, which this crate never requests.
                 }
-                // A second output is derived independently of the first; info may come in pieces.
+                // A second output is independent of the first. The info can be in several parts.
                 let (mut okm, mut again) = (vec![0; test.size], vec![0; test.size]);
                 let (start, end) = test.info.split_at(test.info.len() / 2);
                 hkdf(hash, &test.salt, &test.ikm, &mut [(&[&test.info], &mut okm), (&[start, end], &mut again)]);
@@ -254,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_backends_give_the_same_bytes_and_open_each_others(
+        fn the_backends_have_the_same_output_and_open_it(
             key in prop_oneof![Just(16usize), Just(24), Just(32)]
                 .prop_flat_map(|len| proptest::collection::vec(any::<u8>(), len)),
             iv: [u8; 12],

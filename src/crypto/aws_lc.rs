@@ -1,16 +1,16 @@
 //! AES-GCM by AWS-LC.
 
 pub(super) mod ecdsa;
-mod faster_way;
+mod open_strategy;
 
 use std::fmt;
 
 use aws_lc_rs::aead::{AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
-use self::faster_way::{FasterWay, Way};
+use self::open_strategy::{OpenStrategy, Strategy};
 use super::{IV_LEN, TAG_LEN, TagMismatch};
 
-static FASTER_WAY: FasterWay = FasterWay::new();
+static OPEN_STRATEGY: OpenStrategy = OpenStrategy::new();
 
 pub(crate) struct AesGcm(LessSafeKey);
 
@@ -21,7 +21,7 @@ impl AesGcm {
             24 => &AES_192_GCM,
             _ => &AES_256_GCM,
         };
-        Self(LessSafeKey::new(UnboundKey::new(algorithm, key).expect("a secret key has a length of AES")))
+        Self(LessSafeKey::new(UnboundKey::new(algorithm, key).expect("a secret key has an AES key length")))
     }
 
     pub(super) fn seal(&self, iv: &[u8; IV_LEN], aad: &[u8], plaintext: &[u8], ciphertext: &mut [u8], tag: &mut [u8]) {
@@ -39,9 +39,9 @@ impl AesGcm {
         out: &mut [u8],
     ) -> Result<(), TagMismatch> {
         let (nonce, aad) = (Nonce::from(iv), Aad::from(aad));
-        let opened = FASTER_WAY.open(ciphertext.len(), |way| match way {
-            Way::Apart => self.0.open_separate_gather(nonce, aad, ciphertext, tag, out),
-            Way::InPlace => {
+        let opened = OPEN_STRATEGY.open(ciphertext.len(), |strategy| match strategy {
+            Strategy::OutOfPlace => self.0.open_separate_gather(nonce, aad, ciphertext, tag, out),
+            Strategy::CopyFirst => {
                 out.copy_from_slice(ciphertext);
                 self.0.open_in_place_separate_tag(nonce, aad, tag, out).map(drop)
             }

@@ -1,5 +1,7 @@
-//! HKDF (RFC 5869) and KBKDF (NIST SP 800-108), by the RustCrypto crates for both backends: AWS-LC's binding extracts anew for each expansion,
-//! which makes it the slower one, and leaves the pseudorandom key to its own care.
+//! HKDF (RFC 5869) and KBKDF (NIST SP 800-108).
+//!
+//! Both backends use the RustCrypto crates. AWS-LC's binding of HKDF is slower, because it repeats the extraction for
+//! each expansion, and does not let us zeroize the pseudorandom key.
 
 use hkdf::Hkdf;
 use sha2::{Sha256, Sha384, Sha512};
@@ -7,15 +9,15 @@ use zeroize::Zeroize;
 
 use crate::suite::HashAlgorithm;
 
-/// One extraction, and an expansion for each pair of info and output.
+/// Extracts once, then expands for each pair of info and output.
 pub(super) fn hkdf(hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut [(&[&[u8]], &mut [u8])]) {
-    /// A macro, since the trait bounds of a function generic over the hash would be longer than its body.
+    /// A macro, because the trait bounds of a generic function would be longer than its body.
     macro_rules! with {
         ($hash:ty) => {{
             let (mut pseudorandom_key, hkdf) = Hkdf::<$hash>::extract(Some(salt), input);
             pseudorandom_key.zeroize();
             for (info, output) in outputs {
-                hkdf.expand_multi_info(info, output).expect("no output is longer than 255 hashes");
+                hkdf.expand_multi_info(info, output).expect("an output is at most 255 hashes long");
             }
         }};
     }
@@ -26,7 +28,7 @@ pub(super) fn hkdf(hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut
     }
 }
 
-/// KBKDF with HMAC in counter mode (NIST SP 800-108r1, section 4.1), with counter and length of 32 bits.
+/// KBKDF in counter mode with HMAC (NIST SP 800-108r1, section 4.1), with 32-bit counter and length.
 #[cfg(any(feature = "branch-key", feature = "ecdh"))]
 pub(crate) mod kbkdf {
     use hmac::{
@@ -36,7 +38,7 @@ pub(crate) mod kbkdf {
     use kbkdf::{Counter, Kbkdf, Params};
     use zeroize::{Zeroize, Zeroizing};
 
-    /// 32 bytes, with SHA-256.
+    /// Derives 32 bytes with SHA-256.
     #[cfg(feature = "branch-key")]
     pub(crate) fn sha256(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
         struct Output;
@@ -47,7 +49,7 @@ pub(crate) mod kbkdf {
         derived(kdf.derive(Params::builder(key).with_label(label).with_context(context).build()))
     }
 
-    /// 64 bytes, with SHA-384.
+    /// Derives 64 bytes with SHA-384.
     #[cfg(feature = "ecdh")]
     pub(crate) fn sha384(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
         struct Output;
@@ -59,7 +61,7 @@ pub(crate) mod kbkdf {
     }
 
     fn derived<K: AsMut<[u8]> + Zeroize>(key: Result<K, kbkdf::Error>) -> Zeroizing<Vec<u8>> {
-        let mut key = key.expect("one or two blocks are not too many");
+        let mut key = key.expect("an output is at most two blocks long");
         let derived = Zeroizing::new(key.as_mut().to_vec());
         key.zeroize();
         derived

@@ -1,4 +1,5 @@
-//! From a data key to the keys of one message. Specification: `framework/algorithm-suites.md`, "Key Derivation".
+//! The keys of one message, derived from its data key (specification, `framework/algorithm-suites.md`, "Key
+//! Derivation").
 
 use zeroize::Zeroizing;
 
@@ -8,26 +9,26 @@ use crate::{
     suite::{AlgorithmSuite, KeyDerivation},
 };
 
-/// What a data key becomes for one message.
+/// The encryption key and the commitment of one message.
 #[derive(Debug)]
 pub(crate) struct MessageKeys {
     /// Encrypts the body and authenticates the header.
     pub(crate) encryption: AesGcm,
-    /// Goes into the header, to be compared on opening, where the suite has it.
+    /// Stored in the header and compared on opening. Present if the suite has key commitment.
     pub(crate) commitment: Option<[u8; 32]>,
 }
 
-/// Who derives a message's keys.
+/// A variant of the key derivation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// What the specification says, and everybody does.
+    /// As specified.
     Specification,
-    /// AWS's SDK for .NET 4.0.0, which left the message id out where there is no commitment.
+    /// As in version 4.0.0 of AWS's SDK for .NET, which omitted the message id for suites without key commitment.
     Net400,
 }
 
 impl MessageKeys {
-    /// The data key has the suite's length.
+    /// Derives the keys. `data_key` must have the suite's length.
     pub(crate) fn derive(
         backend: Backend,
         suite: AlgorithmSuite,
@@ -54,7 +55,7 @@ impl MessageKeys {
             hkdf(hash, &[], data_key.expose(), &mut [(&[&suite_id, id], &mut encryption)]);
             None
         };
-        let encryption = SecretKey::try_from(encryption).expect("a data key has a length of AES");
+        let encryption = SecretKey::try_from(encryption).expect("the suite's key length is an AES key length");
         Self { encryption: AesGcm::new(backend, &encryption), commitment }
     }
 }

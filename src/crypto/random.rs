@@ -1,4 +1,4 @@
-//! Where random bytes come from: the operating system, or a generator that the caller gives.
+//! The source of random bytes: the operating system, or a generator that the caller provides.
 
 use std::{fmt, sync::Mutex};
 
@@ -12,10 +12,10 @@ type Fill = Box<dyn FnMut(&mut [u8]) -> Result<(), RandomError> + Send>;
 /// A source of random bytes.
 #[derive(Default)]
 pub(crate) enum Random {
-    /// The operating system's.
+    /// The operating system's generator.
     #[default]
     System,
-    /// The caller's, such as a seeded one in a test.
+    /// The caller's generator, for example a seeded one in a test.
     Given(Mutex<Fill>),
 }
 
@@ -30,16 +30,16 @@ impl Random {
     pub(crate) fn fill(&self, out: &mut [u8]) -> Result<(), RandomError> {
         match self {
             Self::System => SysRng.try_fill_bytes(out).map_err(|error| RandomError(error.into())),
-            // A generator that panicked may be in any state.
-            Self::Given(fill) => fill.lock().map_err(|_| RandomError("it panicked before".into()))?(out),
+            // A generator that has panicked may be in any state, so it is not used again.
+            Self::Given(fill) => fill.lock().map_err(|_| RandomError("an earlier call panicked".into()))?(out),
         }
     }
 }
 
-/// A handle to a source of random bytes: the operating system's, or the generator given to
-/// [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng). Requests to key providers carry it.
+/// A source of random bytes, which each request to a key provider contains.
 ///
-/// The default is the operating system's.
+/// It is the operating system's generator by default, or the generator passed to
+/// [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng).
 #[derive(Clone, Copy)]
 pub struct Randomness<'a>(pub(crate) &'a Random);
 
@@ -47,7 +47,7 @@ impl Randomness<'_> {
     /// Fills `out` with random bytes.
     ///
     /// # Errors
-    /// [`RandomError`] if the source fails. The contents of `out` are unspecified then.
+    /// Returns [`RandomError`] if the source fails. The contents of `out` are then unspecified.
     pub fn fill(&self, out: &mut [u8]) -> Result<(), RandomError> {
         self.0.fill(out)
     }
@@ -66,7 +66,7 @@ impl fmt::Debug for Randomness<'_> {
     }
 }
 
-/// A source of random bytes as a generator, for crates that take one.
+/// Adapts [`Random`] to the generator traits of `rand_core`.
 pub(crate) struct Rng<'a>(pub(crate) &'a Random);
 
 impl TryRng for Rng<'_> {

@@ -1,4 +1,4 @@
-//! AES-GCM by the RustCrypto crates.
+//! AES-GCM of the RustCrypto crates.
 
 pub(super) mod ecdsa;
 
@@ -14,7 +14,7 @@ use zeroize::Zeroize;
 
 use super::{IV_LEN, TAG_LEN, TagMismatch};
 
-/// Boxed, since the expanded keys are about a kilobyte and would be copied with every move.
+/// The expanded keys are boxed, because they have about a kilobyte and would be copied with every move.
 pub(crate) enum AesGcm {
     Aes128(Box<Aes128Gcm>),
     Aes192(Box<aes_gcm::AesGcm<Aes192, U12>>),
@@ -22,18 +22,18 @@ pub(crate) enum AesGcm {
 }
 
 fn expand<A: KeyInit>(key: &[u8]) -> Box<A> {
-    /// Not inlined, so that its part of the stack is below this one's.
+    /// Not inlined, so that its stack frame is in the region that `wipe_stack` overwrites.
     #[inline(never)]
     fn boxed<A: KeyInit>(key: &[u8]) -> Box<A> {
-        Box::new(A::new_from_slice(key).expect("a secret key has a length of AES"))
+        Box::new(A::new_from_slice(key).expect("a secret key has an AES key length"))
     }
     let expanded = boxed(key);
     wipe_stack();
     expanded
 }
 
-/// Overwrites the part of the stack below: what functions that were called before have left there. An expanded key
-/// begins with the key itself; it is on the stack before it is boxed, and parts of it while it is used.
+/// Overwrites the unused part of the stack, where earlier calls may have left key material. An expanded key begins with
+/// the key itself. It is on the stack before it is boxed, and parts of it are there while it is used.
 #[inline(never)]
 fn wipe_stack() {
     let mut left = [0_u64; 2048];
@@ -41,7 +41,7 @@ fn wipe_stack() {
     std::hint::black_box(&left);
 }
 
-/// The expanded keys wipe themselves.
+/// Wipes the stack only, because the expanded keys zeroize themselves.
 impl Drop for AesGcm {
     fn drop(&mut self) {
         wipe_stack();
@@ -59,7 +59,7 @@ impl AesGcm {
 
     pub(super) fn seal(&self, iv: &[u8; IV_LEN], aad: &[u8], plaintext: &[u8], ciphertext: &mut [u8], tag: &mut [u8]) {
         let iv = iv.into();
-        let buffer = InOutBuf::new(plaintext, ciphertext).expect("as long as the plaintext");
+        let buffer = InOutBuf::new(plaintext, ciphertext).expect("the ciphertext is as long as the plaintext");
         let made = match self {
             Self::Aes128(key) => key.encrypt_inout_detached(iv, aad, buffer),
             Self::Aes192(key) => key.encrypt_inout_detached(iv, aad, buffer),
@@ -76,7 +76,7 @@ impl AesGcm {
         tag: &[u8; TAG_LEN],
         out: &mut [u8],
     ) -> Result<(), TagMismatch> {
-        self.open_buffer(iv, aad, InOutBuf::new(ciphertext, out).expect("as long as the ciphertext"), tag)
+        self.open_buffer(iv, aad, InOutBuf::new(ciphertext, out).expect("the output is as long as the ciphertext"), tag)
     }
 
     #[cfg(feature = "stream")]

@@ -1,4 +1,4 @@
-//! Keys in memory.
+//! Plaintext keys in memory.
 
 use std::fmt;
 
@@ -10,34 +10,44 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// An AES key in the clear: 16, 24 or 32 bytes, wiped from memory when dropped, and never printed.
+/// A plaintext AES key of 16, 24 or 32 bytes.
 ///
-/// It holds its bytes on the heap, so that moving it leaves no copy behind.
+/// The bytes are zeroized when the key is dropped, and `Debug` does not print them. They are stored on the heap, so that
+/// moving the key leaves no copy behind.
+///
+/// ```
+/// use kms_envelope::provider::SecretKey;
+///
+/// let key = SecretKey::from([7; 32]);
+/// assert_eq!(key.len(), 32);
+/// assert_eq!(format!("{key:?}"), "SecretKey(32 bytes)");
+/// assert!(SecretKey::try_from(vec![7; 15]).is_err());
+/// ```
 pub struct SecretKey(Zeroizing<Vec<u8>>);
 
 impl SecretKey {
-    /// The key's bytes. Copies made of them are the caller's to wipe.
+    /// Returns the key's bytes. The caller must zeroize any copies of them.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// The length in bytes: 16, 24 or 32.
+    /// Returns the length in bytes: 16, 24 or 32.
     #[expect(clippy::len_without_is_empty, reason = "a key is never empty")]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Generates a random data key of the [length](AlgorithmSuite::data_key_len) that a suite takes.
+    /// Generates a random data key of the [length](AlgorithmSuite::data_key_len) that the suite requires.
     ///
-    /// Key providers call it with the suite and the randomness of a request.
+    /// Implementations of [`KeyProvider`](crate::KeyProvider) call this with the suite and the randomness of a request.
     ///
     /// # Errors
-    /// [`RandomError`] if the source of randomness fails.
+    /// Returns [`RandomError`] if the source of randomness fails.
     pub fn generate(suite: AlgorithmSuite, randomness: Randomness<'_>) -> Result<Self, RandomError> {
         Self::filled(suite.data_key_len(), |out| randomness.fill(out))
     }
 
-    /// A key of `len` bytes that `fill` fills.
+    /// Creates a key of `len` bytes and lets `fill` fill them. `len` must be an AES key length.
     pub(crate) fn filled<E>(len: usize, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
         let mut bytes = Zeroizing::new(vec![0; len]);
         fill(&mut bytes)?;
@@ -45,7 +55,7 @@ impl SecretKey {
     }
 }
 
-/// Takes the bytes over without copying them. Where the length is wrong, they are wiped.
+/// Moves the bytes without copying them. Zeroizes them if the length is wrong.
 impl TryFrom<Zeroizing<Vec<u8>>> for SecretKey {
     type Error = ConfigError;
 
@@ -57,7 +67,7 @@ impl TryFrom<Zeroizing<Vec<u8>>> for SecretKey {
     }
 }
 
-/// Takes the bytes over without copying them. Where the length is wrong, they are wiped.
+/// Moves the bytes without copying them. Zeroizes them if the length is wrong.
 impl TryFrom<Vec<u8>> for SecretKey {
     type Error = ConfigError;
 
@@ -66,7 +76,7 @@ impl TryFrom<Vec<u8>> for SecretKey {
     }
 }
 
-/// Copies the bytes; the original is the caller's to wipe.
+/// Copies the bytes. The caller must zeroize the original.
 impl TryFrom<&[u8]> for SecretKey {
     type Error = ConfigError;
 
@@ -76,7 +86,7 @@ impl TryFrom<&[u8]> for SecretKey {
 }
 
 impl From<[u8; 32]> for SecretKey {
-    /// Copies the bytes; the original is the caller's to wipe.
+    /// Copies the bytes. The caller must zeroize the original.
     fn from(bytes: [u8; 32]) -> Self {
         Self(Zeroizing::new(bytes.to_vec()))
     }
@@ -93,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_a_length_of_aes() {
+    fn a_key_has_an_aes_key_length() {
         for len in 0..=64 {
             let key = SecretKey::try_from(vec![7; len]);
             assert_eq!(key.is_ok(), matches!(len, 16 | 24 | 32), "{len}");

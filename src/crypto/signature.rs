@@ -1,4 +1,4 @@
-//! ECDSA over the digest of a message. Specification: `data-format/message-footer.md`.
+//! ECDSA signatures of messages (specification, `data-format/message-footer.md`).
 
 use std::fmt;
 
@@ -9,11 +9,12 @@ use super::aws_lc::ecdsa as aws_lc;
 use super::{Backend, Random, rust_crypto::ecdsa as rust_crypto};
 use crate::{error::RandomError, suite::SignatureAlgorithm};
 
-/// A signature does not match its message, or a public key is none.
+/// A signature does not match its message, or a public key is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadSignature;
 
-/// The running digest of what is signed. By RustCrypto for both backends: AWS-LC's is no faster.
+/// The digest of the signed bytes, computed incrementally. Both backends use the RustCrypto crates, which were as fast as
+/// AWS-LC when measured (docs/performance.md).
 #[derive(Clone)]
 pub(crate) enum MessageDigest {
     Sha256(Sha256),
@@ -43,14 +44,14 @@ impl MessageDigest {
     }
 }
 
-/// Without its state.
+/// Omits the state.
 impl fmt::Debug for MessageDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MessageDigest")
     }
 }
 
-/// A fresh key pair.
+/// A key pair for signing one message.
 #[derive(Debug)]
 pub(crate) enum SigningKey {
     #[cfg(feature = "aws-lc")]
@@ -71,7 +72,7 @@ impl SigningKey {
         })
     }
 
-    /// The public key: a compressed point (SEC 1, section 2.3.3).
+    /// Returns the public key as a compressed point (SEC 1, section 2.3.3).
     pub(crate) fn public_key(&self) -> Vec<u8> {
         match self {
             #[cfg(feature = "aws-lc")]
@@ -80,8 +81,8 @@ impl SigningKey {
         }
     }
 
-    /// A signature in DER, of the [usual length](SignatureAlgorithm::signature_len): every other one has it, so a
-    /// few are made until one does.
+    /// Returns a DER-encoded signature of the [fixed length](SignatureAlgorithm::signature_len). About half of all
+    /// signatures have this length, so the message is signed repeatedly until one has it.
     pub(crate) fn sign(
         &self,
         algorithm: SignatureAlgorithm,
@@ -102,7 +103,7 @@ impl SigningKey {
     }
 }
 
-/// The public key of a message.
+/// The public key that verifies a message's signature.
 #[derive(Debug)]
 pub(crate) enum VerifyingKey {
     #[cfg(feature = "aws-lc")]
@@ -111,7 +112,7 @@ pub(crate) enum VerifyingKey {
 }
 
 impl VerifyingKey {
-    /// From a point of the algorithm's curve, compressed or not.
+    /// Parses a compressed or uncompressed point on the algorithm's curve.
     pub(crate) fn parse(backend: Backend, algorithm: SignatureAlgorithm, key: &[u8]) -> Result<Self, BadSignature> {
         Ok(match backend {
             #[cfg(feature = "aws-lc")]
@@ -120,7 +121,7 @@ impl VerifyingKey {
         })
     }
 
-    /// Verifies a signature in DER.
+    /// Verifies a DER-encoded signature.
     pub(crate) fn verify(&self, digest: MessageDigest, signature: &[u8]) -> Result<(), BadSignature> {
         let digest = digest.finish();
         match self {

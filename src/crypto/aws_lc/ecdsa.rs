@@ -1,4 +1,4 @@
-//! ECDSA by AWS-LC.
+//! ECDSA of AWS-LC.
 
 use aws_lc_rs::{
     digest::{self, Digest},
@@ -19,7 +19,7 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RandomError 
 }
 
 impl SigningKey {
-    /// With AWS-LC's own randomness.
+    /// Generates a key pair with AWS-LC's own random number generator.
     pub(crate) fn generate(algorithm: SignatureAlgorithm) -> Result<Self, RandomError> {
         let signing = match algorithm {
             SignatureAlgorithm::EcdsaP256Sha256 => &ECDSA_P256_SHA256_ASN1_SIGNING,

@@ -1,4 +1,4 @@
-//! ECDSA by the RustCrypto crates.
+//! ECDSA of the RustCrypto crates.
 
 use p256::ecdsa::signature::hazmat::{PrehashVerifier, RandomizedPrehashSigner};
 use p384::elliptic_curve::Generate;
@@ -31,7 +31,7 @@ impl SigningKey {
         }
     }
 
-    /// The nonce is RFC 6979's, with additional randomness (section 3.6).
+    /// Signs with the nonce of RFC 6979 and additional randomness (section 3.6).
     pub(crate) fn sign(&self, digest: &[u8], random: &Random) -> Result<Vec<u8>, RandomError> {
         let rng = &mut Rng(random);
         match self {
