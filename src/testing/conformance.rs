@@ -1,4 +1,4 @@
-//! What every key provider must do, as a test.
+//! A test suite for implementations of `KeyProvider`.
 
 use std::{
     fmt,
@@ -29,16 +29,17 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// The length of each part of an encrypted data key is a 16-bit field.
+/// The maximum length of each field of an encrypted data key: its length field has 16 bits.
 const MAX_FIELD_LEN: usize = 65_535;
 
-/// How long a request may take whose deadline has passed before it began.
+/// The maximum time of a request whose deadline had passed before it started.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tests that a [`KeyProvider`] does what an [`Envelope`](crate::Envelope) and its callers rely on.
+/// A test suite for implementations of [`KeyProvider`].
 ///
-/// It makes some hundreds of requests: a provider that calls a paid or a limited service should be tested against a
-/// stand-in. It runs on any executor.
+/// It tests the requirements that an [`Envelope`](crate::Envelope) and its callers rely on. Call
+/// [`check`](Self::check) in a test of your provider, on any executor. The suite calls the provider several hundred
+/// times, so if the provider calls a paid or rate-limited service, test it with a simulation of the service.
 ///
 /// ```
 /// use kms_envelope::{RawAes, testing::Conformance};
@@ -51,17 +52,20 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// ```
 ///
 /// # Requirements
-/// - The provider has a name (`Display`). Neither its name, nor its `Debug` output, nor its errors show a data key or a
-///   [secret](Self::with_secret).
-/// - Data keys have the length that the suite takes, two of them differ, and each encrypted form fits into a message.
-/// - Each encrypted form of a generated key and of a given key decrypts to that key, and the provider says that it may.
-/// - The encrypted data key is found in a list with damaged keys and keys of other providers before it, at the right
-///   index. A list without keys of the provider is a [`ProviderErrorKind::NoMatchingKey`].
-/// - Nothing decrypts under another encryption context, unless [it need not](Self::without_context_binding).
-/// - An encrypted data key with any byte of its ciphertext changed, cut off or added is refused, with an error that is
-///   not retryable. Fields of any length and content are refused without a panic.
-/// - Requests at the same time do not disturb each other.
-/// - A request after its deadline works or fails with a retryable error, within seconds.
+/// - The provider's `Display` output is not empty. Its `Display` and `Debug` output and its errors do not contain a data
+///   key or a [secret](Self::with_secret).
+/// - Generated data keys have the length that the suite requires and are different each time. Each encrypted data key
+///   fits into a message.
+/// - Each encrypted data key decrypts to the data key that was generated or passed in, and
+///   [`may_decrypt`](KeyProvider::may_decrypt) returns `true` for it.
+/// - The encrypted data key is found, with the right index, in a list with damaged keys and keys of other providers
+///   before it. For a list without any key of the provider, the error is [`ProviderErrorKind::NoMatchingKey`].
+/// - An encrypted data key does not decrypt with another encryption context, unless
+///   [this is not required](Self::without_context_binding).
+/// - An encrypted data key whose ciphertext is modified in any byte, truncated or extended is refused with an error that
+///   is not retryable. Fields of any length and content are refused without a panic.
+/// - Concurrent requests do not affect each other.
+/// - A request whose deadline has passed succeeds or fails with a retryable error within 5 seconds.
 #[derive(Debug)]
 #[must_use = "nothing is tested until check is called"]
 pub struct Conformance<'a> {
@@ -75,52 +79,52 @@ pub struct Conformance<'a> {
 
 struct SecretBytes(Zeroizing<Vec<u8>>);
 
-/// The pairs of the contexts.
+/// The pairs of most contexts in the tests.
 const COMMON: &[(&str, &str)] = &[("conforms", "acme"), ("größe", "5 µm")];
 
-/// Pairs that differ from [`COMMON`] in one thing each.
+/// Variations of [`COMMON`].
 const DIFFERENT: [&[(&str, &str)]; 7] = [
     &[],
     &[("conforms", "acme")],
     &[("conforms", "acmf"), ("größe", "5 µm")],
     &[("conformr", "acme"), ("größe", "5 µm")],
     &[("conforms", "5 µm"), ("größe", "acme")],
-    // The same bytes, divided elsewhere.
+    // The same bytes, divided differently.
     &[("conform", "sacme"), ("größe", "5 µm")],
     &[("conforms", "acme"), ("größe", "5 µm"), ("", "")],
 ];
 
 impl<'a> Conformance<'a> {
-    /// Tests this provider, in all suites.
+    /// Creates tests of a provider, with all suites.
     pub fn new(provider: &'a dyn KeyProvider) -> Self {
         let suites = AlgorithmSuite::all().collect();
         let (required_context, secrets) = (EncryptionContext::new(), Vec::new());
         Self { sealing: provider, opening: provider, binds_context: true, suites, required_context, secrets }
     }
 
-    /// Decrypts with another provider, where the first one can only encrypt, such as with a public key.
+    /// Decrypts with another provider. Use it if the first provider can only encrypt, for example with a public key.
     pub fn opened_by(self, opening: &'a dyn KeyProvider) -> Self {
         Self { opening, ..self }
     }
 
-    /// Does not require that data keys are bound to the encryption context. For providers that cannot do that, such as
-    /// `RawRsa`.
+    /// Does not require that decryption fails with another encryption context. Use it for providers that cannot bind data
+    /// keys to the context, such as `RawRsa`.
     pub fn without_context_binding(self) -> Self {
         Self { binds_context: false, ..self }
     }
 
-    /// Tests these suites only. For providers that do not serve all, such as `AwsKmsRsa`.
+    /// Tests only these suites. Use it for providers that do not support all suites, such as `AwsKmsRsa`.
     pub fn with_suites(self, suites: impl IntoIterator<Item = AlgorithmSuite>) -> Self {
         Self { suites: suites.into_iter().collect(), ..self }
     }
 
-    /// Adds these pairs to every context, without which the provider serves nobody, such as those that a
-    /// [`ByContext`](crate::provider::ByContext) goes by.
+    /// Adds these pairs to every context. Use it if the provider needs them, for example because a
+    /// [`ByContext`](crate::provider::ByContext) selects the key by their value.
     pub fn with_required_context(self, pairs: EncryptionContext) -> Self {
         Self { required_context: pairs, ..self }
     }
 
-    /// Adds bytes that the provider must not show: its key, a token. At least 8 bytes.
+    /// Adds bytes that the provider's output must not contain, for example its key or a token: at least 8 bytes.
     pub fn with_secret(mut self, secret: impl Into<Vec<u8>>) -> Self {
         self.secrets.push(SecretBytes(Zeroizing::new(secret.into())));
         self
@@ -129,13 +133,13 @@ impl<'a> Conformance<'a> {
     /// Runs all tests.
     ///
     /// # Panics
-    /// With a sentence that names the requirement, where the provider does not meet it.
+    /// Panics if the provider does not meet a requirement. The message names the requirement.
     pub async fn check(&self) {
         self.has_a_name();
         for suite in &self.suites {
             self.keys_come_back(*suite).await;
         }
-        // One suite for each length of keys says the same about the rest as all of them.
+        // For the other requirements, one suite for each key length is enough.
         let mut suites: Vec<_> = self.suites.clone();
         suites.sort_by_key(|suite| suite.data_key_len());
         suites.dedup_by_key(|suite| suite.data_key_len());
@@ -164,7 +168,7 @@ impl<'a> Conformance<'a> {
         let again = self.generate(suite, &context).await;
         self.require(
             generated.plaintext.expose() != again.plaintext.expose(),
-            "generate_data_key must make a fresh key for each request",
+            "generate_data_key must return a new key for each request",
         );
         self.come_back(suite, &context, &generated, "generate_data_key").await;
 
@@ -175,13 +179,13 @@ impl<'a> Conformance<'a> {
         let given = GeneratedDataKey::new(plaintext, encrypted);
         self.come_back(suite, &context, &given, "encrypt_data_key").await;
 
-        // A context without pairs is one as good as any.
+        // An empty context is valid.
         let none = self.context(&[]);
         let generated = self.generate(suite, &none).await;
         self.come_back(suite, &none, &generated, "generate_data_key with an empty context").await;
     }
 
-    /// Each encrypted form of a key.
+    /// Tests each encrypted form of a data key.
     async fn come_back(&self, suite: AlgorithmSuite, context: &EncryptionContext, key: &GeneratedDataKey, of: &str) {
         self.require(!key.encrypted_data_keys.is_empty(), format_args!("{of} must return an encrypted data key"));
         for encrypted in &key.encrypted_data_keys {
@@ -205,7 +209,7 @@ impl<'a> Conformance<'a> {
     async fn keys_are_found_among_others(&self, suite: AlgorithmSuite) {
         let context = self.context(COMMON);
         let (one, other) = (self.generate(suite, &context).await, self.generate(suite, &context).await);
-        // The first one in the list of those under the same key.
+        // Of two encrypted data keys under the same key, the first one in the list is decrypted.
         for (one_encrypted, other_encrypted) in one.encrypted_data_keys.iter().zip(&other.encrypted_data_keys) {
             let what = "that is the first of two";
             let list = [one_encrypted.clone(), other_encrypted.clone()];
@@ -225,10 +229,10 @@ impl<'a> Conformance<'a> {
             match self.decrypt(suite, &context, &list).await {
                 Err(error) if error.kind() == ProviderErrorKind::NoMatchingKey => {}
                 Err(error) => self.fail(format_args!(
-                    "decrypt_data_key must fail with NoMatchingKey where no encrypted data key is the provider's own, \
+                    "decrypt_data_key must fail with NoMatchingKey if no encrypted data key is the provider's own, \
                      not with: {error}"
                 )),
-                Ok(_) => self.fail("decrypt_data_key must not return a key where none is the provider's own"),
+                Ok(_) => self.fail("decrypt_data_key must not return a key if none is the provider's own"),
             }
         }
     }
@@ -248,16 +252,17 @@ impl<'a> Conformance<'a> {
         let none = self.context(&[]);
         let key = self.generate(suite, &none).await;
         let list = &key.encrypted_data_keys;
-        self.refuses(suite, &context, list, &key.plaintext, "under a context although it was made without one").await;
+        self.refuses(suite, &context, list, &key.plaintext, "under a context although it was encrypted without one")
+            .await;
     }
 
-    /// A data key of another suite.
+    /// Tests that a data key is refused for a suite with another key length.
     async fn other_lengths_are_refused(&self, suite: AlgorithmSuite, suites: &[AlgorithmSuite]) {
         let context = self.context(COMMON);
         let key = self.generate(suite, &context).await;
         for other in suites.iter().filter(|other| other.data_key_len() != suite.data_key_len()) {
             let list = &key.encrypted_data_keys;
-            self.refuses(*other, &context, list, &key.plaintext, "that has another length than the suite takes").await;
+            self.refuses(*other, &context, list, &key.plaintext, "whose length is not that of the suite").await;
         }
     }
 
@@ -272,15 +277,15 @@ impl<'a> Conformance<'a> {
             for at in 0..ciphertext.len() {
                 let mut changed = ciphertext.to_vec();
                 changed[at] ^= 1;
-                let what = format_args!("with byte {at} of its ciphertext changed");
+                let what = format_args!("with byte {at} of its ciphertext modified");
                 self.refuses(suite, &context, &[with(changed)], &key.plaintext, what).await;
-                let what = format_args!("with its ciphertext cut to {at} bytes");
+                let what = format_args!("with its ciphertext truncated to {at} bytes");
                 self.refuses(suite, &context, &[with(ciphertext[..at].to_vec())], &key.plaintext, what).await;
             }
             let longer = [ciphertext, &[0]].concat();
             self.refuses(suite, &context, &[with(longer)], &key.plaintext, "with a byte after its ciphertext").await;
 
-            // It may be refused, or be of no account.
+            // A modified provider info may be refused or ignored.
             for at in 0..encrypted.provider_info.len() {
                 let mut info = encrypted.provider_info.to_vec();
                 info[at] ^= 1;
@@ -289,7 +294,7 @@ impl<'a> Conformance<'a> {
                 self.require(
                     !opened.is_ok_and(|opened| opened.plaintext.expose() != key.plaintext.expose()),
                     format_args!(
-                        "an encrypted data key with byte {at} of its provider info changed must not give another key"
+                        "an encrypted data key with byte {at} of its provider info modified must not give another key"
                     ),
                 );
             }
@@ -311,7 +316,7 @@ impl<'a> Conformance<'a> {
                 ("x".repeat(MAX_FIELD_LEN), provider_info.to_vec(), ciphertext.to_vec()),
             ] {
                 let list = [EncryptedDataKey::new(id, info, ciphertext)];
-                self.refuses(suite, &context, &list, &key.plaintext, "whose parts are long, empty or not text").await;
+                self.refuses(suite, &context, &list, &key.plaintext, "with long, empty or non-text fields").await;
             }
         }
     }
@@ -345,7 +350,7 @@ impl<'a> Conformance<'a> {
                 self.fail(format_args!("{operation} after its deadline must fail with a retryable error, not: {error}"))
             }
             Some(_) => {}
-            None => self.fail(format_args!("{operation} must not go on after its deadline")),
+            None => self.fail(format_args!("{operation} must end soon after its deadline")),
         }
     }
 
@@ -386,13 +391,13 @@ impl<'a> Conformance<'a> {
     ) {
         let decrypted = match self.decrypt(suite, context, list).await {
             Ok(decrypted) => decrypted,
-            Err(error) => self.fail(format_args!("decrypt_data_key must decrypt a key {what}, not fail: {error}")),
+            Err(error) => self.fail(format_args!("decrypt_data_key must decrypt a key {what}, but failed: {error}")),
         };
         let found = decrypted.index;
         self.require(found == index, format_args!("the index of a key {what} must be {index}, not {found}"));
         self.require(
             decrypted.plaintext.expose() == key.expose(),
-            format_args!("decrypt_data_key must return the same key as was encrypted, for one {what}"),
+            format_args!("decrypt_data_key must return the key that was encrypted, for a key {what}"),
         );
         self.require(!decrypted.key_id.is_empty(), "a decrypted data key must have a key id");
     }
@@ -433,7 +438,7 @@ impl<'a> Conformance<'a> {
     }
 
     fn failed(&self, operation: &str, error: &ProviderError) -> ! {
-        self.fail(format_args!("{operation} must work, not fail: {error}"))
+        self.fail(format_args!("{operation} must succeed, but failed: {error}"))
     }
 
     fn fail(&self, requirement: impl fmt::Display) -> ! {
@@ -447,7 +452,7 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
-/// A key that looks like no other.
+/// Returns a fixed data key.
 fn given_key(suite: AlgorithmSuite) -> SecretKey {
     let key = SecretKey::filled(suite.data_key_len(), |bytes| {
         bytes.iter_mut().zip(0xc3..).for_each(|(byte, value)| *byte = value);
@@ -456,7 +461,7 @@ fn given_key(suite: AlgorithmSuite) -> SecretKey {
     key.unwrap_or_else(|never| match never {})
 }
 
-/// Encrypted data keys of no provider that there is.
+/// Returns encrypted data keys that belong to no provider.
 fn foreign() -> Vec<EncryptedDataKey> {
     vec![
         EncryptedDataKey::new("conformance", "no such key", vec![7; 48]),
@@ -465,7 +470,7 @@ fn foreign() -> Vec<EncryptedDataKey> {
     ]
 }
 
-/// What looks like this one, but does not decrypt.
+/// Returns damaged copies of an encrypted data key, which do not decrypt.
 fn damaged(encrypted: &EncryptedDataKey) -> [EncryptedDataKey; 4] {
     let EncryptedDataKey { provider_id, provider_info, ciphertext, .. } = encrypted;
     let last_changed = |bytes: &[u8]| {
@@ -483,8 +488,8 @@ fn damaged(encrypted: &EncryptedDataKey) -> [EncryptedDataKey; 4] {
     ]
 }
 
-/// Whether a text shows 8 bytes of a secret or more: in hexadecimal, as a list of numbers or as they are; or all of it in
-/// base64.
+/// Returns whether a text contains 8 or more bytes of a secret, in hexadecimal, as a list of numbers or as raw bytes, or
+/// the entire secret in base64.
 fn shows(text: &str, secret: &[u8]) -> bool {
     let lower_case = text.to_ascii_lowercase();
     let base64 = Base64::encode_string(secret);
@@ -497,11 +502,12 @@ fn shows(text: &str, secret: &[u8]) -> bool {
         })
 }
 
-/// Waits for a future, but no longer than this. Without any runtime's timer.
+/// Returns the output of a future, or `None` after the time limit. A thread measures the time, so that no runtime is
+/// needed.
 async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let is_late = Arc::new(AtomicBool::new(false));
-    // The thread ends when this does.
+    // Dropping this sender ends the thread.
     let (_ended, end) = mpsc::channel::<()>();
     let mut end = Some(end);
     poll_fn(|cx| {

@@ -1,4 +1,4 @@
-//! Time that a test moves.
+//! A clock for tests.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,7 +7,7 @@ use std::{
 
 use crate::clock::Clock;
 
-/// A clock that a test moves by hand. Its clones show the same time.
+/// A clock that a test advances. Its clones share the same time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -15,20 +15,20 @@ use crate::clock::Clock;
 ///
 /// let clock = ManualClock::new();
 /// let cache = DataKeyCache::builder(Duration::from_secs(300)).clock(clock.clone()).build()?;
-/// clock.advance(Duration::from_secs(301)); // What was in the cache has expired.
+/// clock.advance(Duration::from_secs(301)); // All entries of the cache have expired.
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock(Arc<Mutex<Instant>>);
 
 impl ManualClock {
-    /// Returns a clock that stands still at the current time.
-    #[expect(clippy::new_without_default, reason = "two of them show different times")]
+    /// Returns a clock that is set to the current time and does not advance by itself.
+    #[expect(clippy::new_without_default, reason = "each one has its own time")]
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
-    /// Moves the clock forward.
+    /// Advances the clock.
     pub fn advance(&self, by: Duration) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) += by;
     }

@@ -14,9 +14,11 @@ use crate::{
 };
 
 mockall::mock! {
-    /// A key provider of [mockall](https://docs.rs/mockall): a test says what it expects, and what is answered.
+    /// A [mockall](https://docs.rs/mockall) mock of [`KeyProvider`], on which a test sets expectations and results.
     ///
-    /// A service's code, and a unit test of what it does when its key cannot be had:
+    /// To test code that only needs sealing and opening to work, use [`MemoryKey`], which needs no expectations.
+    ///
+    /// This test checks what a service does when KMS throttles its request:
     ///
     /// ```
     /// use kms_envelope::{
@@ -44,28 +46,27 @@ mockall::mock! {
     /// let refused = pollster::block_on(notes.seal_for("alice", "buy milk"));
     /// assert!(matches!(refused, Err(SealError::Provider(error)) if error.is_retryable()));
     /// ```
-    ///
-    /// What works as it should is less to write with [`MemoryKey`], which needs no expectations.
     #[derive(Debug)]
     pub KeyProvider {
-        /// What [`KeyProvider::generate_data_key`] answers, without waiting.
+        /// Returns the result for [`KeyProvider::generate_data_key`].
         pub fn generate_data_key<'a>(&self, request: &GenerateDataKeyRequest<'a>) -> Result<GeneratedDataKey, ProviderError>;
-        /// What [`KeyProvider::encrypt_data_key`] answers, without waiting.
+        /// Returns the result for [`KeyProvider::encrypt_data_key`].
         pub fn encrypt_data_key<'a>(
             &self,
             request: &EncryptDataKeyRequest<'a>,
         ) -> Result<Vec<EncryptedDataKey>, ProviderError>;
-        /// What [`KeyProvider::decrypt_data_key`] answers, without waiting.
+        /// Returns the result for [`KeyProvider::decrypt_data_key`].
         pub fn decrypt_data_key<'a>(
             &self,
             request: &DecryptDataKeyRequest<'a>,
         ) -> Result<DecryptedDataKey, ProviderError>;
-        /// What [`KeyProvider::may_decrypt`] answers. Only a [`MultiProvider`](crate::provider::MultiProvider) asks.
+        /// Returns the result for [`KeyProvider::may_decrypt`]. Only a
+        /// [`MultiProvider`](crate::provider::MultiProvider) calls it.
         pub fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool;
     }
 }
 
-// By hand: mockall cannot mock an asynchronous method whose argument has a lifetime of its own.
+// Written by hand, because mockall cannot mock an async method whose argument has its own lifetime.
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl KeyProvider for MockKeyProvider {
@@ -89,14 +90,16 @@ impl KeyProvider for MockKeyProvider {
     }
 }
 
-/// `MockKeyProvider`.
+/// Formats as `MockKeyProvider`.
 impl fmt::Display for MockKeyProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MockKeyProvider")
     }
 }
 
-/// A random key that lives as long as the value: for tests that want sealing and opening to work, and no more.
+/// A key provider with a random key in memory, for tests that only need sealing and opening to work.
+///
+/// Messages can be opened only with the same `MemoryKey`: its key cannot be stored.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, testing::MemoryKey};
@@ -112,10 +115,10 @@ impl fmt::Display for MockKeyProvider {
 pub struct MemoryKey(RawAes);
 
 impl MemoryKey {
-    /// A new key.
+    /// Generates a key.
     ///
     /// # Errors
-    /// [`ConfigError::Random`] where the system has no randomness to give.
+    /// Returns [`ConfigError::Random`] if the operating system's random number generator fails.
     pub fn new() -> Result<Self, ConfigError> {
         RawAes::generate("kms-envelope", "memory").map(Self)
     }
@@ -144,7 +147,7 @@ impl KeyProvider for MemoryKey {
     }
 }
 
-/// `kms-envelope/memory`.
+/// Formats as `kms-envelope/memory`.
 impl fmt::Display for MemoryKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

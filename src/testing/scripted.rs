@@ -1,4 +1,4 @@
-//! A key provider that misbehaves as a test wants it to.
+//! A key provider with scripted failures.
 
 use std::{
     collections::VecDeque,
@@ -20,9 +20,11 @@ use crate::{
     },
 };
 
-/// Stands in front of another key provider, counts the requests, and makes them slow, or fail as a script says: for
-/// tests of what a service does when its key service misbehaves. Its clones are the same one, so that a test can keep
-/// hold of what an [`Envelope`](crate::Envelope) has been given.
+/// A wrapper of a key provider that counts its requests, delays them, or makes them fail as scripted.
+///
+/// Use it to test what your service does when its key service is slow, throttles or is unavailable. Clones share the
+/// script and the counters, so a test can keep a clone of the provider that it passes to an
+/// [`Envelope`](crate::Envelope).
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,13 +36,13 @@ use crate::{
 /// let envelope = Envelope::new(kms.clone());
 /// let context = EncryptionContext::new();
 ///
-/// // Throttled twice, then fine.
+/// // The next two requests are throttled.
 /// kms.script([Fault::Throttled, Fault::Throttled]);
 /// assert!(envelope.seal(b"data", &context).await.is_err());
 /// assert!(envelope.seal(b"data", &context).await.is_err());
 /// let sealed = envelope.seal(b"data", &context).await?;
 ///
-/// // Away for five seconds.
+/// // KMS is unavailable for five seconds.
 /// kms.down_for(Duration::from_secs(5));
 /// assert!(envelope.open(&sealed, &context).await.is_err());
 /// clock.advance(Duration::from_secs(5));
@@ -64,56 +66,56 @@ type Delay = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + S
 struct State {
     calls: Calls,
     script: VecDeque<Fault>,
-    /// Since when, and for how long.
+    /// The start and the duration of an outage.
     down: Option<(Instant, Duration)>,
     clock: Option<Box<dyn Clock>>,
     delay: Option<Delay>,
 }
 
-/// How a request to a [`ScriptedProvider`] ends.
+/// The result of a request to a [`ScriptedProvider`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It works.
+    /// The request succeeds.
     None,
-    /// [`ProviderErrorKind::Throttled`], to be retried after a second.
+    /// The request fails with [`ProviderErrorKind::Throttled`], to be retried after one second.
     Throttled,
-    /// [`ProviderErrorKind::Unavailable`].
+    /// The request fails with [`ProviderErrorKind::Unavailable`].
     Unavailable,
-    /// [`ProviderErrorKind::AccessDenied`].
+    /// The request fails with [`ProviderErrorKind::AccessDenied`].
     AccessDenied,
-    /// [`ProviderErrorKind::InvalidCiphertext`].
+    /// The request fails with [`ProviderErrorKind::InvalidCiphertext`].
     InvalidCiphertext,
-    /// It gives a data key that is not the right one: what is sealed with it does not open, nor does it open anything.
+    /// The request succeeds with a wrong data key: messages sealed with it do not open, and it opens no message.
     WrongKey,
 }
 
-/// How many requests a [`ScriptedProvider`] has had, those that failed included.
+/// The number of requests to a [`ScriptedProvider`], including those that failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Calls {
-    /// Of [`KeyProvider::generate_data_key`].
+    /// The number of calls of [`KeyProvider::generate_data_key`].
     pub generate: u64,
-    /// Of [`KeyProvider::encrypt_data_key`].
+    /// The number of calls of [`KeyProvider::encrypt_data_key`].
     pub encrypt: u64,
-    /// Of [`KeyProvider::decrypt_data_key`].
+    /// The number of calls of [`KeyProvider::decrypt_data_key`].
     pub decrypt: u64,
 }
 
 impl ScriptedProvider {
-    /// In front of this provider. Everything works until something else is asked for.
+    /// Wraps a provider. All requests succeed until faults are scripted.
     pub fn new(provider: impl KeyProvider + 'static) -> Self {
         Self(Arc::new(Inner { provider: Box::new(provider), state: Mutex::default() }))
     }
 
-    /// With this clock, by which [`down_for`](Self::down_for) goes. Default: the system's.
+    /// Sets the clock that [`down_for`](Self::down_for) uses. Default: [`Instant::now`].
     #[must_use]
     pub fn with_clock(self, clock: impl Clock + 'static) -> Self {
         self.state().clock = Some(Box::new(clock));
         self
     }
 
-    /// With this wait before each request: `|| tokio::time::sleep(..)`, or a signal of the test.
+    /// Sets a delay before each request. `delay` returns the future to wait for, for example `|| tokio::time::sleep(..)`.
     #[must_use]
     pub fn with_delay<F: Future<Output = ()> + Send + 'static>(
         self,
@@ -123,18 +125,20 @@ impl ScriptedProvider {
         self
     }
 
-    /// These answer the next requests, of any kind, one each. After them, all works again.
+    /// Adds results for the next requests. Each request of any kind uses up one. After the last one, requests succeed
+    /// again.
     pub fn script(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().script.extend(faults);
     }
 
-    /// Every request fails with [`ProviderErrorKind::Unavailable`] for so long from now.
+    /// Makes every request fail with [`ProviderErrorKind::Unavailable`] for this time from now. These requests use up
+    /// nothing of the [script](Self::script).
     pub fn down_for(&self, duration: Duration) {
         let mut state = self.state();
         state.down = Some((state.now(), duration));
     }
 
-    /// How many requests there have been.
+    /// Returns the number of requests so far.
     pub fn calls(&self) -> Calls {
         self.state().calls
     }
@@ -143,20 +147,19 @@ impl ScriptedProvider {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a request, waits, and says whether it is to give a wrong key, unless it fails.
+    /// Counts and delays a request. Returns its scripted error, or whether it must return a wrong key.
     async fn begin(&self, operation: &'static str, count: fn(&mut Calls)) -> Result<bool, ProviderError> {
         let (fault, delay) = {
             let mut state = self.state();
             count(&mut state.calls);
             let is_down = state.down.is_some_and(|(since, time)| state.now().saturating_duration_since(since) < time);
-            // What is down does not go on in its script.
             let fault = if is_down { Some(Fault::Unavailable) } else { state.script.pop_front() };
             (fault.unwrap_or(Fault::None), state.delay.clone())
         };
         if let Some(delay) = delay {
             delay().await;
         }
-        let error = |kind| ProviderError::new(kind, operation, "scripted").with_source("the script says so");
+        let error = |kind| ProviderError::new(kind, operation, "scripted").with_source("scripted fault");
         match fault {
             Fault::None => Ok(false),
             Fault::WrongKey => Ok(true),
@@ -174,7 +177,7 @@ impl State {
     }
 }
 
-/// Another key of the same length.
+/// Returns a different key of the same length.
 fn wrong(key: &SecretKey) -> Result<SecretKey, ProviderError> {
     SecretKey::filled(key.len(), |out| {
         out.iter_mut().zip(key.expose()).for_each(|(out, byte)| *out = !byte);
@@ -218,7 +221,7 @@ impl KeyProvider for ScriptedProvider {
     }
 }
 
-/// As the provider inside.
+/// Formats as the wrapped provider.
 impl fmt::Display for ScriptedProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0.provider, f)
