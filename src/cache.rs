@@ -1,6 +1,6 @@
-//! The settings and statistics of a [`DataKeyCache`](crate::DataKeyCache), which reuses data keys across messages.
+//! The settings and statistics of a [`DataKeyCache`], which reuses data keys across messages.
 //!
-//! Build one with [`DataKeyCache::builder`](crate::DataKeyCache::builder), which returns a [`DataKeyCacheBuilder`].
+//! Build one with [`DataKeyCache::builder`], which returns a [`DataKeyCacheBuilder`].
 
 // A cache entry holds the materials to seal messages with, or a data key to open messages with. A miss starts a request
 // to the key provider. All callers that need the same entry wait for this one request. It is a shared future that its
