@@ -18,8 +18,9 @@ const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
 /// Name-value pairs that are authenticated with a message but **not secret**.
 ///
 /// Use the context to describe the data and its owner, such as a tenant or a table. A message only opens if its context
-/// has the pairs that the caller expects. The context is stored unencrypted in the message's header, and sent to the key
-/// provider with every call. AWS KMS
+/// has the pairs that the caller expects. The context is stored unencrypted in the message's header, except for a
+/// [required encryption context](crate::EnvelopeBuilder::required_context), and sent to the key provider with every call.
+/// AWS KMS
 /// [logs it in CloudTrail and can use it as a condition of access](https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html),
 /// so do not put secrets into it. Names that begin with `aws-crypto-` are reserved. The message format allows at most
 /// 65,535 bytes for the serialized context.

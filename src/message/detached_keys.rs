@@ -17,7 +17,7 @@ const MAGIC: [u8; 5] = *b"KEDK\x01";
 /// Detached keys: encrypted data keys stored beside the message, as [`Envelope::rewrap`] returns them.
 ///
 /// Detached keys contain the id of their message and open only that message. Rewrapping does not modify the message,
-/// which still opens with the encrypted data keys in its header. Detached keys are as little secret as a message's
+/// which still opens with the encrypted data keys in its header. Detached keys need no more protection than a message's
 /// header: they contain only encrypted data keys and key names.
 ///
 /// ```

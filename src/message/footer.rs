@@ -6,10 +6,10 @@ use crate::suite::SignatureAlgorithm;
 /// The length of a footer without its signature, in bytes.
 pub(crate) const FOOTER_OVERHEAD: usize = 2;
 
-/// The shortest possible footer of a signed message, in bytes.
+/// The length of the shortest possible footer of a signed message, in bytes.
 pub const MIN_FOOTER_LEN: usize = FOOTER_OVERHEAD + 8;
 
-/// The longest possible footer of a signed message, in bytes.
+/// The length of the longest possible footer of a signed message, in bytes.
 pub const MAX_FOOTER_LEN: usize = FOOTER_OVERHEAD + 104;
 
 const DER_SEQUENCE: u8 = 0x30;

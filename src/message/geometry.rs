@@ -11,8 +11,7 @@ use crate::error::{FormatError, SealError};
 /// The offsets and lengths of the parts of a message with frames, in bytes.
 ///
 /// A geometry is computed from the length of the plaintext before sealing, or from the length of the message before
-/// opening. The result is only as trustworthy as the lengths that it was computed from. They are authenticated when the
-/// final frame is opened.
+/// opening. It is not authenticated: it is correct only if the given lengths are. Opening the final frame proves that.
 ///
 /// ```
 /// use std::num::NonZeroU32;

@@ -54,8 +54,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// # Requirements
 /// - The provider's `Display` output is not empty. Its `Display` and `Debug` output and its errors do not contain a data
 ///   key or a [secret](Self::with_secret).
-/// - Generated data keys have the length that the suite requires and are different each time. Each encrypted data key
-///   fits into a message.
+/// - Each generated data key is new and has the length that the suite requires. Each encrypted data key fits into a
+///   message.
 /// - Each encrypted data key decrypts to the data key that was generated or passed in, and
 ///   [`may_decrypt`](KeyProvider::may_decrypt) returns `true` for it.
 /// - The encrypted data key is found, with the right index, in a list with damaged keys and keys of other providers
