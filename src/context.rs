@@ -19,8 +19,8 @@ const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
 ///
 /// Use the context to describe the data and its owner, such as a tenant or a table. A message only opens if its context
 /// has the pairs that the caller expects. The context is stored unencrypted in the message's header, except for a
-/// [required encryption context](crate::EnvelopeBuilder::required_context), and sent to the key provider with every call.
-/// AWS KMS
+/// [required encryption context](crate::EnvelopeBuilder::required_context), and sent to the key provider with every
+/// call. AWS KMS
 /// [logs it in CloudTrail and can use it as a condition of access](https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html),
 /// so do not put secrets into it. Names that begin with `aws-crypto-` are reserved. The message format allows at most
 /// 65,535 bytes for the serialized context.
@@ -71,8 +71,8 @@ impl EncryptionContext {
     }
 
     /// Serializes the context in its canonical form, as the message format stores it: no bytes for an empty context,
-    /// otherwise `count || (len || name || len || value)*`, sorted by name. Counts and lengths are 16-bit integers. See the
-    /// [specification](https://github.com/awslabs/aws-encryption-sdk-specification/blob/master/framework/structures.md#serialization).
+    /// otherwise `count || (len || name || len || value)*`, sorted by name. Counts and lengths are 16-bit integers. See
+    /// the [specification](https://github.com/awslabs/aws-encryption-sdk-specification/blob/master/framework/structures.md#serialization).
     ///
     /// # Errors
     /// Returns [`ContextError::TooLong`] if the result would have more than 65,535 bytes.

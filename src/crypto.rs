@@ -28,8 +28,8 @@ use crate::suite::{IV_LEN, TAG_LEN};
 
 /// The implementation of AES-GCM and ECDSA.
 ///
-/// All backends write and read the same format; they differ in speed. For the same keys and random bytes, they write the
-/// same bytes, except for signatures: AWS-LC always uses its own random numbers for them. Select a backend with
+/// All backends write and read the same format; they differ in speed. For the same keys and random bytes, they write
+/// the same bytes, except for signatures: AWS-LC always uses its own random numbers for them. Select a backend with
 /// [`EnvelopeBuilder::backend`](crate::EnvelopeBuilder::backend).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]

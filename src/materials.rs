@@ -143,7 +143,8 @@ fn check_len(suite: AlgorithmSuite, len: usize) -> Result<(), MaterialsError> {
 
 /// Returns the full context of a message to open, and the part that the message does not store.
 ///
-/// Checks that each pair that the caller expects is stored with the same value, or is a required pair that is not stored.
+/// Checks that each pair that the caller expects is stored with the same value, or is a required pair that is not
+/// stored.
 pub(crate) fn check_expected(
     stored: &EncryptionContext,
     expected: &EncryptionContext,

@@ -26,8 +26,8 @@ pub(crate) const COMMITMENT_LEN: usize = 32;
 ///
 /// Use the default suite unless you need a signature or a reader needs another suite. With key commitment, a message
 /// opens with only one data key. A signature is useful when you trust those who open messages less than those who seal
-/// them: knowing a message's data key is then not enough to forge another message with it. Signed messages are slower to
-/// seal and to open. See AWS's
+/// them: knowing a message's data key is then not enough to forge another message with it. Signed messages are slower
+/// to seal and to open. See AWS's
 /// [algorithm suites reference](https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/algorithms-reference.html).
 ///
 /// ```
@@ -253,9 +253,9 @@ impl AlgorithmSuite {
 /// Whether messages must have key commitment.
 ///
 /// Without key commitment, a sender can create a message that opens with two data keys, to a different plaintext with
-/// each. Use the default unless you exchange messages with software that does not support key commitment. Set the policy
-/// with [`EnvelopeBuilder::commitment_policy`](crate::EnvelopeBuilder::commitment_policy). The policies are the same as
-/// [AWS's](https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/migrate-commitment-policy.html).
+/// each. Use the default unless you exchange messages with software that does not support key commitment. Set the
+/// policy with [`EnvelopeBuilder::commitment_policy`](crate::EnvelopeBuilder::commitment_policy). The policies are the
+/// same as [AWS's](https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/migrate-commitment-policy.html).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CommitmentPolicy {

@@ -71,9 +71,10 @@ const SIGNING_KEY_BYTES: usize = 1024;
 /// Suites without key derivation are not cached. Envelopes can share a cache, with its capacity and
 /// [`stats`](Self::stats), but an envelope only uses entries of its own and of its clones.
 ///
-/// On opening, an entry is for one encrypted data key, and is used for every message whose list contains that key at any
-/// index. It is added only after a message's header has been verified with the data key, so a message that does not open
-/// adds nothing to the cache. Messages of suites without key commitment must have the same list of encrypted data keys.
+/// On opening, an entry is for one encrypted data key, and is used for every message whose list contains that key at
+/// any index. It is added only after a message's header has been verified with the data key, so a message that does not
+/// open adds nothing to the cache. Messages of suites without key commitment must have the same list of encrypted data
+/// keys.
 ///
 /// # Concurrent callers and failures
 /// Concurrent callers that need the same data key share one request. If it fails, all of them get the error, and the
@@ -178,8 +179,8 @@ impl Partition {
         encrypted_data_keys: &'a [EncryptedDataKey],
     ) -> Result<Opening<'a>, ContextError> {
         let store = &self.cache.0.opening;
-        // Without key commitment, a message may open with several data keys. An entry for the entire list makes sure that
-        // the key provider chooses from the same list with and without a cache.
+        // Without key commitment, a message may open with several data keys. An entry for the entire list makes sure
+        // that the key provider chooses from the same list with and without a cache.
         let group_len = if suite.is_committing() { 1 } else { encrypted_data_keys.len().max(1) };
         let lookup = if suite.key_derivation() == KeyDerivation::Identity {
             None
@@ -355,16 +356,16 @@ impl DataKeyCacheBuilder {
         self
     }
 
-    /// Sets the maximum number of entries, separately for sealing and for opening. When the cache is full, it evicts the
-    /// least recently used entry. Default: 1,000.
+    /// Sets the maximum number of entries, separately for sealing and for opening. When the cache is full, it evicts
+    /// the least recently used entry. Default: 1,000.
     pub fn capacity(mut self, entries: usize) -> Self {
         self.0.capacity = entries;
         self
     }
 
     /// Sets the maximum memory of the entries in bytes, separately for sealing and for opening. When the cache is full,
-    /// it evicts the least recently used entries. An entry that exceeds the limit by itself is not cached. Default: 16 KiB
-    /// times the [`capacity`](Self::capacity), but at least 1 MiB.
+    /// it evicts the least recently used entries. An entry that exceeds the limit by itself is not cached. Default: 16
+    /// KiB times the [`capacity`](Self::capacity), but at least 1 MiB.
     ///
     /// The memory of an entry is estimated as that of its data key, context and encrypted data keys, and at least
     /// 512 bytes in addition. The estimate does not include the allocator's overhead.
@@ -375,9 +376,9 @@ impl DataKeyCacheBuilder {
 
     /// Renews data keys in the background before they expire. Default: off.
     ///
-    /// A renewal starts when a data key is used within `ahead` of its expiry. Callers then do not wait for the renewal of
-    /// a data key that is in regular use, nor notice an outage of the key service that is shorter than `ahead`. After a
-    /// failed renewal, the first use after a tenth of `ahead` starts another one.
+    /// A renewal starts when a data key is used within `ahead` of its expiry. Callers then do not wait for the renewal
+    /// of a data key that is in regular use, nor notice an outage of the key service that is shorter than `ahead`.
+    /// After a failed renewal, the first use after a tenth of `ahead` starts another one.
     ///
     /// On opening, a renewal must return the same data key again. Otherwise it counts as failed.
     ///
@@ -390,8 +391,8 @@ impl DataKeyCacheBuilder {
     /// Sets the source of time. Default: [`Instant::now`](std::time::Instant::now).
     ///
     /// On Linux and macOS, the default clock stops while the machine is suspended, so data keys expire later by that
-    /// time. If this matters, call [`clear`](DataKeyCache::clear) when the machine resumes, or pass a clock that does not
-    /// stop.
+    /// time. If this matters, call [`clear`](DataKeyCache::clear) when the machine resumes, or pass a clock that does
+    /// not stop.
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.0.clock = Box::new(clock);
         self

@@ -98,8 +98,8 @@ pub(super) struct Lookup {
     bytes: Vec<u8>,
     prefix_len: usize,
     hash: u64,
-    /// The hash of each entry key, and the range of its encrypted data keys in `bytes`. Empty if there is only one entry
-    /// key: it is then the same as the request key.
+    /// The hash of each entry key, and the range of its encrypted data keys in `bytes`. Empty if there is only one
+    /// entry key: it is then the same as the request key.
     entry_keys: Vec<(u64, Range<usize>)>,
 }
 

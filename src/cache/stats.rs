@@ -8,8 +8,8 @@ use std::ops::AddAssign;
 /// divided by the sum of these four.
 ///
 /// A message can count more than once on opening. If its header does not verify with a cached data key, the lookup
-/// continues with the message's other encrypted data keys. It counts one hit for each cached data key that it tries, and
-/// a miss or a wait if it needs a request.
+/// continues with the message's other encrypted data keys. It counts one hit for each cached data key that it tries,
+/// and a miss or a wait if it needs a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {

@@ -124,8 +124,8 @@ impl<T: Material> Store<T> {
         &self.hasher
     }
 
-    /// Returns the value for a message of this many bytes, from the cache or from a request. The lookup must have only one
-    /// entry key.
+    /// Returns the value for a message of this many bytes, from the cache or from a request. The lookup must have only
+    /// one entry key.
     pub(super) async fn get(
         self: &Arc<Self>,
         lookup: &Lookup,

@@ -12,8 +12,8 @@ use crate::{
 
 /// A plaintext AES key of 16, 24 or 32 bytes.
 ///
-/// The bytes are zeroized when the key is dropped, and `Debug` does not print them. They are stored on the heap, so that
-/// moving the key leaves no copy behind.
+/// The bytes are zeroized when the key is dropped, and `Debug` does not print them. They are stored on the heap, so
+/// that moving the key leaves no copy behind.
 ///
 /// ```
 /// use kms_envelope::provider::SecretKey;

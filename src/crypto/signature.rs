@@ -13,8 +13,8 @@ use crate::{error::RandomError, suite::SignatureAlgorithm};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BadSignature;
 
-/// The digest of the signed bytes, computed incrementally. Both backends use the RustCrypto crates, which were as fast as
-/// AWS-LC when measured (docs/performance.md).
+/// The digest of the signed bytes, computed incrementally. Both backends use the RustCrypto crates, which were as fast
+/// as AWS-LC when measured (docs/performance.md).
 #[derive(Clone)]
 pub(crate) enum MessageDigest {
     Sha256(Sha256),

@@ -112,8 +112,8 @@ impl Header {
     ///
     /// # Errors
     /// Returns [`FormatError::FooterLenNeeded`] if the message is signed. Use
-    /// [`signed_geometry`](Self::signed_geometry) for it. Returns [`FormatError::Length`] if no message with this header
-    /// can have this length, or if the message has no frames.
+    /// [`signed_geometry`](Self::signed_geometry) for it. Returns [`FormatError::Length`] if no message with this
+    /// header can have this length, or if the message has no frames.
     pub fn geometry(&self, sealed_len: u64) -> Result<Geometry, FormatError> {
         match (self.content_type, self.suite.signature()) {
             (ContentType::Framed { .. }, Some(_)) => Err(FormatError::FooterLenNeeded),
@@ -125,8 +125,8 @@ impl Header {
     /// entire message and `footer_len` that of its footer, in bytes.
     ///
     /// The footer is the signature and the two bytes of its length. The length of signatures varies:
-    /// [`footer_lens`](super::footer_lens) returns the lengths that fit the message's last bytes. The result is wrong if
-    /// `footer_len` is not the message's own.
+    /// [`footer_lens`](super::footer_lens) returns the lengths that fit the message's last bytes. The result is wrong
+    /// if `footer_len` is not the message's own.
     ///
     /// # Errors
     /// Returns [`FormatError::Length`] if no message with this header can have these lengths, or if the message has no

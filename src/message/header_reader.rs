@@ -18,8 +18,8 @@ use crate::{
 /// Parses a message's header in pieces, without doing any I/O.
 ///
 /// Use it with your own transport. [`needed`](Self::needed) returns the minimum number of bytes to read next,
-/// [`feed`](Self::feed) accepts them, and [`finish`](Self::finish) returns the header. Each byte is parsed once, however
-/// the pieces are divided, and memory grows only with the bytes received.
+/// [`feed`](Self::feed) accepts them, and [`finish`](Self::finish) returns the header. Each byte is parsed once,
+/// however the pieces are divided, and memory grows only with the bytes received.
 ///
 /// ```
 /// use std::io::Read;

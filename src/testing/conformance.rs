@@ -52,7 +52,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// ```
 ///
 /// # Requirements
-/// - The provider's `Display` output is not empty. Its `Display` and `Debug` output and its errors do not contain a data
+/// - The provider's `Display` output is not empty. Its `Display` and `Debug` output and its errors do not contain a
+/// data
 ///   key or a [secret](Self::with_secret).
 /// - Each generated data key is new and has the length that the suite requires. Each encrypted data key fits into a
 ///   message.
@@ -62,7 +63,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///   before it. For a list without any key of the provider, the error is [`ProviderErrorKind::NoMatchingKey`].
 /// - An encrypted data key does not decrypt with another encryption context, unless
 ///   [this is not required](Self::without_context_binding).
-/// - An encrypted data key whose ciphertext is modified in any byte, truncated or extended is refused with an error that
+/// - An encrypted data key whose ciphertext is modified in any byte, truncated or extended is refused with an error
+/// that
 ///   is not retryable. Fields of any length and content are refused without a panic.
 /// - Concurrent requests do not affect each other.
 /// - A request whose deadline has passed succeeds or fails with a retryable error within 5 seconds.
@@ -107,8 +109,8 @@ impl<'a> Conformance<'a> {
         Self { opening, ..self }
     }
 
-    /// Does not require that decryption fails with another encryption context. Use it for providers that cannot bind data
-    /// keys to the context, such as `RawRsa`.
+    /// Does not require that decryption fails with another encryption context. Use it for providers that cannot bind
+    /// data keys to the context, such as `RawRsa`.
     pub fn without_context_binding(self) -> Self {
         Self { binds_context: false, ..self }
     }
@@ -488,8 +490,8 @@ fn damaged(encrypted: &EncryptedDataKey) -> [EncryptedDataKey; 4] {
     ]
 }
 
-/// Returns whether a text contains 8 or more bytes of a secret, in hexadecimal, as a list of numbers or as raw bytes, or
-/// the entire secret in base64.
+/// Returns whether a text contains 8 or more bytes of a secret, in hexadecimal, as a list of numbers or as raw bytes,
+/// or the entire secret in base64.
 fn shows(text: &str, secret: &[u8]) -> bool {
     let lower_case = text.to_ascii_lowercase();
     let base64 = Base64::encode_string(secret);

@@ -22,8 +22,8 @@ mockall::mock! {
     ///
     /// ```
     /// use kms_envelope::{
-    ///     EncryptionContext, Envelope, ProviderError, SealError, provider::ProviderErrorKind, testing::MockKeyProvider,
-    /// };
+    ///     EncryptionContext, Envelope, ProviderError, SealError, provider::ProviderErrorKind,
+    ///     testing::MockKeyProvider, };
     ///
     /// /// The code under test: stores a sealed note for each user.
     /// struct Notes {

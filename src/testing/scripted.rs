@@ -115,7 +115,8 @@ impl ScriptedProvider {
         self
     }
 
-    /// Sets a delay before each request. `delay` returns the future to wait for, for example `|| tokio::time::sleep(..)`.
+    /// Sets a delay before each request. `delay` returns the future to wait for, for example `||
+    /// tokio::time::sleep(..)`.
     #[must_use]
     pub fn with_delay<F: Future<Output = ()> + Send + 'static>(
         self,

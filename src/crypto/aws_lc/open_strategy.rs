@@ -1,7 +1,8 @@
 //! Measures on the first frames which of two strategies for opening is faster.
 //!
-//! The result depends on the processor. On AMD Zen 4, opening out of place is twice as fast as copying and then opening in
-//! place. On Zen 5, copying first is 1.5 times as fast. Both have the same output, so a wrong choice only costs time.
+//! The result depends on the processor. On AMD Zen 4, opening out of place is twice as fast as copying and then opening
+//! in place. On Zen 5, copying first is 1.5 times as fast. Both have the same output, so a wrong choice only costs
+//! time.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -46,8 +47,8 @@ impl OpenStrategy {
         opened
     }
 
-    /// Returns the strategy to measure. The strategies alternate in the aperiodic order of Thue and Morse, so that neither
-    /// gets all the short frames if frame lengths repeat.
+    /// Returns the strategy to measure. The strategies alternate in the aperiodic order of Thue and Morse, so that
+    /// neither gets all the short frames if frame lengths repeat.
     fn for_trial(trial: u32) -> Strategy {
         if trial.count_ones().is_multiple_of(2) { Strategy::OutOfPlace } else { Strategy::CopyFirst }
     }
