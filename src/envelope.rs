@@ -1,6 +1,6 @@
-//! The front door.
+//! [`Envelope`], its builder, and what it returns.
 
-// In the order in which the documentation shows their methods.
+// In this order, because rustdoc shows the methods in the order of their modules.
 mod buffers;
 mod streams;
 
@@ -23,21 +23,88 @@ use crate::{
     },
 };
 
-/// Seals data under the keys of a [`KeyProvider`](crate::KeyProvider), and opens it again.
+/// Encrypts (seals) and decrypts (opens) data with the data keys of a [`KeyProvider`](crate::KeyProvider).
 ///
-/// Cheap to clone and to share between threads. What is said to make a request to the key provider makes none where a
-/// [cache](EnvelopeBuilder::cache) has the data key. See the [crate's documentation](crate) for examples.
+/// Create an envelope once, with [`new`](Self::new) or [`builder`](Self::builder), and keep it. It is cheap to clone,
+/// and threads and tasks can share it.
+///
+/// ```
+/// use kms_envelope::{EncryptionContext, Envelope, RawAes};
+///
+/// # pollster::block_on(async {
+/// let envelope = Envelope::new(RawAes::generate("my-service", "2026-11")?); // in production: AwsKms
+/// let context = EncryptionContext::from([("tenant", "acme")]);
+///
+/// let sealed: Vec<u8> = envelope.seal(b"attack at dawn", &context).await?;
+/// let opened = envelope.open(&sealed, &context).await?;
+/// assert_eq!(opened.plaintext, b"attack at dawn");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # Methods by task
+///
+/// | to | use |
+/// |---|---|
+/// | seal and open data in memory | [`seal`](Self::seal), [`open`](Self::open) |
+/// | the same, reusing buffers | [`seal_into`](Self::seal_into), [`open_into`](Self::open_into) |
+/// | stream with `std::io` | [`seal_writer`](Self::seal_writer), [`seal_reader`](Self::seal_reader), [`open_reader`](Self::open_reader) |
+/// | stream with tokio (feature `tokio`) | [`seal_async_writer`], [`seal_async_reader`], [`open_async_reader`] |
+/// | stream `Bytes`, such as HTTP bodies (feature `stream`) | [`seal_stream`], [`open_stream`] |
+/// | read a part of the plaintext | [`range_reader`](Self::range_reader), [`async_range_reader`](Self::async_range_reader) |
+/// | do the I/O yourself | [`sealer`](Self::sealer), [`opener`](Self::opener), [`range_opener`](Self::range_opener) |
+/// | give a message another KMS key, without its body | [`rewrap`](Self::rewrap), then [`with_detached_keys`](Self::with_detached_keys) |
+/// | give a message a new data key | [`reseal`](Self::reseal), [`reseal_reader`](Self::reseal_reader), [`reseal_async_reader`] |
+///
+/// # Calls to the key provider
+/// A method that seals calls the provider's `generate_data_key` once, and a method that opens calls its
+/// `decrypt_data_key` once. Readers, writers and streams make this call when they are created, and none afterwards.
+/// [`rewrap`](Self::rewrap) calls `decrypt_data_key`, and `encrypt_data_key` of the new provider. The three `reseal`
+/// methods open with this envelope and seal with the new one.
+///
+/// With a [cache](EnvelopeBuilder::cache), a method that finds the data key in the cache skips the call. Methods that
+/// open check the header's format, the limits, the commitment policy and the encryption context before they call the provider.
+///
+/// # Cancellation
+/// Dropping the future of any method is safe: the envelope stays usable, and nothing incomplete is returned. Two
+/// effects remain. A buffer that was passed to [`seal_into`](Self::seal_into) or [`open_into`](Self::open_into) is
+/// empty, and a source that was passed by reference has been read in part.
+///
+/// A call to the key provider is cancelled with the future that made it. A call that a cache shares between several
+/// callers continues until all of them have been cancelled.
+///
+/// # Panics
+/// No method panics by itself. A panic in a key provider, reader, writer or stream of yours is passed on to the caller,
+/// unless a cache shares the call to the provider: then it is an error for all of the callers.
+#[cfg_attr(feature = "tokio", doc = "")]
+#[cfg_attr(feature = "tokio", doc = "[`seal_async_writer`]: Self::seal_async_writer")]
+#[cfg_attr(feature = "tokio", doc = "[`seal_async_reader`]: Self::seal_async_reader")]
+#[cfg_attr(feature = "tokio", doc = "[`open_async_reader`]: Self::open_async_reader")]
+#[cfg_attr(feature = "tokio", doc = "[`reseal_async_reader`]: Self::reseal_async_reader")]
+#[cfg_attr(feature = "stream", doc = "")]
+#[cfg_attr(feature = "stream", doc = "[`seal_stream`]: Self::seal_stream")]
+#[cfg_attr(feature = "stream", doc = "[`open_stream`]: Self::open_stream")]
+// Links must have a target without the features, too.
+#[cfg_attr(not(feature = "tokio"), doc = "")]
+#[cfg_attr(not(feature = "tokio"), doc = "[`seal_async_writer`]: crate::Envelope")]
+#[cfg_attr(not(feature = "tokio"), doc = "[`seal_async_reader`]: crate::Envelope")]
+#[cfg_attr(not(feature = "tokio"), doc = "[`open_async_reader`]: crate::Envelope")]
+#[cfg_attr(not(feature = "tokio"), doc = "[`reseal_async_reader`]: crate::Envelope")]
+#[cfg_attr(not(feature = "stream"), doc = "")]
+#[cfg_attr(not(feature = "stream"), doc = "[`seal_stream`]: crate::Envelope")]
+#[cfg_attr(not(feature = "stream"), doc = "[`open_stream`]: crate::Envelope")]
 #[derive(Clone, Debug)]
 pub struct Envelope {
     settings: Arc<Settings>,
-    /// Instead of those in a message's header.
+    /// Used instead of the encrypted data keys in a message's header.
     detached_keys: Option<Arc<DetachedKeys>>,
 }
 
 impl Envelope {
-    /// A reader of any range of the plaintext of the message in `source`, which has `sealed_len` bytes. Reads the
-    /// header and the final frame, now, and makes one request to the key provider; after that, only the frames that
-    /// a range needs are read.
+    /// Creates a reader for any range of the plaintext of the message in `source`, which is `sealed_len` bytes long.
+    ///
+    /// Reads the header, calls the key provider once, and reads the final frame, which proves the message's length.
+    /// After that, the reader reads only the frames that a range needs. `source` is read with blocking I/O.
     ///
     /// ```
     /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
@@ -54,9 +121,10 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// As [`open`](Self::open), as far as header and final frame go;
-    /// [`FormatError::Length`](crate::error::FormatError::Length) where no message has this length, and
-    /// [`OpenError::NotSeekable`] for a message that is signed or has no frames.
+    /// Returns [`OpenError::NotSeekable`] if the message is signed or not framed,
+    /// [`FormatError::Length`](crate::error::FormatError::Length) if no message with this header can be `sealed_len`
+    /// bytes long, [`OpenError::Io`] if `source` fails, and otherwise the errors of [`open`](Self::open) for the header
+    /// and the final frame.
     pub async fn range_reader<S: ReadAt>(
         &self,
         source: S,
@@ -67,11 +135,27 @@ impl Envelope {
         RangeReader::new(source, self.range_opener(&header, sealed_len, context).await?)
     }
 
-    /// Like [`range_reader`](Self::range_reader), but for an asynchronous source: an object in a store, or with the
-    /// feature `tokio` one of tokio's files. The [`AsyncRangeReader`] also makes streams of ranges.
+    /// Like [`range_reader`](Self::range_reader), but for an asynchronous source, such as an object in a store, or a
+    /// tokio file (feature `tokio`).
+    ///
+    /// With the feature `stream`, the [`AsyncRangeReader`] also returns a range as a stream of `Bytes`.
+    ///
+    /// ```
+    /// use bytes::Bytes;
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
+    ///
+    /// # pollster::block_on(async {
+    /// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// let object = Bytes::from(envelope.seal(b"attack at dawn", &context).await?);
+    /// let reader = envelope.async_range_reader(object.clone(), object.len() as u64, &context).await?;
+    /// assert_eq!(reader.read(10..14).await?, b"dawn");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
-    /// As [`range_reader`](Self::range_reader).
+    /// Same as [`range_reader`](Self::range_reader).
     pub async fn async_range_reader<S: AsyncReadAt + Sync>(
         &self,
         source: S,
@@ -82,11 +166,12 @@ impl Envelope {
         AsyncRangeReader::new(source, self.range_opener(&header, sealed_len, context).await?).await
     }
 
-    /// The bare [`RangeOpener`] for the message with this header and this length in all, for a transport of one's
-    /// own. One request to the key provider.
+    /// Creates a [`RangeOpener`], which opens ranges of a message and does no I/O. Calls the key provider once.
+    ///
+    /// `header` is the message's header, and `sealed_len` the length of the entire message in bytes.
     ///
     /// # Errors
-    /// As [`range_reader`](Self::range_reader), as far as the header goes.
+    /// Same as [`range_reader`](Self::range_reader), except for errors of the final frame and of the source.
     pub async fn range_opener(
         &self,
         header: &Header,
@@ -98,16 +183,16 @@ impl Envelope {
         RangeOpener::new(self.opener(header, context).await?, geometry)
     }
 
-    /// The bare [`Sealer`], for a transport of one's own. One request to the key provider.
+    /// Creates a [`Sealer`], which seals a message piece by piece and does no I/O. Calls the key provider once.
     ///
     /// # Errors
-    /// As [`seal`](Self::seal).
+    /// Same as [`seal`](Self::seal).
     pub async fn sealer(&self, context: &EncryptionContext) -> Result<Sealer, SealError> {
-        self.sealer_of(context, None).await
+        self.sealer_for(context, None).await
     }
 
-    /// The sealer of a plaintext of this length, if that is known.
-    async fn sealer_of(&self, context: &EncryptionContext, plaintext_len: Option<u64>) -> Result<Sealer, SealError> {
+    /// Creates the sealer for a plaintext of this length, if the length is known.
+    async fn sealer_for(&self, context: &EncryptionContext, plaintext_len: Option<u64>) -> Result<Sealer, SealError> {
         let settings = &*self.settings;
         materials::check_sealing(context, &settings.required_context)?;
         let fetch = || -> Fetch<_> {
@@ -132,37 +217,38 @@ impl Envelope {
         })
     }
 
-    /// The bare [`Opener`] for the message with this header, for a transport of one's own. One request to the key
-    /// provider.
+    /// Creates an [`Opener`], which opens a message piece by piece and does no I/O. Calls the key provider once.
     ///
     /// # Errors
-    /// As [`open`](Self::open), as far as the header goes, and [`OpenError::SignedStream`] where the message is signed
-    /// and those are [refused](EnvelopeBuilder::refuse_signed_streams).
+    /// Returns [`OpenError::SignedStream`] if the message is signed and the envelope
+    /// [refuses to stream](EnvelopeBuilder::refuse_signed_streams) signed messages, and otherwise the errors of
+    /// [`open`](Self::open) for the header.
     pub async fn opener(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
         if header.suite().signature().is_some() && !self.settings.streams_signed {
             return Err(OpenError::SignedStream);
         }
-        self.opener_of_whole(header, context).await
+        self.opener_for_buffer(header, context).await
     }
 
-    /// The opener of a message whose plaintext is given out whole or not at all.
-    async fn opener_of_whole(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
+    /// Creates the opener for a message whose plaintext is returned entirely or not at all.
+    async fn opener_for_buffer(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
         Ok(self.unlock(header, context, None).await?.0)
     }
 }
 
-/// A message that was opened: [`Envelope::open`] returns it. Everything in it is authenticated, except for a detached
-/// encrypted data key.
+/// An opened message: the plaintext, and the message's metadata. [`Envelope::open`] returns it.
+///
+/// All of it is authenticated, except for [`MessageInfo::encrypted_data_key`] if that is a detached one.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Opened {
     /// The plaintext.
     pub plaintext: Vec<u8>,
-    /// The message's context, suite and id, and the key that opened it.
+    /// The message's encryption context, suite and id, and the key that decrypted its data key.
     pub info: MessageInfo,
 }
 
-/// Without the plaintext.
+/// Omits the plaintext.
 impl fmt::Debug for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Opened").field("plaintext_len", &self.plaintext.len()).field("info", &self.info).finish()

@@ -1,4 +1,4 @@
-//! Whole plaintexts and messages in memory.
+//! Sealing and opening in memory.
 
 use super::{Envelope, EnvelopeBuilder, Opened};
 use crate::{
@@ -10,27 +10,35 @@ use crate::{
 };
 
 impl Envelope {
-    /// An envelope with the default settings.
+    /// Creates an envelope with the default settings. See [`EnvelopeBuilder`] for the defaults.
     pub fn new(provider: impl KeyProvider + 'static) -> Self {
         EnvelopeBuilder::new(provider).settings.into()
     }
 
-    /// An envelope whose settings are to be chosen.
+    /// Returns a builder for an envelope with other settings.
     pub fn builder(provider: impl KeyProvider + 'static) -> EnvelopeBuilder {
         EnvelopeBuilder::new(provider)
     }
 
-    /// Seals a whole plaintext. One request to the key provider.
+    /// Encrypts `plaintext`, and returns it as one message. Calls the key provider once.
     ///
-    /// The context is stored in the message in the clear; [`open`](Self::open) can demand it.
+    /// The encryption context is authenticated, and is stored in the message unencrypted. [`open`](Self::open) can
+    /// require it.
     ///
     /// # In an async service
-    /// Once the data key is there, sealing and opening occupy the calling task until they are done. A GiB takes about
-    /// 0.2 s in memory that is [used again](Self::seal_into), and 0.6 to 3.5 s in fresh memory, which the operating
-    /// system has to provide first. For 64 KiB, that is 0.01 to 0.2 ms, about what a runtime such as tokio expects between
-    /// two awaits. For 1 MiB, it is 0.2 to 3.5 ms, and the other tasks of the thread wait. From about 1 MiB on, use a
-    /// reader or writer for tokio, which lets others run after each [buffer](EnvelopeBuilder::stream_buffer_len), or
-    /// make the whole call in a thread for blocking work:
+    /// After the call to the key provider, this method encrypts in the calling task without yielding, and
+    /// [`open`](Self::open) decrypts in the same way. Either takes about:
+    ///
+    /// | plaintext | in a [reused buffer](Self::seal_into) | in a new buffer |
+    /// |---|---|---|
+    /// | 64 KiB | 0.01 ms | up to 0.2 ms |
+    /// | 1 MiB | 0.2 ms | up to 3.5 ms |
+    /// | 1 GiB | 0.2 s | 0.6 to 3.5 s |
+    ///
+    /// New buffers take longer because the operating system must provide their memory first. Up to 0.2 ms is about what
+    /// a runtime such as tokio expects between two `.await` points; during a longer call, the other tasks of the thread
+    /// wait. From about 1 MiB, use a tokio reader or writer, which lets other tasks run after each
+    /// [buffer](EnvelopeBuilder::stream_buffer_len), or move the call to a thread for blocking work:
     ///
     /// ```
     /// # use kms_envelope::{EncryptionContext, Envelope, RawAes};
@@ -48,67 +56,104 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// A [`SealError`]: the key provider gave no data key, the context cannot be used, the randomness failed, or the
-    /// plaintext has too many frames.
+    /// Returns a [`SealError`] if the key provider fails or returns a data key that cannot be used, the encryption
+    /// context is invalid or lacks a [required name](EnvelopeBuilder::required_context), the header would exceed the
+    /// envelope's [limits](EnvelopeBuilder::limits), the random number generator fails, or the plaintext is too long.
     pub async fn seal(&self, plaintext: &[u8], context: &EncryptionContext) -> Result<Vec<u8>, SealError> {
         let mut sealed = Vec::new();
         self.seal_into(plaintext, context, &mut sealed).await?;
         Ok(sealed)
     }
 
-    /// Opens a whole message. One request to the key provider.
+    /// Decrypts the message `sealed`, and returns its plaintext and metadata. Calls the key provider once.
     ///
-    /// Every pair of `context` must be in the message with the same value; the message may have others, which
-    /// [`MessageInfo::context`] shows. That is checked before any key is asked for.
+    /// `context` is what you require of the message's encryption context: the message must contain each of these pairs,
+    /// and may contain others, which [`MessageInfo::context`] includes. This is checked before the key provider is
+    /// called. An empty context requires nothing.
     ///
-    /// Opening occupies the calling task for as long as sealing: [`seal`](Self::seal) says what to do in an async
-    /// service from about 1 MiB on.
+    /// Like [`seal`](Self::seal), this method occupies the calling task while it decrypts.
+    ///
+    /// ```
+    /// use kms_envelope::{EncryptionContext, Envelope, ErrorKind, RawAes};
+    ///
+    /// # pollster::block_on(async {
+    /// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+    /// let context = EncryptionContext::from([("tenant", "acme"), ("purpose", "invoices")]);
+    /// let sealed = envelope.seal(b"attack at dawn", &context).await?;
+    ///
+    /// let opened = envelope.open(&sealed, &EncryptionContext::from([("tenant", "acme")])).await?;
+    /// assert_eq!(opened.plaintext, b"attack at dawn");
+    /// assert_eq!(opened.info.context.get("purpose"), Some("invoices"));
+    ///
+    /// let error = envelope.open(&sealed, &EncryptionContext::from([("tenant", "other")])).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::WrongContext);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
-    /// An [`OpenError`] that says which check failed. Nothing of the plaintext is given out then.
+    /// Returns an [`OpenError`] that specifies which check failed. No plaintext is released then.
     pub async fn open(&self, sealed: &[u8], context: &EncryptionContext) -> Result<Opened, OpenError> {
         let mut plaintext = Vec::new();
         let info = self.open_into(sealed, context, &mut plaintext).await?;
         Ok(Opened { plaintext, info })
     }
 
-    /// As [`seal`](Self::seal), into a buffer that is there already: its contents are replaced, and its memory is
-    /// used again. With memory that has been used before, sealing a long plaintext takes about half the time. Do not
-    /// clear the buffer in between: what it grows by is filled with zeros first.
+    /// Like [`seal`](Self::seal), but writes the message to `sealed`: replaces its contents and reuses its memory.
+    ///
+    /// For a long plaintext, a reused buffer about halves the time. Do not clear the buffer between calls: this method
+    /// would have to fill it with zeros again.
+    ///
+    /// ```
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
+    ///
+    /// # pollster::block_on(async {
+    /// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// let mut sealed = Vec::new();
+    /// for record in ["attack at dawn", "retreat at dusk"] {
+    ///     envelope.seal_into(record.as_bytes(), &context, &mut sealed).await?;
+    ///     // Store or send `sealed`.
+    /// }
+    /// # assert_eq!(envelope.open(&sealed, &context).await?.plaintext, b"retreat at dusk");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
-    /// As [`seal`](Self::seal). The buffer is empty then, and its memory gone, as when the call is cancelled.
+    /// Same as [`seal`](Self::seal). On error, and if the future is dropped, `sealed` is empty and its memory has been
+    /// freed.
     pub async fn seal_into(
         &self,
         plaintext: &[u8],
         context: &EncryptionContext,
         sealed: &mut Vec<u8>,
     ) -> Result<(), SealError> {
-        // Taken, so that no other message is in the buffer if this call fails or is cancelled.
+        // Taken out, so that the buffer does not hold an earlier message if this call fails or is cancelled.
         let mut buffer = std::mem::take(sealed);
-        let sealer = self.sealer_of(context, Some(plaintext.len() as u64)).await?;
+        let sealer = self.sealer_for(context, Some(plaintext.len() as u64)).await?;
         let len = sealer.sealed_len(plaintext.len() as u64)?;
         resize(&mut buffer, stream::buffer_len(len).ok_or(SealError::TooLongForMemory { len })?);
-        sealer.seal_whole(plaintext, &mut buffer)?;
+        sealer.seal_buffer(plaintext, &mut buffer)?;
         *sealed = buffer;
         Ok(())
     }
 
-    /// As [`open`](Self::open), into a buffer that is there already: its contents are replaced by the plaintext, and
-    /// its memory is used again.
+    /// Like [`open`](Self::open), but writes the plaintext to `plaintext`: replaces its contents and reuses its memory.
     ///
     /// # Errors
-    /// As [`open`](Self::open). The buffer is empty then, and its memory gone, as when the call is cancelled.
+    /// Same as [`open`](Self::open). On error, and if the future is dropped, `plaintext` is empty and its memory has
+    /// been freed.
     pub async fn open_into(
         &self,
         sealed: &[u8],
         context: &EncryptionContext,
         plaintext: &mut Vec<u8>,
     ) -> Result<MessageInfo, OpenError> {
-        // Taken, so that no other message's plaintext is in the buffer if this call fails or is cancelled.
+        // Taken out, so that the buffer does not hold another message's plaintext if this call fails or is cancelled.
         let mut buffer = std::mem::take(plaintext);
         let header = Header::parse(sealed, &self.settings.limits)?;
-        let mut opener = self.opener_of_whole(&header, context).await?;
+        let mut opener = self.opener_for_buffer(&header, context).await?;
         let body = &sealed[header.len()..];
         resize(&mut buffer, opener.update_len(body.len()));
         let len = opener.update(body, &mut buffer)?;
@@ -119,8 +164,8 @@ impl Envelope {
     }
 }
 
-/// Gives a buffer this length. Fresh memory comes from the system as zeros, and is not written to; memory that was
-/// used is left as it is.
+/// Sets the length of a buffer whose contents do not matter. A buffer that is too small is replaced by a new allocation:
+/// the operating system provides that zeroed, so nothing is written to it here.
 fn resize(buffer: &mut Vec<u8>, len: usize) {
     if buffer.capacity() < len {
         *buffer = vec![0; len];

@@ -1,4 +1,4 @@
-//! The settings of an envelope.
+//! The settings of an envelope, and its builder.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ use crate::{
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
-/// The plaintext bytes of a frame, unless set: AES at full speed, and 0.05 % more bytes.
+/// The default frame length. AES runs at full speed, and the frames' overhead is 0.05 % of the plaintext.
 const DEFAULT_FRAME_LEN: u32 = 65_536;
 
 #[derive(Debug)]
@@ -53,8 +53,8 @@ impl Settings {
         materials::for_sealing(&*self.provider, self.suite, context, &self.required_context, randomness, deadline).await
     }
 
-    /// The data key of a message of this suite, whose whole context is `context`. Without a deadline, its time begins
-    /// now.
+    /// Returns the data key of a message of this suite, whose entire context is `context`. Without a deadline, the
+    /// [key timeout](EnvelopeBuilder::key_timeout) starts now.
     pub(super) async fn opening_data_key(
         &self,
         suite: AlgorithmSuite,
@@ -70,12 +70,12 @@ impl Settings {
         materials::for_opening(&*self.provider, &request).await
     }
 
-    /// The length of the buffers of a stream.
+    /// Returns the length of a stream's buffers.
     pub(super) fn stream_buffer_len(&self) -> usize {
         self.stream_buffer_len.unwrap_or_else(|| stream::default_buffer_len(&self.threads))
     }
 
-    /// The deadline of the requests for a message that begin now.
+    /// Returns the deadline for a message whose calls to the key provider start now.
     pub(super) fn deadline(&self) -> Instant {
         provider::deadline_after(self.key_timeout)
     }
@@ -87,7 +87,7 @@ impl From<Settings> for Envelope {
     }
 }
 
-/// Chooses an [`Envelope`]'s settings. Each has a default.
+/// Configures an [`Envelope`]. Every setting has a default, so most services need only a few of these methods.
 ///
 /// ```
 /// use kms_envelope::{Envelope, Limits, RawAes};
@@ -98,13 +98,29 @@ impl From<Settings> for Envelope {
 ///     .build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// | to | use | default |
+/// |---|---|---|
+/// | reuse data keys for many messages | [`cache`](Self::cache) | a call to the key provider for every message |
+/// | limit the time of the calls to the key provider | [`key_timeout`](Self::key_timeout) | 10 seconds |
+/// | require context pairs, and not store them | [`required_context`](Self::required_context) | none |
+/// | limit what a message may request | [`limits`](Self::limits) | [`Limits::default`] |
+/// | sign messages, or choose another suite | [`suite`](Self::suite) | the policy's: AES-256-GCM with key commitment, unsigned |
+/// | open old messages, without key commitment | [`commitment_policy`](Self::commitment_policy) | refuse them |
+/// | refuse to stream signed messages | [`refuse_signed_streams`](Self::refuse_signed_streams) | stream them |
+/// | open messages of AWS's SDK for .NET 4.0.0 | [`accept_esdk_net_4_0_0`](Self::accept_esdk_net_4_0_0) | refuse them |
+/// | choose the frame length | [`frame_len`](Self::frame_len) | 65,536 bytes |
+/// | encrypt a message with several threads | [`threads`](Self::threads) | the calling thread |
+/// | choose the buffers of readers and writers | [`stream_buffer_len`](Self::stream_buffer_len) | 1 MiB for each thread, at most 8 MiB |
+/// | choose the cryptographic backend | [`backend`](Self::backend) | the fastest that is compiled in |
+/// | choose the random number generator | [`rng`](Self::rng) | the operating system's |
 #[derive(Debug)]
 #[must_use]
 pub struct EnvelopeBuilder {
     pub(super) settings: Settings,
-    /// As given: it may be zero.
+    /// Not checked yet: it may be zero.
     frame_len: u32,
-    /// As given: the policy may not allow it.
+    /// Not checked yet: the policy may not allow it.
     suite: Option<AlgorithmSuite>,
 }
 
@@ -129,103 +145,128 @@ impl EnvelopeBuilder {
         Self { settings, frame_len: DEFAULT_FRAME_LEN, suite: None }
     }
 
-    /// The algorithm suite for sealing. Default: [the policy's](CommitmentPolicy::default_suite), which is
-    /// [`AlgorithmSuite::Aes256GcmHkdfSha512Commit`] unless another policy is chosen.
+    /// Sets the algorithm suite for sealing. Opening uses the message's suite.
+    ///
+    /// Default: [the policy's](CommitmentPolicy::default_suite), which is
+    /// [`AlgorithmSuite::Aes256GcmHkdfSha512Commit`] unless you choose another policy.
     pub fn suite(mut self, suite: AlgorithmSuite) -> Self {
         self.suite = Some(suite);
         self
     }
 
-    /// Which suites may be sealed and opened. Default: [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
+    /// Sets which suites the envelope seals with and opens, by whether they have key commitment.
+    ///
+    /// Default: [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
     pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
         self.settings.policy = policy;
         self
     }
 
-    /// Opens signed messages as whole buffers only, where nothing comes out before the signature has verified. Their
-    /// streams fail with [`OpenError::SignedStream`](crate::OpenError::SignedStream) as soon as their header has been read, before any key is asked
-    /// for. For readers that cannot take back what they did with the first frames.
+    /// Opens signed messages in memory only. By default, they can be streamed as well.
+    ///
+    /// A stream releases the frames of a signed message, except for the last one, before it verifies the signature. Use
+    /// this setting if your code cannot undo what it does with the first frames. Methods that stream a signed message
+    /// then return [`OpenError::SignedStream`](crate::OpenError::SignedStream) before they call the key provider.
     pub fn refuse_signed_streams(mut self) -> Self {
         self.settings.streams_signed = false;
         self
     }
 
-    /// Opens also what AWS's SDK for .NET 4.0.0 sealed, and other versions did not: it computed the header's tag, and
-    /// the key of suites without commitment, in ways of its own. All else that is checked stays as it is.
+    /// Also opens messages from version 4.0.0 of the AWS Encryption SDK for .NET. By default, they are refused.
+    ///
+    /// That version computed the header's tag, and the encryption key of suites without key commitment, differently from
+    /// the specification. All other checks stay the same.
     pub fn accept_esdk_net_4_0_0(mut self) -> Self {
         self.settings.accepts_net_4_0_0 = true;
         self
     }
 
-    /// The plaintext bytes of a frame, for sealing. Default: 65,536. Each frame is 32 bytes longer than its
-    /// plaintext; it is the unit in which readers authenticate, and the memory that they need.
+    /// Sets the number of plaintext bytes in a frame, for sealing. Default: 65,536.
+    ///
+    /// Readers authenticate a message frame by frame and hold a frame in memory, so longer frames need more memory, and
+    /// a range reader decrypts more than it returns. Each frame adds 32 bytes to the message.
     pub fn frame_len(mut self, bytes: u32) -> Self {
         self.frame_len = bytes;
         self
     }
 
-    /// What a message may ask for on opening. Nothing that exceeds it is sealed, either.
+    /// Sets the limits on a message's header, frames and encrypted data keys. Default: [`Limits::default`].
+    ///
+    /// They protect opening from untrusted messages. They apply to sealing too, so that the envelope can open what it
+    /// seals.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
         self
     }
 
-    /// Sets how long all requests to the key provider for one message may take together. Default: 10 seconds.
-    /// [`Duration::MAX`] means no limit. Work on frames is not counted. A request that a [cache](Self::cache) shares
-    /// between callers has that long from its own start.
+    /// Sets the total time of all calls to the key provider for one message. Default: 10 seconds.
     ///
-    /// The provider enforces it: those for AWS KMS do, and for others see [`KeyProvider`].
+    /// [`Duration::MAX`] means no limit. Encryption, decryption and I/O do not count. A call that a [cache](Self::cache)
+    /// shares between callers has its own timeout, from the time when the call starts.
+    ///
+    /// The key provider must enforce the timeout. The providers for AWS KMS do; for others, see
+    /// [`KeyProvider`](crate::KeyProvider).
     pub fn key_timeout(mut self, timeout: Duration) -> Self {
         self.settings.key_timeout = timeout;
         self
     }
 
-    /// Names that every context must have, whose pairs are authenticated but **not stored** in the message: to open
-    /// it, they must be given again. For what a message should not reveal, and what its reader knows anyway.
+    /// Sets the names of required encryption context pairs, which are authenticated but **not stored** in the message.
     ///
-    /// AWS's SDKs call them required encryption context keys, and need them as well to open such a message.
+    /// Every context for sealing and opening must contain these names. To open a message, the reader must pass the same
+    /// values again. Use this for values that a message must not reveal, and that its readers know from elsewhere.
+    ///
+    /// AWS's SDKs call these names required encryption context keys, and also need them to open such a message.
     pub fn required_context<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
         self.settings.required_context = names.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Keeps data keys in this cache, for sealing and for opening. Default: none, and every message makes a request.
+    /// Caches data keys in `cache`, for sealing and opening.
+    ///
+    /// Default: no cache, so every message needs a call to the key provider.
     pub fn cache(mut self, cache: DataKeyCache) -> Self {
         self.settings.cache = Some(cache.partition());
         self
     }
 
-    /// What does the cryptography. Default: the fastest that is compiled in.
+    /// Sets the cryptographic backend. Default: the fastest that is compiled in.
     pub fn backend(mut self, backend: Backend) -> Self {
         self.settings.backend = backend;
         self
     }
 
-    /// Which threads work on the frames of a message. Default: [`Threads::One`], the calling one.
+    /// Sets which threads encrypt and decrypt the frames of a message. Default: [`Threads::One`], the calling thread.
     pub fn threads(mut self, threads: Threads) -> Self {
         self.settings.threads = threads;
         self
     }
 
-    /// Sets the length in bytes of the buffers of readers and writers, which is what they work on at once: from 4,096 to
-    /// 1,073,741,824. Default: 1 MiB for each of the [threads](Self::threads), and 8 MiB at most.
+    /// Sets the buffer length of readers and writers in bytes, from 4,096 to 1,073,741,824.
     ///
-    /// A writer holds one buffer, a reader two, and each a frame that has begun. A buffer is not longer than what
-    /// arrives, but is always long enough for a whole frame. Shorter buffers are for many streams at once; below 64 KiB,
-    /// and below 128 KiB for each thread, they cost speed. Streams of `Bytes` have no buffers: they work on pieces of
-    /// the length in which they come.
+    /// Default: 1 MiB for each of the [threads](Self::threads), at most 8 MiB.
+    ///
+    /// A reader or writer processes up to one buffer at a time. A writer holds one buffer and a reader holds two; each
+    /// also holds up to one incomplete frame. Buffers grow with the data up to this length, or up to one frame if a
+    /// frame is longer.
+    ///
+    /// Choose shorter buffers if a process has many streams at once. Buffers below 64 KiB, or with several threads below
+    /// 128 KiB for each thread, are slower. Streams of `Bytes` have no buffers: they process each item as it comes.
     pub fn stream_buffer_len(mut self, bytes: usize) -> Self {
         self.settings.stream_buffer_len = Some(bytes);
         self
     }
 
-    /// Takes random bytes from this generator instead of the operating system's: message ids, signing keys, and the
-    /// data keys and IVs of providers that make them in this process, such as [`RawAes`](crate::RawAes). AWS KMS draws
-    /// its own, and so does AWS-LC for signatures and for RSA's padding.
+    /// Uses `rng` instead of the operating system's random number generator.
     ///
-    /// For tests that need the same bytes twice; of signed messages, only
-    /// [`Backend::RustCrypto`](crate::Backend::RustCrypto) makes them. A generator that repeats itself in production
-    /// gives the data away.
+    /// Message ids and signing keys come from it, and so do the data keys and IVs of providers that generate them in this
+    /// process, such as [`RawAes`](crate::RawAes). AWS KMS uses its own randomness, and so does AWS-LC for signatures
+    /// and RSA padding.
+    ///
+    /// This is for tests that need reproducible messages. Signed messages are reproducible with
+    /// [`Backend::RustCrypto`](crate::Backend::RustCrypto) only.
+    ///
+    /// **In production, a generator that repeats its output reveals the plaintext.**
     pub fn rng<R: TryCryptoRng + Send + 'static>(mut self, rng: R) -> Self
     where
         R::Error: Send + Sync + 'static,
@@ -234,12 +275,12 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// The envelope.
+    /// Builds the envelope.
     ///
     /// # Errors
-    /// [`ConfigError::CommitmentPolicy`] for a suite that the policy does not allow, [`ConfigError::FrameLen`] for a
-    /// frame length of zero or beyond the limit on opening, and [`ConfigError::StreamBufferLen`] for stream buffers that
-    /// are too short or too long.
+    /// - Returns [`ConfigError::CommitmentPolicy`] if the commitment policy does not allow the suite.
+    /// - Returns [`ConfigError::FrameLen`] if the frame length is zero or exceeds [`Limits::frame_len`].
+    /// - Returns [`ConfigError::StreamBufferLen`] if the stream buffer length is out of range.
     pub fn build(mut self) -> Result<Envelope, ConfigError> {
         let settings = &mut self.settings;
         let policy = settings.policy;

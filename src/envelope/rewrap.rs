@@ -1,4 +1,4 @@
-//! Other keys for data that is there already.
+//! Rewrapping and resealing existing messages.
 
 use std::{io::Read, sync::Arc};
 
@@ -15,18 +15,23 @@ use crate::{
 };
 
 impl Envelope {
-    /// Puts a message's data key under another key, without touching the message: the encrypted data keys that this
-    /// gives, kept beside the message, open it with the new key. This envelope holds the old key and the `context`,
-    /// as for opening. One request to its key provider to decrypt, one to `new` to encrypt, whatever the message's
-    /// length; together they have this envelope's [`key_timeout`](crate::EnvelopeBuilder::key_timeout).
+    /// Encrypts a message's data key under another key, and returns it as detached keys. The message stays unchanged.
     ///
-    /// The header verifies first, so what is rewrapped is this message's data key. The encryption context stays the
-    /// same, and the new provider is given it too.
+    /// *Detached keys* are encrypted data keys stored beside the message. Store what this method returns; an envelope with
+    /// the new key opens the message [with these keys](Self::with_detached_keys).
     ///
-    /// The message still holds the old encrypted data keys, and opens with the old key for as long as that can be used:
-    /// a header cannot be written anew, as two headers under one data key would let anyone who sees both forge the
-    /// message. And whoever has had the data key still has it. Where the old key may be known to others,
-    /// [`reseal`](Self::reseal).
+    /// This envelope must be able to open the message; `context` has the same meaning as for [`open`](Self::open). The
+    /// header is verified first. The encryption context stays the same, and `new` receives it too.
+    ///
+    /// The method needs only the header, so its cost does not depend on the message's length. It calls this envelope's key
+    /// provider once to decrypt the data key, and `new` once to encrypt it. Both calls together have this envelope's
+    /// [`key_timeout`](crate::EnvelopeBuilder::key_timeout).
+    ///
+    /// # Rewrapping does not revoke the old key
+    /// The message still contains its old encrypted data keys, so it opens with the old key as long as that key can be
+    /// used. They cannot be replaced: anyone who sees two different headers with one data key and message id can forge
+    /// the message. Rewrapping does not revoke a leaked data key either. If the old key or the data key may have been
+    /// compromised, use [`reseal`](Self::reseal).
     ///
     /// ```
     /// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::{DetachedKeys, Header}};
@@ -38,7 +43,7 @@ impl Envelope {
     /// let sealed = old.seal(b"attack at dawn", &context).await?;
     ///
     /// let header = Header::parse(&sealed, &Limits::default())?;
-    /// let keys: Vec<u8> = old.rewrap(&header, &context, &new_key).await?.to_bytes()?; // to be kept
+    /// let keys: Vec<u8> = old.rewrap(&header, &context, &new_key).await?.to_bytes()?; // store these
     ///
     /// let keys = DetachedKeys::parse(&keys, &Limits::default())?;
     /// let new = Envelope::new(new_key);
@@ -49,8 +54,10 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// [`RewrapError::Open`] where the header does not open, [`RewrapError::Encrypt`] where `new` fails, and
-    /// [`RewrapError::Keys`] where it gives more than a message or this envelope's limits have room for.
+    /// - Returns [`RewrapError::Open`] if the header cannot be opened.
+    /// - Returns [`RewrapError::Encrypt`] if `new` fails.
+    /// - Returns [`RewrapError::Keys`] if `new` returns more encrypted data keys, or longer ones, than a message or this
+    ///   envelope's limits allow.
     pub async fn rewrap(
         &self,
         header: &Header,
@@ -66,7 +73,7 @@ impl Envelope {
             .with_randomness(Randomness(&self.settings.random));
         let encrypted = new.encrypt_data_key(&request).await.map_err(RewrapError::Encrypt)?;
         let keys = DetachedKeys::new(info.message_id, encrypted).to_bytes().map_err(RewrapError::Keys)?;
-        // What would not be read again is not given out.
+        // Keys that could not be parsed again must not be returned.
         DetachedKeys::parse(&keys, &self.settings.limits).map_err(|error| {
             RewrapError::Keys(match error {
                 HeaderError::Limit(error) => error.into(),
@@ -75,28 +82,51 @@ impl Envelope {
         })
     }
 
-    /// This envelope, for opening the one message that these keys belong to: by them, and not by those in its header.
-    /// That goes for whole buffers, streams and ranges, for [`rewrap`](Self::rewrap) and for [`reseal`](Self::reseal).
-    /// Sealing is as before.
+    /// Returns an envelope that opens one message with detached keys instead of the keys in the message's header.
+    ///
+    /// The keys apply to all methods that open: in memory, as a stream, by ranges, and in [`rewrap`](Self::rewrap) and
+    /// [`reseal`](Self::reseal). These methods return [`OpenError::DetachedKeys`](crate::OpenError::DetachedKeys) for any
+    /// other message. Sealing is unaffected. [`rewrap`](Self::rewrap) has an example.
     #[must_use]
     pub fn with_detached_keys(&self, keys: DetachedKeys) -> Self {
         Self { settings: self.settings.clone(), detached_keys: Some(Arc::new(keys)) }
     }
 
-    /// Opens a message and seals its plaintext anew, with `new`: another data key, another message id, and the suite
-    /// and frame length of `new`. The encryption context stays the same; whether its pairs are stored is for `new` to
-    /// say. For messages that do not fit into memory, there is [`reseal_reader`](Self::reseal_reader).
+    /// Opens a message and seals its plaintext again with `new`: a new message, with a new data key and message id.
+    ///
+    /// The suite and the frame length are those of `new`. The encryption context stays the same; the settings of `new`
+    /// determine which pairs are stored. Calls the key provider of this envelope once, and that of `new` once.
+    ///
+    /// The plaintext is held in memory. For long messages, use [`reseal_reader`](Self::reseal_reader).
+    ///
+    /// ```
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
+    ///
+    /// # pollster::block_on(async {
+    /// let old = Envelope::new(RawAes::generate("example", "2025")?);
+    /// let new = Envelope::new(RawAes::generate("example", "2026")?);
+    /// let context = EncryptionContext::from([("tenant", "acme")]);
+    /// let message = old.seal(b"attack at dawn", &context).await?;
+    ///
+    /// let message = old.reseal(&message, &context, &new).await?;
+    /// assert_eq!(new.open(&message, &context).await?.plaintext, b"attack at dawn");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
-    /// [`ResealError::Open`] as [`open`](Self::open), [`ResealError::Seal`] as [`seal`](Self::seal).
+    /// Returns [`ResealError::Open`] with an error of [`open`](Self::open), or [`ResealError::Seal`] with an error of
+    /// [`seal`](Self::seal).
     pub async fn reseal(&self, sealed: &[u8], context: &EncryptionContext, new: &Self) -> Result<Vec<u8>, ResealError> {
         let mut plaintext = Zeroizing::new(Vec::new());
         let info = self.open_into(sealed, context, &mut plaintext).await?;
         Ok(new.seal(&plaintext, &info.context.without_reserved_names()).await?)
     }
 
-    /// As [`reseal`](Self::reseal): a reader of the new message, from a reader of the old one. Where the old one does
-    /// not open, reading fails with that error, and what was read has no end and opens nowhere.
+    /// Like [`reseal`](Self::reseal), but for streams: creates a reader of the new message from a reader of the old one.
+    ///
+    /// If a later part of the old message cannot be opened, reading returns that [`OpenError`](crate::OpenError). What has
+    /// been read until then is a truncated message, which cannot be opened.
     ///
     /// ```
     /// use std::io;
@@ -116,7 +146,8 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// [`ResealError::Open`] as [`open_reader`](Self::open_reader), [`ResealError::Seal`] as [`seal`](Self::seal).
+    /// Returns [`ResealError::Open`] with an error of [`open_reader`](Self::open_reader), or [`ResealError::Seal`] with
+    /// an error of [`seal_reader`](Self::seal_reader).
     pub async fn reseal_reader<R: Read>(
         &self,
         reader: R,
@@ -128,10 +159,10 @@ impl Envelope {
         Ok(new.seal_reader(opened, &context).await?)
     }
 
-    /// As [`reseal_reader`](Self::reseal_reader), for tokio.
+    /// Like [`reseal_reader`](Self::reseal_reader), but for tokio's [`AsyncRead`](tokio::io::AsyncRead).
     ///
     /// # Errors
-    /// As [`reseal_reader`](Self::reseal_reader).
+    /// Same as [`reseal_reader`](Self::reseal_reader).
     #[cfg(feature = "tokio")]
     pub async fn reseal_async_reader<R: tokio::io::AsyncRead>(
         &self,

@@ -1,4 +1,4 @@
-//! Readers, writers and streams.
+//! Creating readers, writers and streams.
 
 use std::io::{Read, Write};
 
@@ -11,8 +11,10 @@ use crate::{
 };
 
 impl Envelope {
-    /// A writer that seals what is written to it into `writer`. One request to the key provider, now; after that,
-    /// nothing but `std::io`.
+    /// Creates a writer that encrypts what is written to it, and writes the message to `writer`.
+    ///
+    /// Calls the key provider once. The writer then works with blocking I/O only. Call
+    /// [`finish`](SealWriter::finish) at the end.
     ///
     /// ```
     /// use std::io::{self, Write};
@@ -24,14 +26,14 @@ impl Envelope {
     /// # let (mut input, output) = (&b"attack at dawn"[..], Vec::new());
     /// let mut writer = envelope.seal_writer(output, &context).await?;
     /// io::copy(&mut input, &mut writer)?;
-    /// let output = writer.finish()?; // Without this, the message has no end and does not open.
+    /// let output = writer.finish()?; // Without this, the message is truncated and cannot be opened.
     /// # assert_eq!(envelope.open(&output, &context).await?.plaintext, b"attack at dawn");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// As [`seal`](Self::seal).
+    /// Same as [`seal`](Self::seal). Writes nothing to `writer`.
     pub async fn seal_writer<W: Write>(
         &self,
         writer: W,
@@ -40,11 +42,27 @@ impl Envelope {
         Ok(SealWriter::new(writer, self.seal_buffer(context).await?))
     }
 
-    /// A reader of the message that the plaintext in `reader` becomes. One request to the key provider, now; after
-    /// that, nothing but `std::io`.
+    /// Creates a reader that yields the encrypted form of what it reads from `reader`.
+    ///
+    /// Calls the key provider once. The reader then works with blocking I/O only.
+    ///
+    /// ```
+    /// use std::io;
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
+    ///
+    /// # pollster::block_on(async {
+    /// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// # let (file, mut upload) = (&b"attack at dawn"[..], Vec::new());
+    /// let mut reader = envelope.seal_reader(file, &context).await?;
+    /// io::copy(&mut reader, &mut upload)?;
+    /// # assert_eq!(envelope.open(&upload, &context).await?.plaintext, b"attack at dawn");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
-    /// As [`seal`](Self::seal).
+    /// Same as [`seal`](Self::seal). Reads nothing from `reader`.
     pub async fn seal_reader<R: Read>(
         &self,
         reader: R,
@@ -53,8 +71,10 @@ impl Envelope {
         Ok(SealReader::new(reader, self.seal_buffer(context).await?))
     }
 
-    /// A reader of the plaintext of the message that `reader` gives. Reads the header, now, in small pieces; then
-    /// makes one request to the key provider; after that, nothing but `std::io`.
+    /// Creates a reader that yields the plaintext of the message in `reader`.
+    ///
+    /// Reads the message's header, in small pieces and with blocking I/O, and calls the key provider once. The reader
+    /// then works with blocking I/O only.
     ///
     /// ```
     /// use std::io::{self, Read};
@@ -66,14 +86,16 @@ impl Envelope {
     /// # let sealed = envelope.seal(b"attack at dawn", &context).await?;
     /// # let (file, mut output) = (&sealed[..], Vec::new());
     /// let mut reader = envelope.open_reader(file, &context).await?;
-    /// io::copy(&mut reader, &mut output)?; // An error: what came before it is not all.
+    /// io::copy(&mut reader, &mut output)?; // On error, the output is incomplete.
     /// # assert_eq!(output, b"attack at dawn");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
     /// ```
     ///
     /// # Errors
-    /// As [`open`](Self::open), as far as the header goes, and [`OpenError::Io`] where it cannot be read.
+    /// Returns [`OpenError::Io`] if `reader` fails, [`OpenError::SignedStream`] if the message is signed and the envelope
+    /// [refuses to stream](crate::EnvelopeBuilder::refuse_signed_streams) signed messages, and otherwise the errors of
+    /// [`open`](Self::open) for the header. Later errors come from the reader.
     pub async fn open_reader<R: Read>(
         &self,
         mut reader: R,
@@ -83,10 +105,29 @@ impl Envelope {
         Ok(OpenReader::new(reader, header.len(), self.open_buffer(&header, context).await?))
     }
 
-    /// As [`seal_writer`](Self::seal_writer), for tokio.
+    /// Like [`seal_writer`](Self::seal_writer), but for tokio's [`AsyncWrite`](tokio::io::AsyncWrite).
+    ///
+    /// Call [`shutdown`](tokio::io::AsyncWriteExt::shutdown) at the end.
+    ///
+    /// ```
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
+    /// use tokio::io::AsyncWriteExt;
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// # let (mut input, output) = (&b"attack at dawn"[..], Vec::new());
+    /// let mut writer = envelope.seal_async_writer(output, &context).await?;
+    /// tokio::io::copy(&mut input, &mut writer).await?;
+    /// writer.shutdown().await?; // Without this, the message is truncated and cannot be opened.
+    /// # assert_eq!(envelope.open(writer.get_ref(), &context).await?.plaintext, b"attack at dawn");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// As [`seal`](Self::seal).
+    /// Same as [`seal`](Self::seal). Writes nothing to `writer`.
     #[cfg(feature = "tokio")]
     pub async fn seal_async_writer<W: tokio::io::AsyncWrite>(
         &self,
@@ -96,10 +137,10 @@ impl Envelope {
         Ok(stream::AsyncSealWriter::new(writer, self.seal_buffer(context).await?))
     }
 
-    /// As [`seal_reader`](Self::seal_reader), for tokio.
+    /// Like [`seal_reader`](Self::seal_reader), but for tokio's [`AsyncRead`](tokio::io::AsyncRead).
     ///
     /// # Errors
-    /// As [`seal`](Self::seal).
+    /// Same as [`seal`](Self::seal). Reads nothing from `reader`.
     #[cfg(feature = "tokio")]
     pub async fn seal_async_reader<R: tokio::io::AsyncRead>(
         &self,
@@ -109,10 +150,29 @@ impl Envelope {
         Ok(stream::AsyncSealReader::new(reader, self.seal_buffer(context).await?))
     }
 
-    /// As [`open_reader`](Self::open_reader), for tokio.
+    /// Like [`open_reader`](Self::open_reader), but for tokio's [`AsyncRead`](tokio::io::AsyncRead).
+    ///
+    /// ```
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// # let sealed = envelope.seal(b"attack at dawn", &context).await?;
+    /// # let (file, mut output) = (&sealed[..], Vec::new());
+    /// let mut reader = envelope.open_async_reader(file, &context).await?;
+    /// tokio::io::copy(&mut reader, &mut output).await?; // On error, the output is incomplete.
+    /// # assert_eq!(output, b"attack at dawn");
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// As [`open_reader`](Self::open_reader).
+    /// Same as [`open_reader`](Self::open_reader).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the part of the header that it has read from `reader` is lost.
     #[cfg(feature = "tokio")]
     pub async fn open_async_reader<R: tokio::io::AsyncRead>(
         &self,
@@ -124,7 +184,9 @@ impl Envelope {
         Ok(stream::AsyncOpenReader::new(reader, self.open_buffer(&header, context).await?))
     }
 
-    /// A stream of the message that a stream of plaintext becomes. One request to the key provider, now.
+    /// Creates a stream that yields the encrypted form of a stream of plaintext, as [`Bytes`](bytes::Bytes).
+    ///
+    /// Calls the key provider once.
     ///
     /// ```
     /// use std::convert::Infallible;
@@ -137,7 +199,7 @@ impl Envelope {
     /// let plaintext = stream::iter(["attack ", "at dawn"]).map(Ok::<_, Infallible>);
     /// let mut sealed = envelope.seal_stream(plaintext, &context).await?;
     /// while let Some(piece) = sealed.next().await {
-    ///     let piece: bytes::Bytes = piece?; // An error: what came before it is not a message.
+    ///     let piece: bytes::Bytes = piece?; // On error, what came before is a truncated message.
     ///     # let _ = piece;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -145,7 +207,7 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// As [`seal`](Self::seal).
+    /// Same as [`seal`](Self::seal).
     #[cfg(feature = "stream")]
     pub async fn seal_stream<S, B, E>(
         &self,
@@ -159,11 +221,33 @@ impl Envelope {
         Ok(stream::SealStream::new(plaintext, self.sealer(context).await?))
     }
 
-    /// A stream of the plaintext of a stream of a message. Takes the header from it, now, and makes one request to
-    /// the key provider.
+    /// Creates a stream that yields the plaintext of a message, as [`Bytes`](bytes::Bytes).
+    ///
+    /// Reads the message's header from `sealed`, and calls the key provider once.
+    ///
+    /// ```
+    /// use std::convert::Infallible;
+    /// use futures_util::{TryStreamExt, stream};
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
+    ///
+    /// # pollster::block_on(async {
+    /// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+    /// # let context = EncryptionContext::new();
+    /// # let sealed = envelope.seal(b"attack at dawn", &context).await?;
+    /// let body = stream::iter(sealed.chunks(100).map(Ok::<_, Infallible>));
+    /// let plaintext = envelope.open_stream(body, &context).await?;
+    /// let pieces: Vec<bytes::Bytes> = plaintext.try_collect().await?;
+    /// assert_eq!(pieces.concat(), b"attack at dawn");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
     ///
     /// # Errors
-    /// As [`open_reader`](Self::open_reader), or the error of the stream inside.
+    /// Returns [`StreamError::Source`](stream::StreamError::Source) if `sealed` yields an error, and otherwise
+    /// [`StreamError::Open`](stream::StreamError::Open) with an error of [`open_reader`](Self::open_reader).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, the items that it has taken from `sealed` are lost.
     #[cfg(feature = "stream")]
     pub async fn open_stream<S, B, E>(
         &self,

@@ -1,4 +1,4 @@
-//! From a header to the keys of its message.
+//! From a header to the message's keys.
 
 use std::{sync::Arc, time::Instant};
 
@@ -14,7 +14,8 @@ use crate::{
 };
 
 impl Envelope {
-    /// The opener of a message, and its data key. A deadline is given where the request for it is not the only one.
+    /// Returns the opener and the data key of a message. Pass a deadline if another call to a key provider follows, so
+    /// that both calls share it.
     pub(super) async fn unlock(
         &self,
         header: &Header,
@@ -51,7 +52,7 @@ impl Envelope {
                 let fetch = |encrypted_data_keys: &[EncryptedDataKey]| -> Fetch<_> {
                     let (settings, context) = (self.settings.clone(), whole.clone());
                     let encrypted_data_keys = encrypted_data_keys.to_vec();
-                    // It is not one caller's, so it has a deadline of its own.
+                    // Several callers may share this call, so it has its own deadline.
                     Box::pin(
                         async move { settings.opening_data_key(suite, &context, &encrypted_data_keys, None).await },
                     )
@@ -61,7 +62,8 @@ impl Envelope {
                 let mut found = lookup.find(0, fetch).await?;
                 let key = loop {
                     match authenticate(&found.data_key) {
-                        // The message lists the encrypted data key of another message. Its own must be among the others.
+                        // The message also lists the encrypted data key of another message, which is cached. Its own
+                        // must be among the others.
                         Err(OpenError::Commitment) if found.is_cached() && encrypted_data_keys.len() > 1 => {
                             found = lookup.find(found.index + 1, fetch).await?;
                         }

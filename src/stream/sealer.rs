@@ -224,7 +224,7 @@ impl Sealer {
     }
 
     /// Seals a whole plaintext at once, from the caller's memory alone, to `out`, which has the message's length.
-    pub(crate) fn seal_whole(mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
+    pub(crate) fn seal_buffer(mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
         let frames = self.frames_for(plaintext.len())?;
         let mut written = self.write_header(out);
         written += self.seal_frames(frames, &mut plaintext, &mut out[written..]);
