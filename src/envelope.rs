@@ -53,8 +53,8 @@ use crate::{
 /// | stream `Bytes`, such as HTTP bodies (feature `stream`) | [`seal_stream`], [`open_stream`] |
 /// | read a part of the plaintext | [`range_reader`](Self::range_reader), [`async_range_reader`](Self::async_range_reader) |
 /// | do the I/O yourself | [`sealer`](Self::sealer), [`opener`](Self::opener), [`range_opener`](Self::range_opener) |
-/// | give a message another KMS key, without its body | [`rewrap`](Self::rewrap), then [`with_detached_keys`](Self::with_detached_keys) |
-/// | give a message a new data key | [`reseal`](Self::reseal), [`reseal_reader`](Self::reseal_reader), [`reseal_async_reader`] |
+/// | give a message another KMS key, without decrypting its body | [`rewrap`](Self::rewrap), then [`with_detached_keys`](Self::with_detached_keys) |
+/// | encrypt a message again, with another data key | [`reseal`](Self::reseal), [`reseal_reader`](Self::reseal_reader), [`reseal_async_reader`] |
 ///
 /// # Calls to the key provider
 /// A method that seals calls the provider's `generate_data_key` once, and a method that opens calls its
@@ -63,19 +63,20 @@ use crate::{
 /// methods open with this envelope and seal with the new one.
 ///
 /// With a [cache](EnvelopeBuilder::cache), a method that finds the data key in the cache skips the call. Methods that
-/// open check the header's format, the limits, the commitment policy and the encryption context before they call the provider.
+/// open check the header's format, the limits, the commitment policy and the encryption context before they call the
+/// provider.
 ///
 /// # Cancellation
-/// Dropping the future of any method is safe: the envelope stays usable, and nothing incomplete is returned. Two
-/// effects remain. A buffer that was passed to [`seal_into`](Self::seal_into) or [`open_into`](Self::open_into) is
-/// empty, and a source that was passed by reference has been read in part.
+/// Dropping the future of any method is safe: the envelope stays usable. A buffer that was passed to
+/// [`seal_into`](Self::seal_into) or [`open_into`](Self::open_into) is then empty, and a reader that was passed by
+/// reference may have been read in part.
 ///
-/// A call to the key provider is cancelled with the future that made it. A call that a cache shares between several
-/// callers continues until all of them have been cancelled.
+/// A call to the key provider is canceled with the future that made it. A call that a cache shares between several
+/// callers continues until all of them have been canceled.
 ///
 /// # Panics
-/// No method panics by itself. A panic in a key provider, reader, writer or stream of yours is passed on to the caller,
-/// unless a cache shares the call to the provider: then it is an error for all of the callers.
+/// The methods do not panic. A panic in your own key provider, reader, writer or stream propagates to the caller. If a
+/// cache shares the call to the key provider, all callers get an error instead.
 #[cfg_attr(feature = "tokio", doc = "")]
 #[cfg_attr(feature = "tokio", doc = "[`seal_async_writer`]: Self::seal_async_writer")]
 #[cfg_attr(feature = "tokio", doc = "[`seal_async_reader`]: Self::seal_async_reader")]

@@ -1,7 +1,19 @@
-//! Sealing and opening piece by piece.
+//! Sealing and opening piece by piece: readers, writers, streams, ranges, and the I/O-free core.
 //!
-//! [`Sealer`] and [`Opener`] hold the logic and do no I/O: bytes in, bytes out, an explicit end. The other types are
-//! thin shells over them. Under them sits a stateless cipher for single frames.
+//! The methods of [`Envelope`](crate::Envelope) create these types:
+//!
+//! | to | sealing | opening | a range |
+//! |---|---|---|---|
+//! | use `std::io` | [`SealWriter`], [`SealReader`] | [`OpenReader`] | [`RangeReader`] |
+//! | use tokio (feature `tokio`) | `AsyncSealWriter`, `AsyncSealReader` | `AsyncOpenReader` | [`AsyncRangeReader`] |
+//! | use streams of `Bytes` (feature `stream`) | `SealStream` | `OpenStream` | `RangeStream` |
+//! | do the I/O yourself | [`Sealer`] | [`Opener`] | [`RangeOpener`] |
+//!
+//! All of them hold a bounded amount of memory, whatever the length of the message. They release only authenticated
+//! plaintext, and report success at the end only if the message is complete. After an error that is not transient,
+//! readers, writers and streams of a whole message return an error from every later call.
+//!
+//! [`Sealer`] and [`Opener`] implement the format and do no I/O. The other types add I/O and buffers to them.
 
 mod body;
 mod buffer;
@@ -9,6 +21,7 @@ mod buffer;
 pub(crate) mod bytes_stream;
 mod frame_cipher;
 mod opener;
+mod poll_budget;
 pub(crate) mod range;
 mod sealer;
 mod signature;
@@ -16,7 +29,6 @@ pub(crate) mod std_io;
 mod threads;
 #[cfg(feature = "tokio")]
 pub(crate) mod tokio_io;
-mod turn;
 
 pub(crate) use buffer::{BUFFER_LENS, OpenBuffer, SealBuffer, buffer_len, default_buffer_len};
 #[cfg(feature = "stream")]

@@ -101,8 +101,8 @@ impl Envelope {
 
     /// Like [`seal`](Self::seal), but writes the message to `sealed`: replaces its contents and reuses its memory.
     ///
-    /// For a long plaintext, a reused buffer about halves the time. Do not clear the buffer between calls: this method
-    /// would have to fill it with zeros again.
+    /// For a long plaintext, this takes half the time or less. Do not clear the buffer between calls: this method would
+    /// have to fill it with zeros again.
     ///
     /// ```
     /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
@@ -129,7 +129,7 @@ impl Envelope {
         context: &EncryptionContext,
         sealed: &mut Vec<u8>,
     ) -> Result<(), SealError> {
-        // Taken out, so that the buffer does not hold an earlier message if this call fails or is cancelled.
+        // Taken out, so that the buffer does not hold an earlier message if this call fails or is canceled.
         let mut buffer = std::mem::take(sealed);
         let sealer = self.sealer_for(context, Some(plaintext.len() as u64)).await?;
         let len = sealer.sealed_len(plaintext.len() as u64)?;
@@ -150,7 +150,7 @@ impl Envelope {
         context: &EncryptionContext,
         plaintext: &mut Vec<u8>,
     ) -> Result<MessageInfo, OpenError> {
-        // Taken out, so that the buffer does not hold another message's plaintext if this call fails or is cancelled.
+        // Taken out, so that the buffer does not hold another message's plaintext if this call fails or is canceled.
         let mut buffer = std::mem::take(plaintext);
         let header = Header::parse(sealed, &self.settings.limits)?;
         let mut opener = self.opener_for_buffer(&header, context).await?;
@@ -164,8 +164,8 @@ impl Envelope {
     }
 }
 
-/// Sets the length of a buffer whose contents do not matter. A buffer that is too small is replaced by a new allocation:
-/// the operating system provides that zeroed, so nothing is written to it here.
+/// Sets the length of a buffer whose contents do not matter. A buffer that is too small is replaced by a new
+/// allocation: the operating system provides that zeroed, so nothing is written to it here.
 fn resize(buffer: &mut Vec<u8>, len: usize) {
     if buffer.capacity() < len {
         *buffer = vec![0; len];

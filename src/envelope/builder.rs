@@ -174,8 +174,8 @@ impl EnvelopeBuilder {
 
     /// Also opens messages from version 4.0.0 of the AWS Encryption SDK for .NET. By default, they are refused.
     ///
-    /// That version computed the header's tag, and the encryption key of suites without key commitment, differently from
-    /// the specification. All other checks stay the same.
+    /// That version computed the header's tag, and the encryption key of suites without key commitment, differently
+    /// from the specification. All other checks stay the same.
     pub fn accept_esdk_net_4_0_0(mut self) -> Self {
         self.settings.accepts_net_4_0_0 = true;
         self
@@ -201,8 +201,8 @@ impl EnvelopeBuilder {
 
     /// Sets the total time of all calls to the key provider for one message. Default: 10 seconds.
     ///
-    /// [`Duration::MAX`] means no limit. Encryption, decryption and I/O do not count. A call that a [cache](Self::cache)
-    /// shares between callers has its own timeout, from the time when the call starts.
+    /// [`Duration::MAX`] means no limit. Encryption, decryption and I/O do not count. A call that a
+    /// [cache](Self::cache) shares between callers has its own timeout, from the time when the call starts.
     ///
     /// The key provider must enforce the timeout. The providers for AWS KMS do; for others, see
     /// [`KeyProvider`](crate::KeyProvider).
@@ -250,8 +250,9 @@ impl EnvelopeBuilder {
     /// also holds up to one incomplete frame. Buffers grow with the data up to this length, or up to one frame if a
     /// frame is longer.
     ///
-    /// Choose shorter buffers if a process has many streams at once. Buffers below 64 KiB, or with several threads below
-    /// 128 KiB for each thread, are slower. Streams of `Bytes` have no buffers: they process each item as it comes.
+    /// Choose shorter buffers if a process has many streams at once. Buffers below 64 KiB, or with several threads
+    /// below 128 KiB for each thread, are slower. Streams of `Bytes` have no buffers: they process each item as it
+    /// comes.
     pub fn stream_buffer_len(mut self, bytes: usize) -> Self {
         self.settings.stream_buffer_len = Some(bytes);
         self
@@ -259,9 +260,9 @@ impl EnvelopeBuilder {
 
     /// Uses `rng` instead of the operating system's random number generator.
     ///
-    /// Message ids and signing keys come from it, and so do the data keys and IVs of providers that generate them in this
-    /// process, such as [`RawAes`](crate::RawAes). AWS KMS uses its own randomness, and so does AWS-LC for signatures
-    /// and RSA padding.
+    /// Message ids and signing keys come from it, and so do the data keys and IVs of providers that generate them in
+    /// this process, such as [`RawAes`](crate::RawAes). AWS KMS uses its own randomness, and so does AWS-LC for
+    /// signatures and RSA padding.
     ///
     /// This is for tests that need reproducible messages. Signed messages are reproducible with
     /// [`Backend::RustCrypto`](crate::Backend::RustCrypto) only.

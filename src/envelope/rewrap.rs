@@ -17,15 +17,15 @@ use crate::{
 impl Envelope {
     /// Encrypts a message's data key under another key, and returns it as detached keys. The message stays unchanged.
     ///
-    /// *Detached keys* are encrypted data keys stored beside the message. Store what this method returns; an envelope with
-    /// the new key opens the message [with these keys](Self::with_detached_keys).
+    /// *Detached keys* are encrypted data keys stored beside the message. Store what this method returns; an envelope
+    /// with the new key opens the message [with these keys](Self::with_detached_keys).
     ///
     /// This envelope must be able to open the message; `context` has the same meaning as for [`open`](Self::open). The
     /// header is verified first. The encryption context stays the same, and `new` receives it too.
     ///
-    /// The method needs only the header, so its cost does not depend on the message's length. It calls this envelope's key
-    /// provider once to decrypt the data key, and `new` once to encrypt it. Both calls together have this envelope's
-    /// [`key_timeout`](crate::EnvelopeBuilder::key_timeout).
+    /// The method needs only the header, so its cost does not depend on the message's length. It calls this envelope's
+    /// key provider once to decrypt the data key, and `new` once to encrypt it. Both calls together have this
+    /// envelope's [`key_timeout`](crate::EnvelopeBuilder::key_timeout).
     ///
     /// # Rewrapping does not revoke the old key
     /// The message still contains its old encrypted data keys, so it opens with the old key as long as that key can be
@@ -56,8 +56,8 @@ impl Envelope {
     /// # Errors
     /// - Returns [`RewrapError::Open`] if the header cannot be opened.
     /// - Returns [`RewrapError::Encrypt`] if `new` fails.
-    /// - Returns [`RewrapError::Keys`] if `new` returns more encrypted data keys, or longer ones, than a message or this
-    ///   envelope's limits allow.
+    /// - Returns [`RewrapError::Keys`] if `new` returns more encrypted data keys, or longer ones, than a message or
+    ///   this envelope's limits allow.
     pub async fn rewrap(
         &self,
         header: &Header,
@@ -85,14 +85,15 @@ impl Envelope {
     /// Returns an envelope that opens one message with detached keys instead of the keys in the message's header.
     ///
     /// The keys apply to all methods that open: in memory, as a stream, by ranges, and in [`rewrap`](Self::rewrap) and
-    /// [`reseal`](Self::reseal). These methods return [`OpenError::DetachedKeys`](crate::OpenError::DetachedKeys) for any
-    /// other message. Sealing is unaffected. [`rewrap`](Self::rewrap) has an example.
+    /// [`reseal`](Self::reseal). These methods return [`OpenError::DetachedKeys`](crate::OpenError::DetachedKeys) for
+    /// any other message. Sealing is unaffected. [`rewrap`](Self::rewrap) has an example.
     #[must_use]
     pub fn with_detached_keys(&self, keys: DetachedKeys) -> Self {
         Self { settings: self.settings.clone(), detached_keys: Some(Arc::new(keys)) }
     }
 
-    /// Opens a message and seals its plaintext again with `new`: a new message, with a new data key and message id.
+    /// Opens a message and seals its plaintext again with `new`: into a new message, with another data key and message
+    /// id.
     ///
     /// The suite and the frame length are those of `new`. The encryption context stays the same; the settings of `new`
     /// determine which pairs are stored. Calls the key provider of this envelope once, and that of `new` once.
@@ -123,10 +124,11 @@ impl Envelope {
         Ok(new.seal(&plaintext, &info.context.without_reserved_names()).await?)
     }
 
-    /// Like [`reseal`](Self::reseal), but for streams: creates a reader of the new message from a reader of the old one.
+    /// Like [`reseal`](Self::reseal), but for streams: creates a reader of the new message from a reader of the old
+    /// one.
     ///
-    /// If a later part of the old message cannot be opened, reading returns that [`OpenError`](crate::OpenError). What has
-    /// been read until then is a truncated message, which cannot be opened.
+    /// If a later part of the old message cannot be opened, reading returns that [`OpenError`](crate::OpenError). What
+    /// has been read until then is a truncated message, which cannot be opened.
     ///
     /// ```
     /// use std::io;

@@ -93,9 +93,9 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// Returns [`OpenError::Io`] if `reader` fails, [`OpenError::SignedStream`] if the message is signed and the envelope
-    /// [refuses to stream](crate::EnvelopeBuilder::refuse_signed_streams) signed messages, and otherwise the errors of
-    /// [`open`](Self::open) for the header. Later errors come from the reader.
+    /// Returns [`OpenError::Io`] if `reader` fails, [`OpenError::SignedStream`] if the message is signed and the
+    /// envelope [refuses to stream](crate::EnvelopeBuilder::refuse_signed_streams) signed messages, and otherwise the
+    /// errors of [`open`](Self::open) for the header. Later errors come from the reader.
     pub async fn open_reader<R: Read>(
         &self,
         mut reader: R,

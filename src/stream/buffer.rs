@@ -1,5 +1,5 @@
-//! What the shells have in common: a sealer or an opener with buffers, so that each read, each encryption and each
-//! write works on many frames; and which errors end a message.
+//! What all readers and writers share: a sealer or an opener with buffers, so that each read, encryption and write
+//! handles many frames; and which I/O errors end a message.
 
 use std::{
     fmt, io,
@@ -16,29 +16,29 @@ use crate::{
     message::FRAME_OVERHEAD,
 };
 
-/// The length of a buffer for each thread, unless set.
+/// The default buffer length for each thread.
 pub(super) const BATCH: usize = 1 << 20;
 
-/// For how many threads, however many there are: more memory would not make them faster.
+/// The maximum number of threads that the default buffer length takes into account: longer buffers are not faster.
 const MAX_BATCHES: usize = 8;
 
-/// The lengths in bytes that can be set for buffers.
+/// The valid buffer lengths, in bytes.
 pub(crate) const BUFFER_LENS: RangeInclusive<usize> = 4096..=1 << 30;
 
 pub(crate) fn default_buffer_len(threads: &Threads) -> usize {
     BATCH * threads.count().min(MAX_BATCHES)
 }
 
-/// How many bytes are read at first. Memory then doubles while reads fill it.
+/// The number of bytes in the first read. It doubles each time a read fills the buffer.
 const FIRST_READ: usize = 256 << 10;
 
-/// A length in bytes as that of a buffer, if one can be so long.
+/// Converts a length in bytes to a buffer length, if a buffer can be that long.
 pub(crate) fn buffer_len(len: u64) -> Option<usize> {
     isize::try_from(len).ok().map(isize::unsigned_abs)
 }
 
-/// Appends bytes to a buffer that will have `max` of them at most: beyond the first, its memory grows fourfold, up to
-/// that, so that little is copied on the way.
+/// Appends bytes to a buffer that will hold at most `max` of them. The buffer's capacity grows fourfold up to `max`, so
+/// that little is copied.
 pub(super) fn extend_within(buffer: &mut Vec<u8>, bytes: &[u8], max: usize) {
     let len = buffer.len() + bytes.len();
     if len > buffer.capacity() {
@@ -49,101 +49,102 @@ pub(super) fn extend_within(buffer: &mut Vec<u8>, bytes: &[u8], max: usize) {
     buffer.extend_from_slice(bytes);
 }
 
-/// Memory that is read to. It grows with what arrives, up to a limit.
-struct Space {
+/// A buffer to read into. It grows with what arrives, up to `max` bytes.
+struct InputBuffer {
     bytes: Vec<u8>,
     len: usize,
     max: usize,
 }
 
-impl Space {
+impl InputBuffer {
     fn new(max: usize) -> Self {
         Self { bytes: Vec::new(), len: max.min(FIRST_READ), max }
     }
 
-    /// So many bytes, which are no more than its length.
+    /// Returns the first `len` bytes. `len` must not exceed the current length.
     fn get(&mut self, len: usize) -> &mut [u8] {
         lengthen(&mut self.bytes, len);
         &mut self.bytes[..len]
     }
 
-    /// Grows where a read has left no room.
-    fn filled(&mut self, len: usize, room: usize) {
-        if len == room {
+    /// Grows if a read of `len` bytes has filled all that it was given.
+    fn filled(&mut self, len: usize, given: usize) {
+        if len == given {
             self.len = self.len.saturating_mul(2).min(self.max);
         }
     }
 }
 
-/// A sealer, and what it has written but nobody has taken yet.
+/// A sealer, and its output that has not been consumed yet.
 pub(crate) struct SealBuffer {
     sealing: Sealing,
     layout: Layout,
     sealed: Vec<u8>,
-    untaken: Range<usize>,
-    /// The most plaintext that is taken at once.
+    /// The part of `sealed` that has not been consumed.
+    output: Range<usize>,
+    /// The maximum number of plaintext bytes that are sealed in one call.
     batch_len: usize,
-    /// Plaintext to be sealed, for shells that read it.
-    space: Space,
+    /// The plaintext to seal next. Only readers use it.
+    input: InputBuffer,
 }
 
 impl SealBuffer {
-    /// Buffers of this length, or one frame where that is longer.
+    /// Creates buffers of this length, or of one frame if that is longer.
     pub(crate) fn new(sealer: Sealer, len: usize) -> Self {
         let batch_len = (len / (sealer.frame_len() + FRAME_OVERHEAD)).max(1) * sealer.frame_len();
         Self {
             layout: sealer.layout(),
             sealing: Sealing::new(sealer),
             sealed: Vec::new(),
-            untaken: 0..0,
+            output: 0..0,
             batch_len,
-            space: Space::new(batch_len),
+            input: InputBuffer::new(batch_len),
         }
     }
 
-    /// An error where the message takes no more plaintext.
+    /// Returns an error if the message accepts no more plaintext.
     pub(super) fn check_open(&mut self) -> Result<(), SealError> {
         self.sealing.check_open()
     }
 
-    /// The part of the message that is to be taken before more plaintext can be sealed.
+    /// Returns the part of the message that must be consumed before more plaintext can be sealed.
     ///
     /// # Errors
-    /// Where the message has failed.
-    pub(super) fn untaken(&self) -> Result<&[u8], SealError> {
+    /// Returns an error if the message has failed.
+    pub(super) fn output(&self) -> Result<&[u8], SealError> {
         self.sealing.check_not_failed()?;
-        Ok(&self.sealed[self.untaken.clone()])
+        Ok(&self.sealed[self.output.clone()])
     }
 
-    pub(super) fn take(&mut self, len: usize) {
-        self.untaken.start = self.untaken.start.saturating_add(len).min(self.untaken.end);
+    pub(super) fn consume(&mut self, len: usize) {
+        self.output.start = self.output.start.saturating_add(len).min(self.output.end);
     }
 
-    /// Seals the start of `plaintext` and says how much that is. Everything sealed must have been taken before.
+    /// Seals the start of `plaintext`, and returns its length. The output must be empty.
     pub(super) fn seal(&mut self, plaintext: &[u8]) -> Result<usize, SealError> {
-        debug_assert!(self.untaken.is_empty());
+        debug_assert!(self.output.is_empty());
         let len = plaintext.len().min(self.batch_len);
-        self.untaken = 0..self.sealing.update(&plaintext[..len], &mut self.sealed)?;
+        self.output = 0..self.sealing.update(&plaintext[..len], &mut self.sealed)?;
         Ok(len)
     }
 
-    /// Where plaintext can be read to, for [`seal_space`](Self::seal_space).
-    pub(super) fn space(&mut self) -> &mut [u8] {
-        self.space.get(self.space.len)
+    /// Returns the buffer to read plaintext into, for [`seal_input`](Self::seal_input).
+    pub(super) fn input(&mut self) -> &mut [u8] {
+        self.input.get(self.input.len)
     }
 
-    /// Seals what was read to the [space](Self::space). Nothing read means that there is no more.
-    pub(super) fn seal_space(&mut self, len: usize) -> Result<(), SealError> {
+    /// Seals the `len` bytes that were read into [`input`](Self::input). 0 ends the message.
+    pub(super) fn seal_input(&mut self, len: usize) -> Result<(), SealError> {
         if len == 0 {
             return self.finish();
         }
-        debug_assert!(self.untaken.is_empty());
-        self.untaken = 0..self.sealing.update(&self.space.bytes[..len], &mut self.sealed)?;
-        self.space.filled(len, self.space.len);
+        debug_assert!(self.output.is_empty());
+        self.output = 0..self.sealing.update(&self.input.bytes[..len], &mut self.sealed)?;
+        self.input.filled(len, self.input.len);
         Ok(())
     }
 
-    /// Whether the end of the message has been sealed.
+    /// Returns whether the end of the message has been sealed.
     pub(super) fn is_finished(&self) -> bool {
         self.sealing.is_finished()
     }
@@ -153,14 +154,14 @@ impl SealBuffer {
         self.layout.sealed_len(plaintext_len)
     }
 
-    /// Seals the end of the message. Everything sealed must have been taken before. Has no effect the second time.
+    /// Seals the end of the message. The output must be empty. A second call has no effect.
     pub(super) fn finish(&mut self) -> Result<(), SealError> {
-        debug_assert!(self.untaken.is_empty());
-        self.untaken = 0..self.sealing.finish(&mut self.sealed)?;
+        debug_assert!(self.output.is_empty());
+        self.output = 0..self.sealing.finish(&mut self.sealed)?;
         Ok(())
     }
 
-    /// Passes an error of the reader or writer inside on. Unless it [may pass](may_pass), the message has failed.
+    /// Returns an error of the inner reader or writer. Unless it is [transient](may_pass), the message has failed.
     pub(super) fn failed(&mut self, error: io::Error) -> io::Error {
         if !may_pass(&error) {
             self.sealing.fail();
@@ -169,35 +170,36 @@ impl SealBuffer {
     }
 }
 
-/// The length of a regular frame. A body without frames is read in any length.
+/// Returns the length of a regular frame, or 1 for a non-framed body.
 fn unit(opener: &Opener) -> usize {
     opener.cipher().map_or(1, FrameCipher::sealed_frame_len)
 }
 
-/// An opener, and the plaintext that nobody has read yet.
+/// An opener, and its plaintext that has not been consumed yet.
 pub(crate) struct OpenBuffer {
     opener: Opener,
-    /// What is read of the message.
-    space: Space,
-    /// How much of it was given out last.
-    room: usize,
+    /// The part of the message to open next.
+    input: InputBuffer,
+    /// The length that [`input`](Self::input) returned last.
+    input_len: usize,
     plaintext: Vec<u8>,
+    /// The part of `plaintext` that has not been consumed.
     unread: Range<usize>,
-    /// How far into the whole plaintext the opener has come.
+    /// The offset in the message's plaintext up to which the opener has opened it.
     opened_to: u64,
-    /// How many bytes after that are not wanted.
+    /// The number of plaintext bytes after that to discard, because a seek went into the middle of a frame.
     skip: u64,
-    /// Whether the message has ended, and its source too.
+    /// Whether both the message and its source have ended.
     is_finished: bool,
 }
 
 impl OpenBuffer {
-    /// Buffers of this length, or one frame where that is longer.
+    /// Creates buffers of this length, or of one frame if that is longer.
     pub(crate) fn new(opener: Opener, len: usize) -> Self {
         let unit = unit(&opener);
         Self {
-            space: Space::new((len / unit).max(1) * unit),
-            room: 0,
+            input: InputBuffer::new((len / unit).max(1) * unit),
+            input_len: 0,
             plaintext: Vec::new(),
             unread: 0..0,
             opened_to: 0,
@@ -211,16 +213,16 @@ impl OpenBuffer {
         &self.opener
     }
 
-    /// Verified plaintext.
+    /// Returns the authenticated plaintext that has not been consumed.
     ///
     /// # Errors
-    /// Where the message, or its source, has failed.
+    /// Returns an error if the message or its source has failed.
     pub(super) fn unread(&self) -> Result<&[u8], OpenError> {
         self.opener.check_not_failed()?;
         Ok(&self.plaintext[self.unread.clone()])
     }
 
-    /// Whether there is nothing to be read before more of the message is there.
+    /// Returns whether more of the message must be read before there is plaintext.
     pub(super) fn needs_more(&self) -> Result<bool, OpenError> {
         Ok(self.unread()?.is_empty() && !self.is_finished)
     }
@@ -229,18 +231,18 @@ impl OpenBuffer {
         self.unread.start = self.unread.start.saturating_add(len).min(self.unread.end);
     }
 
-    /// Where the next piece of the message is to be read to. If it is filled, it ends with a frame's end where one is
-    /// in reach, so that few frames are copied to be put together.
-    pub(super) fn space(&mut self) -> &mut [u8] {
+    /// Returns the buffer to read the next piece of the message into. If possible, its end is the end of a frame, so
+    /// that few frames must be copied to be assembled.
+    pub(super) fn input(&mut self) -> &mut [u8] {
         let unit = unit(&self.opener);
-        // A footer is held in any length.
+        // The opener may hold a part of a footer, which is not a multiple of a frame.
         let rest_of_unit = unit - self.opener.held_len() % unit;
-        let units = self.space.len.saturating_sub(rest_of_unit) / unit;
-        self.room = self.space.len.min(rest_of_unit + units * unit);
-        self.space.get(self.room)
+        let units = self.input.len.saturating_sub(rest_of_unit) / unit;
+        self.input_len = self.input.len.min(rest_of_unit + units * unit);
+        self.input.get(self.input_len)
     }
 
-    /// Opens what was read to the [space](Self::space). Nothing read means that there is no more.
+    /// Opens the `len` bytes that were read into [`input`](Self::input). 0 means that the source has ended.
     pub(super) fn open(&mut self, len: usize) -> Result<(), OpenError> {
         debug_assert!(self.unread.is_empty());
         self.unread = 0..0;
@@ -250,8 +252,8 @@ impl OpenBuffer {
             return Ok(());
         }
         lengthen(&mut self.plaintext, self.opener.update_len(len));
-        let opened = self.opener.update(&self.space.bytes[..len], &mut self.plaintext)?;
-        self.space.filled(len, self.room);
+        let opened = self.opener.update(&self.input.bytes[..len], &mut self.plaintext)?;
+        self.input.filled(len, self.input_len);
         self.opened_to += opened as u64;
         let skipped = usize::try_from(self.skip).unwrap_or(usize::MAX).min(opened);
         self.skip -= skipped as u64;
@@ -259,19 +261,19 @@ impl OpenBuffer {
         Ok(())
     }
 
-    /// The place in the plaintext that is read next.
+    /// Returns the offset in the plaintext of the next byte to read.
     pub(super) fn position(&self) -> u64 {
         self.opened_to + self.skip - self.unread.len() as u64
     }
 
-    /// Goes on with the frame of this number, whose plaintext begins at `start`, and in it with `target`.
+    /// Continues with the frame `sequence`, whose plaintext starts at `start`, at the plaintext offset `target`.
     pub(super) fn restart(&mut self, sequence: u32, start: u64, target: u64) -> Result<(), OpenError> {
         self.opener.restart(sequence)?;
         (self.unread, self.opened_to, self.skip, self.is_finished) = (0..0, start, target - start, false);
         Ok(())
     }
 
-    /// Passes an error of the reader inside on. Unless it [may pass](may_pass), the message has failed.
+    /// Returns an error of the inner reader. Unless it is [transient](may_pass), the message has failed.
     pub(super) fn failed(&mut self, error: io::Error) -> io::Error {
         if !may_pass(&error) {
             self.opener.fail();
@@ -284,24 +286,24 @@ impl fmt::Debug for SealBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SealBuffer")
             .field("sealing", &self.sealing)
-            .field("untaken", &self.untaken)
+            .field("output", &self.output)
             .finish_non_exhaustive()
     }
 }
 
-/// Without the plaintext.
+/// Omits the plaintext.
 impl fmt::Debug for OpenBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenBuffer").field("opener", &self.opener).field("unread", &self.unread).finish_non_exhaustive()
     }
 }
 
-/// The Debug of a shell, without the reader, writer or stream inside, which may print what it holds.
+/// Implements `Debug` without the inner reader, writer or stream, which might print the data that it holds.
 macro_rules! debug_without_inner {
-    ($($shell:ident<$inner:ident>: $field:ident),+ $(,)?) => {$(
-        impl<$inner> std::fmt::Debug for $shell<$inner> {
+    ($($outer:ident<$inner:ident>: $field:ident),+ $(,)?) => {$(
+        impl<$inner> std::fmt::Debug for $outer<$inner> {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.debug_struct(stringify!($shell)).field(stringify!($field), &self.$field).finish_non_exhaustive()
+                f.debug_struct(stringify!($outer)).field(stringify!($field), &self.$field).finish_non_exhaustive()
             }
         }
     )+};

@@ -1,4 +1,4 @@
-//! Shells for streams of [`Bytes`], such as HTTP bodies and objects in a store.
+//! Streams of [`Bytes`], such as HTTP bodies and objects in a store.
 
 use std::{
     error::Error as StdError,
@@ -16,20 +16,20 @@ use thiserror::Error;
 use super::{
     MessageInfo, Opener, Sealer,
     buffer::debug_without_inner,
+    poll_budget::PollBudget,
     sealer::{Layout, Sealing},
-    turn::Turn,
 };
 use crate::{
     error::{ErrorKind, OpenError, SealError, kind::Meaning},
     message::{Header, HeaderReader, Limits},
 };
 
-/// What ends a [`SealStream`] or an [`OpenStream`] early.
+/// An error of a [`SealStream`] or an [`OpenStream`].
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StreamError<E> {
-    /// The stream inside failed.
-    #[error("the stream inside failed")]
+    /// The inner stream failed.
+    #[error("the inner stream failed")]
     Source(#[source] E),
     /// The plaintext could not be sealed.
     #[error("{0}")]
@@ -40,8 +40,10 @@ pub enum StreamError<E> {
 }
 
 impl<E: StdError + 'static> StreamError<E> {
-    /// Returns what the error means to a service. An error of the stream inside is of the kind [`ErrorKind::Io`], unless
-    /// an error of this crate is behind it, as where that stream opens: then it is of that one's kind.
+    /// Returns what the error means to a service.
+    ///
+    /// An error of the inner stream has the kind [`ErrorKind::Io`]. If an error of this crate caused it, for example
+    /// because the inner stream opens a message itself, it has the kind of that error.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Source(error) => Meaning::of(error).kind,
@@ -50,9 +52,10 @@ impl<E: StdError + 'static> StreamError<E> {
         }
     }
 
-    /// Returns whether the same message may be sealed or opened when it is tried again later, from its start: for the
-    /// key provider's reasons, or since the stream inside failed with an [`io::Error`] of the kind `WouldBlock`,
-    /// `TimedOut` or `Interrupted`.
+    /// Returns whether sealing or opening the same message again later, from its start, may succeed.
+    ///
+    /// This is the case if the key provider's error is retryable, or if the inner stream failed with an [`io::Error`]
+    /// of the kind `WouldBlock`, `TimedOut` or `Interrupted`.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Source(error) => Meaning::of(error).is_retryable,
@@ -61,7 +64,7 @@ impl<E: StdError + 'static> StreamError<E> {
         }
     }
 
-    /// Returns how long the key service wants to be left alone before a retry, if it has said so.
+    /// Returns how long to wait before a retry, if the key service has specified it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Source(error) => Meaning::of(error).retry_after,
@@ -71,8 +74,10 @@ impl<E: StdError + 'static> StreamError<E> {
     }
 }
 
-/// For code that takes streams of [`io::Result`], such as `tokio_util::io::StreamReader`. [`OpenError::from_io`] and
-/// [`SealError::from_io`] give what is inside back; an error of the stream inside that is an [`io::Error`] stays as it is.
+/// Converts the error for code that accepts streams of [`io::Result`], such as `tokio_util::io::StreamReader`.
+///
+/// [`OpenError::from_io`] and [`SealError::from_io`] return the original error. If the inner stream's error is an
+/// [`io::Error`], it is returned unchanged.
 impl<E: Into<Box<dyn StdError + Send + Sync>>> From<StreamError<E>> for io::Error {
     fn from(error: StreamError<E>) -> Self {
         match error {
@@ -83,13 +88,13 @@ impl<E: Into<Box<dyn StdError + Send + Sync>>> From<StreamError<E>> for io::Erro
     }
 }
 
-/// Takes a message's header from a stream, and returns it with the start of the body.
+/// Reads a message's header from a stream, and returns it with the start of the body.
 pub(crate) async fn read_header<B: AsRef<[u8]>, E>(
     mut sealed: Pin<&mut impl Stream<Item = Result<B, E>>>,
     limits: &Limits,
 ) -> Result<(Header, Bytes), StreamError<E>> {
     let mut header = HeaderReader::new(limits);
-    let mut turn = Turn::new();
+    let mut budget = PollBudget::new();
     let mut first = Bytes::new();
     while header.needed() > 0 {
         let Some(piece) = poll_fn(|cx| sealed.as_mut().poll_next(cx)).await else { break };
@@ -97,19 +102,23 @@ pub(crate) async fn read_header<B: AsRef<[u8]>, E>(
         let piece = piece.as_ref();
         let taken = header.feed(piece).map_err(OpenError::from)?;
         first = Bytes::copy_from_slice(&piece[taken..]);
-        turn.after(piece.len()).await;
+        budget.spend(piece.len()).await;
     }
     Ok((header.finish().map_err(OpenError::from)?, first))
 }
 
-/// Seals a stream of plaintext: a stream of the message.
+/// A stream that yields the encrypted form of a stream of plaintext.
 ///
-/// Made by [`Envelope::seal_stream`](crate::Envelope::seal_stream). The message is complete when the stream ends
-/// without an error; [`sealed_len`](Self::sealed_len) says its length beforehand. Each piece is sealed in one poll.
+/// Created by [`Envelope::seal_stream`](crate::Envelope::seal_stream). The message is complete when the stream ends
+/// without an error. [`sealed_len`](Self::sealed_len) computes its length in advance. Each item of the inner stream is
+/// sealed in one poll, so split items that would take too long.
 ///
 /// # Errors
-/// Any error is final, also one of the stream inside: the message has no end then, and every further item is
+/// Every error is final, including an error of the inner stream: the message stays truncated, and every further item is
 /// [`SealError::FailedBefore`]. The stream does not end after an error, so stop at the first one.
+///
+/// # Cancel safety
+/// Waiting for the next item is cancel safe: no item is lost.
 pub struct SealStream<S> {
     inner: Pin<Box<S>>,
     sealing: Sealing,
@@ -121,10 +130,11 @@ impl<S> SealStream<S> {
         Self { inner: Box::pin(inner), layout: sealer.layout(), sealing: Sealing::new(sealer) }
     }
 
-    /// The length of the whole message for a plaintext of this length, in bytes: a `Content-Length`.
+    /// Returns the length in bytes of the entire message for a plaintext of `plaintext_len` bytes, for example for a
+    /// `Content-Length` header.
     ///
     /// # Errors
-    /// [`SealError::TooLong`] where a message cannot have so many frames.
+    /// Returns [`SealError::TooLong`] if the plaintext needs more frames than a message can have.
     pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
         self.layout.sealed_len(plaintext_len)
     }
@@ -139,7 +149,7 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        let mut turn = Turn::new();
+        let mut budget = PollBudget::new();
         while !this.sealing.is_finished() {
             this.sealing.check_open()?;
             let mut out = Vec::new();
@@ -155,28 +165,31 @@ where
             if !out.is_empty() {
                 return Poll::Ready(Some(Ok(out.into())));
             }
-            ready!(turn.poll_after(piece_len, cx));
+            ready!(budget.poll_spend(piece_len, cx));
         }
         Poll::Ready(None)
     }
 }
 
-/// Opens a stream of a message: a stream of the plaintext.
+/// A stream that yields the plaintext of a message.
 ///
-/// Made by [`Envelope::open_stream`](crate::Envelope::open_stream). Every piece is authenticated; the plaintext is
-/// whole only when the stream ends without an error. Each piece of the message is opened in one poll.
+/// Created by [`Envelope::open_stream`](crate::Envelope::open_stream). Every item is authenticated, but the plaintext
+/// is complete only when the stream ends without an error. Each item of the inner stream is opened in one poll.
 ///
 /// # Errors
-/// Any error is final, also one of the stream inside: every further item is [`OpenError::FailedBefore`]. The stream does
-/// not end after an error, so stop at the first one.
+/// Every error is final, including an error of the inner stream: every further item is [`OpenError::FailedBefore`]. The
+/// stream does not end after an error, so stop at the first one.
+///
+/// # Cancel safety
+/// Waiting for the next item is cancel safe: no item is lost.
 pub struct OpenStream<S> {
     inner: Pin<Box<S>>,
     opener: Opener,
-    /// What came with the header's last piece.
+    /// The start of the body, which came in the same item as the end of the header.
     first: Bytes,
-    /// Plaintext that comes next.
+    /// The next item, if one item of the inner stream became two.
     next: Option<Bytes>,
-    /// Whether the message has ended, and its stream too.
+    /// Whether both the message and the inner stream have ended.
     is_finished: bool,
 }
 
@@ -185,14 +198,14 @@ impl<S> OpenStream<S> {
         Self { inner, opener, first, next: None, is_finished: false }
     }
 
-    /// Returns what is known of the message besides its plaintext.
+    /// Returns the message's metadata.
     pub fn info(&self) -> &MessageInfo {
         self.opener.info()
     }
 }
 
-/// Opens a piece of the message: the frame that it completes, which is opened in the memory where it was put together,
-/// and the frames after that.
+/// Opens a piece of the message. Returns the plaintext of the frame that it completes, which is decrypted in the memory
+/// where it was assembled, and the plaintext of the frames after that.
 fn open(opener: &mut Opener, mut sealed: &[u8]) -> Result<(Bytes, Bytes), OpenError> {
     let completed = opener.complete_held(&mut sealed)?;
     let mut out = vec![0; opener.update_len(sealed.len())];
@@ -210,7 +223,7 @@ where
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
-        let mut turn = Turn::new();
+        let mut budget = PollBudget::new();
         if let Some(next) = this.next.take() {
             return Poll::Ready(Some(Ok(next)));
         }
@@ -239,7 +252,7 @@ where
                 this.next = opened.next();
                 return Poll::Ready(Some(Ok(first)));
             }
-            ready!(turn.poll_after(piece_len, cx));
+            ready!(budget.poll_spend(piece_len, cx));
         }
         Poll::Ready(None)
     }
@@ -247,7 +260,7 @@ where
 
 debug_without_inner!(SealStream<S>: sealing, OpenStream<S>: opener);
 
-/// A stream of other items is refused where it is given to the envelope, not where the result is first used.
+/// A stream of other items does not compile where it is passed to the envelope, rather than where the result is used.
 ///
 /// ```compile_fail,E0271
 /// # use kms_envelope::{EncryptionContext, Envelope};
@@ -257,7 +270,7 @@ debug_without_inner!(SealStream<S>: sealing, OpenStream<S>: opener);
 /// }
 /// ```
 ///
-/// Nothing else is wrong with it:
+/// With items of the right type, it compiles:
 ///
 /// ```
 /// # use kms_envelope::{EncryptionContext, Envelope};

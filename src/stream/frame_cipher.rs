@@ -1,4 +1,4 @@
-//! Frames, each by its position alone: no state, so they can be sealed and opened in any order, on any thread.
+//! A stateless cipher for single frames, which can be sealed and opened in any order and on any thread.
 
 use std::num::NonZeroU32;
 
@@ -9,7 +9,7 @@ use crate::{
     message::{FRAME_OVERHEAD, FrameHead, FrameLocation, MessageId, Parsed, body_aad},
 };
 
-/// Seals and opens single frames of one message, or its block.
+/// Seals and opens single frames of one message, or its non-framed body.
 #[derive(Debug)]
 pub(crate) struct BodyCipher {
     pub(super) key: AesGcm,
@@ -17,7 +17,7 @@ pub(crate) struct BodyCipher {
 }
 
 impl BodyCipher {
-    /// Writes the frame to the start of `out`, which has room for it, and gives its length in bytes.
+    /// Writes the frame to the start of `out`, which must be long enough, and returns its length in bytes.
     pub(crate) fn seal(&self, sequence: u32, is_final: bool, plaintext: &[u8], out: &mut [u8]) -> usize {
         let head = FrameHead::new(sequence, is_final, plaintext.len());
         let out = &mut out[..head.sealed_len()];
@@ -27,8 +27,8 @@ impl BodyCipher {
         out.len()
     }
 
-    /// Writes the plaintext of a whole frame, whose head has been read, to the start of `out`, which has room for
-    /// it, and gives its length in bytes. Where the frame does not authenticate, nothing of it is written.
+    /// Writes the plaintext of a complete frame with the head `head` to the start of `out`, which must be long enough,
+    /// and returns its length in bytes. If authentication fails, no plaintext is written.
     pub(crate) fn open(&self, head: &FrameHead, frame: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
         let out = &mut out[..head.content_len];
         let aad = body_aad(self.message_id.as_bytes(), head);
@@ -38,8 +38,8 @@ impl BodyCipher {
         Ok(out.len())
     }
 
-    /// As [`open`](Self::open), in the memory of the frame: returns where in it the plaintext is. Where the frame does
-    /// not authenticate, it is wiped.
+    /// Like [`open`](Self::open), but decrypts in the memory of the frame, and returns the range of the plaintext in
+    /// it. If authentication fails, the frame is wiped.
     #[cfg(feature = "stream")]
     pub(crate) fn open_in_place(
         &self,
@@ -67,12 +67,12 @@ impl FrameCipher {
         Self { cipher, frame_len, threads }
     }
 
-    /// Seals and opens single frames.
+    /// Returns the cipher for single frames.
     pub(crate) fn single(&self) -> &BodyCipher {
         &self.cipher
     }
 
-    /// The plaintext bytes of a frame.
+    /// Returns the number of plaintext bytes in a regular frame.
     pub(crate) fn frame_len(&self) -> usize {
         self.frame_len.get() as usize
     }
@@ -81,7 +81,7 @@ impl FrameCipher {
         self.frame_len
     }
 
-    /// The bytes of a regular frame.
+    /// Returns the length of a regular frame in the message.
     pub(crate) fn sealed_frame_len(&self) -> usize {
         self.frame_len() + FRAME_OVERHEAD
     }
@@ -90,13 +90,13 @@ impl FrameCipher {
         &self.threads
     }
 
-    /// The head of the frame that is due, at the start of `bytes`: see [`FrameHead::parse`].
+    /// Parses the head of the frame with the sequence number `due` at the start of `bytes`: see [`FrameHead::parse`].
     pub(crate) fn head(&self, bytes: &[u8], due: u32) -> Result<Parsed<FrameHead>, FormatError> {
         FrameHead::parse(bytes, due, self.frame_len.get())
     }
 
-    /// Seals whole regular frames, the first of which has the number `first`, to the start of `out`. Gives the
-    /// number of bytes written.
+    /// Seals regular frames with sequence numbers from `first` to the start of `out`, and returns the number of bytes
+    /// written. `plaintext` must consist of complete frames.
     pub(crate) fn seal_all(&self, first: u32, plaintext: &[u8], out: &mut [u8]) -> usize {
         let len = plaintext.len() / self.frame_len() * self.sealed_frame_len();
         let input = (plaintext, self.frame_len());
@@ -107,7 +107,7 @@ impl FrameCipher {
         len
     }
 
-    /// How many bytes at the start of `sealed` are regular frames that follow each other from the number `first` on.
+    /// Returns the length of the complete regular frames at the start of `sealed`, with sequence numbers from `first`.
     pub(crate) fn regular_len(&self, first: u32, sealed: &[u8]) -> usize {
         let follows = |(index, frame): &(usize, &[u8])| {
             let head = self.head(frame, number(first, *index));
@@ -117,7 +117,7 @@ impl FrameCipher {
         frames * self.sealed_frame_len()
     }
 
-    /// Opens [regular frames](Self::regular_len), and gives their number.
+    /// Opens [regular frames](Self::regular_len), and returns their number.
     pub(crate) fn open_all(&self, first: u32, sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
         let frames = sealed.len() / self.sealed_frame_len();
         let out = (&mut out[..frames * self.frame_len()], self.frame_len());
@@ -130,27 +130,28 @@ impl FrameCipher {
         Ok(frames)
     }
 
-    /// Opens the frame that must be at this place to `out`, which has room for its plaintext exactly.
-    pub(crate) fn open_at(&self, place: &FrameLocation, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
-        let truncated = || FormatError::Truncated(format!("frame {}", place.sequence).into());
-        let Parsed::Complete(head) = self.head(sealed, place.sequence)? else { return Err(truncated().into()) };
-        let len = place.plaintext.end - place.plaintext.start;
-        if head.is_last() != place.is_final || head.content_len as u64 != len {
-            return Err(FormatError::Misplaced { sequence: place.sequence }.into());
+    /// Opens the frame that must be at this location to `out`, which must have exactly the length of its plaintext.
+    pub(crate) fn open_at(&self, location: &FrameLocation, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
+        let truncated = || FormatError::Truncated(format!("frame {}", location.sequence).into());
+        let Parsed::Complete(head) = self.head(sealed, location.sequence)? else { return Err(truncated().into()) };
+        let len = location.plaintext.end - location.plaintext.start;
+        if head.is_last() != location.is_final || head.content_len as u64 != len {
+            return Err(FormatError::Misplaced { sequence: location.sequence }.into());
         }
         let frame = sealed.get(..head.sealed_len()).ok_or_else(truncated)?;
         self.cipher.open(&head, frame, out).map(drop)
     }
 
-    /// Verifies that the frame is the one that must be at this place.
-    pub(crate) fn prove(&self, place: &FrameLocation, sealed: &[u8]) -> Result<(), OpenError> {
-        // What is there, if it is the frame at all, is longer than its plaintext.
-        let len = usize::try_from(place.plaintext.end - place.plaintext.start).unwrap_or(usize::MAX).min(sealed.len());
-        self.open_at(place, sealed, &mut vec![0; len])
+    /// Verifies that the frame is the one that must be at this location.
+    pub(crate) fn prove(&self, location: &FrameLocation, sealed: &[u8]) -> Result<(), OpenError> {
+        // A frame is longer than its plaintext, so `sealed` bounds the allocation.
+        let len =
+            usize::try_from(location.plaintext.end - location.plaintext.start).unwrap_or(usize::MAX).min(sealed.len());
+        self.open_at(location, sealed, &mut vec![0; len])
     }
 }
 
-/// The number of the frame that is `index` after `first`. Those that a message can have do not wrap.
+/// Returns the sequence number of the frame `index` frames after `first`. It never saturates for a valid message.
 fn number(first: u32, index: usize) -> u32 {
     first.saturating_add(u32::try_from(index).unwrap_or(u32::MAX))
 }

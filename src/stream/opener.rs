@@ -1,4 +1,4 @@
-//! Message in, plaintext out.
+//! Opening a message piece by piece, without I/O.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::{
     body::Body,
     buffer::extend_within,
     frame_cipher::{BodyCipher, FrameCipher},
-    signature::SignatureGate,
+    signature::SignatureVerifier,
 };
 use crate::{
     context::EncryptionContext,
@@ -22,38 +22,47 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// What is known of a message besides its plaintext, once its header has verified. All of it is authenticated, except
-/// for a detached encrypted data key.
+/// The metadata of a message whose header has been verified: its suite, id and encryption context, and its key.
+///
+/// All of it is authenticated, except for [`encrypted_data_key`](Self::encrypted_data_key) if that is a detached one.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MessageInfo {
     /// The algorithm suite.
     pub suite: AlgorithmSuite,
-    /// The random name of the message.
+    /// The message's random id.
     pub message_id: MessageId,
-    /// The whole encryption context: what the message stores, and the required pairs that were given. A signed message
-    /// stores its public key in it, under `aws-crypto-public-key`.
+    /// The complete encryption context: the pairs that the message stores, and the
+    /// [required pairs](crate::EnvelopeBuilder::required_context) that the caller passed. A signed message stores its
+    /// public key in it, with the name `aws-crypto-public-key`.
     pub context: EncryptionContext,
-    /// The encrypted data key that opened the message: one of the header's, which is authenticated, or a
-    /// [detached](crate::Envelope::with_detached_keys) one. The header proves the data key that a detached one holds,
-    /// but its own bytes, names and place are not authenticated.
+    /// The encrypted data key that opened the message.
+    ///
+    /// It is either one of those in the header, which are authenticated, or a
+    /// [detached](crate::Envelope::with_detached_keys) one. The header proves which data key a detached one contains,
+    /// but its bytes, names and index are not authenticated.
     pub encrypted_data_key: EncryptedDataKey,
-    /// Its place among the header's encrypted data keys, or the detached ones, from 0.
+    /// The index of that encrypted data key in the header, or in the detached keys.
     pub encrypted_data_key_index: usize,
-    /// What decrypted it: the ARN of the KMS key that was asked, which for a multi-region key may be another region's
-    /// than the message names; `namespace/name` of a local key.
+    /// The id of the key that decrypted the data key: the ARN of a KMS key, or `namespace/name` of a local key.
+    ///
+    /// For a KMS multi-region key, this is the replica that was called, which may be in another region than the one in
+    /// the message.
     pub key_id: String,
 }
 
-/// Opens one message, piece by piece, with no I/O of its own.
+/// Opens one message piece by piece, and does no I/O.
 ///
-/// Made by [`Envelope::opener`](crate::Envelope::opener) from a header. The body goes in by
-/// [`update`](Self::update), and plaintext comes out, frame by frame, each after its tag has verified.
-/// [`finish`](Self::finish) says whether that was the whole message: until then, what came out is authentic but may
-/// not be all. Of a signed message, the final frame comes out only when the signature has verified: what came before
-/// it was made by somebody who has the data key, but not necessarily by who signed.
+/// [`Envelope::opener`](crate::Envelope::opener) creates it from a message's header. Pass the body to
+/// [`update`](Self::update), which returns the plaintext of each frame after its tag has been verified. Then call
+/// [`finish`](Self::finish), which returns an error if the message is truncated. Until it succeeds, the plaintext is
+/// authentic but may be incomplete.
 ///
-/// The body of a message without frames comes out whole, at its end.
+/// The plaintext of a non-framed body is released in one piece, at its end.
+///
+/// # Signed messages
+/// The plaintext of the final frame is released only after the signature has been verified. The frames before it were
+/// encrypted with the message's data key, but not necessarily by the signer.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::Header};
@@ -80,11 +89,11 @@ pub struct MessageInfo {
 pub struct Opener {
     info: MessageInfo,
     body: Body,
-    /// Of suites that sign.
-    gate: Option<SignatureGate>,
-    /// The start of what is [due](Self::due), until all of it is there.
+    /// For suites that sign.
+    verifier: Option<SignatureVerifier>,
+    /// The start of the [next](Self::due) frame, body or footer, until it is complete.
     held: Vec<u8>,
-    /// How many bytes must be held before it makes sense to look at them.
+    /// The minimum length of `held` at which parsing it makes progress.
     needed: usize,
     state: State,
 }
@@ -96,14 +105,14 @@ enum State {
     Failed,
 }
 
-/// What comes next in a message.
+/// The next part of a message.
 struct Due {
-    /// Of a frame or the block. A footer has none.
+    /// The head of a frame or of a non-framed body. A footer has none.
     head: Option<FrameHead>,
     sealed_len: usize,
 }
 
-/// Verifies a message's header under a data key: its commitment to that key first, then its tag. Returns the key of the
+/// Verifies a message's header with a data key: first its commitment to that key, then its tag. Returns the key for the
 /// body. `not_stored` is the part of the encryption context that the message does not store.
 pub(crate) fn authenticate(
     header: &Header,
@@ -133,14 +142,14 @@ pub(crate) fn authenticate(
     }
 }
 
-/// What an opener is made from.
+/// The arguments of [`Opener::new`].
 #[derive(Debug)]
 pub(crate) struct OpenerParts<'a> {
     pub(crate) header: &'a Header,
-    /// What [`authenticate`] returned for the header.
+    /// The key that [`authenticate`] returned for the header.
     pub(crate) key: AesGcm,
     pub(crate) info: MessageInfo,
-    /// Of suites that sign.
+    /// For suites that sign.
     pub(crate) verifying_key: Option<VerifyingKey>,
     pub(crate) threads: Threads,
     pub(crate) limits: Limits,
@@ -154,17 +163,17 @@ impl Opener {
             ContentType::Framed { frame_len } => {
                 Body::Frames { cipher: FrameCipher::new(cipher, frame_len, threads), due: 1 }
             }
-            ContentType::NonFramed => Body::Block { cipher, limits },
+            ContentType::NonFramed => Body::NonFramed { cipher, limits },
         };
-        let gate = header.suite().signature().zip(verifying_key).map(|(algorithm, key)| {
-            let mut gate = SignatureGate::new(key, algorithm);
-            gate.update(header.as_bytes());
-            gate
+        let verifier = header.suite().signature().zip(verifying_key).map(|(algorithm, key)| {
+            let mut verifier = SignatureVerifier::new(key, algorithm);
+            verifier.update(header.as_bytes());
+            verifier
         });
-        Self { info, body, gate, held: Vec::new(), needed: 0, state: State::Open }
+        Self { info, body, verifier, held: Vec::new(), needed: 0, state: State::Open }
     }
 
-    /// Returns what is known of the message besides its plaintext.
+    /// Returns the message's metadata.
     pub fn info(&self) -> &MessageInfo {
         &self.info
     }
@@ -173,7 +182,7 @@ impl Opener {
         self.info
     }
 
-    /// The cipher of the frames, if the message has any.
+    /// Returns the cipher for the frames, if the message is framed.
     pub(super) fn cipher(&self) -> Option<&FrameCipher> {
         self.body.frames()
     }
@@ -187,13 +196,13 @@ impl Opener {
     pub(super) fn into_parts(self) -> Result<(MessageInfo, FrameCipher), OpenError> {
         let cipher = match self.body {
             Body::Frames { cipher, .. } => Some(cipher),
-            Body::Block { .. } => None,
+            Body::NonFramed { .. } => None,
         };
         let cipher = seekable(self.info.suite, cipher)?;
         Ok((self.info, cipher))
     }
 
-    /// Goes on with the frame of this number, whatever came before.
+    /// Continues with the frame `sequence`, whatever came before.
     pub(super) fn restart(&mut self, sequence: u32) -> Result<(), OpenError> {
         self.check_not_failed()?;
         self.seekable()?;
@@ -205,66 +214,68 @@ impl Opener {
         Ok(())
     }
 
-    /// Returns the plaintext bytes of a frame, or `None` for a message without frames.
+    /// Returns the number of plaintext bytes in a frame, or `None` if the message is not framed.
     pub fn frame_len(&self) -> Option<usize> {
         self.cipher().map(FrameCipher::frame_len)
     }
 
-    /// How many bytes of the next frame are there already.
+    /// Returns how many bytes of the next frame have arrived.
     pub(crate) fn held_len(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether the end of the message has come, and verified. Anything that still follows is an error.
+    /// Returns whether the end of the message has been verified. Any further byte is then an error.
     pub fn is_ended(&self) -> bool {
         self.state == State::Ended
     }
 
-    /// Returns how many bytes [`update`](Self::update) may write, at most, for `sealed_len` bytes: zero where they do
-    /// not complete the frame that has begun.
+    /// Returns the maximum number of bytes that [`update`](Self::update) writes for `sealed_len` bytes of the message.
+    ///
+    /// It is zero if they do not complete a frame.
     pub fn update_len(&self, sealed_len: usize) -> usize {
         let len = self.held.len().saturating_add(sealed_len);
         if self.is_incomplete(len) {
             return 0;
         }
-        match (self.state, self.kept_back_len()) {
+        match (self.state, self.withheld_len()) {
             (State::Open, None) => self.body_len(len),
-            (State::Open, Some(kept_back_len)) => match parse_footer(&self.held) {
+            (State::Open, Some(withheld_len)) => match parse_footer(&self.held) {
                 Parsed::Incomplete { needed } if len < needed => 0,
-                _ => kept_back_len,
+                _ => withheld_len,
             },
             (State::Ended | State::Failed, _) => 0,
         }
     }
 
-    /// The most plaintext that the next `len` bytes of the body can give, of which the first are held.
+    /// Returns the maximum plaintext length of the next `len` bytes of the body, which include those held.
     fn body_len(&self, len: usize) -> usize {
         let Ok(Parsed::Complete(head)) = self.body.head(&self.held) else { return self.body.plaintext_len(len) };
         match len.checked_sub(head.sealed_len()) {
             None => 0,
-            // It is kept back until a footer is there too.
-            Some(rest) if head.is_last() && self.gate.is_some() && rest < FOOTER_OVERHEAD => 0,
+            // It is withheld until the footer has arrived, too.
+            Some(rest) if head.is_last() && self.verifier.is_some() && rest < FOOTER_OVERHEAD => 0,
             Some(_) if head.is_last() => head.content_len,
             Some(rest) => head.content_len + self.body.plaintext_len(rest),
         }
     }
 
-    /// Whether what is held needs more than so many bytes, as far as is known without another look at it.
+    /// Returns whether `len` bytes are known to be too few to make progress, without parsing the held ones again.
     fn is_incomplete(&self, len: usize) -> bool {
         !self.held.is_empty() && len < self.needed
     }
 
-    fn kept_back_len(&self) -> Option<usize> {
-        self.gate.as_ref().and_then(SignatureGate::kept_back_len)
+    fn withheld_len(&self) -> Option<usize> {
+        self.verifier.as_ref().and_then(SignatureVerifier::withheld_len)
     }
 
-    /// Takes the next piece of the message's body, and writes the plaintext of the frames that it completes to the
-    /// start of `out`. Gives the number of bytes written.
+    /// Opens the next piece of the message's body: writes the plaintext of the frames that it completes to the start of
+    /// `out`, and returns the number of bytes written.
     ///
     /// # Errors
-    /// [`OpenError::OutputTooShort`] where `out` is shorter than [`update_len`](Self::update_len) says; nothing is
-    /// taken then. Any other error says why the message does not open: `out` is wiped, and the opener gives nothing
-    /// but [`OpenError::FailedBefore`] from then on.
+    /// Returns [`OpenError::OutputTooShort`] if `out` is shorter than [`update_len`](Self::update_len) returns. Then
+    /// nothing is consumed, and the call can be repeated with a longer buffer.
+    ///
+    /// Any other error is final: `out` is filled with zeros, and every later call returns [`OpenError::FailedBefore`].
     pub fn update(&mut self, sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
         self.check_not_failed()?;
         let needed = self.update_len(sealed.len());
@@ -279,12 +290,12 @@ impl Opener {
         opened
     }
 
-    /// An error where the message has failed to open.
+    /// Returns an error if the message has failed.
     pub(super) fn check_not_failed(&self) -> Result<(), OpenError> {
         if self.state == State::Failed { Err(OpenError::FailedBefore) } else { Ok(()) }
     }
 
-    /// Gives nothing any more but [`OpenError::FailedBefore`].
+    /// Makes every later call return [`OpenError::FailedBefore`].
     pub(super) fn fail(&mut self) {
         self.state = State::Failed;
     }
@@ -293,7 +304,7 @@ impl Opener {
         let mut written = 0;
         loop {
             written += self.open_regular(&mut sealed, &mut out[written..])?;
-            // From the caller's memory, where all of it is there.
+            // A part that is complete in the caller's memory is opened from there, without a copy.
             let is_held = !self.held.is_empty();
             match self.due(sealed)? {
                 Parsed::Complete(due) if is_held => {
@@ -313,13 +324,14 @@ impl Opener {
         }
     }
 
-    /// What comes next, if all of it is held or, where nothing is held, at the start of `sealed`.
+    /// Returns the next part of the message if it is complete: in `held`, or at the start of `sealed` if nothing is
+    /// held.
     fn due(&self, sealed: &[u8]) -> Result<Parsed<Due>, OpenError> {
         if self.is_incomplete(self.held.len()) {
             return Ok(Parsed::Incomplete { needed: self.needed });
         }
         let bytes = if self.held.is_empty() { sealed } else { &self.held };
-        let due = match self.kept_back_len() {
+        let due = match self.withheld_len() {
             _ if self.state == State::Ended && !bytes.is_empty() => return Err(FormatError::TrailingBytes.into()),
             None => self.body.head(bytes)?.map(|head| Due { sealed_len: head.sealed_len(), head: Some(head) }),
             Some(_) => {
@@ -332,32 +344,32 @@ impl Opener {
         })
     }
 
-    /// Opens what is due, which is `bytes`. Gives the number of bytes written.
+    /// Opens the next part of the message, which is `bytes`, and returns the number of bytes written.
     fn open_due(&mut self, due: &Due, bytes: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
-        let written = match (&due.head, &mut self.gate) {
+        let written = match (&due.head, &mut self.verifier) {
             (Some(head), None) => self.body.cipher().open(head, bytes, out)?,
-            (Some(head), Some(gate)) => gate.open(self.body.cipher(), head, bytes, out)?,
-            (None, Some(gate)) => gate.open_end(bytes, out)?,
+            (Some(head), Some(verifier)) => verifier.open(self.body.cipher(), head, bytes, out)?,
+            (None, Some(verifier)) => verifier.finish(bytes, out)?,
             (None, None) => return Err(FormatError::TrailingBytes.into()),
         };
-        self.go_on_after(due.head.as_ref());
+        self.advance_after(due.head.as_ref());
         Ok(written)
     }
 
-    fn go_on_after(&mut self, head: Option<&FrameHead>) {
+    fn advance_after(&mut self, head: Option<&FrameHead>) {
         match (head, &mut self.body) {
-            // Never wraps: u32::MAX marks a final frame.
+            // Cannot overflow: u32::MAX marks a final frame.
             (Some(head), Body::Frames { due, .. }) if !head.is_last() => *due += 1,
-            // The footer is due.
-            (Some(_), _) if self.gate.is_some() => {}
+            // The footer comes next.
+            (Some(_), _) if self.verifier.is_some() => {}
             _ => self.state = State::Ended,
         }
     }
 
-    /// Opens the regular frames at the start of `sealed` at once, where there are several threads, and takes them from
-    /// it. Gives the number of bytes written.
+    /// With several threads, opens the regular frames at the start of `sealed` in parallel and removes them from it.
+    /// Returns the number of bytes written.
     fn open_regular(&mut self, sealed: &mut &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
-        let is_due = self.state == State::Open && self.kept_back_len().is_none() && self.held.is_empty();
+        let is_due = self.state == State::Open && self.withheld_len().is_none() && self.held.is_empty();
         let Body::Frames { cipher, due } = &mut self.body else { return Ok(0) };
         if !is_due || cipher.threads().count() == 1 {
             return Ok(0);
@@ -365,18 +377,18 @@ impl Opener {
         let (regular, rest) = sealed.split_at(cipher.regular_len(*due, sealed));
         *sealed = rest;
         let mut open = || cipher.open_all(*due, regular, out);
-        let frames = match &mut self.gate {
+        let frames = match &mut self.verifier {
             None => open()?,
-            Some(gate) => cipher.threads().join(open, || gate.update(regular)).0?,
+            Some(verifier) => cipher.threads().join(open, || verifier.update(regular)).0?,
         };
-        // There are no more than the sequence numbers that they have.
+        // Cannot exceed u32: each frame has its own sequence number.
         *due += u32::try_from(frames).unwrap_or(0);
         Ok(frames * cipher.frame_len())
     }
 
-    /// Completes the frame that is held, if there is one, with bytes from the start of `sealed`, which it takes from it,
-    /// and opens it in its own memory. Returns the plaintext: nothing, where the frame is not complete yet or is kept
-    /// back. The rest is for [`update`](Self::update).
+    /// Completes the held frame, if any, with bytes from the start of `sealed`, which it removes, and decrypts it in
+    /// its own memory. Returns the plaintext, which is empty if the frame is still incomplete or is withheld. Pass the
+    /// rest to [`update`](Self::update).
     #[cfg(feature = "stream")]
     pub(super) fn complete_held(&mut self, sealed: &mut &[u8]) -> Result<bytes::Bytes, OpenError> {
         self.check_not_failed()?;
@@ -391,13 +403,13 @@ impl Opener {
     fn open_held(&mut self, sealed: &mut &[u8]) -> Result<bytes::Bytes, OpenError> {
         while !self.held.is_empty() {
             match self.due(sealed)? {
-                Parsed::Complete(Due { head: Some(head), .. }) if !(head.is_last() && self.gate.is_some()) => {
+                Parsed::Complete(Due { head: Some(head), .. }) if !(head.is_last() && self.verifier.is_some()) => {
                     let mut frame = std::mem::take(&mut self.held);
-                    if let Some(gate) = &mut self.gate {
-                        gate.update(&frame);
+                    if let Some(verifier) = &mut self.verifier {
+                        verifier.update(&frame);
                     }
                     let plaintext = self.body.cipher().open_in_place(&head, &mut frame)?;
-                    self.go_on_after(Some(&head));
+                    self.advance_after(Some(&head));
                     return Ok(bytes::Bytes::from(frame).slice(plaintext));
                 }
                 Parsed::Incomplete { needed } if !sealed.is_empty() => self.hold(sealed, needed),
@@ -407,30 +419,32 @@ impl Opener {
         Ok(bytes::Bytes::new())
     }
 
-    /// Moves bytes from the start of `sealed` to those that are held, until those are as many as needed.
+    /// Moves bytes from the start of `sealed` to `held`, until `held` has `needed` bytes.
     fn hold(&mut self, sealed: &mut &[u8], needed: usize) {
         let (piece, rest) = sealed.split_at(sealed.len().min(needed - self.held.len()));
-        // The next frame may be the final one, which is longer by a few bytes.
+        // The next frame may be the final one, which has a longer head.
         let longest = self.frame_len().map_or(0, |len| len + FINAL_FRAME_OVERHEAD);
         extend_within(&mut self.held, piece, needed.max(longest));
         self.needed = needed;
         *sealed = rest;
     }
 
-    /// Says that nothing follows: the message is complete, or it is truncated.
+    /// Ends the message, and returns an error if it is truncated.
+    ///
+    /// Call it when the source of the message has ended.
     ///
     /// # Errors
-    /// [`FormatError::Truncated`] where its end has not come, and [`OpenError::FailedBefore`] where it failed to open,
-    /// or was truncated, before.
+    /// Returns [`FormatError::Truncated`] if the end of the message has not arrived, and [`OpenError::FailedBefore`] if
+    /// an earlier call has failed.
     pub fn finish(&mut self) -> Result<(), OpenError> {
-        let place = match (self.state, self.kept_back_len()) {
+        let end = match (self.state, self.withheld_len()) {
             (State::Ended, _) => return Ok(()),
             (State::Failed, _) => return Err(OpenError::FailedBefore),
-            (State::Open, None) => self.body.place(!self.held.is_empty()),
-            (State::Open, Some(_)) => "its signature".into(),
+            (State::Open, None) => self.body.truncation_point(!self.held.is_empty()),
+            (State::Open, Some(_)) => "the signature".into(),
         };
         self.fail();
-        Err(FormatError::Truncated(place.into()).into())
+        Err(FormatError::Truncated(end.into()).into())
     }
 }
 
@@ -445,7 +459,7 @@ impl fmt::Debug for Opener {
     }
 }
 
-/// Returns the frames that a message has, if any part of it can be opened without the rest.
+/// Returns `frames` if parts of the message can be opened separately: it is unsigned and framed.
 pub(crate) fn seekable<F>(suite: AlgorithmSuite, frames: Option<F>) -> Result<F, OpenError> {
     match (suite.signature(), frames) {
         (Some(_), _) => Err(OpenError::NotSeekable { what: "is signed" }),
@@ -472,8 +486,8 @@ mod tests {
         RawAes::new("tests", "key", [7; 32]).unwrap()
     }
 
-    /// A message as AWS's SDK for .NET 4.0.0 sealed it: the tag of its header is over two zero bytes more, and without
-    /// commitment, its key depends on the suite alone.
+    /// Returns a message like those of AWS's SDK for .NET 4.0.0: the header's tag covers two more zero bytes, and
+    /// without commitment, the derived key depends only on the suite.
     fn by_net_4_0_0(suite: AlgorithmSuite, context: &EncryptionContext) -> Vec<u8> {
         let data_key = SecretKey::try_from(vec![5; suite.data_key_len()]).unwrap();
         let request = EncryptDataKeyRequest::new(suite, context, &data_key);

@@ -1,4 +1,4 @@
-//! Any range of the plaintext, without the rest.
+//! Reading ranges of the plaintext without the rest of the message.
 
 mod async_reader;
 mod plan;
@@ -24,14 +24,36 @@ use crate::{
     message::{FrameLocation, Geometry},
 };
 
-/// Opens any range of one message's plaintext, with no I/O of its own.
+/// Opens ranges of one message's plaintext, and does no I/O.
 ///
-/// Made by [`Envelope::range_opener`](crate::Envelope::range_opener). It is stateless, and can be shared between
-/// threads: [`sealed_range`](Self::sealed_range) says which bytes of the message a range needs, and
-/// [`open`](Self::open) opens them. [`RangeReader`] and [`AsyncRangeReader`] do the reading as well.
+/// Created by [`Envelope::range_opener`](crate::Envelope::range_opener). For each range,
+/// [`sealed_range`](Self::sealed_range) returns which bytes of the message to fetch, and [`open`](Self::open) decrypts
+/// them. It has no state, and threads can share it. [`RangeReader`] and [`AsyncRangeReader`] fetch the bytes as well.
 ///
-/// The length of the plaintext follows from the length of the message, which may be a lie until
-/// [the end is proven](Self::final_frame). Every byte that is given out is authenticated, wherever it is.
+/// ```
+/// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::Header};
+///
+/// # pollster::block_on(async {
+/// # let envelope = Envelope::new(RawAes::generate("example", "key")?);
+/// # let context = EncryptionContext::new();
+/// let message = envelope.seal(b"attack at dawn", &context).await?;
+/// let fetch = |range: &std::ops::Range<u64>| &message[range.start as usize..range.end as usize];
+///
+/// let header = Header::parse(&message, &Limits::default())?;
+/// let opener = envelope.range_opener(&header, message.len() as u64, &context).await?;
+/// opener.prove_end(fetch(&opener.final_frame().sealed))?; // Now the length is verified.
+/// assert_eq!(opener.geometry().plaintext_len(), 14);
+///
+/// let mut plaintext = [0; 4];
+/// opener.open(&(10..14), fetch(&opener.sealed_range(&(10..14))?), &mut plaintext)?;
+/// assert_eq!(&plaintext, b"dawn");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// # What is authenticated
+/// Every byte that is returned is authenticated, and so is its position. The length of the plaintext is computed from
+/// the length of the message that you pass. It is not verified until the [final frame](Self::final_frame) is.
 #[derive(Debug)]
 pub struct RangeOpener {
     info: MessageInfo,
@@ -41,51 +63,58 @@ pub struct RangeOpener {
 }
 
 impl RangeOpener {
-    /// For a message without a signature.
+    /// Fails if the message is signed or not framed.
     pub(crate) fn new(opener: Opener, geometry: Geometry) -> Result<Self, OpenError> {
         let (info, cipher) = opener.into_parts()?;
         Ok(Self { info, cipher, geometry, final_frame: geometry.final_frame() })
     }
 
-    /// Returns what is known of the message besides its plaintext.
+    /// Returns the message's metadata.
     pub fn info(&self) -> &MessageInfo {
         &self.info
     }
 
-    /// Where everything is in the message, if its length is true.
+    /// Returns the positions of the frames and the length of the plaintext, if the length of the message is correct.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// The frame that proves the message's end, and so its length: opening any range that it holds a byte of does,
-    /// and so does [`prove_end`](Self::prove_end).
+    /// Returns the position of the final frame, which verifies the end of the message, and so its length.
+    ///
+    /// The length is verified once [`prove_end`](Self::prove_end) has succeeded, or [`open`](Self::open) with a range
+    /// that includes bytes of the final frame.
     pub fn final_frame(&self) -> &FrameLocation {
         &self.final_frame
     }
 
-    /// Verifies the [final frame](Self::final_frame): then the plaintext has the length that
-    /// [`geometry`](Self::geometry) says. `sealed` is the frame.
+    /// Verifies the [final frame](Self::final_frame), so that the length in [`geometry`](Self::geometry) is
+    /// authenticated.
+    ///
+    /// `sealed` contains the bytes of that frame.
     ///
     /// # Errors
-    /// An [`OpenError`] where the final frame is not there, or does not authenticate.
+    /// Returns an [`OpenError`] if `sealed` is not the final frame of this message, or if authentication fails.
     pub fn prove_end(&self, sealed: &[u8]) -> Result<(), OpenError> {
         self.cipher.prove(&self.final_frame, sealed)
     }
 
-    /// The bytes of the message that hold the frames with this range of the plaintext. Nothing for an empty one.
+    /// Returns the range of the message that contains the frames for a range of the plaintext. An empty range needs no
+    /// bytes.
     ///
     /// # Errors
-    /// [`OpenError::OutOfRange`] where the range ends after the plaintext, or before it starts.
+    /// Returns [`OpenError::OutOfRange`] if the range is outside of the plaintext, or its end is before its start.
     pub fn sealed_range(&self, range: &Range<u64>) -> Result<Range<u64>, OpenError> {
         Ok(self.frames(range)?.map_or(0..0, |(first, last)| first.sealed.start..last.sealed.end))
     }
 
-    /// Opens a range of the plaintext to `out`, which has its length. `sealed` is what
-    /// [`sealed_range`](Self::sealed_range) says.
+    /// Decrypts a range of the plaintext to `out`, which must have exactly the length of the range.
+    ///
+    /// `sealed` contains the bytes of the message that [`sealed_range`](Self::sealed_range) returns for the range.
     ///
     /// # Errors
-    /// [`OpenError::OutOfRange`] as there, and [`OpenError::OutputTooShort`] where `out` has another length. Otherwise
-    /// an [`OpenError`] that says why a frame does not open. On any error, `out` is wiped.
+    /// Returns [`OpenError::OutOfRange`] if the range is outside of the plaintext, [`OpenError::OutputTooShort`] if
+    /// `out` does not have the length of the range, and otherwise an [`OpenError`] that specifies why a frame cannot be
+    /// opened. On error, `out` is filled with zeros.
     pub fn open(&self, range: &Range<u64>, sealed: &[u8], out: &mut [u8]) -> Result<(), OpenError> {
         let opened = self.open_range(range, sealed, out);
         if opened.is_err() {
@@ -104,7 +133,7 @@ impl RangeOpener {
         self.open_targets(first.sealed.start, sealed, [Target { range: range.clone(), out }])
     }
 
-    /// The first and the last frame with a byte of this range, if it is not empty.
+    /// Returns the first and the last frame of a range, unless it is empty.
     fn frames(&self, range: &Range<u64>) -> Result<Option<(FrameLocation, FrameLocation)>, OpenError> {
         let plaintext_len = self.geometry.plaintext_len();
         if range.start > range.end || range.end > plaintext_len {
@@ -116,8 +145,9 @@ impl RangeOpener {
         Ok(self.geometry.frame_of_offset(range.start).zip(self.geometry.frame_of_offset(range.end - 1)))
     }
 
-    /// Opens the frames that these ranges need, each once. `sealed` has all of them, and begins at `start`. The ranges
-    /// are sorted by their starts. Those that share frames are copied by the iterator, which gives the length of each.
+    /// Opens the frames that the targets need, each of them once. `sealed` contains these frames, and starts at offset
+    /// `start` of the message. The targets must be sorted by start. The returned iterator copies the plaintext to
+    /// targets that share frames, and yields the length of each.
     fn open_sharing<'a>(
         &self,
         start: u64,
@@ -147,7 +177,8 @@ impl RangeOpener {
         }))
     }
 
-    /// Opens the frames of these ranges, no two of which share one. `sealed` has all frames, and begins at `start`.
+    /// Opens the frames of targets that share no frames. `sealed` contains these frames, and starts at offset `start`
+    /// of the message.
     fn open_targets<'a>(
         &self,
         start: u64,
@@ -168,7 +199,7 @@ impl RangeOpener {
         self.cipher.threads().each_item(&mut parts, sealed.len(), |part| self.open_part(start, sealed, part))
     }
 
-    /// Opens the frame that this is a part of.
+    /// Opens the frame that contains this part of a target.
     fn open_part(&self, start: u64, sealed: &[u8], part: &mut Target<'_>) -> Result<(), OpenError> {
         let Some(frame) = self.geometry.frame_of_offset(part.range.start) else { return Ok(()) };
         let sealed = sealed.get(within(&frame.sealed, start)?).unwrap_or_default();
@@ -182,32 +213,32 @@ impl RangeOpener {
     }
 }
 
-/// A range's length, if it can be the length of a buffer.
+/// Returns the length of a range, if a buffer can be that long.
 fn len(range: &Range<u64>) -> Result<usize, OpenError> {
     let len = range.end - range.start;
     buffer_len(len).ok_or(OpenError::TooLongForMemory { len })
 }
 
-/// Returns memory for a range of the plaintext.
+/// Allocates a buffer for a range of the plaintext.
 fn buffer(range: &Range<u64>) -> Result<Vec<u8>, OpenError> {
     let len = len(range)?;
     check_memory(len)?;
     Ok(vec![0; len])
 }
 
-/// A caller may ask for more memory than there is, which must not end the process.
+/// Returns an error if this much memory cannot be allocated. A caller's range must not abort the process.
 fn check_memory(len: usize) -> Result<(), OpenError> {
     const ALWAYS_THERE: usize = 16 << 20;
     let mut probe = Vec::<u8>::new();
     if len > ALWAYS_THERE && probe.try_reserve_exact(len).is_err() {
         return Err(OpenError::TooLongForMemory { len: len as u64 });
     }
-    // Or the compiler takes it for unused, and successful.
+    // Otherwise, the compiler may remove the allocation as unused, and assume that it succeeds.
     drop(std::hint::black_box(probe));
     Ok(())
 }
 
-/// A range's place in a buffer that begins at `start`.
+/// Returns the position of a range in a buffer that starts at offset `start`.
 fn within(range: &Range<u64>, start: u64) -> Result<Range<usize>, OpenError> {
     Ok(len(&(start..range.start))?..len(&(start..range.end))?)
 }
@@ -233,7 +264,7 @@ mod tests {
         let mut header = crate::message::HeaderReader::new(&crate::message::Limits::default());
         header.feed(&sealed).unwrap();
         let header = header.finish().unwrap();
-        // A lie, which only the final frame would reveal.
+        // A wrong length, which only the final frame would reveal.
         let opener = pollster::block_on(envelope.range_opener(&header, 2 << 30, &context)).unwrap();
         let refused = opener.buffers(&vec![0..1 << 30; 1 << 20]).unwrap_err();
         assert!(matches!(refused, OpenError::TooLongForMemory { len } if len == 1 << 50), "{refused}");

@@ -1,4 +1,4 @@
-//! Plaintext in, message out.
+//! Sealing a message piece by piece, without I/O.
 
 use std::{fmt, num::NonZeroU32, sync::Arc};
 
@@ -18,11 +18,11 @@ use crate::{
     suite::{AlgorithmSuite, TAG_LEN},
 };
 
-/// Seals one message, piece by piece, with no I/O of its own.
+/// Seals one message piece by piece, and does no I/O.
 ///
-/// Made by [`Envelope::sealer`](crate::Envelope::sealer). Plaintext goes in by [`update`](Self::update), and the
-/// message comes out; [`finish`](Self::finish) writes its end. Without that, what came out is no message: every
-/// reader refuses it as truncated.
+/// Created by [`Envelope::sealer`](crate::Envelope::sealer). Pass the plaintext to [`update`](Self::update), and call
+/// [`finish`](Self::finish) at the end. Both write parts of the message to a buffer of yours. Without `finish`, the
+/// message is truncated and cannot be opened.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
@@ -48,18 +48,19 @@ use crate::{
 /// ```
 pub struct Sealer {
     cipher: FrameCipher,
-    /// The number of the next frame, from 1.
+    /// The sequence number of the next frame, from 1.
     sequence: u32,
     /// The header, until it is written.
     header: Vec<u8>,
     header_len: usize,
-    /// Plaintext of the next frame: it stays here until more follows, since the final frame is written differently.
+    /// The plaintext of the next frame. It is held until more plaintext follows, because the final frame has another
+    /// format.
     held: Zeroizing<Vec<u8>>,
-    /// Of suites that sign.
+    /// For suites that sign.
     signer: Option<Signer>,
 }
 
-/// What a sealer is made from.
+/// The arguments of [`Sealer::new`].
 #[derive(Debug)]
 pub(crate) struct SealerParts<'a> {
     pub(crate) backend: Backend,
@@ -91,7 +92,7 @@ impl Sealer {
         let mut tag = [0; TAG_LEN];
         keys.encryption.seal(&[0; _], &aad, &[], &mut tag);
         put_authentication(&mut header, version, &tag);
-        // What this envelope could not open again, it does not seal.
+        // The envelope must be able to open what it seals.
         limits.check_encrypted_data_keys(data_key.encrypted_data_keys.len())?;
         limits.check_header_len(header.len())?;
         let mut signer = suite
@@ -111,20 +112,20 @@ impl Sealer {
         })
     }
 
-    /// The length of the message's header, in bytes.
+    /// Returns the length of the message's header, in bytes.
     pub fn header_len(&self) -> usize {
         self.header_len
     }
 
-    /// The plaintext bytes of a frame.
+    /// Returns the number of plaintext bytes in a frame.
     pub fn frame_len(&self) -> usize {
         self.cipher.frame_len()
     }
 
-    /// The length of the whole message for a plaintext of this length, in bytes.
+    /// Returns the length in bytes of the entire message for a plaintext of `plaintext_len` bytes.
     ///
     /// # Errors
-    /// [`SealError::TooLong`] where a message cannot have so many frames.
+    /// Returns [`SealError::TooLong`] if the plaintext needs more frames than a message can have.
     pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
         self.layout().sealed_len(plaintext_len)
     }
@@ -141,8 +142,8 @@ impl Sealer {
         self.signer.as_ref().map_or(0, Signer::footer_len)
     }
 
-    /// How many regular frames go out when this much plaintext comes in: all but the last byte's. The message has
-    /// numbers for them and for the final one.
+    /// Returns how many regular frames this much plaintext completes: all except the one with the last byte, which may
+    /// be the final frame. Checks that there are sequence numbers for them and for the final frame.
     fn frames_for(&self, plaintext_len: usize) -> Result<usize, SealError> {
         let frames = self.held.len().saturating_add(plaintext_len).saturating_sub(1) / self.frame_len();
         if u64::from(self.sequence).saturating_add(frames as u64) > u64::from(u32::MAX) {
@@ -151,12 +152,13 @@ impl Sealer {
         Ok(frames)
     }
 
-    /// Returns how many bytes exactly [`update`](Self::update) will write for `plaintext_len` bytes: zero where the
-    /// plaintext is only held until there is more.
+    /// Returns the exact number of bytes that [`update`](Self::update) writes for `plaintext_len` bytes of plaintext.
+    ///
+    /// It is zero if the plaintext is only buffered. The first call also writes the header.
     ///
     /// # Errors
-    /// [`SealError::TooLong`] where the message would have too many frames, and [`SealError::TooLongForMemory`] where
-    /// the output does not fit into memory.
+    /// Returns [`SealError::TooLong`] if the message would have too many frames, and [`SealError::TooLongForMemory`] if
+    /// the output exceeds the address space.
     pub fn update_len(&self, plaintext_len: usize) -> Result<usize, SealError> {
         let frames = self.frames_for(plaintext_len)?;
         let frames_len = (frames as u64).saturating_mul(self.cipher.sealed_frame_len() as u64);
@@ -164,15 +166,15 @@ impl Sealer {
         buffer_len(len).ok_or(SealError::TooLongForMemory { len })
     }
 
-    /// Takes the next piece of plaintext, and writes as much of the message as it completes to the start of `out`.
-    /// Gives the number of bytes written.
+    /// Seals the next piece of plaintext: writes the part of the message that it completes to the start of `out`, and
+    /// returns the number of bytes written.
     ///
     /// # Errors
-    /// [`SealError::OutputTooShort`] where `out` is shorter than [`update_len`](Self::update_len) says, and the errors
-    /// of that. Nothing is taken or written then.
+    /// Returns [`SealError::OutputTooShort`] if `out` is shorter than [`update_len`](Self::update_len) returns, and
+    /// otherwise the errors of `update_len`. On error, nothing is consumed or written.
     pub fn update(&mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
         let frames = self.frames_for(plaintext.len())?;
-        check_room(out.len(), self.update_len(plaintext.len())?)?;
+        check_output_len(out.len(), self.update_len(plaintext.len())?)?;
         let mut written = self.write_header(out);
         let mut frames_left = frames;
         if frames_left > 0 && !self.held.is_empty() {
@@ -185,18 +187,18 @@ impl Sealer {
             self.held = held;
             frames_left -= 1;
         }
-        // From the caller's memory, where whole frames are there.
+        // Complete frames are sealed from the caller's memory, without a copy.
         written += self.seal_frames(frames_left, &mut plaintext, &mut out[written..]);
         extend_within(&mut self.held, plaintext, self.cipher.frame_len());
         Ok(written)
     }
 
-    /// Seals so many frames from the start of `plaintext`.
+    /// Seals frames from the start of `plaintext`, and removes them from it. Returns the number of bytes written.
     fn seal_frames(&mut self, frames: usize, plaintext: &mut &[u8], out: &mut [u8]) -> usize {
         let (regular, rest) = plaintext.split_at(frames * self.frame_len());
         *plaintext = rest;
         let first = self.sequence;
-        // Checked to fit before.
+        // The caller has checked that it fits.
         self.sequence += u32::try_from(frames).unwrap_or(0);
         match &mut self.signer {
             None => self.cipher.seal_all(first, regular, out),
@@ -204,26 +206,26 @@ impl Sealer {
         }
     }
 
-    /// How many bytes exactly [`finish`](Self::finish) will write.
+    /// Returns the exact number of bytes that [`finish`](Self::finish) writes.
     pub fn finish_len(&self) -> usize {
         self.header.len() + self.held.len() + FINAL_FRAME_OVERHEAD + self.footer_len()
     }
 
-    /// Ends the message: writes its final frame, and its signature if it has one, to the start of `out`. Gives the
+    /// Ends the message: writes its final frame, and its signature if it has one, to the start of `out`. Returns the
     /// number of bytes written.
     ///
     /// # Errors
-    /// [`SealError::OutputTooShort`] where `out` is shorter than [`finish_len`](Self::finish_len) says, and
-    /// [`SealError::Random`] where there is no randomness for a signature. The message cannot be finished any more
-    /// then.
+    /// Returns [`SealError::OutputTooShort`] if `out` is shorter than [`finish_len`](Self::finish_len) returns, and
+    /// [`SealError::Random`] if the random number generator fails for a signature. The message then stays truncated:
+    /// seal it again from the start.
     pub fn finish(mut self, out: &mut [u8]) -> Result<usize, SealError> {
-        check_room(out.len(), self.finish_len())?;
+        check_output_len(out.len(), self.finish_len())?;
         let written = self.write_header(out);
         let held = std::mem::take(&mut self.held);
         Ok(written + self.seal_end(&held, &mut out[written..])?)
     }
 
-    /// Seals a whole plaintext at once, from the caller's memory alone, to `out`, which has the message's length.
+    /// Seals a complete plaintext without copying it. `out` must have the length of the message.
     pub(crate) fn seal_buffer(mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
         let frames = self.frames_for(plaintext.len())?;
         let mut written = self.write_header(out);
@@ -231,7 +233,7 @@ impl Sealer {
         self.seal_end(plaintext, &mut out[written..]).map(drop)
     }
 
-    /// Seals the final frame and signs. Gives the number of bytes written.
+    /// Seals the final frame and signs. Returns the number of bytes written.
     fn seal_end(self, plaintext: &[u8], out: &mut [u8]) -> Result<usize, SealError> {
         let mut written = self.cipher.single().seal(self.sequence, true, plaintext, out);
         if let Some(mut signer) = self.signer {
@@ -243,7 +245,7 @@ impl Sealer {
         Ok(written)
     }
 
-    /// Writes the header, unless that was done before.
+    /// Writes the header, unless it has been written. Returns the number of bytes written.
     fn write_header(&mut self, out: &mut [u8]) -> usize {
         let header = std::mem::take(&mut self.header);
         out[..header.len()].copy_from_slice(&header);
@@ -251,7 +253,7 @@ impl Sealer {
     }
 }
 
-/// A sealer, and what becomes of it. Finished and failed never go back.
+/// The state of a message that is being sealed. `Finished` and `Failed` are final.
 #[derive(Debug)]
 pub(super) enum Sealing {
     Open(Box<Sealer>),
@@ -276,12 +278,12 @@ impl Sealing {
         }
     }
 
-    /// An error where the message takes no more plaintext.
+    /// Returns an error if the message accepts no more plaintext.
     pub(super) fn check_open(&mut self) -> Result<(), SealError> {
         self.sealer().map(drop)
     }
 
-    /// An error where the message has failed.
+    /// Returns an error if the message has failed.
     pub(super) fn check_not_failed(&self) -> Result<(), SealError> {
         if let Self::Failed = self { Err(SealError::FailedBefore) } else { Ok(()) }
     }
@@ -290,7 +292,7 @@ impl Sealing {
         *self = Self::Failed;
     }
 
-    /// As [`Sealer::update`], to a buffer that grows as needed.
+    /// Like [`Sealer::update`], but writes to a buffer that grows as needed.
     pub(super) fn update(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<usize, SealError> {
         let sealer = self.sealer()?;
         let updated = sealer.update_len(plaintext.len()).and_then(|len| {
@@ -303,7 +305,7 @@ impl Sealing {
         updated
     }
 
-    /// As [`Sealer::finish`], to a buffer that grows as needed. Has no effect the second time.
+    /// Like [`Sealer::finish`], but writes to a buffer that grows as needed. A second call has no effect.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) -> Result<usize, SealError> {
         self.check_not_failed()?;
         match std::mem::replace(self, Self::Failed) {
@@ -321,16 +323,17 @@ impl Sealing {
     }
 }
 
-/// Gives a buffer this length, or more. What was in it is gone then, unless it was long enough.
+/// Makes a buffer at least this long. If it is too short, its contents are lost.
 pub(super) fn lengthen(buffer: &mut Vec<u8>, len: usize) {
     if buffer.len() < len {
-        // Fresh memory comes from the system as zeros, and is not written to before it is needed. First the old goes.
+        // The operating system provides a new allocation zeroed, so nothing is written to it here. The old one is freed
+        // first, so that both are never held.
         *buffer = Vec::new();
         *buffer = vec![0; len];
     }
 }
 
-/// The lengths that a message has whatever its plaintext, in bytes.
+/// The lengths of a message that do not depend on its plaintext, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Layout {
     header_len: u64,
@@ -346,10 +349,10 @@ impl Layout {
     }
 }
 
-/// How many bytes of frames are signed at once, while the next ones are being sealed.
+/// The number of bytes that are signed in one step, while the next frames are being sealed.
 const SIGNED_AT_ONCE: usize = 512 << 10;
 
-/// As [`FrameCipher::seal_all`]: each batch of frames is signed while the next one is being sealed.
+/// Like [`FrameCipher::seal_all`], but signs each batch of frames while the next one is being sealed.
 fn seal_and_sign(
     cipher: &FrameCipher,
     signer: &mut Signer,
@@ -363,7 +366,7 @@ fn seal_and_sign(
         let batch_frames = batch.len() / cipher.frame_len();
         let (batch_out, rest) = out.split_at_mut(batch_frames * cipher.sealed_frame_len());
         cipher.threads().join(|| cipher.seal_all(sequence, batch, batch_out), || signer.update(sealed));
-        // Checked to fit before.
+        // The caller has checked that it fits.
         sequence += u32::try_from(batch_frames).unwrap_or(0);
         written += batch_out.len();
         (sealed, out) = (batch_out, rest);
@@ -372,7 +375,7 @@ fn seal_and_sign(
     written
 }
 
-/// Without the plaintext that is held.
+/// Omits the buffered plaintext.
 impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sealer")
@@ -383,6 +386,6 @@ impl fmt::Debug for Sealer {
     }
 }
 
-fn check_room(len: usize, needed: usize) -> Result<(), SealError> {
+fn check_output_len(len: usize, needed: usize) -> Result<(), SealError> {
     if len < needed { Err(SealError::OutputTooShort { len, needed }) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The signature of a message, made and verified as the message passes.
+//! Signing and verifying a message while it is sealed or opened.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::{
     suite::SignatureAlgorithm,
 };
 
-/// Signs the bytes that it is given.
+/// Signs a message.
 #[derive(Debug)]
 pub(crate) struct Signer {
     key: Arc<SigningKey>,
@@ -34,7 +34,7 @@ impl Signer {
         FOOTER_OVERHEAD + self.algorithm.signature_len()
     }
 
-    /// Writes the footer to `out`, which has its length.
+    /// Writes the footer to `out`, which must have its length.
     pub(super) fn finish(self, out: &mut [u8]) -> Result<(), SealError> {
         let signature = self.key.sign(self.algorithm, self.digest, &self.random)?;
         write_footer(&signature, out);
@@ -42,30 +42,29 @@ impl Signer {
     }
 }
 
-/// Verifies the signature of the bytes that it is given, and holds the end of the plaintext back until then.
-pub(super) struct SignatureGate {
+/// Verifies the signature of a message, and withholds the end of the plaintext until the signature is verified.
+pub(super) struct SignatureVerifier {
     key: VerifyingKey,
     digest: MessageDigest,
-    /// The plaintext of the final frame, or of the block, once that has been opened.
-    kept_back: Option<Zeroizing<Vec<u8>>>,
+    /// The plaintext of the final frame, or of the non-framed body, once that has been opened.
+    withheld: Option<Zeroizing<Vec<u8>>>,
 }
 
-impl SignatureGate {
+impl SignatureVerifier {
     pub(super) fn new(key: VerifyingKey, algorithm: SignatureAlgorithm) -> Self {
-        Self { key, digest: MessageDigest::new(algorithm), kept_back: None }
+        Self { key, digest: MessageDigest::new(algorithm), withheld: None }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
         self.digest.update(bytes);
     }
 
-    /// The length of the plaintext that is held back. Nothing, while the body has not ended; after that, the footer is
-    /// due.
-    pub(super) fn kept_back_len(&self) -> Option<usize> {
-        self.kept_back.as_ref().map(|plaintext| plaintext.len())
+    /// Returns the length of the withheld plaintext, or `None` before the end of the body.
+    pub(super) fn withheld_len(&self) -> Option<usize> {
+        self.withheld.as_ref().map(|plaintext| plaintext.len())
     }
 
-    /// Opens a frame or block, as [`BodyCipher::open`] does. The last one is held back, and nothing is written.
+    /// Like [`BodyCipher::open`], but withholds the plaintext of the last frame, and returns 0 for it.
     pub(super) fn open(
         &mut self,
         cipher: &BodyCipher,
@@ -79,14 +78,15 @@ impl SignatureGate {
         }
         let mut plaintext = Zeroizing::new(vec![0; head.content_len]);
         cipher.open(head, frame, &mut plaintext)?;
-        self.kept_back = Some(plaintext);
+        self.withheld = Some(plaintext);
         Ok(0)
     }
 
-    /// Verifies the signature in the footer, and writes what was held back to the start of `out`. Gives its length.
-    pub(super) fn open_end(&mut self, footer: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
+    /// Verifies the signature in the footer, writes the withheld plaintext to the start of `out`, and returns its
+    /// length.
+    pub(super) fn finish(&mut self, footer: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {
         self.key.verify(self.digest.clone(), &footer[FOOTER_OVERHEAD..]).map_err(|_| OpenError::Signature)?;
-        let plaintext = self.kept_back.take().unwrap_or_default();
+        let plaintext = self.withheld.take().unwrap_or_default();
         out[..plaintext.len()].copy_from_slice(&plaintext);
         Ok(plaintext.len())
     }

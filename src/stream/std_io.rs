@@ -1,4 +1,4 @@
-//! Shells for `std::io`.
+//! Readers and writers for `std::io`.
 
 use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 
@@ -11,13 +11,13 @@ use crate::{
     message::{Geometry, Header, HeaderReader, Limits},
 };
 
-/// Reads a message's header, and nothing beyond.
+/// Reads a message's header, and no byte after it.
 pub(crate) fn read_header(reader: &mut impl Read, limits: &Limits) -> Result<Header, OpenError> {
     let mut header = HeaderReader::new(limits);
     let mut piece = [0; 1024];
     while header.needed() > 0 {
-        let room = header.needed().min(piece.len());
-        match reader.read(&mut piece[..room]) {
+        let max = header.needed().min(piece.len());
+        match reader.read(&mut piece[..max]) {
             Ok(0) => break,
             Ok(len) => header.feed(&piece[..len]).map(drop)?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -27,17 +27,19 @@ pub(crate) fn read_header(reader: &mut impl Read, limits: &Limits) -> Result<Hea
     Ok(header.finish()?)
 }
 
-/// Seals everything that is written to it, into a writer.
+/// A writer that encrypts what is written to it, and writes the message to an inner writer.
 ///
-/// Made by [`Envelope::seal_writer`](crate::Envelope::seal_writer). It holds one frame and one
-/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len), whatever the message's length. Call
-/// [`finish`](Self::finish) at the end: a writer that is dropped without it leaves a message that every reader refuses
-/// as truncated. `flush` passes on the frames that are complete.
+/// Created by [`Envelope::seal_writer`](crate::Envelope::seal_writer). Call [`finish`](Self::finish) at the end. A
+/// writer that is dropped without it leaves a truncated message, which cannot be opened.
+///
+/// It holds at most one frame and one [stream buffer](crate::EnvelopeBuilder::stream_buffer_len), whatever the length
+/// of the message. `flush` writes the complete frames that are followed by more plaintext, and flushes the inner
+/// writer. The last frame is written by `finish`.
 ///
 /// # Errors
-/// An error of the writer inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: the call took
-/// nothing, and can be made again. After any other error, and after the end of the message, every further write is an
-/// error of the kind [`BrokenPipe`](io::ErrorKind::BrokenPipe), with a [`SealError`] inside.
+/// Errors of the inner writer with the kind `WouldBlock`, `TimedOut` or `Interrupted` are transient: the call has
+/// consumed nothing and can be repeated. After any other error, and after the end of the message, every further write
+/// returns an error of the kind [`BrokenPipe`](io::ErrorKind::BrokenPipe) that contains a [`SealError`].
 pub struct SealWriter<W> {
     inner: W,
     buffer: SealBuffer,
@@ -50,24 +52,25 @@ impl<W: Write> SealWriter<W> {
         Self { inner, buffer, is_finished: false }
     }
 
-    /// Writes the end of the message, flushes, and returns the writer inside.
+    /// Writes the end of the message, flushes, and returns the inner writer.
     ///
     /// # Errors
-    /// Those of the writer inside, and [`SealError`]. The message is not complete then, and does not open. Where an
-    /// error may pass, use [`try_finish`](Self::try_finish).
+    /// Returns the errors of the inner writer, and any [`SealError`]. The message is then incomplete and cannot be
+    /// opened. If the inner writer has transient errors, use [`try_finish`](Self::try_finish), which can be repeated.
     pub fn finish(mut self) -> io::Result<W> {
         self.try_finish()?;
         Ok(self.inner)
     }
 
-    /// Writes the end of the message and flushes, as [`finish`](Self::finish) does, and keeps the writer: for targets
-    /// whose errors may pass, after which this can be called again. After it has succeeded, it has no effect.
+    /// Like [`finish`](Self::finish), but keeps the writer, so that the call can be repeated after a transient error.
+    ///
+    /// After a success, further calls have no effect.
     ///
     /// # Errors
-    /// As [`finish`](Self::finish).
+    /// Same as [`finish`](Self::finish).
     pub fn try_finish(&mut self) -> io::Result<()> {
         if !self.is_finished {
-            self.write_untaken()?;
+            self.write_output()?;
             self.buffer.finish()?;
             self.flush()?;
             self.is_finished = true;
@@ -75,20 +78,20 @@ impl<W: Write> SealWriter<W> {
         Ok(())
     }
 
-    /// The writer inside.
+    /// Returns a reference to the inner writer.
     pub fn get_ref(&self) -> &W {
         &self.inner
     }
 
-    fn write_untaken(&mut self) -> io::Result<()> {
+    fn write_output(&mut self) -> io::Result<()> {
         loop {
-            let untaken = self.buffer.untaken()?;
-            if untaken.is_empty() {
+            let output = self.buffer.output()?;
+            if output.is_empty() {
                 return Ok(());
             }
-            match self.inner.write(untaken) {
+            match self.inner.write(output) {
                 Ok(0) => return Err(self.buffer.failed(io::ErrorKind::WriteZero.into())),
-                Ok(len) => self.buffer.take(len),
+                Ok(len) => self.buffer.consume(len),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.buffer.failed(error)),
             }
@@ -97,10 +100,10 @@ impl<W: Write> SealWriter<W> {
 }
 
 impl<W: Write> Write for SealWriter<W> {
-    /// An error means that nothing of `plaintext` was taken.
+    /// On error, nothing of `plaintext` has been consumed.
     fn write(&mut self, plaintext: &[u8]) -> io::Result<usize> {
         self.buffer.check_open()?;
-        self.write_untaken()?;
+        self.write_output()?;
         Ok(self.buffer.seal(plaintext)?)
     }
 
@@ -108,7 +111,7 @@ impl<W: Write> Write for SealWriter<W> {
         if self.is_finished {
             return Ok(());
         }
-        self.write_untaken()?;
+        self.write_output()?;
         loop {
             match self.inner.flush() {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -118,15 +121,18 @@ impl<W: Write> Write for SealWriter<W> {
     }
 }
 
-/// Reads the message that the plaintext of a reader becomes: sealing for those who pull.
+/// A reader that yields the encrypted form of what it reads from an inner reader.
 ///
-/// Made by [`Envelope::seal_reader`](crate::Envelope::seal_reader). It holds one frame and two
-/// [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), whatever the message's length. The message is complete
-/// when it reports the end (`Ok(0)`).
+/// Created by [`Envelope::seal_reader`](crate::Envelope::seal_reader). The message is complete when the reader returns
+/// `Ok(0)`.
+///
+/// It holds at most one frame and two [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), whatever the length
+/// of the message. It implements [`BufRead`], which saves a copy.
 ///
 /// # Errors
-/// An error of the reader inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: reading can go
-/// on. After any other error, every further read is an error: the message has no end, and does not open.
+/// Errors of the inner reader with the kind `WouldBlock`, `TimedOut` or `Interrupted` are transient: nothing is lost,
+/// and the call can be repeated. After any other error, every further read returns an error, and the message stays
+/// truncated.
 pub struct SealReader<R> {
     inner: R,
     buffer: SealBuffer,
@@ -137,10 +143,10 @@ impl<R: Read> SealReader<R> {
         Self { inner, buffer }
     }
 
-    /// The length of the whole message for a plaintext of this length, in bytes.
+    /// Returns the length in bytes of the entire message for a plaintext of `plaintext_len` bytes.
     ///
     /// # Errors
-    /// [`SealError::TooLong`] where a message cannot have so many frames.
+    /// Returns [`SealError::TooLong`] if the plaintext needs more frames than a message can have.
     pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
         self.buffer.sealed_len(plaintext_len)
     }
@@ -149,7 +155,7 @@ impl<R: Read> SealReader<R> {
 impl<R: Read> Read for SealReader<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if out.is_empty() {
-            return Ok(self.buffer.untaken().map(|_| 0)?);
+            return Ok(self.buffer.output().map(|_| 0)?);
         }
         let len = self.fill_buf()?.read(out)?;
         self.consume(len);
@@ -159,41 +165,40 @@ impl<R: Read> Read for SealReader<R> {
 
 impl<R: Read> BufRead for SealReader<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        while self.buffer.untaken()?.is_empty() && !self.buffer.is_finished() {
-            match self.inner.read(self.buffer.space()) {
-                Ok(len) => self.buffer.seal_space(len)?,
+        while self.buffer.output()?.is_empty() && !self.buffer.is_finished() {
+            match self.inner.read(self.buffer.input()) {
+                Ok(len) => self.buffer.seal_input(len)?,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(self.buffer.failed(error)),
             }
         }
-        Ok(self.buffer.untaken()?)
+        Ok(self.buffer.output()?)
     }
 
     fn consume(&mut self, len: usize) {
-        self.buffer.take(len);
+        self.buffer.consume(len);
     }
 }
 
-/// Reads the plaintext of a message from a reader.
+/// A reader that yields the plaintext of the message in an inner reader.
 ///
-/// Made by [`Envelope::open_reader`](crate::Envelope::open_reader). It holds one frame and two
-/// [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), and its memory grows with what arrives. Every byte it
-/// gives is authenticated, and it reports the end (`Ok(0)`) only when the message's end has been proven and nothing
-/// follows it.
+/// Created by [`Envelope::open_reader`](crate::Envelope::open_reader). Every byte that it returns is authenticated. It
+/// returns `Ok(0)` only after it has verified the end of the message, and no bytes follow.
 ///
-/// It is [`BufRead`], which saves a copy, and [`Seek`] where the reader inside is.
+/// It holds at most one frame and two [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), which grow with the
+/// data that arrives. It implements [`BufRead`], which saves a copy, and [`Seek`] if the inner reader does.
 ///
 /// # Errors
-/// An error of the reader inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: reading can go
-/// on. Any other error of it, and any [`OpenError`] about the message, is final, and every further read is an error:
-/// what was read until then is authentic, but not all, and must not be taken for the whole.
+/// Errors of the inner reader with the kind `WouldBlock`, `TimedOut` or `Interrupted` are transient: nothing is lost,
+/// and the call can be repeated. Any other error of it, and any [`OpenError`] about the message, is final: every
+/// further read returns an error. What was read before is authentic but incomplete.
 pub struct OpenReader<R> {
     inner: R,
     buffer: OpenBuffer,
     header_len: u64,
-    /// How much of the message's body has been read.
+    /// The number of bytes of the message's body that have been read.
     body_read: u64,
-    /// Where the message begins in the reader inside, and its geometry, once a seek has proven it.
+    /// The offset of the message in the inner reader, and its geometry, once a seek has verified it.
     seekable: Option<(u64, Geometry)>,
 }
 
@@ -202,12 +207,12 @@ impl<R: Read> OpenReader<R> {
         Self { inner, buffer, header_len: header_len as u64, body_read: 0, seekable: None }
     }
 
-    /// Returns what is known of the message besides its plaintext.
+    /// Returns the message's metadata.
     pub fn info(&self) -> &MessageInfo {
         self.buffer.opener().info()
     }
 
-    /// The reader inside.
+    /// Returns a reference to the inner reader.
     pub fn get_ref(&self) -> &R {
         &self.inner
     }
@@ -227,7 +232,7 @@ impl<R: Read> Read for OpenReader<R> {
 impl<R: Read> BufRead for OpenReader<R> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.buffer.needs_more()? {
-            match self.inner.read(self.buffer.space()) {
+            match self.inner.read(self.buffer.input()) {
                 Ok(len) => {
                     self.body_read += len as u64;
                     self.buffer.open(len)?;
@@ -246,9 +251,13 @@ impl<R: Read> BufRead for OpenReader<R> {
 
 debug_without_inner!(SealWriter<W>: buffer, SealReader<R>: buffer, OpenReader<R>: buffer);
 
-/// Positions are those of the plaintext. The first seek reads the message's length from the reader inside, which must
-/// end where the message does, and proves it by the final frame. A message that is signed or has no frames cannot be
-/// sought in. A seek past the end is allowed, and reads nothing. An error that may pass leaves the position as it was.
+/// Seeks in the plaintext.
+///
+/// The first seek determines the length of the message from the end of the inner reader, and verifies it with the final
+/// frame, so the inner reader must end with the message. A seek past the end is allowed; reads there return `Ok(0)`.
+///
+/// Messages that are signed or not framed cannot be seeked: the error contains [`OpenError::NotSeekable`]. A transient
+/// error leaves the position unchanged.
 impl<R: Read + Seek> Seek for OpenReader<R> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.buffer.opener().check_not_failed()?;
@@ -259,9 +268,9 @@ impl<R: Read + Seek> Seek for OpenReader<R> {
             SeekFrom::Current(offset) => self.position().checked_add_signed(offset),
         };
         let target = target.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the plaintext, or beyond 2^64 bytes")
+            io::Error::new(io::ErrorKind::InvalidInput, "cannot seek to a negative position or beyond 2^64 bytes")
         })?;
-        // At the end or past it: to the end of the final frame, which has been proven.
+        // A position at or past the end means the final frame, which has been verified.
         let frame = geometry.frame_of_offset(target).unwrap_or_else(|| geometry.final_frame());
         let here = start + self.header_len + self.body_read;
         self.or_back_to(here, |this| this.inner.seek(SeekFrom::Start(start + frame.sealed.start)))?;
@@ -283,16 +292,19 @@ impl<R> OpenReader<R> {
 }
 
 impl<R: Read + Seek> OpenReader<R> {
-    /// Where the message begins, and its geometry, proven by the final frame.
+    /// Returns the offset of the message in the inner reader, and its geometry, verified with the final frame.
     fn prove_geometry(&mut self) -> io::Result<(u64, Geometry)> {
         if let Some(seekable) = self.seekable {
             return Ok(seekable);
         }
         self.buffer.opener().seekable()?;
         let here = self.inner.stream_position().map_err(|error| self.buffer.failed(error))?;
-        let start = here
-            .checked_sub(self.header_len + self.body_read)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the reader inside was moved"))?;
+        let start = here.checked_sub(self.header_len + self.body_read).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "cannot seek: the inner reader's position was changed by other code",
+            )
+        })?;
         let geometry = self.or_back_to(here, |this| {
             let geometry = this.geometry_from(start)?;
             this.inner.seek(SeekFrom::Start(here))?;
@@ -302,7 +314,7 @@ impl<R: Read + Seek> OpenReader<R> {
         Ok((start, geometry))
     }
 
-    /// The geometry of the message that begins at `start`, proven by the final frame. Moves the reader inside.
+    /// Returns the geometry of the message at offset `start`, verified with the final frame. Moves the inner reader.
     fn geometry_from(&mut self, start: u64) -> io::Result<Geometry> {
         let end = self.inner.seek(SeekFrom::End(0))?;
         let cipher = self.buffer.opener().seekable()?;
@@ -317,8 +329,8 @@ impl<R: Read + Seek> OpenReader<R> {
         Ok(geometry)
     }
 
-    /// Moves the reader inside. After an error that may pass, it is put back to where reading goes on; after any other,
-    /// and where that fails, the message has failed.
+    /// Runs `work`, which moves the inner reader. After a transient error, moves it back to `here`. After any other
+    /// error, or if it cannot be moved back, the message has failed.
     fn or_back_to<T>(&mut self, here: u64, work: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
         work(self).map_err(|error| {
             if may_pass(&error) && self.inner.seek(SeekFrom::Start(here)).is_err() {

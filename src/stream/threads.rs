@@ -1,29 +1,39 @@
-//! Many frames at once, on one thread or on several.
+//! Work on many frames, on one thread or several.
 
-/// How many threads work on the frames of a message.
+/// The threads that encrypt and decrypt the frames of a message.
 ///
-/// The bytes are the same whatever the number. With several, streams have longer
-/// [buffers](crate::EnvelopeBuilder::stream_buffer_len).
+/// Pass it to [`EnvelopeBuilder::threads`](crate::EnvelopeBuilder::threads). Messages are the same for any number of
+/// threads. With several threads, streams have longer [buffers](crate::EnvelopeBuilder::stream_buffer_len) by default.
+#[cfg_attr(
+    feature = "parallel",
+    doc = r#"
+```
+use kms_envelope::{Envelope, RawAes, stream::Threads};
+
+let envelope = Envelope::builder(RawAes::generate("example", "key")?).threads(Threads::Global).build()?;
+# Ok::<(), Box<dyn std::error::Error>>(())
+```"#
+)]
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Threads {
-    /// The calling thread alone. The default.
+    /// Only the calling thread. The default.
     #[default]
     One,
-    /// Those of [rayon](https://docs.rs/rayon)'s global pool, or of the pool that the calling thread belongs to.
+    /// The threads of [rayon](https://docs.rs/rayon)'s global pool, or of the pool that the calling thread belongs to.
     #[cfg(feature = "parallel")]
     Global,
-    /// Those of this pool.
+    /// The threads of this pool.
     #[cfg(feature = "parallel")]
     Pool(std::sync::Arc<rayon::ThreadPool>),
 }
 
-/// How many bytes of frames are worth a task of their own.
+/// The minimum number of bytes for which a separate task pays off.
 #[cfg(feature = "parallel")]
 const TASK: usize = 128 << 10;
 
 impl Threads {
-    /// How many there are.
+    /// Returns the number of threads.
     pub(crate) fn count(&self) -> usize {
         match self {
             Self::One => 1,
@@ -34,7 +44,7 @@ impl Threads {
         }
     }
 
-    /// Does both, at the same time where there are threads for it.
+    /// Runs both closures, in parallel if there are several threads.
     pub(crate) fn join<A: Send, B: Send>(
         &self,
         one: impl FnOnce() -> A + Send,
@@ -49,8 +59,8 @@ impl Threads {
         }
     }
 
-    /// Does `work` on each pair of pieces of `input` and `out`, of these lengths, with its index. Of the errors, it
-    /// gives the first in order, whatever the order of the work.
+    /// Calls `work` with the index and each pair of pieces of `input` and `out`, which have these lengths. Returns the
+    /// error with the lowest index.
     pub(crate) fn each<E: Send>(
         &self,
         (input, input_len): (&[u8], usize),
@@ -71,8 +81,8 @@ impl Threads {
         }
     }
 
-    /// Does `work` on each of these, all of which together take the work of `len` bytes. Of the errors, it gives the
-    /// first in order, whatever the order of the work.
+    /// Calls `work` with each item. `len` is the number of bytes to process for all items. Returns the error of the
+    /// first item in order that failed.
     pub(crate) fn each_item<T: Send, E: Send>(
         &self,
         items: &mut [T],

@@ -1,4 +1,4 @@
-//! Shells for tokio's `AsyncRead` and `AsyncWrite`.
+//! Readers and writers for tokio's `AsyncRead` and `AsyncWrite`.
 
 use std::{
     io,
@@ -11,25 +11,25 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::{
     MessageInfo,
     buffer::{OpenBuffer, SealBuffer, debug_without_inner},
-    turn::Turn,
+    poll_budget::PollBudget,
 };
 use crate::{
     error::{OpenError, SealError},
     message::{Header, HeaderReader, Limits},
 };
 
-/// Reads a message's header, and nothing beyond.
+/// Reads a message's header, and no byte after it.
 pub(crate) async fn read_header(reader: &mut (impl AsyncRead + Unpin), limits: &Limits) -> Result<Header, OpenError> {
     let mut header = HeaderReader::new(limits);
     let mut piece = vec![0; 1024];
-    let mut turn = Turn::new();
+    let mut budget = PollBudget::new();
     while header.needed() > 0 {
-        let room = header.needed().min(piece.len());
-        match reader.read(&mut piece[..room]).await {
+        let max = header.needed().min(piece.len());
+        match reader.read(&mut piece[..max]).await {
             Ok(0) => break,
             Ok(len) => {
                 header.feed(&piece[..len])?;
-                turn.after(len).await;
+                budget.spend(len).await;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
@@ -38,18 +38,24 @@ pub(crate) async fn read_header(reader: &mut (impl AsyncRead + Unpin), limits: &
     Ok(header.finish()?)
 }
 
-/// Seals everything that is written to it, into an asynchronous writer.
+/// An asynchronous writer that encrypts what is written to it, and writes the message to an inner writer.
 ///
-/// Made by [`Envelope::seal_async_writer`](crate::Envelope::seal_async_writer). `shutdown` writes the end of the
-/// message and shuts the writer inside down: without it the message is one that every reader refuses as truncated.
-/// A write that is cancelled has taken nothing. Each poll seals one
-/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len) at most.
+/// Created by [`Envelope::seal_async_writer`](crate::Envelope::seal_async_writer). Call
+/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) at the end: it writes the end of the message, and shuts down the
+/// inner writer. Without it, the message is truncated and cannot be opened.
+///
+/// It holds as much memory as a [`SealWriter`](super::SealWriter). Each poll encrypts at most one
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len).
 ///
 /// # Errors
-/// An error of the writer inside that may pass (`WouldBlock`, `TimedOut`, `Interrupted`) loses nothing: the call took
-/// nothing, and can be made again. After any other error, and after the end of the message, every further write is an
-/// error of the kind [`BrokenPipe`](io::ErrorKind::BrokenPipe), with a [`SealError`] inside. A second `shutdown`
-/// succeeds only after one that has.
+/// Errors of the inner writer with the kind `WouldBlock`, `TimedOut` or `Interrupted` are transient: the call has
+/// consumed nothing and can be repeated. After any other error, and after the end of the message, every further write
+/// returns an error of the kind [`BrokenPipe`](io::ErrorKind::BrokenPipe) that contains a [`SealError`]. After a
+/// successful `shutdown`, further calls of `shutdown` have no effect.
+///
+/// # Cancel safety
+/// [`write`](tokio::io::AsyncWriteExt::write), `flush` and `shutdown` are cancel safe: a canceled `write` has consumed
+/// nothing, and a canceled `flush` or `shutdown` continues when it is called again. `write_all` is not cancel safe.
 pub struct AsyncSealWriter<W> {
     inner: Pin<Box<W>>,
     buffer: SealBuffer,
@@ -61,12 +67,12 @@ impl<W: AsyncWrite> AsyncSealWriter<W> {
         Self { inner: Box::pin(inner), buffer, is_shut_down: false }
     }
 
-    /// The writer inside.
+    /// Returns a reference to the inner writer.
     pub fn get_ref(&self) -> &W {
         self.inner.as_ref().get_ref()
     }
 
-    /// The writer inside. After `shutdown`, the message in it is complete.
+    /// Returns the inner writer. It contains a complete message only after `shutdown` has succeeded.
     pub fn into_inner(self) -> W
     where
         W: Unpin,
@@ -74,19 +80,19 @@ impl<W: AsyncWrite> AsyncSealWriter<W> {
         *Pin::into_inner(self.inner)
     }
 
-    fn poll_write_untaken(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut turn = Turn::new();
+    fn poll_write_output(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut budget = PollBudget::new();
         loop {
-            let untaken = self.buffer.untaken()?;
-            if untaken.is_empty() {
+            let output = self.buffer.output()?;
+            if output.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            match ready!(self.inner.as_mut().poll_write(cx, untaken)) {
+            match ready!(self.inner.as_mut().poll_write(cx, output)) {
                 Ok(0) => return Poll::Ready(Err(self.buffer.failed(io::ErrorKind::WriteZero.into()))),
                 Ok(len) => {
-                    self.buffer.take(len);
-                    if !self.buffer.untaken()?.is_empty() {
-                        ready!(turn.poll_after(len, cx));
+                    self.buffer.consume(len);
+                    if !self.buffer.output()?.is_empty() {
+                        ready!(budget.poll_spend(len, cx));
                     }
                 }
                 Err(error) => return Poll::Ready(Err(self.buffer.failed(error))),
@@ -99,7 +105,7 @@ impl<W: AsyncWrite> AsyncWrite for AsyncSealWriter<W> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, plaintext: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.buffer.check_open()?;
-        ready!(this.poll_write_untaken(cx))?;
+        ready!(this.poll_write_output(cx))?;
         Poll::Ready(Ok(this.buffer.seal(plaintext)?))
     }
 
@@ -108,7 +114,7 @@ impl<W: AsyncWrite> AsyncWrite for AsyncSealWriter<W> {
         if this.is_shut_down {
             return Poll::Ready(Ok(()));
         }
-        ready!(this.poll_write_untaken(cx))?;
+        ready!(this.poll_write_output(cx))?;
         let flushed = ready!(this.inner.as_mut().poll_flush(cx));
         Poll::Ready(flushed.map_err(|error| this.buffer.failed(error)))
     }
@@ -118,24 +124,29 @@ impl<W: AsyncWrite> AsyncWrite for AsyncSealWriter<W> {
         if this.is_shut_down {
             return Poll::Ready(Ok(()));
         }
-        ready!(this.poll_write_untaken(cx))?;
+        ready!(this.poll_write_output(cx))?;
         this.buffer.finish()?;
-        ready!(this.poll_write_untaken(cx))?;
+        ready!(this.poll_write_output(cx))?;
         ready!(this.inner.as_mut().poll_shutdown(cx)).map_err(|error| this.buffer.failed(error))?;
         this.is_shut_down = true;
         Poll::Ready(Ok(()))
     }
 }
 
-/// Reads the message that the plaintext of an asynchronous reader becomes: sealing for those who pull.
+/// An asynchronous reader that yields the encrypted form of what it reads from an inner reader.
 ///
-/// Made by [`Envelope::seal_async_reader`](crate::Envelope::seal_async_reader). The message is complete when it
-/// reports the end. A read that is cancelled has lost nothing. Each poll seals one
-/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len) at most.
+/// Created by [`Envelope::seal_async_reader`](crate::Envelope::seal_async_reader). The message is complete when the
+/// reader returns `Ok(0)`.
+///
+/// It holds as much memory as a [`SealReader`](super::SealReader). Each poll encrypts at most one
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len). It implements [`AsyncBufRead`], which saves a copy.
 ///
 /// # Errors
-/// As with [`SealReader`](super::SealReader): an error of the reader inside that may pass loses nothing, and any other
-/// is final.
+/// Same as [`SealReader`](super::SealReader): transient errors of the inner reader lose nothing, and any other error is
+/// final.
+///
+/// # Cancel safety
+/// [`read`](tokio::io::AsyncReadExt::read) is cancel safe: a canceled read loses no data.
 pub struct AsyncSealReader<R> {
     inner: Pin<Box<R>>,
     buffer: SealBuffer,
@@ -146,10 +157,10 @@ impl<R: AsyncRead> AsyncSealReader<R> {
         Self { inner: Box::pin(inner), buffer }
     }
 
-    /// The length of the whole message for a plaintext of this length, in bytes.
+    /// Returns the length in bytes of the entire message for a plaintext of `plaintext_len` bytes.
     ///
     /// # Errors
-    /// [`SealError::TooLong`] where a message cannot have so many frames.
+    /// Returns [`SealError::TooLong`] if the plaintext needs more frames than a message can have.
     pub fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
         self.buffer.sealed_len(plaintext_len)
     }
@@ -158,7 +169,7 @@ impl<R: AsyncRead> AsyncSealReader<R> {
 impl<R: AsyncRead> AsyncRead for AsyncSealReader<R> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if out.remaining() == 0 {
-            return Poll::Ready(Ok(self.buffer.untaken().map(drop)?));
+            return Poll::Ready(Ok(self.buffer.output().map(drop)?));
         }
         poll_read_buffered(self, cx, out)
     }
@@ -167,34 +178,39 @@ impl<R: AsyncRead> AsyncRead for AsyncSealReader<R> {
 impl<R: AsyncRead> AsyncBufRead for AsyncSealReader<R> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        let mut turn = Turn::new();
-        while this.buffer.untaken()?.is_empty() && !this.buffer.is_finished() {
-            let mut space = ReadBuf::new(this.buffer.space());
-            let read = ready!(this.inner.as_mut().poll_read(cx, &mut space)).map(|()| space.filled().len());
+        let mut budget = PollBudget::new();
+        while this.buffer.output()?.is_empty() && !this.buffer.is_finished() {
+            let mut input = ReadBuf::new(this.buffer.input());
+            let read = ready!(this.inner.as_mut().poll_read(cx, &mut input)).map(|()| input.filled().len());
             let len = read.map_err(|error| this.buffer.failed(error))?;
-            this.buffer.seal_space(len)?;
-            if this.buffer.untaken()?.is_empty() {
-                ready!(turn.poll_after(len, cx));
+            this.buffer.seal_input(len)?;
+            if this.buffer.output()?.is_empty() {
+                ready!(budget.poll_spend(len, cx));
             }
         }
-        Poll::Ready(Ok(this.buffer.untaken()?))
+        Poll::Ready(Ok(this.buffer.output()?))
     }
 
     fn consume(self: Pin<&mut Self>, len: usize) {
-        self.get_mut().buffer.take(len);
+        self.get_mut().buffer.consume(len);
     }
 }
 
-/// Reads the plaintext of a message from an asynchronous reader.
+/// An asynchronous reader that yields the plaintext of the message in an inner reader.
 ///
-/// Made by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). As with
-/// [`OpenReader`](super::OpenReader), every byte is authenticated, and the end is reported only when it is proven. A
-/// read that is cancelled has lost nothing. Each poll opens one
-/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len) at most, or a body without frames.
+/// Created by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). Every byte that it returns is
+/// authenticated. It returns `Ok(0)` only after it has verified the end of the message, and no bytes follow.
+///
+/// It holds as much memory as an [`OpenReader`](super::OpenReader). Each poll decrypts at most one
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len), or a complete non-framed body. It implements
+/// [`AsyncBufRead`], which saves a copy.
 ///
 /// # Errors
-/// As with [`OpenReader`](super::OpenReader): an error of the reader inside that may pass loses nothing, and any other,
+/// Same as [`OpenReader`](super::OpenReader): transient errors of the inner reader lose nothing. Any other error of it,
 /// and any [`OpenError`] about the message, is final.
+///
+/// # Cancel safety
+/// [`read`](tokio::io::AsyncReadExt::read) is cancel safe: a canceled read loses no data.
 pub struct AsyncOpenReader<R> {
     inner: Pin<Box<R>>,
     buffer: OpenBuffer,
@@ -205,7 +221,7 @@ impl<R: AsyncRead> AsyncOpenReader<R> {
         Self { inner, buffer }
     }
 
-    /// Returns what is known of the message besides its plaintext.
+    /// Returns the message's metadata.
     pub fn info(&self) -> &MessageInfo {
         self.buffer.opener().info()
     }
@@ -220,7 +236,7 @@ impl<R: AsyncRead> AsyncRead for AsyncOpenReader<R> {
     }
 }
 
-/// Reads from what is buffered, to an `out` that has room.
+/// Reads from the buffer into `out`, which must not be full.
 fn poll_read_buffered(
     mut reader: Pin<&mut impl AsyncBufRead>,
     cx: &mut Context<'_>,
@@ -236,14 +252,14 @@ fn poll_read_buffered(
 impl<R: AsyncRead> AsyncBufRead for AsyncOpenReader<R> {
     fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         let this = self.get_mut();
-        let mut turn = Turn::new();
+        let mut budget = PollBudget::new();
         while this.buffer.needs_more()? {
-            let mut space = ReadBuf::new(this.buffer.space());
-            let read = ready!(this.inner.as_mut().poll_read(cx, &mut space)).map(|()| space.filled().len());
+            let mut input = ReadBuf::new(this.buffer.input());
+            let read = ready!(this.inner.as_mut().poll_read(cx, &mut input)).map(|()| input.filled().len());
             let len = read.map_err(|error| this.buffer.failed(error))?;
             this.buffer.open(len)?;
             if this.buffer.needs_more()? {
-                ready!(turn.poll_after(len, cx));
+                ready!(budget.poll_spend(len, cx));
             }
         }
         Poll::Ready(Ok(this.buffer.unread()?))

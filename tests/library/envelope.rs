@@ -204,7 +204,10 @@ fn a_message_cut_at_a_frame_boundary_says_which_frame_is_missing() {
     let sealed = seal(&envelope(), &plaintext(40));
     let cut = header(&sealed).len() + FRAME_LEN as usize + FRAME_OVERHEAD;
     let error = open(&envelope(), &sealed[..cut]).unwrap_err();
-    assert_eq!(error.to_string(), "the message is truncated: it ends in front of frame 2: its final frame is missing");
+    assert_eq!(
+        error.to_string(),
+        "the message is truncated: it ends in the body before frame 2; the final frame is missing"
+    );
 }
 
 #[test]

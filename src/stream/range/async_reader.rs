@@ -1,4 +1,4 @@
-//! Ranges of a message in an asynchronous source.
+//! Reading ranges of a message from an asynchronous source.
 
 use std::{io, ops::Range, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     stream::{
         MessageInfo,
         buffer::{BATCH, debug_without_inner},
-        turn::Turn,
+        poll_budget::PollBudget,
     },
 };
 
@@ -25,19 +25,24 @@ const CONCURRENCY: usize = 8;
 #[cfg(feature = "stream")]
 const READAHEAD: usize = 2;
 
-/// As in object_store: reading on is cheaper than another request to a store.
+/// Same as in the crate object_store: fetching 1 MiB more costs less than another request.
 const GAP: u64 = 1 << 20;
 
-/// Reads any range of one message's plaintext from its asynchronous source.
+/// A reader for ranges of one message's plaintext, from an asynchronous source.
 ///
-/// Made by [`Envelope::async_range_reader`](crate::Envelope::async_range_reader). Reads the header and the final frame
-/// of the message once, and then only the frames that a range needs. It is cheap to clone, and any number of tasks can
-/// read from it at once. Frames are opened, and ranges that share frames are copied, in the calling task: in each poll,
-/// at most one [piece](Self::with_piece_len) and 1 MiB more.
+/// Created by [`Envelope::async_range_reader`](crate::Envelope::async_range_reader), which reads the header and the
+/// final frame. After that, it fetches only the frames that a range needs. It is cheap to clone, and any number of
+/// tasks can read from it at the same time.
+///
+/// Decryption, and copying for ranges that share frames, run in the calling task. Each poll handles at most one
+/// [piece](Self::with_piece_len) and 1 MiB more.
 ///
 /// # What is authenticated
-/// As with [`RangeReader`](super::RangeReader): a range contains bytes of frames whose tags have been verified, and no
-/// others; the final frame has proven the message's end, and so [`len`](Self::len).
+/// Same as for [`RangeReader`](super::RangeReader): every byte that is returned, its position, and [`len`](Self::len).
+///
+/// # Cancel safety
+/// All methods are cancel safe: dropping their futures cancels their requests to the source, and the reader stays
+/// usable.
 pub struct AsyncRangeReader<S> {
     pub(super) inner: Arc<Inner<S>>,
     pub(super) piece_len: u64,
@@ -53,7 +58,7 @@ pub(super) struct Inner<S> {
 }
 
 impl<S: AsyncReadAt> Inner<S> {
-    /// The bytes of the message in this range: fewer where the source ends.
+    /// Fetches this range of the message. The result is shorter if the source ends before.
     pub(super) async fn fetch(&self, sealed: &Range<u64>) -> io::Result<Bytes> {
         read_range_async(&self.source, sealed).await
     }
@@ -66,37 +71,39 @@ impl<S> Clone for AsyncRangeReader<S> {
 }
 
 impl<S> AsyncRangeReader<S> {
-    /// Sets how many bytes of the message a request to the source asks for at most. The default is 1 MiB.
+    /// Sets the maximum number of bytes of the message in one request to the source. Default: 1 MiB.
     ///
-    /// A piece is made of whole frames, at least one; 8 bytes more where the final frame is among them. Longer pieces
-    /// make fewer requests, and take more memory.
+    /// A piece consists of complete frames, at least one. It may be 8 bytes longer if it includes the final frame.
+    /// Longer pieces need fewer requests and more memory.
     #[must_use]
     pub fn with_piece_len(mut self, bytes: u64) -> Self {
         self.piece_len = bytes;
         self
     }
 
-    /// Sets how many requests [`read`](Self::read), [`read_into`](Self::read_into) and
-    /// [`read_ranges`](Self::read_ranges) make to the source at the same time, at least 1. The default is 8.
+    /// Sets the maximum number of concurrent requests to the source in one call of [`read`](Self::read),
+    /// [`read_into`](Self::read_into) or [`read_ranges`](Self::read_ranges). Default: 8. 0 means 1.
     #[must_use]
     pub fn with_concurrency(mut self, requests: usize) -> Self {
         self.concurrency = requests;
         self
     }
 
-    /// Sets up to which distance [`read_ranges`](Self::read_ranges) asks for two ranges in one request, in bytes of the
-    /// message between their frames. The default is 1 MiB, so that ranges that fit into one
-    /// [piece](Self::with_piece_len) are one request.
+    /// Sets the maximum gap between two ranges that [`read_ranges`](Self::read_ranges) fetches with one request, in
+    /// bytes of the message between their frames. Default: 1 MiB.
     ///
-    /// Bytes between the ranges are fetched, and not opened. 0 merges only ranges whose frames touch.
+    /// The bytes in the gap are fetched but not decrypted. The ranges must also fit into one
+    /// [piece](Self::with_piece_len). 0 combines only ranges whose frames are adjacent.
     #[must_use]
     pub fn with_coalesced_gap(mut self, bytes: u64) -> Self {
         self.gap = bytes;
         self
     }
 
-    /// Sets how many pieces a stream of a range fetches ahead of the one that it gives out. The default is 2; 0 fetches
-    /// each piece when it is asked for.
+    /// Sets how many pieces a [`stream`](Self::stream) fetches in advance while the caller uses the current one.
+    /// Default: 2.
+    ///
+    /// 0 fetches each piece when the stream is polled for it.
     #[cfg(feature = "stream")]
     #[must_use]
     pub fn with_readahead(mut self, pieces: usize) -> Self {
@@ -104,12 +111,12 @@ impl<S> AsyncRangeReader<S> {
         self
     }
 
-    /// Returns what is known of the message besides its plaintext.
+    /// Returns the message's metadata.
     pub fn info(&self) -> &MessageInfo {
         self.inner.opener.info()
     }
 
-    /// Returns the length of the plaintext, in bytes, as the final frame has proven.
+    /// Returns the length of the plaintext in bytes, which the final frame has authenticated.
     pub fn len(&self) -> u64 {
         self.inner.opener.geometry.plaintext_len()
     }
@@ -135,15 +142,15 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
         })
     }
 
-    /// Reads a range of the plaintext, in [pieces](Self::with_piece_len) that are
-    /// [fetched at the same time](Self::with_concurrency).
+    /// Reads a range of the plaintext, in [pieces](Self::with_piece_len) that are fetched
+    /// [concurrently](Self::with_concurrency).
     ///
-    /// Besides the result, at most as many pieces are held in memory as are fetched at the same time. `stream` (feature
-    /// `stream`) does not hold the range in memory.
+    /// In addition to the result, the method holds one piece for each concurrent request in memory. To read a range
+    /// without holding all of it in memory, use `stream` (feature `stream`).
     ///
     /// # Errors
-    /// Returns [`OpenError::OutOfRange`] if the plaintext does not have the range, [`OpenError::Io`] if the source fails,
-    /// and otherwise an [`OpenError`] that says why a frame does not open.
+    /// Returns [`OpenError::OutOfRange`] if the range is outside of the plaintext, [`OpenError::Io`] if the source
+    /// fails, and otherwise an [`OpenError`] that specifies why a frame cannot be opened.
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
         self.inner.opener.frames(&range)?;
         let mut out = buffer(&range)?;
@@ -154,7 +161,8 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     /// Fills `out` with the plaintext from `offset` on. Like [`read`](Self::read), but reuses an existing buffer.
     ///
     /// # Errors
-    /// As [`read`](Self::read); `out` is wiped then. If the future is dropped, `out` may hold a part of the plaintext.
+    /// Same as [`read`](Self::read). On error, `out` is filled with zeros. If the future is dropped, `out` may contain
+    /// a part of the plaintext.
     pub async fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), OpenError> {
         let range = offset..offset.saturating_add(out.len() as u64);
         let read = match self.inner.opener.frames(&range) {
@@ -169,13 +177,14 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
 
     /// Reads several ranges of the plaintext, and returns them in the order of `ranges`.
     ///
-    /// Ranges may be empty, overlap, and come in any order. Each frame is fetched and opened once, however many ranges
-    /// need it. Ranges whose frames touch, or are [close to each other](Self::with_coalesced_gap), are fetched by one
-    /// request of at most one [piece](Self::with_piece_len), and several requests are made
-    /// [at the same time](Self::with_concurrency). Besides the result, so many pieces are held in memory at most, and
-    /// one more for ranges that share frames: 9 MiB by default.
+    /// Ranges may be empty, overlap, and be in any order. Each frame is fetched and decrypted once, even if several
+    /// ranges need it. Ranges whose frames are adjacent or [close to each other](Self::with_coalesced_gap) are fetched
+    /// with one request of at most one [piece](Self::with_piece_len). Requests run
+    /// [concurrently](Self::with_concurrency).
     ///
-    /// The result is as long as all ranges together. Limit their number and length if a client chooses them.
+    /// The result is as long as all ranges together. Limit their number and length if a client chooses them. In
+    /// addition, the method holds one piece for each concurrent request, and one more for ranges that share frames: 9
+    /// MiB by default.
     ///
     /// ```
     /// use bytes::Bytes;
@@ -192,7 +201,7 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     /// ```
     ///
     /// # Errors
-    /// As [`read`](Self::read), for any of the ranges; nothing is fetched if the plaintext does not have all of them.
+    /// Same as [`read`](Self::read). If any range is outside of the plaintext, nothing is fetched.
     pub async fn read_ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, OpenError> {
         let mut out = self.inner.opener.buffers(ranges)?;
         self.read_targets(targets(ranges, &mut out)).await?;
@@ -202,16 +211,16 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     async fn read_targets(&self, targets: Vec<Target<'_>>) -> Result<(), OpenError> {
         let mut waiting = self.inner.opener.fetches(targets, self.piece_len, self.gap)?;
         let mut running = FuturesUnordered::new();
-        let mut turn = Turn::new();
+        let mut budget = PollBudget::new();
         loop {
             let free = self.concurrency.max(1) - running.len();
             running.extend(waiting.by_ref().take(free).map(|fetch| self.run(fetch)));
             let Some(fetched) = running.next().await else { return Ok(()) };
             let (fetch, sealed) = fetched?;
             let copies = self.inner.opener.open_sharing(fetch.sealed.start, &sealed, fetch.targets)?;
-            turn.after(sealed.len()).await;
+            budget.spend(sealed.len()).await;
             for copied in copies {
-                turn.after(copied?).await;
+                budget.spend(copied?).await;
             }
         }
     }
@@ -222,7 +231,7 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     }
 }
 
-/// The header of the message in an asynchronous source.
+/// Reads the header of the message in an asynchronous source.
 pub(crate) async fn read_header_async(
     source: &impl AsyncReadAt,
     sealed_len: u64,

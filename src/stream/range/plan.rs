@@ -1,4 +1,4 @@
-//! Which requests to a source give which ranges.
+//! Plans the requests to a source for a set of ranges.
 
 use std::{
     iter::{self, Peekable},
@@ -9,14 +9,14 @@ use std::{
 use super::{RangeOpener, buffer, check_memory, len};
 use crate::{error::OpenError, message::FRAME_OVERHEAD};
 
-/// A range of the plaintext, and memory of its length.
+/// A range of the plaintext, and the buffer for it, which has its length.
 pub(super) struct Target<'a> {
     pub(super) range: Range<u64>,
     pub(super) out: &'a mut [u8],
 }
 
 impl<'a> Target<'a> {
-    /// Takes the part off that ends at `end`, or all of it.
+    /// Splits off and returns the part up to `end`, or all of it.
     pub(super) fn take_until(&mut self, end: u64) -> Target<'a> {
         let len = usize::try_from(end.saturating_sub(self.range.start)).unwrap_or(usize::MAX).min(self.out.len());
         let (out, rest) = std::mem::take(&mut self.out).split_at_mut(len);
@@ -27,27 +27,27 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Ranges, each with the buffer for it.
+/// Combines each range with its buffer.
 pub(super) fn targets<'a>(ranges: &[Range<u64>], out: &'a mut [Vec<u8>]) -> Vec<Target<'a>> {
     ranges.iter().zip(out).map(|(range, out)| Target { range: range.clone(), out }).collect()
 }
 
 /// One request to the source.
 pub(super) struct Fetch<'a> {
-    /// The frames' bytes in the message.
+    /// The range of the message.
     pub(super) sealed: Range<u64>,
-    /// What the frames hold of the ranges, sorted by the starts.
+    /// The parts of the targets in these frames, sorted by start.
     pub(super) targets: Vec<Target<'a>>,
 }
 
-/// Requests to the source, in order. Each is given its parts of the ranges when it is due, since all of them together
-/// take much more memory than the ranges where these are long and overlap.
+/// The requests to the source, in order. Each gets its parts of the targets when it starts: for long ranges that
+/// overlap, all parts together would take much more memory than the ranges.
 pub(super) struct Fetches<'a> {
-    /// Where each request ends in the plaintext, and its bytes in the message.
+    /// The end of each request in the plaintext, and its range of the message.
     pieces: vec::IntoIter<(u64, Range<u64>)>,
-    /// Ranges that begin after the requests before.
+    /// The targets that start after all earlier requests.
     targets: Peekable<vec::IntoIter<Target<'a>>>,
-    /// The rests of those that began before.
+    /// The rest of the targets that started in earlier requests.
     begun: Vec<Target<'a>>,
 }
 
@@ -64,15 +64,15 @@ impl<'a> Iterator for Fetches<'a> {
 }
 
 impl RangeOpener {
-    /// A buffer for each of these ranges, if the plaintext has them all.
+    /// Allocates a buffer for each range. Fails if any of them is outside of the plaintext.
     pub(super) fn buffers(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, OpenError> {
         ranges.iter().try_for_each(|range| self.frames(range).map(drop))?;
         check_memory(len(&(0..ranges.iter().fold(0, |sum, range| sum.saturating_add(range.end - range.start))))?)?;
         ranges.iter().map(buffer).collect()
     }
 
-    /// The requests that give these ranges: in order, each frame in one of them at most. Each has at most `piece_len`
-    /// bytes, or one frame; and takes in what lies between two ranges if that is at most `gap` bytes.
+    /// Returns the requests for these targets, in order. Each frame is in at most one request. A request has at most
+    /// `piece_len` bytes, or one frame. It includes the bytes between two ranges if these are at most `gap` bytes.
     pub(super) fn fetches<'a>(
         &self,
         mut targets: Vec<Target<'a>>,
@@ -89,9 +89,9 @@ impl RangeOpener {
             let (mut next, end) = (range.start / frame_len, (range.end - 1) / frame_len + 1);
             if let Some(before) = runs.last_mut() {
                 next = next.max(before.end);
-                let room = before.start + most;
-                if next < end.min(room) && next - before.end <= gap {
-                    before.end = end.min(room);
+                let limit = before.start + most;
+                if next < end.min(limit) && next - before.end <= gap {
+                    before.end = end.min(limit);
                     next = before.end;
                 }
             }
@@ -108,13 +108,13 @@ impl RangeOpener {
         Ok(Fetches { pieces: pieces.into_iter(), targets: targets.into_iter().peekable(), begun: Vec::new() })
     }
 
-    /// The end of the first of the pieces of at most `piece_len` sealed bytes in which this range is read.
+    /// Returns the end of the first piece of this range, if each piece has at most `piece_len` bytes of the message.
     pub(super) fn piece_end(&self, range: &Range<u64>, piece_len: u64) -> u64 {
         let frame_len = self.cipher.frame_len() as u64;
         range.end.min((range.start / frame_len).saturating_add(self.frames_in(piece_len)).saturating_mul(frame_len))
     }
 
-    /// How many frames so many bytes have room for: at least one.
+    /// Returns the number of frames that fit into `sealed_len` bytes, at least 1.
     fn frames_in(&self, sealed_len: u64) -> u64 {
         (sealed_len / (self.cipher.frame_len() + FRAME_OVERHEAD) as u64).max(1)
     }

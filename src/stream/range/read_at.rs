@@ -1,4 +1,4 @@
-//! Where messages are: what can be read at any place.
+//! Sources of messages that can be read at any offset.
 
 #[cfg(any(unix, windows))]
 use std::fs::File;
@@ -12,10 +12,28 @@ use bytes::Bytes;
 
 use crate::stream::buffer::buffer_len;
 
-/// A source of a message's bytes that can be read at any position: a file, or bytes in memory.
+/// A source of a message that can be read at any offset, such as a file or bytes in memory.
+///
+/// ```
+/// use std::{io, sync::Mutex};
+///
+/// use kms_envelope::stream::ReadAt;
+///
+/// /// A source that can seek.
+/// struct Seekable<R>(Mutex<R>);
+///
+/// impl<R: io::Read + io::Seek> ReadAt for Seekable<R> {
+///     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
+///         let mut source = self.0.lock().map_err(|_| io::Error::other("another thread has panicked"))?;
+///         source.seek(io::SeekFrom::Start(offset))?;
+///         source.read(out)
+///     }
+/// }
+/// ```
 pub trait ReadAt {
-    /// Reads bytes from `offset` on, at most as many as `out` has room for, and returns their number. 0 means that the
-    /// source ends there.
+    /// Reads bytes at `offset` into `out`, and returns their number.
+    ///
+    /// It may be less than the length of `out`. 0 means that the source ends there.
     ///
     /// # Errors
     /// Returns the errors of the source.
@@ -43,7 +61,7 @@ impl ReadAt for Bytes {
     }
 }
 
-/// Does not move the file's cursor.
+/// Leaves the file's cursor unchanged.
 #[cfg(unix)]
 impl ReadAt for File {
     fn read_at(&self, out: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -71,14 +89,14 @@ impl<R: ReadAt + ?Sized> ReadAt for Arc<R> {
     }
 }
 
-/// The bytes of a range: fewer where the source ends.
+/// Reads a range. The result is shorter if the source ends before.
 pub(super) fn read_range(source: &(impl ReadAt + ?Sized), range: &Range<u64>) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; len(range)?];
     let mut filled = 0;
     while filled < bytes.len() {
         match source.read_at(&mut bytes[filled..], range.start.saturating_add(filled as u64)) {
             Ok(0) => break,
-            // A source that says it read more than it was asked for cannot make the rest of this panic.
+            // A source that reports more bytes than requested must not cause a panic here.
             Ok(len) => filled = filled.saturating_add(len).min(bytes.len()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -88,7 +106,7 @@ pub(super) fn read_range(source: &(impl ReadAt + ?Sized), range: &Range<u64>) ->
     Ok(bytes)
 }
 
-/// A source of a message's bytes that can be read asynchronously at any position, such as an object in a store.
+/// An asynchronous source of a message that can be read at any offset, such as an object in a store.
 ///
 /// ```
 /// use std::{io, ops::Range};
@@ -109,16 +127,17 @@ pub(super) fn read_range(source: &(impl ReadAt + ?Sized), range: &Range<u64>) ->
 /// }
 /// ```
 pub trait AsyncReadAt {
-    /// Reads the bytes of a range, which is never empty. Fewer bytes mean that the source ends there; more are ignored.
+    /// Reads a range, which is never empty.
     ///
-    /// Several calls can be in progress at the same time.
+    /// A shorter result means that the source ends there. Extra bytes are ignored. Several calls can run at the same
+    /// time.
     ///
     /// # Errors
     /// Returns the errors of the source.
     fn read_range(&self, range: Range<u64>) -> impl Future<Output = io::Result<Bytes>> + Send;
 }
 
-/// Shares the memory.
+/// Returns slices without copying.
 impl AsyncReadAt for Bytes {
     async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
         let end = |offset| usize::try_from(offset).unwrap_or(usize::MAX).min(self.len());
@@ -126,10 +145,10 @@ impl AsyncReadAt for Bytes {
     }
 }
 
-/// Reads on the threads that tokio keeps for blocking work, so it is an error to read outside of tokio's runtime.
+/// Reads on tokio's blocking thread pool. Outside of a tokio runtime, reads return an error.
 ///
-/// Concurrent reads do not disturb each other. On Unix, the file's cursor stays where it is; on Windows, reads move it.
-/// Writes through this value must be flushed before.
+/// Concurrent reads do not affect each other. Reads leave the file's cursor unchanged on Unix, and move it on Windows.
+/// Flush earlier writes through this value first.
 #[cfg(all(feature = "tokio", any(unix, windows)))]
 impl AsyncReadAt for tokio::fs::File {
     async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
@@ -139,7 +158,9 @@ impl AsyncReadAt for tokio::fs::File {
         let file = std::os::windows::io::AsHandle::as_handle(self).try_clone_to_owned()?;
         let file = File::from(file);
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| {
-            io::Error::other("a file of tokio can be read only within tokio's runtime: call this in one of its tasks")
+            io::Error::other(
+                "a tokio file cannot be read outside of a tokio runtime; call this from a task of the runtime",
+            )
         })?;
         Ok(runtime.spawn_blocking(move || read_range(&file, &range)).await??.into())
     }
@@ -157,7 +178,7 @@ impl<R: AsyncReadAt + ?Sized> AsyncReadAt for Arc<R> {
     }
 }
 
-/// The bytes of a range: never more than it has.
+/// Reads a range. The result is shorter if the source ends before, and never longer.
 pub(super) async fn read_range_async(source: &impl AsyncReadAt, range: &Range<u64>) -> io::Result<Bytes> {
     let mut bytes = source.read_range(range.clone()).await?;
     bytes.truncate(len(range)?);
@@ -166,6 +187,6 @@ pub(super) async fn read_range_async(source: &impl AsyncReadAt, range: &Range<u6
 
 fn len(range: &Range<u64>) -> io::Result<usize> {
     buffer_len(range.end.saturating_sub(range.start)).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, "a range that is longer than memory was asked of the source")
+        io::Error::new(io::ErrorKind::InvalidInput, "the range is longer than this platform can address")
     })
 }

@@ -1,4 +1,4 @@
-//! Ranges of a message in a source that blocks.
+//! Reading ranges of a message from a blocking source.
 
 use std::ops::Range;
 
@@ -16,23 +16,23 @@ use crate::{
     },
 };
 
-/// How much of a message is read first: nearly every header is shorter.
+/// The length of the first read. Nearly every header is shorter.
 pub(super) const HEADER_GUESS: u64 = 4096;
 
-/// Reading on is cheaper than another request to a file.
+/// Reading 64 KiB more costs less than another read of a file.
 const GAP: u64 = 64 << 10;
 
-/// Reads any range of one message's plaintext from its source.
+/// A reader for ranges of one message's plaintext.
 ///
-/// Made by [`Envelope::range_reader`](crate::Envelope::range_reader). Reads the header and the final frame of the
-/// message once, and then only the frames that a range needs. Any number of threads can read from it at once.
+/// Created by [`Envelope::range_reader`](crate::Envelope::range_reader), which reads the header and the final frame.
+/// After that, it reads only the frames that a range needs. Any number of threads can read from it at the same time.
 /// [`AsyncRangeReader`](super::AsyncRangeReader) does the same for asynchronous sources.
 ///
 /// # What is authenticated
-/// Each frame has a tag of its own, which binds it to its message and to its place there. A range contains bytes of
-/// frames whose tags have been verified, and no others. The final frame, verified when this reader is made, proves that
-/// the message ends with its source, so [`len`](Self::len) is true. Damage to a frame is noticed by the ranges that need
-/// the frame, and by no others.
+/// Each frame has its own tag, which binds it to its message and its position there. A range consists only of bytes of
+/// frames whose tags have been verified. The final frame, which is verified when the reader is created, proves that the
+/// message ends where its source ends, so [`len`](Self::len) is authenticated. A modified frame causes errors only for
+/// the ranges that need it.
 pub struct RangeReader<S> {
     source: S,
     opener: RangeOpener,
@@ -41,31 +41,31 @@ pub struct RangeReader<S> {
 }
 
 impl<S> RangeReader<S> {
-    /// Sets how many bytes of the message are read at once. The default is 1 MiB.
+    /// Sets the maximum number of bytes of the message in one read. Default: 1 MiB.
     ///
-    /// A piece is made of whole frames, at least one; 8 bytes more where the final frame is among them.
+    /// A piece consists of complete frames, at least one. It may be 8 bytes longer if it includes the final frame.
     #[must_use]
     pub fn with_piece_len(mut self, bytes: u64) -> Self {
         self.piece_len = bytes;
         self
     }
 
-    /// Sets up to which distance [`read_ranges`](Self::read_ranges) reads two ranges at once, in bytes of the message
-    /// between their frames. The default is 64 KiB.
+    /// Sets the maximum gap between two ranges that [`read_ranges`](Self::read_ranges) reads together, in bytes of the
+    /// message between their frames. Default: 64 KiB.
     ///
-    /// Bytes between the ranges are read, and not opened. 0 merges only ranges whose frames touch.
+    /// The bytes in the gap are read but not decrypted. 0 combines only ranges whose frames are adjacent.
     #[must_use]
     pub fn with_coalesced_gap(mut self, bytes: u64) -> Self {
         self.gap = bytes;
         self
     }
 
-    /// Returns what is known of the message besides its plaintext.
+    /// Returns the message's metadata.
     pub fn info(&self) -> &MessageInfo {
         self.opener.info()
     }
 
-    /// Returns the length of the plaintext, in bytes, as the final frame has proven.
+    /// Returns the length of the plaintext in bytes, which the final frame has authenticated.
     pub fn len(&self) -> u64 {
         self.opener.geometry.plaintext_len()
     }
@@ -85,8 +85,8 @@ impl<S: ReadAt> RangeReader<S> {
     /// Reads a range of the plaintext.
     ///
     /// # Errors
-    /// Returns [`OpenError::OutOfRange`] if the plaintext does not have the range, [`OpenError::Io`] if the source fails,
-    /// and otherwise an [`OpenError`] that says why a frame does not open.
+    /// Returns [`OpenError::OutOfRange`] if the range is outside of the plaintext, [`OpenError::Io`] if the source
+    /// fails, and otherwise an [`OpenError`] that specifies why a frame cannot be opened.
     pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
         self.opener.frames(&range)?;
         let mut out = buffer(&range)?;
@@ -94,10 +94,10 @@ impl<S: ReadAt> RangeReader<S> {
         Ok(out)
     }
 
-    /// Fills `out` with the plaintext from `offset` on.
+    /// Fills `out` with the plaintext from `offset` on. Like [`read`](Self::read), but reuses an existing buffer.
     ///
     /// # Errors
-    /// As [`read`](Self::read); `out` is wiped then.
+    /// Same as [`read`](Self::read). On error, `out` is filled with zeros.
     pub fn read_into(&self, offset: u64, out: &mut [u8]) -> Result<(), OpenError> {
         let range = offset..offset.saturating_add(out.len() as u64);
         let frames = self.opener.frames(&range);
@@ -111,20 +111,20 @@ impl<S: ReadAt> RangeReader<S> {
     fn read_pieces(&self, mut rest: Target<'_>) -> Result<(), OpenError> {
         while !rest.range.is_empty() {
             let piece = rest.take_until(self.opener.piece_end(&rest.range, self.piece_len));
-            let place = self.opener.sealed_range(&piece.range)?;
-            self.opener.open_targets(place.start, &read_range(&self.source, &place)?, [piece])?;
+            let sealed = self.opener.sealed_range(&piece.range)?;
+            self.opener.open_targets(sealed.start, &read_range(&self.source, &sealed)?, [piece])?;
         }
         Ok(())
     }
 
     /// Reads several ranges of the plaintext, and returns them in the order of `ranges`.
     ///
-    /// Ranges may be empty, overlap, and come in any order. Each frame is read and opened once, however many ranges
-    /// need it. Ranges whose frames touch, or are [close to each other](Self::with_coalesced_gap), are read at once, in
-    /// [pieces](Self::with_piece_len). Besides the result, one piece is held in memory, and one more for ranges that
-    /// share frames.
+    /// Ranges may be empty, overlap, and be in any order. Each frame is read and decrypted once, even if several ranges
+    /// need it. Ranges whose frames are adjacent or [close to each other](Self::with_coalesced_gap) are read together,
+    /// in [pieces](Self::with_piece_len).
     ///
-    /// The result is as long as all ranges together. Limit their number and length if a client chooses them.
+    /// The result is as long as all ranges together. Limit their number and length if a client chooses them. In
+    /// addition, the method holds one piece in memory, and one more for ranges that share frames.
     ///
     /// ```
     /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
@@ -140,7 +140,7 @@ impl<S: ReadAt> RangeReader<S> {
     /// ```
     ///
     /// # Errors
-    /// As [`read`](Self::read), for any of the ranges; nothing is read if the plaintext does not have all of them.
+    /// Same as [`read`](Self::read). If any range is outside of the plaintext, nothing is read.
     pub fn read_ranges(&self, ranges: &[Range<u64>]) -> Result<Vec<Vec<u8>>, OpenError> {
         let mut out = self.opener.buffers(ranges)?;
         for fetch in self.opener.fetches(targets(ranges, &mut out), self.piece_len, self.gap)? {
@@ -152,7 +152,7 @@ impl<S: ReadAt> RangeReader<S> {
     }
 }
 
-/// The header of the message in a source.
+/// Reads the header of the message in a source.
 pub(crate) fn read_header(source: &impl ReadAt, sealed_len: u64, limits: &Limits) -> Result<Header, OpenError> {
     let (mut header, mut next) = (HeaderReader::new(limits), 0..sealed_len.min(HEADER_GUESS));
     while !next.is_empty() {
@@ -162,8 +162,9 @@ pub(crate) fn read_header(source: &impl ReadAt, sealed_len: u64, limits: &Limits
     Ok(header.finish()?)
 }
 
-/// Takes the bytes that a source gave for a range, and returns the range to read next: at least as long as all before
-/// it, so that a long header takes few reads. It is empty where the header is complete, or the source has ended.
+/// Passes the bytes of a range to the header reader, and returns the range to read next. It is at least as long as all
+/// earlier ones together, so that a long header takes few reads. It is empty if the header is complete or the source
+/// has ended.
 pub(super) fn feed(
     header: &mut HeaderReader,
     bytes: &[u8],

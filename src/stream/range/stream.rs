@@ -1,4 +1,4 @@
-//! A range as a stream.
+//! Reading a range as a stream.
 
 use std::{
     collections::BTreeMap,
@@ -16,16 +16,16 @@ use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnord
 use super::{AsyncRangeReader, AsyncReadAt, async_reader::Inner, len};
 use crate::error::OpenError;
 
-/// A range of the plaintext, and the frames that hold it.
+/// A range of the plaintext, and the frames that contain it.
 type Fetched = (Range<u64>, io::Result<Bytes>);
 
 impl<S: AsyncReadAt + Send + Sync + 'static> AsyncRangeReader<S> {
-    /// Returns a range of the plaintext as a stream: the body of an HTTP response, for one.
+    /// Returns a range of the plaintext as a stream of [`Bytes`], for example for the body of an HTTP response.
     ///
-    /// The stream fetches the message in [pieces](Self::with_piece_len), opens each of them once, and yields it as one
-    /// [`Bytes`]: what it was opened to, without a copy. While the caller works on a piece, up to
-    /// [`with_readahead`](Self::with_readahead) more are fetched, so a stream holds at most two pieces more than that:
-    /// 4 MiB by default. It fetches nothing before it is polled, and nothing more once it is dropped.
+    /// The stream fetches the message in [pieces](Self::with_piece_len), and yields the plaintext of each piece as one
+    /// item, without a copy. While the caller uses an item, the stream fetches up to
+    /// [`with_readahead`](Self::with_readahead) more pieces, so it holds at most two pieces more than that: 4 MiB by
+    /// default. It fetches nothing before it is polled, and nothing after it has been dropped.
     ///
     /// ```
     /// use bytes::Bytes;
@@ -45,8 +45,8 @@ impl<S: AsyncReadAt + Send + Sync + 'static> AsyncRangeReader<S> {
     /// ```
     ///
     /// # Errors
-    /// Returns [`OpenError::OutOfRange`] if the plaintext does not have the range. See [`RangeStream`] for the errors of
-    /// the stream.
+    /// Returns [`OpenError::OutOfRange`] if the range is outside of the plaintext. See [`RangeStream`] for the errors
+    /// of the stream.
     pub fn stream(&self, range: Range<u64>) -> Result<RangeStream<S>, OpenError> {
         self.inner.opener.frames(&range)?;
         Ok(RangeStream {
@@ -62,29 +62,33 @@ impl<S: AsyncReadAt + Send + Sync + 'static> AsyncRangeReader<S> {
     }
 }
 
-/// Reads a range of the plaintext as a stream of [`Bytes`].
+/// A stream of a range of the plaintext.
 ///
-/// Made by [`AsyncRangeReader::stream`]. Every byte that it yields is authenticated. Each poll opens at most one piece.
+/// Created by [`AsyncRangeReader::stream`]. Every byte that it yields is authenticated. Each poll decrypts at most one
+/// piece.
 ///
 /// # Errors
-/// Any error is final: every further item is [`OpenError::FailedBefore`]. The stream does not end after an error, so
-/// stop at the first one. The stream can be made again, to go on with the rest of the range.
+/// Every error is final: every further item is [`OpenError::FailedBefore`]. The stream does not end after an error, so
+/// stop at the first one. To continue, create a new stream for the rest of the range.
+///
+/// # Cancel safety
+/// Waiting for the next item is cancel safe: no item is lost.
 pub struct RangeStream<S> {
     inner: Arc<Inner<S>>,
     piece_len: u64,
     readahead: usize,
-    /// Where the next piece begins.
+    /// The start of the next item.
     position: u64,
-    /// What is still to be fetched.
+    /// The part of the range that has not been requested.
     rest: Range<u64>,
     fetching: FuturesUnordered<BoxFuture<'static, Fetched>>,
-    /// What has arrived, by where the piece begins and ends.
+    /// The pieces that have arrived, by their starts, with their ends.
     fetched: BTreeMap<u64, (u64, io::Result<Bytes>)>,
     has_failed: bool,
 }
 
 impl<S: AsyncReadAt + Send + Sync + 'static> RangeStream<S> {
-    /// Fetches so many pieces at the same time.
+    /// Makes sure that up to `pieces` pieces are being fetched or have arrived.
     fn poll_fetch(&mut self, pieces: usize, cx: &mut Context<'_>) -> Result<(), OpenError> {
         while !self.rest.is_empty() && self.fetching.len() + self.fetched.len() < pieces {
             let piece = self.rest.start..self.inner.opener.piece_end(&self.rest, self.piece_len);
@@ -92,7 +96,7 @@ impl<S: AsyncReadAt + Send + Sync + 'static> RangeStream<S> {
             let sealed = self.inner.opener.sealed_range(&piece)?;
             let inner = self.inner.clone();
             let mut fetch = async move { (piece, inner.fetch(&sealed).await) }.boxed();
-            // Those in `fetching` may not all be polled at once, and the request is to start now.
+            // `fetching` may not poll all of its futures in one call, but the request must start now.
             match fetch.poll_unpin(cx) {
                 Poll::Ready(fetched) => self.arrived(fetched),
                 Poll::Pending => self.fetching.push(fetch),
@@ -145,7 +149,7 @@ impl<S: AsyncReadAt + Send + Sync + 'static> Stream for RangeStream<S> {
     }
 }
 
-/// Without the source, and what was read of it.
+/// Omits the source, and the bytes read from it.
 impl<S> fmt::Debug for RangeStream<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RangeStream")
