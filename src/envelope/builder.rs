@@ -90,11 +90,12 @@ impl From<Settings> for Envelope {
 /// Configures an [`Envelope`]. Every setting has a default, so most services need only a few of these methods.
 ///
 /// ```
-/// use kms_envelope::{Envelope, Limits, RawAes};
+/// use std::time::Duration;
+/// use kms_envelope::{DataKeyCache, Envelope, RawAes};
 ///
 /// let envelope = Envelope::builder(RawAes::generate("example", "key")?)
-///     .frame_len(4096)
-///     .limits(Limits::default().with_encrypted_data_keys(3))
+///     .cache(DataKeyCache::builder(Duration::from_secs(300)).build()?)
+///     .key_timeout(Duration::from_secs(3))
 ///     .build()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -154,7 +155,7 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// Sets which suites the envelope seals with and opens, by whether they have key commitment.
+    /// Sets the commitment policy, which determines the suites that the envelope may seal with and open.
     ///
     /// Default: [`CommitmentPolicy::RequireEncryptRequireDecrypt`].
     pub fn commitment_policy(mut self, policy: CommitmentPolicy) -> Self {
@@ -183,8 +184,8 @@ impl EnvelopeBuilder {
 
     /// Sets the number of plaintext bytes in a frame, for sealing. Default: 65,536.
     ///
-    /// Readers authenticate a message frame by frame and hold a frame in memory, so longer frames need more memory, and
-    /// a range reader decrypts more than it returns. Each frame adds 32 bytes to the message.
+    /// Each frame adds 32 bytes to the message. Readers hold one frame in memory, so longer frames need more memory. Range
+    /// readers decrypt complete frames, so short ranges of long frames are slower.
     pub fn frame_len(mut self, bytes: u32) -> Self {
         self.frame_len = bytes;
         self
@@ -199,7 +200,7 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// Sets the total time of all calls to the key provider for one message. Default: 10 seconds.
+    /// Sets the total timeout of all calls to the key provider for one message. Default: 10 seconds.
     ///
     /// [`Duration::MAX`] means no limit. Encryption, decryption and I/O do not count. A call that a
     /// [cache](Self::cache) shares between callers has its own timeout, from the time when the call starts.

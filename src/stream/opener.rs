@@ -54,15 +54,11 @@ pub struct MessageInfo {
 /// Opens one message piece by piece, and does no I/O.
 ///
 /// [`Envelope::opener`](crate::Envelope::opener) creates it from a message's header. Pass the body to
-/// [`update`](Self::update), which returns the plaintext of each frame after its tag has been verified. Then call
+/// [`update`](Self::update), which writes the plaintext of each frame after its tag has been verified. Then call
 /// [`finish`](Self::finish), which returns an error if the message is truncated. Until it succeeds, the plaintext is
 /// authentic but may be incomplete.
 ///
 /// The plaintext of a non-framed body is released in one piece, at its end.
-///
-/// # Signed messages
-/// The plaintext of the final frame is released only after the signature has been verified. The frames before it were
-/// encrypted with the message's data key, but not necessarily by the signer.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::Header};
@@ -86,6 +82,10 @@ pub struct MessageInfo {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
+///
+/// # Signed messages
+/// The plaintext of the final frame is released only after the signature has been verified. The frames before it were
+/// encrypted with the message's data key, but not necessarily by the signer.
 pub struct Opener {
     info: MessageInfo,
     body: Body,

@@ -21,8 +21,8 @@ use crate::{
 /// Seals one message piece by piece, and does no I/O.
 ///
 /// Created by [`Envelope::sealer`](crate::Envelope::sealer). Pass the plaintext to [`update`](Self::update), and call
-/// [`finish`](Self::finish) at the end. Both write parts of the message to a buffer of yours. Without `finish`, the
-/// message is truncated and cannot be opened.
+/// [`finish`](Self::finish) at the end. Both write parts of the message to a buffer that you provide. Without `finish`,
+/// the message is truncated and cannot be opened.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, RawAes};

@@ -183,7 +183,8 @@ impl<R: Read> BufRead for SealReader<R> {
 /// A reader that yields the plaintext of the message in an inner reader.
 ///
 /// Created by [`Envelope::open_reader`](crate::Envelope::open_reader). Every byte that it returns is authenticated. It
-/// returns `Ok(0)` only after it has verified the end of the message, and no bytes follow.
+/// returns `Ok(0)` only after it has verified the end of the message, and no bytes follow. For signed messages, see
+/// [`Opener`](super::Opener#signed-messages).
 ///
 /// It holds at most one frame and two [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), which grow with the
 /// data that arrives. It implements [`BufRead`], which saves a copy, and [`Seek`] if the inner reader does.
@@ -191,7 +192,7 @@ impl<R: Read> BufRead for SealReader<R> {
 /// # Errors
 /// Errors of the inner reader with the kind `WouldBlock`, `TimedOut` or `Interrupted` are transient: nothing is lost,
 /// and the call can be repeated. Any other error of it, and any [`OpenError`] about the message, is final: every
-/// further read returns an error. What was read before is authentic but incomplete.
+/// further read returns an error. What was read before is authentic, but must not be treated as the complete plaintext.
 pub struct OpenReader<R> {
     inner: R,
     buffer: OpenBuffer,
@@ -256,8 +257,8 @@ debug_without_inner!(SealWriter<W>: buffer, SealReader<R>: buffer, OpenReader<R>
 /// The first seek determines the length of the message from the end of the inner reader, and verifies it with the final
 /// frame, so the inner reader must end with the message. A seek past the end is allowed; reads there return `Ok(0)`.
 ///
-/// Messages that are signed or not framed cannot be seeked: the error contains [`OpenError::NotSeekable`]. A transient
-/// error leaves the position unchanged.
+/// Messages that are signed or not framed do not support seeking: the error contains [`OpenError::NotSeekable`]. A
+/// transient error leaves the position unchanged.
 impl<R: Read + Seek> Seek for OpenReader<R> {
     fn seek(&mut self, position: SeekFrom) -> io::Result<u64> {
         self.buffer.opener().check_not_failed()?;

@@ -139,7 +139,7 @@ impl<W: AsyncWrite> AsyncWrite for AsyncSealWriter<W> {
 /// reader returns `Ok(0)`.
 ///
 /// It holds as much memory as a [`SealReader`](super::SealReader). Each poll encrypts at most one
-/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len). It implements [`AsyncBufRead`], which saves a copy.
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len). It implements `AsyncBufRead`, which saves a copy.
 ///
 /// # Errors
 /// Same as [`SealReader`](super::SealReader): transient errors of the inner reader lose nothing, and any other error is
@@ -203,7 +203,7 @@ impl<R: AsyncRead> AsyncBufRead for AsyncSealReader<R> {
 ///
 /// It holds as much memory as an [`OpenReader`](super::OpenReader). Each poll decrypts at most one
 /// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len), or a complete non-framed body. It implements
-/// [`AsyncBufRead`], which saves a copy.
+/// `AsyncBufRead`, which saves a copy.
 ///
 /// # Errors
 /// Same as [`OpenReader`](super::OpenReader): transient errors of the inner reader lose nothing. Any other error of it,

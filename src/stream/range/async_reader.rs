@@ -150,7 +150,8 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     ///
     /// # Errors
     /// Returns [`OpenError::OutOfRange`] if the range is outside of the plaintext, [`OpenError::Io`] if the source
-    /// fails, and otherwise an [`OpenError`] that specifies why a frame cannot be opened.
+    /// fails, and otherwise an [`OpenError`] that specifies why a frame cannot be opened. An error does not affect
+    /// later reads.
     pub async fn read(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
         self.inner.opener.frames(&range)?;
         let mut out = buffer(&range)?;

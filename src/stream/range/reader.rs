@@ -86,7 +86,8 @@ impl<S: ReadAt> RangeReader<S> {
     ///
     /// # Errors
     /// Returns [`OpenError::OutOfRange`] if the range is outside of the plaintext, [`OpenError::Io`] if the source
-    /// fails, and otherwise an [`OpenError`] that specifies why a frame cannot be opened.
+    /// fails, and otherwise an [`OpenError`] that specifies why a frame cannot be opened. An error does not affect
+    /// later reads.
     pub fn read(&self, range: Range<u64>) -> Result<Vec<u8>, OpenError> {
         self.opener.frames(&range)?;
         let mut out = buffer(&range)?;

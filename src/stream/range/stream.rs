@@ -20,7 +20,7 @@ use crate::error::OpenError;
 type Fetched = (Range<u64>, io::Result<Bytes>);
 
 impl<S: AsyncReadAt + Send + Sync + 'static> AsyncRangeReader<S> {
-    /// Returns a range of the plaintext as a stream of [`Bytes`], for example for the body of an HTTP response.
+    /// Returns a range of the plaintext as a stream of `Bytes`, for example for the body of an HTTP response.
     ///
     /// The stream fetches the message in [pieces](Self::with_piece_len), and yields the plaintext of each piece as one
     /// item, without a copy. While the caller uses an item, the stream fetches up to
