@@ -1,4 +1,20 @@
-//! Key providers: what makes data keys, encrypts them and decrypts them again.
+//! Key providers, which generate, encrypt and decrypt data keys.
+//!
+//! A [`KeyProvider`] connects an [`Envelope`](crate::Envelope) to the place where the key is:
+//!
+//! | key | provider | feature |
+//! |---|---|---|
+//! | symmetric key in AWS KMS | [`AwsKms`](crate::AwsKms) | `aws-kms` |
+//! | any KMS key that a message names (opens only) | [`AwsKmsDiscovery`] | `aws-kms` |
+//! | RSA key in AWS KMS | `AwsKmsRsa` | `aws-kms` and `rsa` |
+//! | AES key in memory or in a key file | [`RawAes`](crate::RawAes) | file: `key-file` |
+//! | RSA key in memory | `RawRsa` | `rsa` |
+//! | ECDH key in memory | `RawEcdh` | `ecdh` |
+//! | branch key in memory | `StaticBranchKey` | `branch-key` |
+//! | several keys, any of which opens a message | [`MultiProvider`], [`AwsKms::multi`](crate::AwsKms::multi) | |
+//! | a key for each tenant | [`ByContext`] | |
+//!
+//! To use another key service, implement [`KeyProvider`].
 
 #[cfg(feature = "aws-kms")]
 pub(crate) mod aws_kms;
@@ -35,7 +51,11 @@ pub use request::{
 };
 
 pub use crate::crypto::{Randomness, SecretKey};
-use crate::error::{Cause, ConfigError, NameReason};
+use crate::{
+    crypto::AesGcm,
+    error::{Cause, ConfigError, NameReason},
+    suite::{AlgorithmSuite, IV_LEN, TAG_LEN},
+};
 pub(crate) use deadline::{DEFAULT_KEY_TIMEOUT, deadline_after};
 use deadline::{deadline_or_default, share};
 pub(crate) use error::ProviderError;
@@ -44,34 +64,47 @@ pub(crate) use key_provider::KeyProvider;
 #[cfg(feature = "mock")]
 pub(crate) use raw_aes::RawAes;
 
-/// Whether a key of this process may have these names, which a message stores.
-fn check_names(namespace: &str, name: &str, name_room: usize) -> Result<(), ConfigError> {
+/// Checks the names of a local key, which are stored in each message.
+fn check_names(namespace: &str, name: &str, max_name_len: usize) -> Result<(), ConfigError> {
     let refused = |field, reason| Err(ConfigError::KeyName { field, reason });
-    let namespace_room = usize::from(u16::MAX);
+    let max_namespace_len = usize::from(u16::MAX);
     if namespace.starts_with("aws-kms") {
         return refused("namespace", NameReason::Reserved);
     }
-    if namespace.len() > namespace_room {
-        return refused("namespace", NameReason::TooLong { room: namespace_room });
+    if namespace.len() > max_namespace_len {
+        return refused("namespace", NameReason::TooLong { room: max_namespace_len });
     }
-    if name.len() > name_room {
-        return refused("name", NameReason::TooLong { room: name_room });
+    if name.len() > max_name_len {
+        return refused("name", NameReason::TooLong { room: max_name_len });
     }
     Ok(())
 }
 
-/// The error of a provider that holds its keys itself.
+/// Decrypts a data key that AES-GCM has encrypted. Returns `None` if it does not decrypt, or does not have the suite's
+/// length.
+fn unwrap_data_key(
+    cipher: &AesGcm,
+    iv: &[u8; IV_LEN],
+    aad: &[u8],
+    wrapped: &[u8],
+    suite: AlgorithmSuite,
+) -> Option<SecretKey> {
+    let len = wrapped.len().checked_sub(TAG_LEN).filter(|len| *len == suite.data_key_len())?;
+    SecretKey::filled(len, |out| cipher.open(iv, aad, wrapped, out)).ok()
+}
+
+/// Returns the error of an operation that failed inside this process.
 fn failed(operation: &'static str, provider: &impl fmt::Display, source: impl Into<Cause>) -> ProviderError {
     ProviderError::new(ProviderErrorKind::Other, operation, provider.to_string()).with_source(source)
 }
 
-/// The error of a provider that cannot do this at all.
+/// Returns the error of an operation that the provider does not support.
 #[cfg(any(feature = "aws-kms", feature = "ecdh", feature = "rsa"))]
 fn unsupported(operation: &'static str, provider: &impl fmt::Display, why: &'static str) -> ProviderError {
     ProviderError::new(ProviderErrorKind::Unsupported, operation, provider.to_string()).with_detail(why)
 }
 
-/// The error of a provider that holds its keys itself, where an encrypted data key does not decrypt.
+/// Returns the error for an encrypted data key that a local key could not decrypt.
 fn invalid_ciphertext(provider: &impl fmt::Display) -> ProviderError {
     ProviderError::new(ProviderErrorKind::InvalidCiphertext, "Decrypt", provider.to_string())
 }

@@ -1,31 +1,44 @@
-//! A branch key that this process holds: what AWS's hierarchical keyring keeps in a table, without the table.
+//! Branch keys in memory: AWS's hierarchical keyring without its DynamoDB table.
 //! Specification: `framework/aws-kms/aws-kms-hierarchical-keyring.md`.
 
 use std::fmt;
 
 use async_trait::async_trait;
-use zeroize::Zeroizing;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, failed,
-    invalid_ciphertext,
+    invalid_ciphertext, unwrap_data_key,
 };
 use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, SecretKey, kbkdf},
     error::{ConfigError, NameReason},
     message::EncryptedDataKey,
-    suite::{IV_LEN, TAG_LEN},
+    suite::{AlgorithmSuite, IV_LEN, TAG_LEN},
 };
 
 const PROVIDER_ID: &str = "aws-kms-hierarchy";
 const SALT_LEN: usize = 16;
 const VERSION_LEN: usize = 16;
 
-/// One version of a branch key as key provider: it wraps data keys as AWS's hierarchical keyring does.
+/// One version of a branch key, in the memory of this process, as a key provider.
 ///
-/// That keyring keeps branch keys in a DynamoDB table, encrypted under KMS. This provider is for those who have a
-/// branch key from there, or from elsewhere, in their own hands.
+/// It encrypts data keys like AWS's [hierarchical keyring], which stores branch keys in a DynamoDB table, encrypted under a
+/// KMS key. `StaticBranchKey` does not read that table: you pass the decrypted branch key.
+///
+/// ```
+/// use kms_envelope::{EncryptionContext, Envelope, provider::StaticBranchKey};
+///
+/// # pollster::block_on(async {
+/// # let (version, key) = ([1; 16], [2; 32]);
+/// let envelope = Envelope::new(StaticBranchKey::new("tenant-acme", version, key)?);
+/// let sealed = envelope.seal(b"attack at dawn", &EncryptionContext::new()).await?;
+/// assert_eq!(envelope.open(&sealed, &EncryptionContext::new()).await?.plaintext, b"attack at dawn");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+///
+/// [hierarchical keyring]: https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/use-hierarchical-keyring.html
 pub struct StaticBranchKey {
     id: String,
     version: [u8; VERSION_LEN],
@@ -33,20 +46,20 @@ pub struct StaticBranchKey {
 }
 
 impl StaticBranchKey {
-    /// A branch key of 32 bytes, with its id, and the UUID of its version in bytes.
+    /// Creates a provider from a branch key's id, the 16 bytes of its version's UUID, and the branch key of 32 bytes.
     ///
     /// # Errors
-    /// [`ConfigError::KeyLen`] for a key of another length, [`ConfigError::KeyName`] for an id of more than 65,535
-    /// bytes.
+    /// Returns [`ConfigError::KeyName`] if the id is longer than 65,535 bytes, and [`ConfigError::KeyLen`] if the key does
+    /// not have 32 bytes.
     pub fn new(
         id: impl Into<String>,
         version: [u8; VERSION_LEN],
         key: impl Into<SecretKey>,
     ) -> Result<Self, ConfigError> {
         let (id, key) = (id.into(), key.into());
-        let room = usize::from(u16::MAX);
-        if id.len() > room {
-            return Err(ConfigError::KeyName { field: "id", reason: NameReason::TooLong { room } });
+        let max = usize::from(u16::MAX);
+        if id.len() > max {
+            return Err(ConfigError::KeyName { field: "id", reason: NameReason::TooLong { room: max } });
         }
         if key.len() != 32 {
             return Err(ConfigError::KeyLen(key.len()));
@@ -54,10 +67,10 @@ impl StaticBranchKey {
         Ok(Self { id, version, key })
     }
 
-    /// The cipher under the key that the branch key becomes with this salt.
+    /// Returns a cipher with the wrapping key derived from the branch key and the salt.
     fn cipher(&self, backend: Backend, salt: &[u8]) -> AesGcm {
         let wrapping = kbkdf::sha256(self.key.expose(), PROVIDER_ID.as_bytes(), salt);
-        let wrapping = SecretKey::try_from(wrapping).expect("32 bytes are a key of AES");
+        let wrapping = SecretKey::try_from(wrapping).expect("32 bytes are an AES key");
         AesGcm::new(backend, &wrapping)
     }
 
@@ -71,24 +84,22 @@ impl StaticBranchKey {
         let mut random = [0; SALT_LEN + IV_LEN];
         randomness.fill(&mut random)?;
         let (salt, iv) = random.split_at(SALT_LEN);
-        let iv = iv.try_into().expect("the rest is the IV");
+        let iv = iv.try_into().expect("the IV follows the salt");
         let mut wrapped = vec![0; data_key.len() + TAG_LEN];
         self.cipher(backend, salt).seal(iv, &self.aad("Encrypt", context)?, data_key.expose(), &mut wrapped);
         let ciphertext = [&random, &self.version[..], &wrapped].concat();
         Ok(EncryptedDataKey::new(PROVIDER_ID, self.id.clone().into_bytes(), ciphertext))
     }
 
-    /// None where it does not decrypt.
-    fn unwrap(&self, backend: Backend, ciphertext: &[u8], aad: &[u8], len: usize) -> Option<SecretKey> {
+    /// Decrypts a data key. Returns `None` if that fails.
+    fn unwrap(&self, backend: Backend, ciphertext: &[u8], aad: &[u8], suite: AlgorithmSuite) -> Option<SecretKey> {
         let (salt, rest) = ciphertext.split_first_chunk::<SALT_LEN>()?;
         let (iv, rest) = rest.split_first_chunk::<IV_LEN>()?;
         let (version, wrapped) = rest.split_first_chunk::<VERSION_LEN>()?;
-        if *version != self.version || wrapped.len() != len + TAG_LEN {
+        if *version != self.version {
             return None;
         }
-        let mut key = Zeroizing::new(vec![0; len]);
-        self.cipher(backend, salt).open(iv, aad, wrapped, &mut key).ok()?;
-        SecretKey::try_from(key).ok()
+        unwrap_data_key(&self.cipher(backend, salt), iv, aad, wrapped, suite)
     }
 }
 
@@ -107,7 +118,7 @@ impl KeyProvider for StaticBranchKey {
             if !self.may_decrypt(encrypted) {
                 return None;
             }
-            let key = self.unwrap(request.backend, &encrypted.ciphertext, &aad, request.suite.data_key_len());
+            let key = self.unwrap(request.backend, &encrypted.ciphertext, &aad, request.suite);
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
     }
@@ -117,7 +128,7 @@ impl KeyProvider for StaticBranchKey {
     }
 }
 
-/// `aws-kms-hierarchy/id`.
+/// Formats as `aws-kms-hierarchy/ID`.
 impl fmt::Display for StaticBranchKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{PROVIDER_ID}/{}", self.id)

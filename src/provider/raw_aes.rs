@@ -1,4 +1,4 @@
-//! A key that this process holds: AWS's raw AES keyring. Specification: `framework/raw-aes-keyring.md`.
+//! AES keys in memory: AWS's raw AES keyring. Specification: `framework/raw-aes-keyring.md`.
 
 #[cfg(feature = "key-file")]
 mod key_file;
@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, check_names, failed,
-    invalid_ciphertext,
+    invalid_ciphertext, unwrap_data_key,
 };
 use crate::{
     crypto::{AesGcm, Backend, PerBackend, Random, SecretKey},
@@ -18,11 +18,7 @@ use crate::{
     suite::{IV_LEN, RAW_AES_LENGTHS, TAG_LEN},
 };
 
-/// An AES key of this process as key provider, instead of a key service.
-///
-/// It is the raw AES keyring of the AWS SDKs: given the same namespace, name and key, they open what it sealed and
-/// the other way round. The key encrypts data keys under random IVs, so it should encrypt at most 2³² of them
-/// (NIST SP 800-38D, section 8.3).
+/// A local key: an AES key in the memory of this process, as a key provider.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
@@ -35,6 +31,15 @@ use crate::{
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
+///
+/// `RawAes` is compatible with the raw AES keyring of AWS's SDKs. With the same namespace, name and key, they open its
+/// messages, and it opens theirs.
+///
+/// To store a local key, use a key file (`write_key_file`, `read_key_file`; feature `key-file`), or pass the bytes from your
+/// secret store to [`new`](Self::new). Without its key, a message cannot be opened.
+///
+/// The key encrypts each data key under a random IV. It should therefore encrypt at most 2³² data keys
+/// ([NIST SP 800-38D](https://doi.org/10.6028/NIST.SP.800-38D), section 8.3).
 pub struct RawAes {
     namespace: String,
     name: String,
@@ -43,11 +48,23 @@ pub struct RawAes {
 }
 
 impl RawAes {
-    /// A local key of 16, 24 or 32 bytes. Namespace and name say which key a message needs; they are stored in it.
+    /// Creates a provider from an AES key of 16, 24 or 32 bytes.
+    ///
+    /// The namespace and name identify the key. They are stored unencrypted in each message.
+    ///
+    /// ```
+    /// use kms_envelope::{RawAes, provider::SecretKey};
+    ///
+    /// # fn read_secret() -> Vec<u8> { vec![7; 32] }
+    /// let bytes: Vec<u8> = read_secret(); // 16, 24 or 32 bytes
+    /// let key = RawAes::new("my-service", "2026-11", SecretKey::try_from(bytes)?)?;
+    /// assert_eq!(key.to_string(), "my-service/2026-11");
+    /// # Ok::<(), kms_envelope::ConfigError>(())
+    /// ```
     ///
     /// # Errors
-    /// [`ConfigError::KeyName`] where the namespace begins with `aws-kms`, which is AWS KMS's, or where either is
-    /// longer than the format has room for.
+    /// Returns [`ConfigError::KeyName`] if the namespace starts with `aws-kms`, which is reserved for AWS KMS, if the
+    /// namespace is longer than 65,535 bytes, or if the name is longer than 65,515 bytes.
     pub fn new(
         namespace: impl Into<String>,
         name: impl Into<String>,
@@ -58,26 +75,27 @@ impl RawAes {
         Ok(Self { namespace, name, key, ciphers: PerBackend::default() })
     }
 
-    /// A local key with 32 fresh random bytes.
+    /// Generates a random key of 32 bytes.
     ///
     /// # Errors
-    /// As [`RawAes::new`], and [`ConfigError::Random`] where the system has no randomness to give.
+    /// Returns the errors of [`RawAes::new`], and [`ConfigError::Random`] if the operating system's random number generator
+    /// fails.
     pub fn generate(namespace: impl Into<String>, name: impl Into<String>) -> Result<Self, ConfigError> {
         let key = SecretKey::filled(32, |out| Random::System.fill(out))?;
         Self::new(namespace, name, key)
     }
 
-    /// The namespace: what a message stores as the provider of its encrypted data key.
+    /// Returns the key's namespace, which messages store as the [provider id](EncryptedDataKey::provider_id).
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The name of the key.
+    /// Returns the key's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The key itself.
+    /// Returns the key.
     pub fn key(&self) -> &SecretKey {
         &self.key
     }
@@ -96,7 +114,7 @@ impl RawAes {
         Ok(EncryptedDataKey::new(&self.namespace, info, ciphertext))
     }
 
-    /// The IV, if the encrypted data key was encrypted under a key of this name.
+    /// Returns the IV if the encrypted data key names this key.
     fn iv_of<'a>(&self, encrypted: &'a EncryptedDataKey) -> Option<&'a [u8; IV_LEN]> {
         let lengths_and_iv = encrypted.provider_info.strip_prefix(self.name.as_bytes())?;
         let iv = lengths_and_iv.strip_prefix(&RAW_AES_LENGTHS)?;
@@ -110,12 +128,8 @@ impl RawAes {
         request: &DecryptDataKeyRequest<'_>,
     ) -> Result<SecretKey, ProviderError> {
         let aad = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
-        let len = request.suite.data_key_len();
-        if encrypted.ciphertext.len() != len + TAG_LEN {
-            return Err(invalid_ciphertext(self));
-        }
-        SecretKey::filled(len, |out| self.cipher(request.backend).open(iv, &aad, &encrypted.ciphertext, out))
-            .map_err(|_| invalid_ciphertext(self))
+        unwrap_data_key(self.cipher(request.backend), iv, &aad, &encrypted.ciphertext, request.suite)
+            .ok_or_else(|| invalid_ciphertext(self))
     }
 }
 
@@ -137,7 +151,7 @@ impl KeyProvider for RawAes {
     }
 }
 
-/// `namespace/name`.
+/// Formats as `NAMESPACE/NAME`.
 impl fmt::Display for RawAes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

@@ -1,4 +1,4 @@
-//! Elliptic-curve keys that this process holds: AWS's raw ECDH keyring. Specification: `framework/raw-ecdh-keyring.md`.
+//! Elliptic-curve keys in memory: AWS's raw ECDH keyring. Specification: `framework/raw-ecdh-keyring.md`.
 
 use std::fmt;
 
@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, failed,
-    invalid_ciphertext, unsupported,
+    invalid_ciphertext, unsupported, unwrap_data_key,
 };
 use crate::{
     crypto::{AesGcm, Backend, Randomness, Rng, SecretKey, kbkdf},
     error::{ConfigError, RandomError},
     message::EncryptedDataKey,
-    suite::TAG_LEN,
+    suite::{AlgorithmSuite, TAG_LEN},
 };
 
 const PROVIDER_ID: &str = "raw-ecdh";
@@ -26,7 +26,7 @@ const INFO_VERSION: u8 = 1;
 const SALT_LEN: usize = 32;
 const COMMITMENT_LEN: usize = 32;
 
-/// A public key on P-256, P-384 or P-521.
+/// An ECDH public key on the curve P-256, P-384 or P-521.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EcdhPublicKey(Public);
 
@@ -37,7 +37,7 @@ enum Public {
     P521(Box<p521::PublicKey>),
 }
 
-/// A private key on P-256, P-384 or P-521, wiped from memory when dropped.
+/// An ECDH private key on the curve P-256, P-384 or P-521. It is zeroized when dropped.
 pub struct EcdhPrivateKey(Private);
 
 enum Private {
@@ -47,10 +47,10 @@ enum Private {
 }
 
 impl EcdhPublicKey {
-    /// From PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo).
+    /// Parses a public key in PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo).
     ///
     /// # Errors
-    /// [`ConfigError::Pem`].
+    /// Returns [`ConfigError::Pem`] if `pem` is not a public key on one of the three curves.
     pub fn from_pem(pem: &str) -> Result<Self, ConfigError> {
         let p521 = || p521::PublicKey::from_public_key_pem(pem).map(|key| Public::P521(Box::new(key)));
         p256::PublicKey::from_public_key_pem(pem)
@@ -61,7 +61,7 @@ impl EcdhPublicKey {
             .map_err(|error| refused("ECDH public key", &error))
     }
 
-    /// The compressed point (SEC 1, section 2.3.3).
+    /// Returns the compressed point (SEC 1, section 2.3.3).
     fn to_bytes(&self) -> Vec<u8> {
         match &self.0 {
             Public::P256(key) => key.to_sec1_point(true).as_bytes().to_vec(),
@@ -80,15 +80,15 @@ impl EcdhPublicKey {
 }
 
 fn refused(what: &'static str, error: &dyn fmt::Display) -> ConfigError {
-    let why = format!("{error}; it must be PEM of a key on P-256, P-384 or P-521, as `openssl pkey` writes it");
+    let why = format!("{error}; expected a PEM key on P-256, P-384 or P-521, such as `openssl pkey` writes");
     ConfigError::Pem { what, why }
 }
 
 impl EcdhPrivateKey {
-    /// From PEM with the label `PRIVATE KEY` (PKCS #8), not encrypted.
+    /// Parses an unencrypted private key in PEM with the label `PRIVATE KEY` (PKCS #8).
     ///
     /// # Errors
-    /// [`ConfigError::Pem`].
+    /// Returns [`ConfigError::Pem`] if `pem` is not an unencrypted private key on one of the three curves.
     pub fn from_pem(pem: &str) -> Result<Self, ConfigError> {
         let p521 = || p521::SecretKey::from_pkcs8_pem(pem).map(|key| Private::P521(Box::new(key)));
         p256::SecretKey::from_pkcs8_pem(pem)
@@ -99,7 +99,7 @@ impl EcdhPrivateKey {
             .map_err(|error| refused("ECDH private key", &error))
     }
 
-    /// A fresh one, on the same curve as `other`.
+    /// Generates a key on the curve of `other`.
     fn generate(other: &EcdhPublicKey, randomness: Randomness<'_>) -> Result<Self, RandomError> {
         let rng = &mut Rng(randomness.0);
         Ok(Self(match other.0 {
@@ -109,7 +109,7 @@ impl EcdhPrivateKey {
         }))
     }
 
-    /// The public key that belongs to it.
+    /// Returns the public key of this private key.
     pub fn public_key(&self) -> EcdhPublicKey {
         EcdhPublicKey(match &self.0 {
             Private::P256(key) => Public::P256(key.public_key()),
@@ -118,7 +118,7 @@ impl EcdhPrivateKey {
         })
     }
 
-    /// The x-coordinate of the point that both have in common, where they are on one curve.
+    /// Returns the shared secret (the x-coordinate of the shared point), or `None` if the keys are on different curves.
     fn agree(&self, other: &EcdhPublicKey) -> Option<Zeroizing<Vec<u8>>> {
         Some(Zeroizing::new(match (&self.0, &other.0) {
             (Private::P256(key), Public::P256(other)) => key.diffie_hellman(other).raw_secret_bytes().to_vec(),
@@ -128,7 +128,7 @@ impl EcdhPrivateKey {
         }))
     }
 
-    /// A public key on the same curve, from a message.
+    /// Parses a public key from a message, on the curve of this key.
     fn parse_other(&self, bytes: &[u8]) -> Option<EcdhPublicKey> {
         Some(EcdhPublicKey(match self.0 {
             Private::P256(_) => Public::P256(p256::PublicKey::from_sec1_bytes(bytes).ok()?),
@@ -144,21 +144,26 @@ impl fmt::Debug for EcdhPrivateKey {
     }
 }
 
-/// Elliptic-curve Diffie-Hellman as key provider: the data key is wrapped under what a sender and a recipient have in
-/// common.
+/// A key provider that uses elliptic-curve Diffie-Hellman: it encrypts data keys under a secret shared by a sender and a
+/// recipient.
 ///
-/// It is the raw ECDH keyring of the AWS SDKs, in its three schemes. The data key is bound to the encryption context.
+/// Anyone who has the recipient's public key can seal messages for the recipient:
 ///
 /// ```no_run
 /// use kms_envelope::{Envelope, provider::{EcdhPrivateKey, EcdhPublicKey, RawEcdh}};
 ///
+/// // To seal:
 /// let recipient = EcdhPublicKey::from_pem(&std::fs::read_to_string("recipient-public.pem")?)?;
 /// let sealing = Envelope::new(RawEcdh::ephemeral(recipient));
 ///
+/// // To open:
 /// let recipient = EcdhPrivateKey::from_pem(&std::fs::read_to_string("recipient-private.pem")?)?;
 /// let opening = Envelope::new(RawEcdh::discovery(recipient));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// `RawEcdh` is compatible with the raw ECDH keyring of AWS's SDKs and supports its three key agreement schemes. The
+/// encrypted data key is bound to the encryption context.
 #[derive(Debug)]
 pub struct RawEcdh(Scheme);
 
@@ -169,7 +174,7 @@ enum Scheme {
     Static { own: EcdhPrivateKey, other: EcdhPublicKey },
 }
 
-/// The two public keys of an encrypted data key, as compressed points.
+/// The public keys in an encrypted data key's provider info, as compressed points.
 struct Info {
     sender: Vec<u8>,
     recipient: Vec<u8>,
@@ -198,10 +203,11 @@ impl Info {
     }
 }
 
-/// The keys that both sides derive for one data key, and what is authenticated with it.
+/// What both parties derive to encrypt or decrypt one data key.
 struct Wrapping {
     commitment: [u8; COMMITMENT_LEN],
     cipher: AesGcm,
+    /// The input of the key derivation, and the additional authenticated data of the encryption.
     fixed_info: Vec<u8>,
 }
 
@@ -212,31 +218,36 @@ impl Wrapping {
         let fixed_info = fields.join(&0);
         let derived = kbkdf::sha384(shared, &fixed_info, salt);
         let (commitment, key) = derived.split_first_chunk().expect("64 bytes were derived");
-        let key = SecretKey::try_from(key).expect("32 bytes are a key of AES");
+        let key = SecretKey::try_from(key).expect("32 bytes are an AES key");
         Self { commitment: *commitment, cipher: AesGcm::new(backend, &key), fixed_info }
     }
 }
 
 impl RawEcdh {
-    /// Seals for the holder of a private key, each message with a fresh sender. Opens nothing.
+    /// Creates a provider that seals for the holder of the recipient's private key. It cannot open messages.
+    ///
+    /// Each data key is encrypted with a new sender key pair.
     pub fn ephemeral(recipient: EcdhPublicKey) -> Self {
         Self(Scheme::Ephemeral { recipient })
     }
 
-    /// Opens what any sender sealed for this private key. Seals nothing. Whoever has the public key can be the
-    /// sender.
+    /// Creates a provider that opens messages that any sender sealed for this private key. It cannot seal messages.
+    ///
+    /// Anyone who has the recipient's public key can be the sender. An opened message does not prove who sealed it.
     pub fn discovery(recipient: EcdhPrivateKey) -> Self {
         Self(Scheme::Discovery { recipient })
     }
 
-    /// Seals from one key to another, and opens what was sealed between the two.
+    /// Creates a provider for two parties: `own` is this party's private key, and `other` is the other party's public key.
+    ///
+    /// It seals messages for the other party, and opens messages that either party has sealed for the other.
     ///
     /// # Errors
-    /// [`ConfigError::Pem`] where they are on different curves.
+    /// Returns [`ConfigError::Pem`] if the keys are on different curves.
     pub fn static_keys(own: EcdhPrivateKey, other: EcdhPublicKey) -> Result<Self, ConfigError> {
         let (ours, theirs) = (own.public_key().curve(), other.curve());
         if ours != theirs {
-            let why = format!("it is on {theirs}, but the private key is on {ours}");
+            let why = format!("it is on the curve {theirs}, but the private key is on {ours}");
             return Err(ConfigError::Pem { what: "ECDH public key", why });
         }
         Ok(Self(Scheme::Static { own, other }))
@@ -251,23 +262,30 @@ impl RawEcdh {
                 (&ephemeral, recipient)
             }
             Scheme::Static { own, other } => (own, other),
-            Scheme::Discovery { .. } => return Err(unsupported("Encrypt", self, "it has no recipient to seal for")),
+            Scheme::Discovery { .. } => {
+                return Err(unsupported(
+                    "Encrypt",
+                    self,
+                    "RawEcdh::discovery has no recipient; seal with RawEcdh::ephemeral or RawEcdh::static_keys",
+                ));
+            }
         };
-        let shared = sender.agree(recipient).ok_or_else(|| failed("Encrypt", self, "the keys are on two curves"))?;
+        let shared =
+            sender.agree(recipient).ok_or_else(|| failed("Encrypt", self, "the keys are on different curves"))?;
         let info = Info { sender: sender.public_key().to_bytes(), recipient: recipient.to_bytes() };
         let context = context.serialize().map_err(|error| failed("Encrypt", self, error))?;
         let mut salt = [0; SALT_LEN];
         randomness.fill(&mut salt)?;
         let wrapping = Wrapping::derive(backend, &shared, recipient.curve(), &info, &context, &salt);
         let mut wrapped = vec![0; data_key.len() + TAG_LEN];
-        // The key is for this data key alone, so the IV may be zero.
+        // The derived key encrypts only this data key, so the IV can be zero.
         wrapping.cipher.seal(&[0; _], &wrapping.fixed_info, data_key.expose(), &mut wrapped);
         let ciphertext = [&salt, &wrapping.commitment[..], &wrapped].concat();
         Ok(EncryptedDataKey::new(PROVIDER_ID, info.write(), ciphertext))
     }
 
-    /// What an encrypted data key says, this side's private key and the other side's public key, if it is for this
-    /// provider.
+    /// Returns the provider info, this party's private key and the other party's public key, if the encrypted data key
+    /// belongs to this provider.
     fn parties(&self, encrypted: &EncryptedDataKey) -> Option<(Info, &EcdhPrivateKey, EcdhPublicKey)> {
         let info = Info::parse(&encrypted.provider_info).filter(|_| encrypted.provider_id == PROVIDER_ID)?;
         let (own, other) = match &self.0 {
@@ -286,7 +304,7 @@ impl RawEcdh {
         Some((info, own, theirs))
     }
 
-    /// None where it does not decrypt.
+    /// Decrypts a data key. Returns `None` if that fails.
     fn unwrap(
         backend: Backend,
         own: &EcdhPrivateKey,
@@ -294,20 +312,15 @@ impl RawEcdh {
         info: &Info,
         context: &[u8],
         ciphertext: &[u8],
-        len: usize,
+        suite: AlgorithmSuite,
     ) -> Option<SecretKey> {
         let (salt, rest) = ciphertext.split_first_chunk::<SALT_LEN>()?;
         let (commitment, wrapped) = rest.split_first_chunk::<COMMITMENT_LEN>()?;
-        if wrapped.len() != len + TAG_LEN {
-            return None;
-        }
         let wrapping = Wrapping::derive(backend, &own.agree(other)?, other.curve(), info, context, salt);
         if !bool::from(wrapping.commitment.ct_eq(commitment)) {
             return None;
         }
-        let mut key = Zeroizing::new(vec![0; len]);
-        wrapping.cipher.open(&[0; _], &wrapping.fixed_info, wrapped, &mut key).ok()?;
-        SecretKey::try_from(key).ok()
+        unwrap_data_key(&wrapping.cipher, &[0; _], &wrapping.fixed_info, wrapped, suite)
     }
 }
 
@@ -322,13 +335,17 @@ impl KeyProvider for RawEcdh {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         if matches!(self.0, Scheme::Ephemeral { .. }) {
-            return Err(unsupported("Decrypt", self, "it has no private key to open with"));
+            return Err(unsupported(
+                "Decrypt",
+                self,
+                "RawEcdh::ephemeral has no private key; open with RawEcdh::discovery or RawEcdh::static_keys",
+            ));
         }
         let context = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
         request.first_decrypted(self, |encrypted| {
             let (info, own, other) = self.parties(encrypted)?;
-            let len = request.suite.data_key_len();
-            let key = Self::unwrap(request.backend, own, &other, &info, &context, &encrypted.ciphertext, len);
+            let ciphertext = &encrypted.ciphertext;
+            let key = Self::unwrap(request.backend, own, &other, &info, &context, ciphertext, request.suite);
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
     }
@@ -338,7 +355,8 @@ impl KeyProvider for RawEcdh {
     }
 }
 
-/// The provider, and the start of the recipient's public key.
+/// Formats as `raw-ecdh/CURVE:` and the first 8 bytes, in hexadecimal, of the recipient's compressed public key (with
+/// [`static_keys`](Self::static_keys), the other party's).
 impl fmt::Display for RawEcdh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let recipient = match &self.0 {
