@@ -1,4 +1,4 @@
-//! An RSA key that this process holds: AWS's raw RSA keyring. Specification: `framework/raw-rsa-keyring.md`.
+//! RSA keys in memory: AWS's raw RSA keyring. Specification: `framework/raw-rsa-keyring.md`.
 
 use std::fmt;
 
@@ -19,12 +19,14 @@ use super::{
 };
 use crate::{crypto::SecretKey, error::ConfigError, message::EncryptedDataKey};
 
-/// How a data key is padded under RSA. Writer and reader must have the same.
+/// The padding of data keys that are encrypted with RSA. Messages must be opened with the padding they were sealed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RsaPadding {
-    /// PKCS #1 v1.5 (RFC 8017, section 7.2). For old messages: whether a padding was right can be learnt from errors
-    /// and times, so do not open strangers' messages with it for strangers.
+    /// PKCS #1 v1.5 (RFC 8017, section 7.2), for existing messages only.
+    ///
+    /// Errors and timing can reveal whether the padding was correct (Bleichenbacher's attack). Do not open untrusted messages
+    /// with this padding in a service whose errors or response times an attacker can observe.
     Pkcs1v15,
     /// OAEP (RFC 8017, section 7.1) with SHA-1 and MGF1 with SHA-1.
     OaepSha1,
@@ -48,20 +50,29 @@ impl RsaPadding {
     }
 }
 
-/// An RSA key as key provider: seals with the public key, opens with the private one.
-///
-/// It is the raw RSA keyring of the AWS SDKs: given the same namespace, name, padding and keys, they open what it
-/// sealed and the other way round. **RSA does not bind the data key to the encryption context**; the message's header
-/// does. Only suites with key commitment bind a message to one data key.
+/// An RSA key in the memory of this process, as a key provider. It seals with the public key and opens with the private key.
 ///
 /// ```no_run
 /// use kms_envelope::{Envelope, provider::{RawRsa, RsaPadding}};
 ///
+/// // To seal:
 /// let key = RawRsa::new("my-service", "2026-11", RsaPadding::OaepSha256)?
 ///     .with_public_key_pem(&std::fs::read_to_string("public.pem")?)?;
-/// let sealing_only = Envelope::new(key);
+/// let sealing = Envelope::new(key);
+///
+/// // To open:
+/// let key = RawRsa::new("my-service", "2026-11", RsaPadding::OaepSha256)?
+///     .with_private_key_pem(&std::fs::read_to_string("private.pem")?)?;
+/// let opening = Envelope::new(key);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// `RawRsa` is compatible with the raw RSA keyring of AWS's SDKs. With the same namespace, name, padding and keys, they open
+/// its messages, and it opens theirs.
+///
+/// Anyone who has the public key can seal messages, so an opened message does not prove who sealed it. **RSA does not bind
+/// the data key to the encryption context**: only the message's header authenticates the context. A message is bound to a
+/// single data key only if its algorithm suite has key commitment, like the default suite.
 pub struct RawRsa {
     namespace: String,
     name: String,
@@ -71,11 +82,13 @@ pub struct RawRsa {
 }
 
 impl RawRsa {
-    /// A provider without keys: give it the public one, the private one, or both. Namespace and name say which key a
-    /// message needs; they are stored in it.
+    /// Creates a provider without keys. Add the public key to seal, the private key to open, or both.
+    ///
+    /// The namespace and name identify the key. They are stored unencrypted in each message.
     ///
     /// # Errors
-    /// [`ConfigError::KeyName`] where the namespace begins with `aws-kms`, or where either is longer than 65,535 bytes.
+    /// Returns [`ConfigError::KeyName`] if the namespace starts with `aws-kms`, which is reserved for AWS KMS, or if the
+    /// namespace or name is longer than 65,535 bytes.
     pub fn new(
         namespace: impl Into<String>,
         name: impl Into<String>,
@@ -86,20 +99,21 @@ impl RawRsa {
         Ok(Self { namespace, name, padding, public: None, private: None })
     }
 
-    /// With the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), 2048 bits or more.
+    /// Sets the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), of 2048 to 8192 bits.
     ///
     /// # Errors
-    /// [`ConfigError::Pem`].
+    /// Returns [`ConfigError::Pem`] if `pem` is not such a key.
     pub fn with_public_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
         self.public = Some(public_key_of_pem(pem)?);
         Ok(self)
     }
 
-    /// With the private key, for opening: PEM with the label `PRIVATE KEY` (PKCS #8), not encrypted, 2048 bits or
-    /// more. Sealing needs the public key all the same.
+    /// Sets the private key, for opening: unencrypted PEM with the label `PRIVATE KEY` (PKCS #8), of 2048 to 8192 bits.
+    ///
+    /// To seal as well, also set the [public key](Self::with_public_key_pem).
     ///
     /// # Errors
-    /// [`ConfigError::Pem`].
+    /// Returns [`ConfigError::Pem`] if `pem` is not such a key.
     pub fn with_private_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
         const WHAT: &str = "RSA private key";
         let der = pem_contents(pem, "PRIVATE KEY", WHAT)?;
@@ -108,7 +122,10 @@ impl RawRsa {
     }
 
     fn wrap(&self, data_key: &SecretKey) -> Result<EncryptedDataKey, ProviderError> {
-        let public = self.public.clone().ok_or_else(|| unsupported("Encrypt", self, "it has no public key"))?;
+        let public = self
+            .public
+            .clone()
+            .ok_or_else(|| unsupported("Encrypt", self, "no public key is set; call RawRsa::with_public_key_pem"))?;
         let mut ciphertext = vec![0; public.key_size_bytes()];
         let encrypted = match self.padding.oaep() {
             Some(oaep) => OaepPublicEncryptingKey::new(public)
@@ -120,7 +137,7 @@ impl RawRsa {
         Ok(EncryptedDataKey::new(&self.namespace, self.name.clone().into_bytes(), ciphertext))
     }
 
-    /// The data key, of whatever length.
+    /// Decrypts a data key without checking its length.
     fn unwrap(&self, private: PrivateDecryptingKey, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
         let mut plaintext = Zeroizing::new(vec![0; private.key_size_bytes()]);
         let len = match self.padding.oaep() {
@@ -129,7 +146,7 @@ impl RawRsa {
             }
             None => Pkcs1PrivateDecryptingKey::new(private)?.decrypt(ciphertext, &mut plaintext)?.len(),
         };
-        // AWS-LC writes from the start of the buffer. A copy, so that the key's buffer has its length.
+        // AWS-LC writes to the start of the buffer. The copy has exactly the key's length.
         Ok(Zeroizing::new(plaintext[..len].to_vec()))
     }
 }
@@ -149,12 +166,16 @@ impl KeyProvider for RawRsa {
                 return None;
             }
             let Some(private) = self.private.clone() else {
-                return Some(Err(unsupported("Decrypt", self, "it has no private key")));
+                return Some(Err(unsupported(
+                    "Decrypt",
+                    self,
+                    "no private key is set; call RawRsa::with_private_key_pem",
+                )));
             };
-            // A key of another length is reported as any other failure, as the padding's is.
+            // A wrong length is reported in the same way as wrong padding, so that the error does not reveal which it was.
             let key = self.unwrap(private, &encrypted.ciphertext).ok().and_then(|key| SecretKey::try_from(key).ok());
             let key = key.filter(|key| key.len() == request.suite.data_key_len());
-            // RSA does not bind the context, so that is not why.
+            // Not `InvalidCiphertext`: RSA does not bind the context, so a wrong context cannot be the cause.
             let kind = ProviderErrorKind::IncorrectKey;
             Some(key.ok_or_else(|| ProviderError::new(kind, "Decrypt", self.to_string())))
         })
@@ -165,19 +186,19 @@ impl KeyProvider for RawRsa {
     }
 }
 
-/// A SubjectPublicKeyInfo in PEM.
+/// Parses a SubjectPublicKeyInfo in PEM.
 pub(super) fn public_key_of_pem(pem: &str) -> Result<PublicEncryptingKey, ConfigError> {
     const WHAT: &str = "RSA public key";
     let der = pem_contents(pem, "PUBLIC KEY", WHAT)?;
     PublicEncryptingKey::from_der(&der).map_err(|error| refused(WHAT, error))
 }
 
-/// What the PEM holds, if it has this label.
+/// Decodes PEM that must have the given label.
 fn pem_contents(pem: &str, label: &str, what: &'static str) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     let (found, der) = pem_rfc7468::decode_vec(pem.as_bytes()).map_err(|error| refused(what, error))?;
     let der = Zeroizing::new(der);
     if found != label {
-        let why = format!("it is PEM with the label {found:?}, not {label:?}; convert it with `openssl pkey`");
+        let why = format!("its PEM label is {found:?}, not {label:?}; convert it with `openssl pkey`");
         return Err(ConfigError::Pem { what, why });
     }
     Ok(der)
@@ -187,7 +208,7 @@ fn refused(what: &'static str, why: impl fmt::Display) -> ConfigError {
     ConfigError::Pem { what, why: why.to_string() }
 }
 
-/// `namespace/name`.
+/// Formats as `NAMESPACE/NAME`.
 impl fmt::Display for RawRsa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)

@@ -1,8 +1,8 @@
-//! Local keys in files: what a raw AES keyring of any AWS SDK is configured with, as JSON.
+//! Key files: local keys as JSON, with the fields that AWS's SDKs need to configure a raw AES keyring.
 //!
-//! `serde_json` never holds the key: it copies strings that have escapes into memory that nobody wipes, and its
-//! errors can quote what they are about. It is given the key's JSON text to pass through, and its errors are
-//! reported by their place only.
+//! `serde_json` must not decode the key. It copies strings that contain escapes into memory that is not zeroized, and its
+//! errors can quote the input. It therefore passes on the key's JSON text undecoded, and only the line and column of its
+//! errors are reported.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -21,7 +21,7 @@ use crate::{
     error::ConfigError,
 };
 
-/// The longest file that is read. One with the longest names and all their characters escaped takes less.
+/// The maximum length of a key file. The longest possible names are shorter, even with all characters escaped.
 const MAX_LEN: usize = 1 << 20;
 
 #[derive(Deserialize)]
@@ -29,7 +29,7 @@ const MAX_LEN: usize = 1 << 20;
 struct Fields<'a> {
     namespace: String,
     name: String,
-    /// The string as it is in the file: with its quotes and escapes.
+    /// The string as written in the file, with quotes and escapes.
     #[serde(borrow)]
     key: &'a RawValue,
 }
@@ -43,7 +43,7 @@ struct FieldsOut<'a> {
 
 /// Key files (feature `key-file`).
 impl RawAes {
-    /// Reads a key file: see [`from_json`](Self::from_json) for what is in it.
+    /// Reads a key file. [`from_json`](Self::from_json) describes the format.
     ///
     /// ```
     /// use kms_envelope::RawAes;
@@ -56,7 +56,7 @@ impl RawAes {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError::KeyFileIo`] where the file cannot be read, and those of [`from_json`](Self::from_json).
+    /// Returns [`ConfigError::KeyFileIo`] if the file cannot be read, and the errors of [`from_json`](Self::from_json).
     pub fn read_key_file(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = path.as_ref();
         let mut json = Zeroizing::new(vec![0; MAX_LEN + 1]);
@@ -64,13 +64,15 @@ impl RawAes {
             .and_then(|file| read_to_fill(file, &mut json))
             .map_err(|source| io_error(path, "read", source))?;
         if len > MAX_LEN {
-            return Err(no_key(format!("it has more than {MAX_LEN} bytes")));
+            return Err(no_key(format!("it is longer than {MAX_LEN} bytes")));
         }
         Self::from_json(&json[..len])
     }
 
-    /// The key in the JSON of a key file: an object of `namespace`, `name` and `key`, which is 16, 24 or 32 bytes in
-    /// base64. Nothing else may be in it. The JSON is the caller's to wipe.
+    /// Parses the JSON of a key file.
+    ///
+    /// It must be an object with the string fields `namespace`, `name` and `key`, and no others. `key` is the key of 16, 24
+    /// or 32 bytes, encoded in standard base64 with padding. The caller is responsible for zeroizing `json`.
     ///
     /// ```
     /// use kms_envelope::RawAes;
@@ -82,18 +84,20 @@ impl RawAes {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError::KeyFile`], which says what is wrong and never quotes anything of the JSON.
+    /// Returns [`ConfigError::KeyFile`] if the JSON is not a valid key file. The error never quotes the JSON.
     pub fn from_json(json: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         let json = json.as_ref();
-        // serde would take an array of the three as well.
+        // serde would also accept an array of the three values.
         if !json.trim_ascii_start().starts_with(b"{") {
             return Err(no_key("it is not a JSON object"));
         }
         let fields: Fields<'_> = serde_json::from_slice(json).map_err(|error| {
             let what = match error.classify() {
-                Category::Data => "not an object of \"namespace\", \"name\" and \"key\", each once, and nothing else",
-                Category::Eof => "the JSON ends too early",
-                Category::Syntax | Category::Io => "not JSON",
+                Category::Data => {
+                    "expected an object with \"namespace\", \"name\" and \"key\", each once, and no other fields"
+                }
+                Category::Eof => "the JSON is truncated",
+                Category::Syntax | Category::Io => "invalid JSON",
             };
             no_key(format!("line {}, column {}: {what}", error.line(), error.column()))
         })?;
@@ -101,11 +105,12 @@ impl RawAes {
             .map_err(|error| no_key(error.to_string()))
     }
 
-    /// Writes a key file that [`read_key_file`](Self::read_key_file) reads. It is on the disk when this returns, and
-    /// on Unix only its owner may read it. An existing file is never overwritten.
+    /// Writes the key to a new key file, for [`read_key_file`](Self::read_key_file). Never overwrites an existing file.
+    ///
+    /// On success, the file has been synced to disk. On Unix, only the owner of the file can read it.
     ///
     /// # Errors
-    /// [`ConfigError::KeyFileIo`]; nothing is left of a file that could not be written whole.
+    /// Returns [`ConfigError::KeyFileIo`] if the file exists or cannot be written. A partially written file is removed.
     pub fn write_key_file(&self, path: impl AsRef<Path>) -> Result<(), ConfigError> {
         let path = path.as_ref();
         self.write_new(path).map_err(|source| io_error(path, "written", source))
@@ -116,14 +121,14 @@ impl RawAes {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let json = self.to_json()?;
-        // A whole file gets the name, by a link, which never replaces another file. A process that dies before that
-        // leaves nothing under the name.
+        // A hard link gives the complete file its name and never replaces an existing file. If the process is killed
+        // before that, no partial file has the name.
         let temporary = temporary_beside(path)?;
         write_whole(&temporary, &json)?;
         let linked = fs::hard_link(&temporary, path);
         let _ = fs::remove_file(&temporary);
         match linked {
-            // A file system without links.
+            // The file system does not support hard links.
             Err(error) if matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported) => {
                 write_whole(path, &json)?;
             }
@@ -138,7 +143,8 @@ impl RawAes {
         let mut base64 = Zeroizing::new(vec![0; Base64::encoded_len(key)]);
         let key = Base64::encode(key, &mut base64).map_err(io::Error::other)?;
         let fields = FieldsOut { namespace: self.namespace(), name: self.name(), key };
-        // Room for every character of the names as \u0000: a buffer that grew would leave a copy behind.
+        // Enough for names whose characters are all escaped like \u0000: a buffer that grows leaves a copy of the key in
+        // freed memory.
         let capacity = 128 + 6 * (fields.namespace.len() + fields.name.len()) + key.len();
         let mut json = Zeroizing::new(Vec::with_capacity(capacity));
         serde_json::to_writer_pretty(&mut *json, &fields)?;
@@ -147,14 +153,14 @@ impl RawAes {
     }
 }
 
-/// Returns a new name in the folder of `path`.
+/// Returns the path of a new temporary file in the directory of `path`.
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     let mut random = [0; 8];
     Random::System.fill(&mut random).map_err(io::Error::other)?;
     Ok(path.with_file_name(format!(".kms-envelope-{:016x}.tmp", u64::from_be_bytes(random))))
 }
 
-/// Makes a file that only its owner can read, and that is on the disk when this returns.
+/// Creates a file that only its owner can read, and syncs it to disk.
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -177,7 +183,7 @@ fn no_key(why: impl Into<String>) -> ConfigError {
     ConfigError::KeyFile(why.into())
 }
 
-/// Reads until the end or until `out` is full, without a buffer that grows and leaves copies behind.
+/// Reads until the end or until `out` is full. Unlike `read_to_end`, it does not leave copies in freed memory.
 fn read_to_fill(mut file: File, out: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while len < out.len() {
@@ -191,9 +197,9 @@ fn read_to_fill(mut file: File, out: &mut [u8]) -> io::Result<usize> {
     Ok(len)
 }
 
-/// The key in a JSON string, quotes included.
+/// Decodes the key from a JSON string, including its quotes.
 fn decode_key(json: &str) -> Result<SecretKey, ConfigError> {
-    let not_base64 = || no_key("\"key\" is not a string of base64, in the standard alphabet with padding");
+    let not_base64 = || no_key("\"key\" is not a string in standard base64 with padding");
     let quoted = json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or_else(not_base64)?;
     let base64 = unescape(quoted).ok_or_else(not_base64)?;
     let mut bytes = Zeroizing::new(vec![0; base64.len()]);
@@ -201,7 +207,7 @@ fn decode_key(json: &str) -> Result<SecretKey, ConfigError> {
     SecretKey::try_from(key).map_err(|error| no_key(error.to_string()))
 }
 
-/// Undoes the escapes that base64 may have: some writers of JSON escape `/`, some `+` and `=`.
+/// Decodes the JSON escapes that can occur in base64: some JSON writers escape `/`, `+` or `=`.
 fn unescape(escaped: &str) -> Option<Zeroizing<Vec<u8>>> {
     let mut rest = escaped.as_bytes();
     let mut text = Zeroizing::new(Vec::with_capacity(rest.len()));
@@ -224,7 +230,7 @@ fn unescape(escaped: &str) -> Option<Zeroizing<Vec<u8>>> {
     Some(text)
 }
 
-/// Puts the file's name on the disk as well, where the system does that at all: a lost key is lost data.
+/// Syncs the directory entry to disk, on systems that support it: losing the key means losing the data.
 fn sync_parent(path: &Path) {
     #[cfg(unix)]
     {
@@ -246,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_comes_back_from_its_file_whatever_its_names_and_length() {
+    fn a_key_file_round_trips_any_names_and_key_lengths() {
         let folder = tempfile::tempdir().unwrap();
         for (index, len) in [16, 24, 32].into_iter().enumerate() {
             let path = folder.path().join(index.to_string());
@@ -260,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_names_of_escaped_characters_fit_the_buffer() {
+    fn the_longest_escaped_names_fit_the_buffer() {
         let key = RawAes::generate("\u{1}".repeat(65_535), "\u{1}".repeat(65_515)).unwrap();
         let json = key.to_json().unwrap();
         assert!(json.capacity() >= 6 * (65_535 + 65_515) && json.capacity() < 6 * (65_535 + 65_515) + 200);
@@ -268,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_file_leaves_nothing_beside_it() {
+    fn writing_a_key_file_leaves_no_other_files() {
         let folder = tempfile::tempdir().unwrap();
         let names = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
         let key = RawAes::generate("namespace", "name").unwrap();
@@ -284,10 +290,10 @@ mod tests {
     fn an_existing_file_is_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
-        fs::write(&path, "mine").unwrap();
+        fs::write(&path, "other").unwrap();
         let error = RawAes::generate("a", "b").unwrap().write_key_file(&path).unwrap_err();
         assert!(matches!(error, ConfigError::KeyFileIo { action: "written", .. }), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), b"mine");
+        assert_eq!(fs::read(&path).unwrap(), b"other");
     }
 
     #[cfg(unix)]
@@ -308,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_no_key_is_refused() {
+    fn invalid_key_files_are_refused() {
         let long = "A".repeat(44);
         for json in [
             "".to_owned(),
@@ -335,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_says_where_and_never_quotes_the_key() {
+    fn an_error_reports_the_position_and_never_quotes_the_key() {
         let secret = "U0VDUkVUU0VDUkVUU0VDUg";
         for json in [
             format!(r#"{{"namespace": "n", "name": "k", "{secret}": "x"}}"#),
@@ -346,16 +352,16 @@ mod tests {
             assert!(!message(&json).contains("U0VD"), "{}", message(&json));
         }
         let text = message("{\"namespace\": \"n\",\n \"key\": x}");
-        assert_eq!(text, "the key file does not hold a key: line 2, column 9: not JSON");
+        assert_eq!(text, "the key file does not hold a key: line 2, column 9: invalid JSON");
     }
 
     #[test]
-    fn a_file_that_is_not_there_or_too_long_is_refused() {
+    fn a_missing_or_too_long_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         assert!(matches!(RawAes::read_key_file(&path), Err(ConfigError::KeyFileIo { action: "read", .. })));
         fs::write(&path, " ".repeat(MAX_LEN + 1)).unwrap();
-        assert!(RawAes::read_key_file(&path).unwrap_err().to_string().contains("more than"));
+        assert!(RawAes::read_key_file(&path).unwrap_err().to_string().contains("longer than"));
         assert!(matches!(RawAes::read_key_file(folder.path()), Err(ConfigError::KeyFileIo { .. })));
     }
 }
