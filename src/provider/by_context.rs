@@ -1,4 +1,4 @@
-//! A key provider for each value of the encryption context: a key for each tenant.
+//! Selects a key provider by values of the encryption context, such as a key for each tenant.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -22,23 +22,16 @@ use super::{
 };
 use crate::{context::EncryptionContext, error::ConfigError, message::EncryptedDataKey};
 
-/// What the choice of a key is called in errors.
+/// The operation that errors report when the selection fails.
 const OPERATION: &str = "ChooseKey";
 
-/// How many providers are kept, unless set.
+/// The default number of cached providers.
 const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
-/// A key provider that is chosen by pairs of the encryption context, such as a KMS key for each tenant.
+/// Selects a key provider by pairs of the encryption context, such as a KMS key for each tenant.
 ///
-/// A function of yours receives the values of the names that you list, in that order, and returns the provider for them.
-/// It can be asynchronous and can fail with any error. A provider that it returned is kept and serves all further
-/// requests with these values, until [1,000](Self::with_capacity) others have been used since or [`clear`](Self::clear)
-/// is called. Requests that need the same provider at the same time share one call. A call that fails or panics fails
-/// for all of them and is not kept: the next request calls the function again. A [`ProviderError`] is passed on as it
-/// is, also out of a `ResolveError`, so it can say that a retry makes sense. A context without one of the names is
-/// refused.
-///
-/// The function has no deadline of its own and must limit the time of what it calls, as [`AwsKms`](crate::AwsKms) does.
+/// You pass the names of the pairs and an asynchronous function. The function receives the values of these pairs, in the
+/// order of the names, and returns the key provider for them.
 ///
 #[cfg_attr(feature = "aws-kms", doc = "```no_run")]
 #[cfg_attr(not(feature = "aws-kms"), doc = "```ignore")]
@@ -51,29 +44,45 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// let envelope = Envelope::new(keys);
 ///
 /// let acme = EncryptionContext::from([("tenant", "acme")]);
-/// let sealed = envelope.seal(b"attack at dawn", &acme).await?; // under alias/tenants/acme
-/// let opened = envelope.open(&sealed, &acme).await?; // a message of another tenant is refused
+/// let sealed = envelope.seal(b"attack at dawn", &acme).await?; // with alias/tenants/acme
+/// let opened = envelope.open(&sealed, &acme).await?; // fails if the message belongs to another tenant
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// # Opening messages of strangers
-/// On opening, the function receives the values that the **message** stores. Until its header has been verified with the
-/// data key, these are the choice of whoever wrote the message, and the message may really be another tenant's. So:
+/// # Cached providers
+/// The providers that were returned last are cached, by default up to [1,000](Self::with_capacity). The function is called
+/// only for values that have no cached provider. Concurrent requests for the same values share one call.
 ///
-/// - Expect the pair: give the tenant that the caller acts for in the context of [`open`](crate::Envelope::open), as
-///   above. A message that stores another value, or none, is refused before the function is called. With an empty
-///   context, any tenant's message opens with that tenant's key.
-/// - Or do not store it: with [`EnvelopeBuilder::required_context`](crate::EnvelopeBuilder::required_context), every
-///   caller must give the pair, and the function never sees a value from a message.
-/// - Do not let the function create keys, or use a value in a path or a query unchecked.
+/// If the function fails or panics, all requests that share the call fail. The failure is not cached: the next request
+/// calls the function again.
+///
+/// # Errors of the function
+/// The function can return any error. A [`ProviderError`] is passed on unchanged, also if it is inside a `ResolveError`, so
+/// that its kind and [`is_retryable`](ProviderError::is_retryable) stay correct. A context that lacks one of the names is
+/// refused without a call.
+///
+/// The function is not bound by the request's deadline. It must limit the time of its own calls;
+/// [`AwsKms::resolve`](crate::AwsKms::resolve) does.
+///
+/// # Opening untrusted messages
+/// When a message is opened, the function receives the values that the **message** stores. Whoever wrote the message chose
+/// these values. They are not authenticated until the header has been verified with the data key, and they can name a
+/// different tenant. Therefore:
+///
+/// - Pass the tenant that you expect in the context of [`open`](crate::Envelope::open), as in the example. A message with a
+///   different value, or without the pair, is refused before the function is called. With an empty context, `open` opens a
+///   message of any tenant, with that tenant's key.
+/// - Or do not store the pair. With [`EnvelopeBuilder::required_context`](crate::EnvelopeBuilder::required_context), every
+///   caller of `open` must pass the pair, and the function never receives a value from a message.
+/// - Do not create keys in the function, and do not use a value in a path or query without validating it.
 pub struct ByContext<const N: usize> {
     names: [String; N],
     choose: Box<dyn Fn([String; N]) -> Choice + Send + Sync>,
     state: Mutex<State<N>>,
 }
 
-/// While the lock is held, no provider or call is dropped, and no code of the caller runs.
+/// While the lock is held, no provider or call is dropped and none of the caller's code runs.
 struct State<const N: usize> {
     kept: LruCache<[String; N], Arc<dyn KeyProvider>, RandomState>,
     calls: HashMap<[String; N], Call>,
@@ -82,21 +91,21 @@ struct State<const N: usize> {
 /// A call in progress.
 struct Call {
     choice: Shared<Choice>,
-    /// The number of shares. The call leaves the map with its last share at the latest.
+    /// The number of shares. The call is removed from the map with its last share at the latest.
     shares: usize,
 }
 
-/// A request's share in a call.
+/// A request's share of a call in progress.
 struct Share<'a, const N: usize> {
     keys: &'a ByContext<N>,
     values: [String; N],
     choice: Shared<Choice>,
 }
 
-/// Calls the caller's function when it is polled, and does not panic.
+/// A future that calls the caller's function when polled, and catches its panics.
 type Choice = Pin<Box<dyn Future<Output = Result<Arc<dyn KeyProvider>, ProviderError>> + Send>>;
 
-/// The error of a choice that failed with this one.
+/// Returns the error to report when the caller's function returned `error`.
 fn not_chosen(pairs: &str, error: Box<dyn Error + Send + Sync>) -> ProviderError {
     let error = match error.downcast::<ProviderError>() {
         Ok(error) => return *error,
@@ -112,16 +121,17 @@ fn not_chosen(pairs: &str, error: Box<dyn Error + Send + Sync>) -> ProviderError
     ProviderError::new(kind, OPERATION, pairs).with_source(error)
 }
 
-/// The error of a choice that panicked.
+/// Returns the error to report when the caller's function panicked.
 fn panicked(pairs: String) -> ProviderError {
     ProviderError::new(ProviderErrorKind::Other, OPERATION, pairs)
-        .with_detail("the function that chooses the provider panicked; fix it")
+        .with_detail("the function passed to ByContext::new panicked")
 }
 
 impl<const N: usize> ByContext<N> {
-    /// Chooses providers by the values of these names, with this function. See [`ByContext`] for an example.
+    /// Creates a provider that calls `choose` with the values of the pairs `names`, in that order.
     ///
-    /// Name as few pairs as the choice depends on: each combination of values has a provider of its own.
+    /// List only the names that the selection depends on: each combination of values has its own provider. See
+    /// [`ByContext`] for an example.
     pub fn new<S, F, R, P, E>(names: [S; N], choose: F) -> Self
     where
         S: Into<String>,
@@ -148,15 +158,18 @@ impl<const N: usize> ByContext<N> {
         Self { names, choose: Box::new(choose), state: Mutex::new(State::empty(DEFAULT_CAPACITY)) }
     }
 
-    /// Sets how many providers are kept at most: those used last. Default: 1,000. At least one is.
+    /// Sets the maximum number of cached providers. Default: 1,000. Minimum: 1. When the cache is full, the least recently
+    /// used provider is removed.
     #[must_use]
     pub fn with_capacity(self, providers: usize) -> Self {
         self.lock().kept.resize(NonZeroUsize::new(providers).unwrap_or(NonZeroUsize::MIN));
         self
     }
 
-    /// Forgets all providers, so that the function is called again for the next request with each value: for when a
-    /// tenant's key has changed. Calls in progress go on for those who wait for them.
+    /// Removes all cached providers, so that the next request calls the function again. Use it when a tenant's key has
+    /// changed.
+    ///
+    /// Calls in progress continue for the requests that wait for them, but their providers are not cached.
     pub fn clear(&self) {
         let mut state = self.lock();
         let capacity = state.kept.cap();
@@ -165,7 +178,7 @@ impl<const N: usize> ByContext<N> {
         drop(forgotten);
     }
 
-    /// Returns the provider for this context.
+    /// Returns the provider for a context.
     async fn choose(&self, context: &EncryptionContext) -> Result<Arc<dyn KeyProvider>, ProviderError> {
         match self.look_up(self.values(context)?) {
             Ok(provider) => Ok(provider),
@@ -175,7 +188,7 @@ impl<const N: usize> ByContext<N> {
 
     fn values(&self, context: &EncryptionContext) -> Result<[String; N], ProviderError> {
         if let Some(name) = self.names.iter().find(|name| context.get(name).is_none()) {
-            let why = format!("the encryption context has no {name:?}, by which the key is chosen");
+            let why = format!("the encryption context has no {name:?} pair, which selects the key");
             return Err(
                 ProviderError::new(ProviderErrorKind::Unsupported, OPERATION, self.to_string()).with_detail(why)
             );
@@ -183,7 +196,7 @@ impl<const N: usize> ByContext<N> {
         Ok(self.names.each_ref().map(|name| context.get(name).unwrap_or_default().to_owned()))
     }
 
-    /// Returns the provider that is kept, or else a share in the call to wait for.
+    /// Returns the cached provider, or a share of the call to wait for.
     fn look_up(&self, values: [String; N]) -> Result<Arc<dyn KeyProvider>, Share<'_, N>> {
         let mut state = self.lock();
         if let Some(provider) = state.kept.get(&values) {
@@ -197,14 +210,14 @@ impl<const N: usize> ByContext<N> {
         Err(Share { keys: self, values, choice: call.choice.clone() })
     }
 
-    /// The state is consistent at any time, so a panic elsewhere does not matter.
+    /// Ignores poisoning: the state is consistent whenever the lock is released, even by a panic.
     fn lock(&self) -> MutexGuard<'_, State<N>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<const N: usize> State<N> {
-    /// With memory for what will be there only, whatever the capacity.
+    /// Creates a state that allocates memory for actual entries only, regardless of the capacity.
     fn empty(capacity: NonZeroUsize) -> Self {
         let mut kept = LruCache::unbounded_with_hasher(RandomState::new());
         kept.resize(capacity);
@@ -212,8 +225,8 @@ impl<const N: usize> State<N> {
     }
 }
 
-/// The first share that is dropped after the end of the call keeps its provider, unless [`ByContext::clear`] came in
-/// between. The last share that is dropped before the end cancels the call.
+/// The first share that is dropped after the call has completed caches the provider, unless [`ByContext::clear`] was called
+/// in the meantime. If all shares are dropped before the call completes, dropping the last one cancels the call.
 impl<const N: usize> Drop for Share<'_, N> {
     fn drop(&mut self) {
         let mut state = self.keys.lock();
@@ -252,13 +265,13 @@ impl<const N: usize> KeyProvider for ByContext<N> {
         self.choose(request.context).await?.decrypt_data_key(request).await
     }
 
-    /// That depends on the context.
+    /// Returns `true`: the answer depends on the context, which is not known here.
     fn may_decrypt(&self, _: &EncryptedDataKey) -> bool {
         true
     }
 }
 
-/// `by-context/name,name`.
+/// Formats as `by-context/NAME,NAME`.
 impl<const N: usize> fmt::Display for ByContext<N> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "by-context/{}", self.names.join(","))

@@ -1,24 +1,24 @@
-//! How much time the requests for one message have.
+//! The deadline for the requests that one message needs.
 
 use std::time::{Duration, Instant};
 
-/// How long all requests for a message may take together, unless somebody says otherwise.
+/// The default time limit for all requests for one message together.
 pub(crate) const DEFAULT_KEY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The point in time that is so far from now. Where the clock does not go so far, it is a century from now.
+/// Returns the time `timeout` from now, or a century from now if the clock cannot represent that.
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let now = Instant::now();
     now.checked_add(timeout).or_else(|| now.checked_add(CENTURY)).unwrap_or(now)
 }
 
-/// The deadline of the requests for a message, which a caller of a provider may not have given.
+/// Returns the deadline of a request, or the default deadline if the caller of the provider has set none.
 pub(super) fn deadline_or_default(given: Option<Instant>) -> Instant {
     given.unwrap_or_else(|| deadline_after(DEFAULT_KEY_TIMEOUT))
 }
 
-/// The deadline of one of several tries that are made in order: it has half of the time that is left, so that a silent
-/// one leaves time for those after it however many they are. The last one has all of it.
+/// Returns the deadline for one of several consecutive attempts: half of the remaining time, or all of it for the last
+/// attempt. An attempt that gets no answer therefore leaves time for the next ones, regardless of their number.
 pub(super) fn share(deadline: Instant, is_last: bool) -> Instant {
     let left = deadline.saturating_duration_since(Instant::now());
     if is_last { deadline } else { deadline.checked_sub(left / 2).unwrap_or(deadline) }

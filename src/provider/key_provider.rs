@@ -1,4 +1,4 @@
-//! The trait in front of every key service.
+//! The trait that key providers implement.
 
 use std::{fmt, sync::Arc};
 
@@ -10,15 +10,16 @@ use super::{
 };
 use crate::message::EncryptedDataKey;
 
-/// Makes data keys and decrypts them again: AWS KMS, a local key, a mock in a test, or your own.
+/// Generates, encrypts and decrypts data keys.
 ///
-/// [`AwsKms`](crate::AwsKms) stands in front of AWS KMS, [`RawAes`](crate::RawAes) needs no service, nor do `RawRsa`, `RawEcdh` and
-/// `StaticBranchKey` (features `rsa`, `ecdh` and `branch-key`). [`MultiProvider`](super::MultiProvider) is several of them. `MockKeyProvider`,
-/// `MemoryKey` and `ScriptedProvider` (feature `mock`) are for unit tests.
+/// [`AwsKms`](crate::AwsKms) uses AWS KMS, and [`RawAes`](crate::RawAes) a key in memory. The [`provider`](super) module
+/// lists all key providers of this crate. For unit tests, use `MockKeyProvider`, `MemoryKey` or `ScriptedProvider` (feature
+/// `mock`).
 ///
 /// # Implementing
-/// A provider that encrypts data keys needs two methods. Annotate the implementation with
-/// [`async_trait`](https://docs.rs/async-trait).
+/// A provider needs two methods: [`encrypt_data_key`](Self::encrypt_data_key) and
+/// [`decrypt_data_key`](Self::decrypt_data_key). Annotate the implementation with
+/// [`#[async_trait]`](https://docs.rs/async-trait).
 ///
 /// ```no_run
 /// use std::fmt;
@@ -80,7 +81,7 @@ use crate::message::EncryptedDataKey;
 ///     }
 /// }
 ///
-/// /// What errors and opened messages call the key.
+/// /// The key's name in errors and in opened messages.
 /// impl fmt::Display for Hsm {
 ///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 ///         write!(f, "hsm/{}", self.key)
@@ -90,18 +91,23 @@ use crate::message::EncryptedDataKey;
 /// let envelope = Envelope::new(Hsm { client: Client, key: "invoices".into() });
 /// ```
 ///
-/// - Bind each encrypted data key to the encryption context, so that decrypting fails with any other. With a provider that
-///   cannot, such as `RawRsa`, only the message's header authenticates the context.
-/// - Return a data key only for the encrypted data key that was decrypted to it.
-/// - Respect the deadline that all requests for one message share and carry: start no call to a service after it, and stop
-///   one that is running. The envelope does not stop a provider.
-/// - Take randomness from the request, so that an envelope with a generator of its own is repeatable.
-/// - Test it with `testing::Conformance` (feature `mock`), which checks these and more.
+/// A provider should follow these rules:
+///
+/// - Bind each encrypted data key to the encryption context, so that it does not decrypt with a different context. If a
+///   provider cannot do this (such as `RawRsa`), only the message's header authenticates the context.
+/// - Return the index of the encrypted data key that the returned data key was decrypted from.
+/// - Enforce the request's deadline, which all requests for one message share. After the deadline, do not start calls to
+///   the key service, and cancel calls in progress. The envelope does not cancel the provider.
+/// - Take random bytes from the request, so that tests that set
+///   [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng) are reproducible.
+///
+/// `testing::Conformance` (feature `mock`) tests a provider against these rules and others.
 ///
 /// # Wrapping another provider
-/// Forward every method, and pass a request on as it is or as a changed copy (`let mut changed = *request;`). A new one has
-/// no deadline, the default backend and randomness, and none of what other providers have learnt about the message.
-/// `#[deny(clippy::missing_trait_methods)]` finds a method that is not forwarded.
+/// Forward every method. Pass on the request itself, or a modified copy of it (`let mut modified = *request;`). Do not
+/// construct a new request: it would have no deadline, the default backend and randomness, and no record of the calls that
+/// other providers have made for the message. `#[deny(clippy::missing_trait_methods)]` reports methods that are not
+/// forwarded.
 ///
 /// ```
 /// use std::fmt;
@@ -111,14 +117,14 @@ use crate::message::EncryptedDataKey;
 ///     provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey},
 /// };
 ///
-/// /// Says on stderr what the provider inside is asked for.
+/// /// Logs each call to the inner provider on standard error.
 /// #[derive(Debug)]
 /// struct Logged<P>(P);
 ///
 /// #[async_trait]
 /// impl<P: KeyProvider> KeyProvider for Logged<P> {
 ///     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-///         eprintln!("a new data key for {:?}", request.context);
+///         eprintln!("generating a data key for {:?}", request.context);
 ///         self.0.generate_data_key(request).await
 ///     }
 ///
@@ -126,7 +132,7 @@ use crate::message::EncryptedDataKey;
 ///         &self,
 ///         request: &EncryptDataKeyRequest<'_>,
 ///     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-///         eprintln!("another encrypted form of a data key for {:?}", request.context);
+///         eprintln!("encrypting a data key for {:?}", request.context);
 ///         self.0.encrypt_data_key(request).await
 ///     }
 ///
@@ -134,7 +140,7 @@ use crate::message::EncryptedDataKey;
 ///         &self,
 ///         request: &DecryptDataKeyRequest<'_>,
 ///     ) -> Result<DecryptedDataKey, ProviderError> {
-///         eprintln!("one of {:?}", request.encrypted_data_keys);
+///         eprintln!("decrypting one of {:?}", request.encrypted_data_keys);
 ///         self.0.decrypt_data_key(request).await
 ///     }
 ///
@@ -154,47 +160,57 @@ use crate::message::EncryptedDataKey;
 /// ```
 #[async_trait]
 pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
-    /// Returns a fresh random data key of the suite's [length](crate::AlgorithmSuite::data_key_len), and its encrypted
-    /// form: one or more. KMS: GenerateDataKey.
+    /// Generates a data key of the [length](crate::AlgorithmSuite::data_key_len) that the suite needs, and returns it with
+    /// its encrypted data keys, of which there is at least one.
     ///
-    /// By default, it [generates](SecretKey::generate) a key from the request's randomness and gives it to
+    /// [`AwsKms`](crate::AwsKms) calls `GenerateDataKey`. The default implementation
+    /// [generates](SecretKey::generate) the key from the request's randomness and encrypts it with
     /// [`encrypt_data_key`](Self::encrypt_data_key).
     ///
     /// # Errors
-    /// A [`ProviderError`] that says why there is none.
+    /// Returns a [`ProviderError`] if the data key cannot be generated or encrypted.
     async fn generate_data_key(&self, request: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
         let plaintext = SecretKey::generate(request.suite, request.randomness)?;
         let encrypted = self.encrypt_data_key(&request.to_encrypt(&plaintext)).await?;
         Ok(GeneratedDataKey::new(plaintext, encrypted))
     }
 
-    /// The encrypted form, one or more, of a data key that exists already. KMS: Encrypt.
+    /// Encrypts an existing data key, and returns at least one encrypted data key.
+    ///
+    /// [`AwsKms`](crate::AwsKms) calls `Encrypt`.
     ///
     /// # Errors
-    /// A [`ProviderError`] that says why there is none.
+    /// Returns a [`ProviderError`] if the data key cannot be encrypted.
     async fn encrypt_data_key(
         &self,
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError>;
 
-    /// The data key behind the first of the encrypted data keys that this provider can decrypt. KMS: Decrypt.
+    /// Decrypts the first of the request's encrypted data keys that this provider can decrypt.
+    ///
+    /// [`AwsKms`](crate::AwsKms) calls `Decrypt`.
+    /// [`first_decrypted`](DecryptDataKeyRequest::first_decrypted) implements the loop for other providers.
     ///
     /// # Errors
-    /// A [`ProviderError`] of the kind [`NoMatchingKey`](super::ProviderErrorKind::NoMatchingKey) where none is this
-    /// provider's, [`NoneDecrypted`](super::ProviderErrorKind::NoneDecrypted) where those that are do not decrypt.
+    /// Returns a [`ProviderError`] of the kind [`NoMatchingKey`](super::ProviderErrorKind::NoMatchingKey) if none of the
+    /// encrypted data keys belongs to this provider, or of the kind
+    /// [`NoneDecrypted`](super::ProviderErrorKind::NoneDecrypted) if some do, but none of them could be decrypted.
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError>;
 
-    /// Returns false if it is certain, without asking a service, that this provider cannot decrypt the encrypted data
-    /// key: it names another provider or another key. Default: true.
+    /// Returns `false` if this provider certainly cannot decrypt the encrypted data key, because that names another provider
+    /// or key.
     ///
-    /// A [`MultiProvider`](super::MultiProvider) shares the time for a message among the providers that may decrypt it.
+    /// The answer must not require a call to a key service. The default implementation returns `true`.
+    ///
+    /// [`MultiProvider`](super::MultiProvider) skips a provider that can decrypt none of a message's encrypted data keys, so
+    /// that it takes no share of the time limit.
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         let _ = encrypted;
         true
     }
 }
 
-/// A provider behind a pointer is one.
+/// Implements `KeyProvider` for a pointer to a provider.
 macro_rules! pointer {
     ($pointer:ident) => {
         #[async_trait]

@@ -11,12 +11,16 @@ use super::{
 };
 use crate::message::EncryptedDataKey;
 
-/// Several key providers: each can open what was sealed under all of them.
+/// Seals messages under several key providers, any one of which can open them.
 ///
-/// On sealing, the first, the generator, makes the data key, and the others encrypt it too, all at the same time. Where
-/// one fails, nothing is sealed; where several do, the error is that of the first among them in order. On opening, those
-/// that [may decrypt](KeyProvider::may_decrypt) one of the message's encrypted data keys are asked in order, and the first
-/// that can does. Each of them but the last gets half of the time that is left until the request's deadline.
+/// To seal, the first provider (the generator) generates the data key. The others then encrypt the same data key, all at
+/// the same time. All providers must succeed. If several fail, the error is that of the first one in order.
+///
+/// To open, the providers are called in order until one decrypts the data key. Providers that certainly cannot decrypt
+/// any of the message's encrypted data keys ([`may_decrypt`](KeyProvider::may_decrypt) returns `false`) are skipped. Each
+/// provider except the last gets half of the time that remains until the request's deadline.
+///
+/// `MultiProvider` corresponds to the multi-keyring of AWS's SDKs.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, RawAes, provider::MultiProvider};
@@ -33,17 +37,19 @@ use crate::message::EncryptedDataKey;
 /// ```
 #[derive(Debug)]
 pub struct MultiProvider<P = Box<dyn KeyProvider>> {
-    /// The generator is the first.
+    /// The generator comes first. Never empty.
     pub(super) providers: Vec<P>,
 }
 
 impl MultiProvider {
-    /// The provider that makes data keys, and is asked first on opening.
+    /// Creates a provider from the generator: the one that generates data keys, and the first to be called when a message
+    /// is opened.
     pub fn new(generator: impl KeyProvider + 'static) -> Self {
         Self { providers: vec![Box::new(generator)] }
     }
 
-    /// Another provider that encrypts each data key, and is asked after those before it on opening.
+    /// Adds a provider that also encrypts each data key. When a message is opened, providers are called in the order in which
+    /// they were added.
     #[must_use]
     pub fn with(mut self, child: impl KeyProvider + 'static) -> Self {
         self.providers.push(Box::new(child));
@@ -86,7 +92,7 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
             let request = request.with_deadline(share(deadline, providers.peek().is_none()));
             match provider.decrypt_data_key(&request).await {
                 Ok(data_key) => return Ok(data_key),
-                // It has tried none.
+                // None of the encrypted data keys is this provider's, so it attempted nothing.
                 Err(error) if error.kind() == ProviderErrorKind::NoMatchingKey => {}
                 Err(error) => attempts.push(error),
             }
@@ -99,7 +105,7 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
     }
 }
 
-/// The providers, in order.
+/// Formats the providers in order, separated by commas.
 impl<P: fmt::Display> fmt::Display for MultiProvider<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let providers: Vec<_> = self.providers.iter().map(P::to_string).collect();
@@ -107,8 +113,8 @@ impl<P: fmt::Display> fmt::Display for MultiProvider<P> {
     }
 }
 
-/// What all of these make of a data key, in their order. All are asked at the same time and all are waited for, so that
-/// the error does not depend on which of them is faster.
+/// Encrypts a data key with all providers concurrently, and returns the results in the providers' order. It waits for all
+/// providers, so that the reported error does not depend on their speed.
 async fn encrypt_with_all<P: KeyProvider>(
     providers: &[P],
     request: &EncryptDataKeyRequest<'_>,
@@ -121,7 +127,7 @@ async fn encrypt_with_all<P: KeyProvider>(
     Ok(encrypted.into_iter().flatten().collect())
 }
 
-/// A provider that made nothing could not open the message, which would be found out when it is needed.
+/// Refuses an empty result: the provider could not open the message, which would be noticed only when it has to.
 fn check_not_empty<P: KeyProvider>(
     provider: &P,
     operation: &'static str,

@@ -1,4 +1,4 @@
-//! What key providers are asked for, and what they answer.
+//! The requests to key providers, and their results.
 
 use std::{fmt, time::Instant};
 
@@ -11,19 +11,44 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// What [`KeyProvider::generate_data_key`](crate::KeyProvider::generate_data_key) is given.
+/// A request to generate a data key: the argument of
+/// [`KeyProvider::generate_data_key`](crate::KeyProvider::generate_data_key).
+///
+/// The envelope creates requests. To call a key provider yourself, such as in its tests, create one with `new`:
+///
+/// ```
+/// use kms_envelope::{
+///     AlgorithmSuite, EncryptionContext, KeyProvider, RawAes,
+///     provider::{DecryptDataKeyRequest, GenerateDataKeyRequest},
+/// };
+///
+/// # pollster::block_on(async {
+/// let provider = RawAes::generate("my-service", "2026-11")?;
+/// let suite = AlgorithmSuite::Aes256GcmHkdfSha512Commit;
+/// let context = EncryptionContext::from([("tenant", "acme")]);
+///
+/// let generated = provider.generate_data_key(&GenerateDataKeyRequest::new(suite, &context)).await?;
+/// let request = DecryptDataKeyRequest::new(suite, &context, &generated.encrypted_data_keys);
+/// let decrypted = provider.decrypt_data_key(&request).await?;
+///
+/// assert_eq!(decrypted.plaintext.expose(), generated.plaintext.expose());
+/// assert_eq!((decrypted.index, &*decrypted.key_id), (0, "my-service/2026-11"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct GenerateDataKeyRequest<'a> {
-    /// The suite that the key is for: it gives the key's length.
+    /// The message's algorithm suite, which determines the data key's length.
     pub suite: AlgorithmSuite,
-    /// The whole encryption context. A provider should bind the key to it.
+    /// The complete encryption context. Providers should bind the encrypted data key to it.
     pub context: &'a EncryptionContext,
-    /// When all requests for the message must be over. Without it, the providers for AWS KMS take 10 seconds at most.
+    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit of 10
+    /// seconds.
     pub deadline: Option<Instant>,
-    /// The implementation of cryptography that the envelope uses. Providers that do cryptography should use it too.
+    /// The envelope's cryptographic backend. Providers that do cryptography in this process should use it.
     pub backend: Backend,
-    /// The envelope's source of random bytes. Providers should take data keys and IVs from it.
+    /// The envelope's source of random bytes. Providers should use it to generate data keys and IVs.
     pub randomness: Randomness<'a>,
 }
 
@@ -40,40 +65,42 @@ impl<'a> GenerateDataKeyRequest<'a> {
         Self { deadline: Some(deadline), ..self }
     }
 
-    /// Sets the [`backend`](Self::backend). Default: the fastest that is compiled in.
+    /// Sets the [`backend`](Self::backend). Default: AWS-LC with the feature `aws-lc`, otherwise RustCrypto.
     #[must_use]
     pub fn with_backend(self, backend: Backend) -> Self {
         Self { backend, ..self }
     }
 
-    /// Sets the [`randomness`](Self::randomness). Default: the operating system's.
+    /// Sets the [`randomness`](Self::randomness). Default: the operating system's generator.
     #[must_use]
     pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
         Self { randomness, ..self }
     }
 
-    /// Returns the request to encrypt a data key that was generated for this request. Everything else is carried over.
+    /// Returns a request to encrypt `data_key`, which was generated for this request. All other fields are copied.
     pub fn to_encrypt(&self, data_key: &'a SecretKey) -> EncryptDataKeyRequest<'a> {
         let Self { suite, context, deadline, backend, randomness } = *self;
         EncryptDataKeyRequest { suite, context, data_key, deadline, backend, randomness }
     }
 }
 
-/// What [`KeyProvider::encrypt_data_key`](crate::KeyProvider::encrypt_data_key) is given.
+/// A request to encrypt a data key: the argument of
+/// [`KeyProvider::encrypt_data_key`](crate::KeyProvider::encrypt_data_key).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct EncryptDataKeyRequest<'a> {
-    /// The suite that the key is for.
+    /// The message's algorithm suite.
     pub suite: AlgorithmSuite,
-    /// The whole encryption context. A provider should bind the key to it.
+    /// The complete encryption context. Providers should bind the encrypted data key to it.
     pub context: &'a EncryptionContext,
-    /// The data key.
+    /// The data key to encrypt.
     pub data_key: &'a SecretKey,
-    /// When all requests for the message must be over. Without it, the providers for AWS KMS take 10 seconds at most.
+    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit of 10
+    /// seconds.
     pub deadline: Option<Instant>,
-    /// The implementation of cryptography that the envelope uses. Providers that do cryptography should use it too.
+    /// The envelope's cryptographic backend. Providers that do cryptography in this process should use it.
     pub backend: Backend,
-    /// The envelope's source of random bytes. Providers should take data keys and IVs from it.
+    /// The envelope's source of random bytes. Providers should use it to generate data keys and IVs.
     pub randomness: Randomness<'a>,
 }
 
@@ -90,44 +117,47 @@ impl<'a> EncryptDataKeyRequest<'a> {
         Self { deadline: Some(deadline), ..self }
     }
 
-    /// Sets the [`backend`](Self::backend). Default: the fastest that is compiled in.
+    /// Sets the [`backend`](Self::backend). Default: AWS-LC with the feature `aws-lc`, otherwise RustCrypto.
     #[must_use]
     pub fn with_backend(self, backend: Backend) -> Self {
         Self { backend, ..self }
     }
 
-    /// Sets the [`randomness`](Self::randomness). Default: the operating system's.
+    /// Sets the [`randomness`](Self::randomness). Default: the operating system's generator.
     #[must_use]
     pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
         Self { randomness, ..self }
     }
 }
 
-/// What [`KeyProvider::decrypt_data_key`](crate::KeyProvider::decrypt_data_key) is given.
+/// A request to decrypt one of a message's encrypted data keys: the argument of
+/// [`KeyProvider::decrypt_data_key`](crate::KeyProvider::decrypt_data_key).
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct DecryptDataKeyRequest<'a> {
-    /// The suite that the key is for: it gives the key's length.
+    /// The message's algorithm suite, which determines the data key's length.
     pub suite: AlgorithmSuite,
-    /// The whole encryption context, as it was given when the key was encrypted.
+    /// The complete encryption context. It must equal the context that the data key was encrypted with.
     pub context: &'a EncryptionContext,
-    /// The message's encrypted data keys, in order. Some may be other providers'.
+    /// The message's encrypted data keys, in order. Some may belong to other providers.
     pub encrypted_data_keys: &'a [EncryptedDataKey],
-    /// When all requests for the message must be over. Without it, the providers for AWS KMS take 10 seconds at most.
+    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit of 10
+    /// seconds.
     pub deadline: Option<Instant>,
-    /// See [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
+    /// The limit on encrypted data keys that providers for AWS KMS try for one KMS key: see
+    /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
     pub tries_per_kms_key: u16,
-    /// The implementation of cryptography that the envelope uses. Providers that do cryptography should use it too.
+    /// The envelope's cryptographic backend. Providers that do cryptography in this process should use it.
     pub backend: Backend,
     /// The envelope's source of random bytes.
     pub randomness: Randomness<'a>,
-    /// The outcomes of earlier requests to KMS for the same message, by providers that were asked before this one.
+    /// The outcomes of earlier KMS requests for the same message, which other providers sent.
     #[cfg(feature = "aws-kms")]
     pub(super) learnt: Option<&'a super::aws_kms::Learnt<'a>>,
 }
 
 impl<'a> DecryptDataKeyRequest<'a> {
-    /// Creates a request without a deadline, with the default limit on tries, backend and randomness.
+    /// Creates a request with the default limit on tries, backend and randomness, and without a deadline.
     pub fn new(
         suite: AlgorithmSuite,
         context: &'a EncryptionContext,
@@ -152,33 +182,35 @@ impl<'a> DecryptDataKeyRequest<'a> {
         Self { deadline: Some(deadline), ..self }
     }
 
-    /// Sets the [`backend`](Self::backend). Default: the fastest that is compiled in.
+    /// Sets the [`backend`](Self::backend). Default: AWS-LC with the feature `aws-lc`, otherwise RustCrypto.
     #[must_use]
     pub fn with_backend(self, backend: Backend) -> Self {
         Self { backend, ..self }
     }
 
-    /// Sets the [`randomness`](Self::randomness). Default: the operating system's.
+    /// Sets the [`randomness`](Self::randomness). Default: the operating system's generator.
     #[must_use]
     pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
         Self { randomness, ..self }
     }
 
-    /// Sets [how many encrypted data keys](crate::Limits::tries_per_kms_key) under one KMS key may be tried.
+    /// Sets [`tries_per_kms_key`](Self::tries_per_kms_key). Default: 2.
     #[must_use]
     pub fn with_tries_per_kms_key(self, tries_per_kms_key: u16) -> Self {
         Self { tries_per_kms_key, ..self }
     }
 
-    /// Returns the first of the encrypted data keys that `decrypt` decrypts, as [`KeyProvider::decrypt_data_key`] must.
-    /// `decrypt` returns None for those that are not the provider's own. It is called for one after the other until it
-    /// returns a key of the length that the suite takes. `provider` is the name of the provider: its
-    /// [`Display`](fmt::Display) becomes [`DecryptedDataKey::key_id`].
+    /// Decrypts the first of the encrypted data keys that `decrypt` can decrypt. Use it to implement
+    /// [`KeyProvider::decrypt_data_key`].
     ///
-    /// For providers that call a service, there is [`async_first_decrypted`](Self::async_first_decrypted).
+    /// `decrypt` is called for each encrypted data key in turn, until it returns a data key of the suite's length. It
+    /// returns `None` for an encrypted data key that does not belong to the provider. `provider` is displayed as the
+    /// [`key_id`](DecryptedDataKey::key_id) of the result and in errors.
+    ///
+    /// Providers that call a service use [`async_first_decrypted`](Self::async_first_decrypted).
     ///
     /// # Errors
-    /// Those of [`none_decrypted`](Self::none_decrypted), with all errors of `decrypt`.
+    /// Returns the error of [`none_decrypted`](Self::none_decrypted), with the errors that `decrypt` returned.
     ///
     /// [`KeyProvider::decrypt_data_key`]: crate::KeyProvider::decrypt_data_key
     pub fn first_decrypted(
@@ -197,13 +229,13 @@ impl<'a> DecryptDataKeyRequest<'a> {
         Err(self.none_decrypted(provider, attempts))
     }
 
-    /// Like [`first_decrypted`](Self::first_decrypted), for providers that call a service: `decrypt` returns a future.
+    /// Like [`first_decrypted`](Self::first_decrypted), but `decrypt` returns a future. For providers that call a service.
     ///
-    /// A message may name the same key many times. After an error that [is retryable](ProviderError::is_retryable), the
-    /// service is not called again for this message.
+    /// A message can name the same key many times. To limit the calls that such a message causes, the method returns
+    /// after the first error that is [retryable](ProviderError::is_retryable).
     ///
     /// # Errors
-    /// Those of [`none_decrypted`](Self::none_decrypted), with all errors of `decrypt`.
+    /// Returns the error of [`none_decrypted`](Self::none_decrypted), with the errors that `decrypt` returned.
     pub async fn async_first_decrypted<F, R>(
         &self,
         provider: &(impl fmt::Display + ?Sized),
@@ -230,18 +262,21 @@ impl<'a> DecryptDataKeyRequest<'a> {
         Err(self.none_decrypted(provider, attempts))
     }
 
-    /// Returns the key if it has the length that the suite takes.
+    /// Returns the data key if it has the suite's length.
     fn of_suite(&self, provider: &(impl fmt::Display + ?Sized), key: SecretKey) -> Result<SecretKey, ProviderError> {
         let (len, needed) = (key.len(), self.suite.data_key_len());
         if len == needed {
             return Ok(key);
         }
-        let what = format!("a data key of {len} bytes, but suite {} takes {needed}", self.suite);
+        let what = format!("a data key of {len} bytes, but suite {} needs {needed}", self.suite);
         Err(ProviderError::new(ProviderErrorKind::InvalidCiphertext, "Decrypt", provider.to_string()).with_detail(what))
     }
 
-    /// The error of `provider`, which has tried those of the encrypted data keys that are its own, and failed with
-    /// `attempts`: of the kind [`NoMatchingKey`](ProviderErrorKind::NoMatchingKey) where there was none to try.
+    /// Returns the error of a provider that could decrypt none of the encrypted data keys.
+    ///
+    /// `attempts` has one error for each encrypted data key that the provider tried. The error's kind is
+    /// [`NoMatchingKey`](ProviderErrorKind::NoMatchingKey) if there are no attempts, and
+    /// [`NoneDecrypted`](ProviderErrorKind::NoneDecrypted) otherwise.
     pub fn none_decrypted(&self, provider: impl fmt::Display, attempts: Vec<ProviderError>) -> ProviderError {
         if attempts.is_empty() {
             let found: Vec<_> = self.encrypted_data_keys.iter().map(ToString::to_string).collect();
@@ -254,37 +289,39 @@ impl<'a> DecryptDataKeyRequest<'a> {
     }
 }
 
-/// A fresh data key: what [`KeyProvider::generate_data_key`](crate::KeyProvider::generate_data_key) gives.
+/// A new data key with its encrypted data keys, as returned by
+/// [`KeyProvider::generate_data_key`](crate::KeyProvider::generate_data_key).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct GeneratedDataKey {
-    /// The key in the clear.
+    /// The plaintext data key.
     pub plaintext: SecretKey,
-    /// Its encrypted forms, to be stored in the message: one or more.
+    /// The encrypted data keys to store in the message, at least one.
     pub encrypted_data_keys: Vec<EncryptedDataKey>,
 }
 
-/// A decrypted data key: what [`KeyProvider::decrypt_data_key`](crate::KeyProvider::decrypt_data_key) gives.
+/// A decrypted data key, as returned by [`KeyProvider::decrypt_data_key`](crate::KeyProvider::decrypt_data_key).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DecryptedDataKey {
-    /// The key in the clear.
+    /// The plaintext data key.
     pub plaintext: SecretKey,
-    /// Which of the request's encrypted data keys it was, from 0.
+    /// The index, from 0, of the request's encrypted data key that was decrypted.
     pub index: usize,
-    /// What decrypted it, for people to read: the ARN of the KMS key that was asked, `namespace/name` of a local key.
+    /// A display name of the key that decrypted it: the ARN of a KMS key, or `namespace/name` of a local key.
     pub key_id: String,
 }
 
 impl GeneratedDataKey {
-    /// Puts a fresh data key and its encrypted forms together.
+    /// Creates the result from a new data key and its encrypted data keys.
     pub fn new(plaintext: SecretKey, encrypted_data_keys: Vec<EncryptedDataKey>) -> Self {
         Self { plaintext, encrypted_data_keys }
     }
 }
 
 impl DecryptedDataKey {
-    /// Puts a decrypted data key, the place of its encrypted form in the request, and the name of its key together.
+    /// Creates the result from the data key, the index of the encrypted data key in the request, and a display name of the key
+    /// that decrypted it.
     pub fn new(plaintext: SecretKey, index: usize, key_id: impl Into<String>) -> Self {
         Self { plaintext, index, key_id: key_id.into() }
     }

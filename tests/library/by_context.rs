@@ -91,7 +91,7 @@ fn a_context_without_the_name_is_refused_before_a_key_is_chosen() {
     let (keys, calls) = by_tenant(0);
     let error = block_on(Envelope::new(keys).seal(b"data", &EncryptionContext::from([("user", "alice")]))).unwrap_err();
     let expected =
-        "by-context/tenant is not possible: the encryption context has no \"tenant\", by which the key is chosen";
+        "by-context/tenant is not possible: the encryption context has no \"tenant\" pair, which selects the key";
     assert!(error.to_string().ends_with(expected), "{error}");
     assert_eq!(calls.load(Ordering::SeqCst), 0);
 }
@@ -214,8 +214,7 @@ fn a_choice_that_panics_fails_for_all_who_wait_and_the_next_request_chooses_anew
         for sealed in [one, other] {
             let error = sealed.unwrap_err();
             assert!(matches!(&error, SealError::Provider(error) if !error.is_retryable()), "{error:?}");
-            let expected =
-                "ChooseKey with key tenant=acme failed: the function that chooses the provider panicked; fix it";
+            let expected = "ChooseKey with key tenant=acme failed: the function passed to ByContext::new panicked";
             assert!(error.to_string().ends_with(expected), "{error}");
         }
 
