@@ -1,4 +1,4 @@
-//! AWS KMS: symmetric keys named by the caller, keys found by what a message says, RSA keys. Specification:
+//! Keys in AWS KMS: symmetric keys that the caller names, keys that messages name, and RSA keys. Specification:
 //! `framework/aws-kms/aws-kms-keyring.md`, `aws-kms-mrk-keyring.md`, `aws-kms-multi-keyrings.md`.
 
 mod arn;
@@ -37,27 +37,7 @@ pub use error::ResolveError;
 pub use rsa::AwsKmsRsa;
 pub(super) use tries::Learnt;
 
-/// A symmetric encryption key in AWS KMS as key provider.
-///
-/// The client is the caller's: its region, credentials, retries and time-outs are those of
-/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). All requests for one message share one deadline: 10 seconds, unless
-/// [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout) sets another. The client's operation time-out
-/// or [`with_timeout`](Self::with_timeout) can limit a single request further. A request whose caller is cancelled is
-/// given up. The encryption context goes to KMS with every call, where it can be logged and made a condition of access.
-///
-/// Sealing needs the permission `kms:GenerateDataKey`, opening `kms:Decrypt`, being the new key of a rewrapped
-/// message or one of several keys `kms:Encrypt`, and [`resolve`](Self::resolve) of anything but a key ARN
-/// `kms:DescribeKey`.
-///
-/// A multi-region key opens what any of its replicas has sealed. With [`with_replica`](Self::with_replica), other
-/// regions stand in for the first one when that fails. Each region but the last gets half of the time that is left.
-///
-/// Of a message's encrypted data keys that name this key, at most [two](crate::Limits::tries_per_kms_key) that KMS
-/// answers for are tried; AWS's writers make one. One that KMS calls invalid is not tried in another region. A region
-/// that throttles or does not answer is not asked again for that message.
-///
-/// For messages under several keys, see [`multi`](Self::multi); for opening under keys that the messages name,
-/// [`AwsKmsDiscovery`].
+/// A symmetric encryption key in AWS KMS, as a key provider.
 ///
 /// ```no_run
 /// use kms_envelope::{AwsKms, EncryptionContext, Envelope};
@@ -70,30 +50,69 @@ pub(super) use tries::Learnt;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// To seal messages under several keys, use [`AwsKms::multi`]. To open messages under any KMS key that they name, use
+/// [`AwsKmsDiscovery`].
+///
+/// # KMS requests and permissions
+/// | action | KMS request | permission on the key |
+/// |---|---|---|
+/// | seal a message | `GenerateDataKey` | `kms:GenerateDataKey` |
+/// | seal a message under several keys: each key after the first | `Encrypt` | `kms:Encrypt` |
+/// | open a message | `Decrypt` | `kms:Decrypt` |
+/// | [rewrap](crate::Envelope::rewrap) a message: the new key | `Encrypt` | `kms:Encrypt` |
+/// | [`resolve`](Self::resolve) an alias or a key id | `DescribeKey` | `kms:DescribeKey` |
+///
+/// Requests other than `DescribeKey` include the encryption context. KMS logs it in CloudTrail, and key policies, IAM policies and
+/// grants can [require it](https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html).
+///
+/// # Time limits and retries
+/// You create the client, which determines the region, credentials, retries and timeouts: see
+/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). In addition, all requests for one message share a deadline of 10 seconds,
+/// or of [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout). The client's operation timeout or
+/// [`with_timeout`](Self::with_timeout) can limit each request further. Dropping the future of an operation cancels its
+/// request.
+///
+/// # Multi-region keys
+/// A multi-region key opens messages that any of its replicas sealed. Add replicas with
+/// [`with_replica`](Self::with_replica) to use other regions when the first one fails. Each region except the last gets half
+/// of the remaining time.
+///
+/// # Limits for untrusted messages
+/// A message can list many encrypted data keys for the same KMS key, although AWS's SDKs write only one. `AwsKms` therefore
+/// limits the requests for each message:
+///
+/// - It tries at most [two](crate::Limits::tries_per_kms_key) encrypted data keys for one KMS key, not counting requests
+///   that KMS throttled or did not answer.
+/// - It does not retry an encrypted data key in another region if KMS reports the ciphertext as invalid.
+/// - It sends no further requests to a region that throttles or does not answer.
 #[derive(Clone)]
 pub struct AwsKms {
-    /// The key in one region, and its replicas in others, in the order in which they are asked. There is one.
+    /// The key in the first region, followed by its replicas, in the order in which they are used. Never empty.
     regions: Vec<(Requests, KeyArn)>,
 }
 
 impl AwsKms {
-    /// The key with this ARN: `arn:aws:kms:REGION:ACCOUNT:key/ID`. Makes no request.
+    /// Creates a provider from a key ARN, such as `arn:aws:kms:REGION:ACCOUNT:key/ID`. Sends no request.
     ///
-    /// A message names its key by ARN, so only an ARN finds it again. For an alias or a bare key id, there is
-    /// [`resolve`](Self::resolve).
+    /// Messages store the key's ARN, so the provider needs the ARN to recognize its messages. To use an alias or a key id,
+    /// call [`resolve`](Self::resolve).
     ///
     /// # Errors
-    /// [`ConfigError::KmsKeyId`] where `key_arn` is not the ARN of a key.
+    /// Returns [`ConfigError::KmsKeyId`] if `key_arn` is not a key ARN.
     pub fn new(client: Client, key_arn: impl Into<String>) -> Result<Self, ConfigError> {
         Ok(Self { regions: vec![(Requests::new(client), key_arn_of(key_arn)?)] })
     }
 
-    /// The key that this identifier stands for now: a key ARN, an alias ARN, an alias (`alias/NAME`) or a bare key
-    /// id. Anything but a key ARN is looked up, once, by DescribeKey; an alias that is pointed at another key later
-    /// has no effect on this value.
+    /// Creates a provider from a key ARN, an alias ARN, an alias (`alias/NAME`) or a key id.
+    ///
+    /// A key ARN is used as it is. Any other identifier is looked up once, with a `DescribeKey` request of at most 10
+    /// seconds or the client's operation timeout. If the alias is later updated to point to a different key, this provider
+    /// continues to use the old key.
     ///
     /// # Errors
-    /// [`ResolveError::Config`] where `key_id` is none of these, [`ResolveError::Provider`] where the look-up fails.
+    /// Returns [`ResolveError::Config`] if `key_id` is not a valid identifier, and [`ResolveError::Provider`] if the lookup
+    /// fails.
     pub async fn resolve(client: Client, key_id: impl Into<String>) -> Result<Self, ResolveError> {
         let key_id = key_id.into();
         let parsed = KeyId::parse(&key_id)
@@ -108,10 +127,11 @@ impl AwsKms {
         }
     }
 
-    /// Several keys, of any regions and accounts: each message is sealed under all of them, and any of them opens it.
-    /// The first one makes the data keys; on opening they are asked in this order, so name the nearest first.
+    /// Creates a provider that seals each message under several keys, any one of which can open it.
     ///
-    /// `client` gives the client for a region, and is asked once for each.
+    /// The keys can be in different regions and accounts. The first key generates the data keys. When a message is opened,
+    /// the keys are tried in order, so list the nearest one first. `client` returns the client for a region; it is called
+    /// once for each region.
     ///
     /// ```no_run
     /// use aws_sdk_kms::{Client, config::Region};
@@ -131,21 +151,21 @@ impl AwsKms {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError::KmsKeyId`] where one is not the ARN of a key, [`ConfigError::KmsKeys`] where there is none, and
-    /// where some are the same key or replicas of the same multi-region key, for which there is
-    /// [`with_replica`](Self::with_replica).
+    /// Returns [`ConfigError::KmsKeyId`] if an item of `key_arns` is not a key ARN, and [`ConfigError::KmsKeys`] if
+    /// `key_arns` is empty or contains the same key twice. Replicas of a multi-region key count as the same key; use
+    /// [`with_replica`](Self::with_replica) for them.
     pub fn multi<A: Into<String>>(
         client: impl Fn(&str) -> Client,
         key_arns: impl IntoIterator<Item = A>,
     ) -> Result<MultiProvider<Self>, ConfigError> {
         let arns = key_arns.into_iter().map(key_arn_of).collect::<Result<Vec<_>, _>>()?;
-        let is_double = |arn: &&KeyArn| arns.iter().filter(|other| other.decrypts(arn)).count() > 1;
-        let double: Vec<_> = arns.iter().filter(is_double).map(KeyArn::to_string).collect();
+        let is_duplicate = |arn: &&KeyArn| arns.iter().filter(|other| other.decrypts(arn)).count() > 1;
+        let duplicates: Vec<_> = arns.iter().filter(is_duplicate).map(KeyArn::to_string).collect();
         if arns.is_empty() {
-            return Err(ConfigError::KmsKeys { why: "there are none".into() });
+            return Err(ConfigError::KmsKeys { why: "no key was specified".into() });
         }
-        if !double.is_empty() {
-            let why = format!("these are one key, and one of them is enough: {}", double.join(", "));
+        if !duplicates.is_empty() {
+            let why = format!("these ARNs are of the same key, keep only one of them: {}", duplicates.join(", "));
             return Err(ConfigError::KmsKeys { why });
         }
         let mut regions: HashMap<String, Requests> = HashMap::new();
@@ -156,22 +176,36 @@ impl AwsKms {
         Ok(MultiProvider { providers: arns.into_iter().map(key).collect() })
     }
 
-    /// With the replica of this multi-region key in another region, which `client` is for: it is asked, for sealing and
-    /// for opening, when those before it have failed.
+    /// Adds the replica of this multi-region key in another region. `client` must be a client for that region.
+    ///
+    /// Replicas are used in the order in which they were added, when the key in every region before them has failed.
+    ///
+    /// ```no_run
+    /// use aws_sdk_kms::Client;
+    /// use kms_envelope::{AwsKms, Envelope};
+    ///
+    /// # fn example(ireland: Client, virginia: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// let arn = "arn:aws:kms:eu-west-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab";
+    /// let key = AwsKms::new(ireland, arn)?.with_replica(virginia, "us-east-1")?;
+    /// let envelope = Envelope::new(key);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// [`ConfigError::KmsKeys`] where the key is not a multi-region key, or the region is there already or no name.
+    /// Returns [`ConfigError::KmsKeys`] if the key is not a multi-region key, if `region` is not a valid name, or if the
+    /// provider already has a key in that region.
     pub fn with_replica(mut self, client: Client, region: &str) -> Result<Self, ConfigError> {
         let (first, arn) = self.nearest();
         let refused = |why: &str| Err(ConfigError::KmsKeys { why: format!("{arn}: {why}") });
         if !arn.is_multi_region() {
-            return refused("only multi-region keys have replicas; their ids begin with mrk-");
+            return refused("it has no replicas, since it is not a multi-region key (whose id starts with \"mrk-\")");
         }
         if region.is_empty() || region.contains(':') {
-            return refused("the region of the replica is not the name of one");
+            return refused("the region of the replica is not a valid region name");
         }
         if self.regions.iter().any(|(_, arn)| arn.region == region) {
-            return refused("this region is there already");
+            return refused("the region of the replica has already been added");
         }
         let Requests { grant_tokens, timeout, .. } = first.clone();
         let requests = Requests { grant_tokens, timeout, ..Requests::new(client) };
@@ -180,7 +214,8 @@ impl AwsKms {
         Ok(self)
     }
 
-    /// Sends these grant tokens with every request.
+    /// Sets the [grant tokens](https://docs.aws.amazon.com/kms/latest/developerguide/using-grant-token.html) to send with
+    /// every request.
     #[must_use]
     pub fn with_grant_tokens<T: Into<String>>(mut self, tokens: impl IntoIterator<Item = T>) -> Self {
         let tokens: Vec<_> = tokens.into_iter().map(Into::into).collect();
@@ -188,16 +223,17 @@ impl AwsKms {
         self
     }
 
-    /// Sets the total timeout of a single request, retries included. After it, the request fails with
-    /// [`TimedOut`](ProviderErrorKind::TimedOut), and the next region is asked if there is one. Default: the client's operation
-    /// time-out, if it has one. The deadline for all requests for a message holds as well.
+    /// Sets the total timeout of each request, retries included. Default: the client's operation timeout, if it has one.
+    ///
+    /// A request that exceeds it fails with [`TimedOut`](ProviderErrorKind::TimedOut), and the next region is tried if there
+    /// is one. The deadline for all requests for one message still applies.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.regions.iter_mut().for_each(|(requests, _)| requests.timeout = Some(timeout));
         self
     }
 
-    /// The key's ARN, in the region that is asked first.
+    /// Returns the ARN of the key in the first region.
     pub fn key_arn(&self) -> String {
         self.nearest().1.to_string()
     }
@@ -206,19 +242,20 @@ impl AwsKms {
         &self.regions[0]
     }
 
-    /// The regions in order, each with the key's ARN and the deadline that is the region's when its turn comes.
+    /// Iterates over the regions in order. Each item has the key's ARN, and a deadline that is computed when the iterator
+    /// reaches the region.
     fn in_order(&self, deadline: Option<Instant>) -> impl Iterator<Item = (&Requests, String, Instant)> {
         let deadline = deadline_or_default(deadline);
         let regions = self.regions.iter().enumerate();
-        regions.map(move |(at, (requests, arn))| {
-            (requests, arn.to_string(), share(deadline, at + 1 == self.regions.len()))
+        regions.map(move |(index, (requests, arn))| {
+            (requests, arn.to_string(), share(deadline, index + 1 == self.regions.len()))
         })
     }
 }
 
-/// Made by [`AwsKms::multi`].
+/// Settings for all keys of a provider created with [`AwsKms::multi`].
 impl MultiProvider<AwsKms> {
-    /// As [`AwsKms::with_grant_tokens`], for each of the keys.
+    /// Sets the grant tokens of every key, like [`AwsKms::with_grant_tokens`].
     #[must_use]
     pub fn with_grant_tokens<T: Into<String>>(mut self, tokens: impl IntoIterator<Item = T>) -> Self {
         let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
@@ -226,7 +263,8 @@ impl MultiProvider<AwsKms> {
         self
     }
 
-    /// As [`AwsKms::with_timeout`], for each of the keys: on opening, the next one is asked then.
+    /// Sets the timeout of each request of every key, like [`AwsKms::with_timeout`]. When a message is opened and a request
+    /// exceeds it, the next key is tried.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.providers = self.providers.into_iter().map(|key| key.with_timeout(timeout)).collect();
@@ -239,13 +277,13 @@ fn key_arn_of(text: impl Into<String>) -> Result<KeyArn, ConfigError> {
     KeyArn::parse(&text).map_err(|reason| ConfigError::KmsKeyId { key_id: text, reason })
 }
 
-/// The key that an encrypted data key of AWS KMS is for.
+/// Returns the KMS key that an encrypted data key names.
 fn key_of(encrypted: &EncryptedDataKey) -> Option<KeyArn> {
     let arn = std::str::from_utf8(&encrypted.provider_info).ok()?;
     if encrypted.provider_id == PROVIDER_ID { KeyArn::parse(arn).ok() } else { None }
 }
 
-/// The error where every region has failed.
+/// Returns the error to report when every region has failed.
 fn all_failed(operation: &'static str, key_id: &AwsKms, mut attempts: Vec<ProviderError>) -> ProviderError {
     match attempts.pop() {
         Some(only) if attempts.is_empty() => only,
@@ -303,7 +341,7 @@ impl KeyProvider for AwsKms {
     }
 }
 
-/// Tries these, until one succeeds.
+/// Tries the candidates in order until one succeeds.
 async fn first_decrypted(
     request: &DecryptDataKeyRequest<'_>,
     provider: &impl fmt::Display,
@@ -324,7 +362,7 @@ async fn first_decrypted(
     Err(tries.into_error(provider))
 }
 
-/// The key's ARN, and those of its replicas.
+/// Formats as the key's ARN followed by the ARNs of its replicas, separated by commas.
 impl fmt::Display for AwsKms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let arns: Vec<_> = self.regions.iter().map(|(_, arn)| arn.to_string()).collect();

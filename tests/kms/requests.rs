@@ -237,7 +237,7 @@ async fn answers_to_generate_data_key_that_cannot_be_right_are_refused() {
 #[tokio::test]
 async fn answers_to_decrypt_that_cannot_be_right_are_refused() {
     let cases: [Case<DecryptOutput>; 4] = [
-        (|| DecryptOutput::builder().plaintext(Blob::new(KEY)).build(), "it used the key (none)"),
+        (|| DecryptOutput::builder().plaintext(Blob::new(KEY)).build(), "the response names the key (none)"),
         (|| DecryptOutput::builder().key_id(OTHER_ARN).plaintext(Blob::new(KEY)).build(), OTHER_ARN),
         (|| DecryptOutput::builder().key_id(ARN).plaintext(Blob::new([7; 24])).build(), "24 bytes, not 32"),
         (|| DecryptOutput::builder().key_id(ARN).build(), "16, 24 or 32"),

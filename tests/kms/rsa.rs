@@ -86,7 +86,7 @@ async fn of_many_encrypted_data_keys_that_name_an_rsa_key_two_are_tried() {
     let error = key.decrypt_data_key(&request).await.unwrap_err();
     let [_, _, last] = error.attempts() else { panic!("{error}") };
     assert_eq!(last.kind(), Kind::NotTried);
-    assert!(last.to_string().contains("not tried: 14; the limit under one KMS key is 2"), "{last}");
+    assert!(last.to_string().contains("not tried: 14; the limit for one KMS key is 2"), "{last}");
     assert_eq!(endpoint.calls_of("Decrypt"), 2);
 
     endpoint.script(|_| Fault::Hang);

@@ -127,7 +127,7 @@ async fn of_sixteen_invalid_encrypted_data_keys_under_one_key_two_are_tried() {
     let endpoint = endpoint();
     let attempts = attempts(&Envelope::new(key(&endpoint, NEAR, KEY)), &message).await;
     assert_eq!(kinds(&attempts), [Kind::InvalidCiphertext, Kind::InvalidCiphertext, Kind::NotTried]);
-    assert_eq!(attempts[2].detail(), Some("14; the limit under one KMS key is 2 (Limits::tries_per_kms_key)"));
+    assert_eq!(attempts[2].detail(), Some("14; the limit for one KMS key is 2 (Limits::tries_per_kms_key)"));
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn the_replicas_of_a_key_count_as_one_key_and_other_keys_do_not() {
     assert_eq!((decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR), endpoint.log().len()), (4, 2, 6));
     let last = attempts.last().unwrap();
     assert_eq!(last.kind(), Kind::NotTried);
-    assert!(last.to_string().contains("not tried: 8; the limit under one KMS key is 2"), "{last}");
+    assert!(last.to_string().contains("not tried: 8; the limit for one KMS key is 2"), "{last}");
 }
 
 // Regions that are away.

@@ -1,31 +1,31 @@
-//! What names a KMS key. Specification: `framework/aws-kms/aws-kms-key-arn.md`, `aws-kms-mrk-match-for-decrypt.md`.
+//! Identifiers of KMS keys. Specification: `framework/aws-kms/aws-kms-key-arn.md`, `aws-kms-mrk-match-for-decrypt.md`.
 
 use std::fmt;
 
 use crate::error::NameReason;
 
-/// The ARN of a key: it names the same key for ever.
+/// A key ARN. Unlike an alias, it always names the same key.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct KeyArn {
     pub(super) partition: String,
     pub(super) region: String,
     pub(super) account: String,
-    /// What follows `key/`.
+    /// The part after `key/`.
     id: String,
 }
 
-/// What a caller may name a key by.
+/// An identifier of a key, as passed by the caller.
 #[derive(Debug, PartialEq)]
 pub(super) enum KeyId {
     Key(KeyArn),
-    /// An alias ARN, an alias, or a bare key id.
+    /// An alias ARN, an alias, or a key id.
     Other,
 }
 
-const SHAPE: &str = "an ARN is arn:aws:kms:REGION:ACCOUNT:key/ID";
+const FORMAT: &str = "the format is arn:aws:kms:REGION:ACCOUNT:key/ID";
 
 impl KeyArn {
-    /// The ARN of a key, and of nothing else.
+    /// Parses a key ARN. Other identifiers of keys are refused.
     pub(super) fn parse(text: &str) -> Result<Self, NameReason> {
         match KeyId::parse(text).map_err(NameReason::Malformed)? {
             KeyId::Key(arn) => Ok(arn),
@@ -33,22 +33,23 @@ impl KeyArn {
         }
     }
 
-    /// Whether the key has replicas in other regions, which decrypt what it has encrypted.
+    /// Returns whether the key is a multi-region key: its replicas in other regions can decrypt its ciphertexts.
     pub(super) fn is_multi_region(&self) -> bool {
         self.id.starts_with("mrk-")
     }
 
-    /// The replica of the key in another region.
+    /// Returns the ARN of the key's replica in another region.
     pub(super) fn in_region(&self, region: &str) -> Self {
         Self { region: region.into(), ..self.clone() }
     }
 
-    /// Returns the ARN without its region if the key is a multi-region key: the same for all its replicas.
+    /// Returns the ARN with an empty region for a multi-region key, and the unchanged ARN for any other key. All replicas of
+    /// a multi-region key have the same result.
     pub(super) fn without_region(&self) -> Self {
         if self.is_multi_region() { self.in_region("") } else { self.clone() }
     }
 
-    /// Whether this key can decrypt what the other one has encrypted: it is the same, or its replica.
+    /// Returns whether this key can decrypt the other key's ciphertexts, because it is the same key or a replica of it.
     pub(super) fn decrypts(&self, other: &Self) -> bool {
         self.without_region() == other.without_region()
     }
@@ -78,30 +79,30 @@ impl KeyId {
             return if bare || alias {
                 Ok(Self::Other)
             } else {
-                Err("it is no ARN, no alias/NAME and no key id".into())
+                Err("it is not an ARN, alias/NAME or a key id".into())
             };
         };
         let parts: Vec<_> = rest.split(':').collect();
         let [partition, service, region, account, resource] = parts[..] else {
-            return Err(format!("it has {} parts, not six; {SHAPE}", parts.len() + 1));
+            return Err(format!("it has {} parts instead of six; {FORMAT}", parts.len() + 1));
         };
         for (name, part) in [("partition", partition), ("region", region), ("account", account)] {
             if part.is_empty() {
-                return Err(format!("its {name} is empty; {SHAPE}"));
+                return Err(format!("its {name} is empty; {FORMAT}"));
             }
         }
         if service != "kms" {
-            return Err(format!("its service is {service:?}, not \"kms\"; {SHAPE}"));
+            return Err(format!("its service is {service:?}, not \"kms\"; {FORMAT}"));
         }
         let (kind, id) = resource.split_once('/').unwrap_or((resource, ""));
         match kind {
-            "key" | "alias" if id.is_empty() => Err(format!("nothing follows \"{kind}/\" in it; {SHAPE}")),
+            "key" | "alias" if id.is_empty() => Err(format!("nothing follows \"{kind}/\"; {FORMAT}")),
             "key" => {
                 let [partition, region, account, id] = [partition, region, account, id].map(str::to_owned);
                 Ok(Self::Key(KeyArn { partition, region, account, id }))
             }
             "alias" => Ok(Self::Other),
-            _ => Err(format!("it names {resource:?}, not key/ID or alias/NAME; {SHAPE}")),
+            _ => Err(format!("it names {resource:?}, not key/ID or alias/NAME; {FORMAT}")),
         }
     }
 }
@@ -113,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_arn_of_a_key_names_a_key_for_ever() {
+    fn only_a_key_arn_is_parsed_as_a_key() {
         for arn in ["arn:aws:kms:eu-west-1:1:key/a", "arn:aws-cn:kms:cn-north-1:1:key/mrk-1/x"] {
             assert_eq!(KeyArn::parse(arn).unwrap().to_string(), arn);
         }
@@ -124,12 +125,12 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_key_is_refused_and_told_why() {
+    fn invalid_identifiers_are_refused_with_a_reason() {
         for (id, why) in [
             ("", "empty"),
-            ("alias/", "no alias/NAME"),
-            ("key/a", "no ARN"),
-            ("a:b", "no ARN"),
+            ("alias/", "not an ARN, alias/NAME"),
+            ("key/a", "not an ARN"),
+            ("a:b", "not an ARN"),
             ("arn:aws:kms:eu-west-1:1", "5 parts"),
             ("arn:aws:kms:eu-west-1:1:key/a:b", "7 parts"),
             ("arn::kms:eu-west-1:1:key/a", "partition is empty"),
@@ -148,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_decrypts_what_it_or_its_primary_has_encrypted() {
+    fn a_key_decrypts_its_own_and_its_replicas_ciphertexts() {
         let arn = |text| KeyArn::parse(text).unwrap();
         let replica = arn("arn:aws:kms:eu-west-1:1:key/mrk-a");
         for (other, expected) in [
@@ -167,7 +168,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_parsed_or_refused_without_panic(text in "(arn:)?[a-z:/-]{0,30}") {
+        fn no_input_causes_a_panic(text in "(arn:)?[a-z:/-]{0,30}") {
             if let Ok(KeyId::Key(arn)) = KeyId::parse(&text) {
                 prop_assert_eq!(arn.to_string(), text);
             }

@@ -1,4 +1,4 @@
-//! Opening under keys that nobody has named but the message.
+//! Opens messages under the KMS keys that they name.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -15,13 +15,10 @@ use crate::{
     },
 };
 
-/// Opens under whatever KMS keys a message names, as far as the caller may use them: for readers of what others have
-/// sealed. It does not seal.
+/// A key provider that opens messages under any KMS key that they name and that the caller has permission to use. It cannot
+/// seal messages.
 ///
-/// The regions are asked in their order, so name the nearest first: each for the encrypted data keys of its own keys,
-/// and for those of multi-region keys, wherever those were sealed. When one fails, the next one is asked. The deadline
-/// and the limits on tries are those of [`AwsKms`](super::AwsKms). A message from a stranger makes requests with keys
-/// of the stranger's choice; [`with_filter`](Self::with_filter) says whose keys it may be.
+/// Use it to open messages whose keys you do not know in advance.
 ///
 /// ```no_run
 /// use aws_sdk_kms::{Client, config::Region};
@@ -37,18 +34,26 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+///
+/// **Set a [filter](Self::with_filter) for untrusted messages.** Whoever writes a message chooses the keys that it names.
+/// Without a filter, an attacker can make you open messages under the attacker's own key.
+///
+/// The regions are tried in order, so list the nearest one first. A region is used for its own keys, and for all
+/// multi-region keys, regardless of the region in which they sealed the message. If a region fails, the next one is tried.
+/// The time limits, and the limits for untrusted messages, are those of [`AwsKms`](super::AwsKms).
 #[derive(Clone)]
 pub struct AwsKmsDiscovery {
     regions: Vec<(Requests, String)>,
-    /// A partition, and the accounts in it.
+    /// The partition and the accounts of the keys that may be used.
     filter: Option<(String, BTreeSet<String>)>,
 }
 
 impl AwsKmsDiscovery {
-    /// In these regions. `client` gives the client for each.
+    /// Creates a provider that uses keys in the given regions. `client` returns the client for a region; it is called once
+    /// for each region.
     ///
     /// # Errors
-    /// [`ConfigError::KmsKeys`] where there is no region, or one twice.
+    /// Returns [`ConfigError::KmsKeys`] if `regions` is empty, contains a region twice, or contains an empty name.
     pub fn new<R: Into<String>>(
         client: impl Fn(&str) -> Client,
         regions: impl IntoIterator<Item = R>,
@@ -56,14 +61,15 @@ impl AwsKmsDiscovery {
         let regions: Vec<String> = regions.into_iter().map(Into::into).collect();
         let unique: BTreeSet<_> = regions.iter().filter(|region| !region.is_empty()).collect();
         if regions.is_empty() || unique.len() < regions.len() {
-            let why = format!("name one region or more, each once, not {regions:?}");
+            let why = format!("expected one or more regions, each of them once, but got {regions:?}");
             return Err(ConfigError::KmsKeys { why });
         }
         let regions = regions.into_iter().map(|region| (Requests::new(client(&region)), region)).collect();
         Ok(Self { regions, filter: None })
     }
 
-    /// Only under keys of this partition (`aws`, `aws-cn`, ...) and these accounts. Others are left alone.
+    /// Restricts the provider to keys in the given partition (`aws`, `aws-cn`, ...) and accounts. Encrypted data keys of other
+    /// keys are ignored.
     #[must_use]
     pub fn with_filter<A: Into<String>>(
         mut self,
@@ -74,7 +80,7 @@ impl AwsKmsDiscovery {
         self
     }
 
-    /// As [`AwsKms::with_grant_tokens`](super::AwsKms::with_grant_tokens).
+    /// Sets the grant tokens, like [`AwsKms::with_grant_tokens`](super::AwsKms::with_grant_tokens).
     #[must_use]
     pub fn with_grant_tokens<T: Into<String>>(mut self, tokens: impl IntoIterator<Item = T>) -> Self {
         let tokens: Vec<_> = tokens.into_iter().map(Into::into).collect();
@@ -82,7 +88,7 @@ impl AwsKmsDiscovery {
         self
     }
 
-    /// As [`AwsKms::with_timeout`](super::AwsKms::with_timeout).
+    /// Sets the timeout of each request, like [`AwsKms::with_timeout`](super::AwsKms::with_timeout).
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.regions.iter_mut().for_each(|(requests, _)| requests.timeout = Some(timeout));
@@ -96,12 +102,12 @@ impl AwsKmsDiscovery {
     }
 
     fn does_not_seal(&self, operation: &'static str) -> ProviderError {
-        let why = "it opens under keys that messages name; seal with AwsKms, which names one";
+        let why = "AwsKmsDiscovery only opens messages; seal with AwsKms";
         unsupported(operation, self, why)
     }
 }
 
-/// Whether a region has this key, or may have its replica.
+/// Returns whether the region has this key, or can have its replica.
 fn is_in(arn: &KeyArn, region: &str) -> bool {
     arn.region == region || arn.is_multi_region()
 }
@@ -135,14 +141,14 @@ impl KeyProvider for AwsKmsDiscovery {
     }
 }
 
-/// `any KMS key in REGION, REGION`, with the filter.
+/// Formats as `any KMS key in REGION, REGION`, followed by the filter.
 impl fmt::Display for AwsKmsDiscovery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let regions: Vec<_> = self.regions.iter().map(|(_, region)| &region[..]).collect();
         write!(f, "any KMS key in {}", regions.join(", "))?;
         if let Some((partition, accounts)) = &self.filter {
             let accounts: Vec<_> = accounts.iter().map(String::as_str).collect();
-            write!(f, " of partition {partition} and accounts {}", accounts.join(", "))?;
+            write!(f, " in partition {partition} and accounts {}", accounts.join(", "))?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Why a key of AWS KMS cannot be resolved.
+//! The error of resolving a KMS key.
 
 use std::time::Duration;
 
@@ -9,20 +9,20 @@ use crate::{
     provider::ProviderError,
 };
 
-/// The key that an identifier stands for cannot be told: see [`AwsKms::resolve`](crate::AwsKms::resolve).
+/// The error of [`AwsKms::resolve`](crate::AwsKms::resolve).
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ResolveError {
-    /// The identifier names no key. No request was made.
+    /// The identifier is not valid. No request was sent.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// The look-up failed.
+    /// The `DescribeKey` request failed.
     #[error("{0}")]
     Provider(#[from] ProviderError),
 }
 
 impl ResolveError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for a service's response to its caller.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Config(error) => error.kind(),
@@ -30,7 +30,7 @@ impl ResolveError {
         }
     }
 
-    /// Returns whether the same call may succeed when it is made again later.
+    /// Returns whether the same call can succeed if it is repeated later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Config(error) => error.is_retryable(),
@@ -38,7 +38,7 @@ impl ResolveError {
         }
     }
 
-    /// Returns how long the key service wants to be left alone before a retry, if it has said so.
+    /// Returns the time to wait before a retry, if the key service specified it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Config(_) => None,

@@ -1,4 +1,4 @@
-//! Requests to AWS KMS in one region, and what its answers mean.
+//! Sends requests to AWS KMS in one region, and interprets the responses.
 
 use std::{
     borrow::Cow,
@@ -34,7 +34,7 @@ const DESCRIBE_KEY: &str = "DescribeKey";
 #[cfg(feature = "rsa")]
 pub(super) const GET_PUBLIC_KEY: &str = "GetPublicKey";
 
-/// A client, and what goes with each of its requests.
+/// A client, and the settings of its requests.
 #[derive(Clone, Debug)]
 pub(super) struct Requests {
     pub(super) client: Client,
@@ -42,11 +42,11 @@ pub(super) struct Requests {
     pub(super) timeout: Option<Duration>,
 }
 
-/// Sends a request, unless the time for it is over, with its time limit, and tells `tracing` of it.
+/// Sends a request with its time limit, unless the deadline has passed, and records an event with `tracing`.
 macro_rules! send {
     ($this:expr, $operation:expr, $key_id:expr, $deadline:expr, $request:expr) => {{
         let (operation, key_id): (&'static str, &str) = ($operation, $key_id);
-        debug!(operation, key_id, "a request to AWS KMS");
+        debug!(operation, key_id, "sending a request to AWS KMS");
         let config = $this.config(operation, key_id, $deadline)?;
         let request = $request.customize().config_override(config);
         request.send().await.map_err(|error| provider_error(operation, key_id, error))
@@ -58,14 +58,15 @@ impl Requests {
         Self { client, grant_tokens: Vec::new(), timeout: None }
     }
 
-    /// Identifies the client. Its clones share its configuration, and so this id.
+    /// Identifies the client. Clones of a client share its configuration, and therefore have the same id.
     pub(super) fn client_id(&self) -> usize {
         std::ptr::from_ref(self.client.config()).addr()
     }
 
-    /// Returns the part of a request's configuration that the client does not set: its time limit, retries included.
-    /// There is always a limit. The SDK has none by default, and would wait for ever for a server that accepts a
-    /// connection and is silent.
+    /// Returns the configuration that sets a request's time limit, retries included.
+    ///
+    /// Every request has a limit. The SDK has none by default, and would wait forever for a server that accepts a connection
+    /// and does not answer.
     fn config(
         &self,
         operation: &'static str,
@@ -74,7 +75,7 @@ impl Requests {
     ) -> Result<Builder, ProviderError> {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_some_and(|left| left.is_zero()) {
-            let source = "not sent: the time for all requests for this message was over";
+            let source = "not sent, because the time limit for all requests for this message was reached";
             return Err(ProviderError::new(Kind::TimedOut, operation, key_id).with_source(source));
         }
         let of_client = self.client.config().timeout_config().and_then(TimeoutConfig::operation_timeout);
@@ -86,7 +87,7 @@ impl Requests {
         (!self.grant_tokens.is_empty()).then(|| self.grant_tokens.clone())
     }
 
-    /// A new data key of so many bytes, in the clear and encrypted.
+    /// Generates a data key of `len` bytes, and returns it in plaintext and encrypted.
     pub(super) async fn generate_data_key(
         &self,
         key_arn: &str,
@@ -106,7 +107,7 @@ impl Requests {
         Ok((plaintext, encrypted(GENERATE_DATA_KEY, key_arn, answer.key_id, answer.ciphertext_blob)?))
     }
 
-    /// A data key, encrypted.
+    /// Encrypts a data key.
     pub(super) async fn encrypt(
         &self,
         key_arn: &str,
@@ -125,7 +126,7 @@ impl Requests {
         encrypted(ENCRYPT, key_arn, answer.key_id, answer.ciphertext_blob)
     }
 
-    /// A data key of so many bytes, decrypted.
+    /// Decrypts a data key of `len` bytes.
     pub(super) async fn decrypt(
         &self,
         key_arn: &str,
@@ -138,7 +139,7 @@ impl Requests {
         data_key(DECRYPT, key_arn, Some(self.decrypted(key_arn, ciphertext, deadline, request).await?), len)
     }
 
-    /// What an RSA key has encrypted in this way, decrypted.
+    /// Decrypts data that was encrypted with an RSA key and `algorithm`.
     #[cfg_attr(not(feature = "rsa"), expect(dead_code, reason = "for RSA keys only"))]
     pub(super) async fn decrypt_rsa(
         &self,
@@ -163,54 +164,56 @@ impl Requests {
         let answer = send!(self, DECRYPT, key_arn, Some(deadline), request)?;
         let plaintext = answer.plaintext.map(Blob::into_inner).map(Zeroizing::new);
         if answer.key_id.as_deref() != Some(key_arn) {
-            let what = format!("it used the key {}", answer.key_id.as_deref().unwrap_or("(none)"));
+            let what = format!("the response names the key {}", answer.key_id.as_deref().unwrap_or("(none)"));
             return Err(unexpected(DECRYPT, key_arn, what));
         }
-        // Moved out, and not copied.
+        // Moves the bytes instead of copying them.
         Ok(Blob::new(plaintext.map(|mut bytes| std::mem::take(&mut *bytes)).unwrap_or_default()))
     }
 
-    /// The key that an identifier stands for now.
+    /// Returns the key that an identifier currently refers to.
     pub(super) async fn describe_key(&self, key_id: &str) -> Result<KeyArn, ProviderError> {
         let request = self.client.describe_key().key_id(key_id).set_grant_tokens(self.grant_tokens());
         let answer = send!(self, DESCRIBE_KEY, key_id, None, request)?;
         let arn = answer.key_metadata.and_then(|key| key.arn);
-        let arn = arn.ok_or_else(|| unexpected(DESCRIBE_KEY, key_id, "it names no key"))?;
-        KeyArn::parse(&arn).map_err(|why| unexpected(DESCRIBE_KEY, key_id, format!("it names the key {arn:?}: {why}")))
+        let arn = arn.ok_or_else(|| unexpected(DESCRIBE_KEY, key_id, "the response names no key"))?;
+        KeyArn::parse(&arn)
+            .map_err(|why| unexpected(DESCRIBE_KEY, key_id, format!("the response names the key {arn:?}: {why}")))
     }
 
-    /// The public half of an RSA key: a SubjectPublicKeyInfo in DER.
+    /// Returns the public key of an RSA key, as SubjectPublicKeyInfo in DER.
     #[cfg(feature = "rsa")]
     pub(super) async fn public_key(&self, key_arn: &str) -> Result<Vec<u8>, ProviderError> {
         let request = self.client.get_public_key().key_id(key_arn).set_grant_tokens(self.grant_tokens());
         let answer = send!(self, GET_PUBLIC_KEY, key_arn, None, request)?;
         if answer.key_id.as_deref() != Some(key_arn) {
-            return Err(unexpected(GET_PUBLIC_KEY, key_arn, "it does not name this key"));
+            return Err(unexpected(GET_PUBLIC_KEY, key_arn, "the response does not name this key"));
         }
         Ok(answer.public_key.map(Blob::into_inner).unwrap_or_default())
     }
 }
 
-/// What stands before the encrypted data keys of AWS KMS.
+/// The provider id of encrypted data keys of AWS KMS.
 pub(super) const PROVIDER_ID: &str = "aws-kms";
 
-/// The encrypted data key in an answer. It names its key by the ARN that KMS gives: any other key's would make a
-/// message that its writer cannot open.
+/// Returns the encrypted data key in a response. The response must name the requested key: the writer could not open a message
+/// that names a different one.
 fn encrypted(
     operation: &'static str,
     key_arn: &str,
     key_id: Option<String>,
     ciphertext: Option<Blob>,
 ) -> Result<EncryptedDataKey, ProviderError> {
-    let key_id =
-        key_id.filter(|id| id == key_arn).ok_or_else(|| unexpected(operation, key_arn, "it does not name this key"))?;
+    let key_id = key_id
+        .filter(|id| id == key_arn)
+        .ok_or_else(|| unexpected(operation, key_arn, "the response does not name this key"))?;
     let ciphertext = ciphertext
         .filter(|blob| !blob.as_ref().is_empty())
         .ok_or_else(|| unexpected(operation, key_arn, "no encrypted data key"))?;
     Ok(EncryptedDataKey::new(PROVIDER_ID, key_id, ciphertext.into_inner()))
 }
 
-/// The data key in an answer, whose bytes are taken over, not copied.
+/// Returns the data key in a response. Moves the bytes instead of copying them.
 fn data_key(
     operation: &'static str,
     key_arn: &str,
@@ -233,40 +236,42 @@ fn unexpected(operation: &'static str, key_id: &str, what: impl Into<Cow<'static
     ProviderError::new(Kind::UnexpectedResponse, operation, key_id).with_detail(what)
 }
 
-/// Returns an error of the SDK as a cause. Where it or a cause of it shows a request or an answer, as the error of an
-/// endpoint without a scheme does, only their texts are left, without those.
+/// Converts an error of the SDK to a cause that contains no request or response.
+///
+/// If an error in the chain prints one (such as the error for an endpoint URL without a scheme), the chain is replaced by its
+/// texts, with the request or response removed.
 fn without_messages(error: Box<dyn Error + Send + Sync>) -> Cause {
-    /// How the SDK's Debug output begins, which some of its texts quote.
-    const SHOWN: [&str; 3] = ["Request {", "Response {", "SdkBody"];
-    let place = |text: &str| SHOWN.iter().filter_map(|shown| text.find(shown)).min();
+    /// The start of the SDK's `Debug` output, which some of its error texts quote.
+    const QUOTES: [&str; 3] = ["Request {", "Response {", "SdkBody"];
+    let quote_start = |text: &str| QUOTES.iter().filter_map(|quote| text.find(quote)).min();
     let chain = || iter::successors(Some(&*error as &(dyn Error + 'static)), |&error| error.source());
-    if chain().all(|error| place(&format!("{error} {error:?}")).is_none()) {
+    if chain().all(|error| quote_start(&format!("{error} {error:?}")).is_none()) {
         return error.into();
     }
     let mut texts: Vec<_> = chain()
         .map(|error| {
             let text = error.to_string();
-            let Some(start) = place(&text) else { return text };
-            // It stands in backticks, and what it quotes may have some too.
+            let Some(start) = quote_start(&text) else { return text };
+            // The quotation is in backticks and can contain backticks itself.
             let end = text.rfind('`').filter(|end| *end > start).map_or(text.len(), |end| end + 1);
-            format!("{}(left out){}", text[..start].trim_end_matches('`'), &text[end..])
+            format!("{}(omitted){}", text[..start].trim_end_matches('`'), &text[end..])
         })
         .collect();
     texts.dedup();
     texts.join(": ").into()
 }
 
-/// The SDK's error as ours, by the codes in KMS's API reference.
+/// Converts an error of the SDK, according to the error codes in the KMS API reference.
 ///
-/// It stays as the source, but not the raw response beside it, nor a request in its text: either may hold a data key in
-/// the clear, and the SDK prints it.
+/// The SDK's error becomes the source, without the raw response and without requests in its text. Both can contain a
+/// plaintext data key, which would be printed with the error.
 fn provider_error<E>(operation: &'static str, key_id: &str, error: SdkError<E>) -> ProviderError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     let code = error.as_service_error().and_then(ProvideErrorMetadata::code).map(str::to_owned);
-    let failed_inside = error.raw_response().is_some_and(|response| response.status().is_server_error());
-    // A date, which the header may be as well, is left alone.
+    let is_server_error = error.raw_response().is_some_and(|response| response.status().is_server_error());
+    // The header can also be a date, which is ignored.
     let retry_after = error.raw_response().and_then(|response| response.headers().get("retry-after")?.parse().ok());
     let never_sent = matches!(error, SdkError::ConstructionFailure(_));
     let timed_out = matches!(error, SdkError::TimeoutError(_));
@@ -279,9 +284,9 @@ where
         Some("IncorrectKeyException") => Kind::IncorrectKey,
         Some("ThrottlingException" | "LimitExceededException" | "TooManyRequestsException") => Kind::Throttled,
         Some("KMSInternalException" | "DependencyTimeoutException" | "KeyUnavailableException") => Kind::Unavailable,
-        Some(_) if failed_inside => Kind::Unavailable,
+        Some(_) if is_server_error => Kind::Unavailable,
         None if timed_out => Kind::TimedOut,
-        // No answer, or none that can be understood: the network, or a proxy.
+        // No response, or one that cannot be parsed: a problem with the network or a proxy.
         None if !never_sent => Kind::Unavailable,
         _ => Kind::Other,
     };

@@ -1,4 +1,4 @@
-//! RSA keys in AWS KMS: sealing by the public key, here; opening by KMS. Specification:
+//! RSA keys in AWS KMS: the public key seals in this process, and KMS decrypts to open. Specification:
 //! `framework/aws-kms/aws-kms-rsa-keyring.md`.
 
 use std::{
@@ -31,12 +31,8 @@ use crate::{
 const PROVIDER_ID: &str = "aws-kms-rsa";
 const DIGEST_LEN: usize = 48;
 
-/// An RSA key in AWS KMS as key provider: seals without any request, by the public key, and opens by
-/// `kms:Decrypt`.
-///
-/// Who has the public key can seal; who may call `kms:Decrypt` can open. The encryption context is bound to the data
-/// key, but KMS does not see it. Suites that sign are refused, as AWS's SDKs do: their signature would say no more
-/// than that somebody had the public key. The deadline and the limit on tries are those of [`AwsKms`](super::AwsKms).
+/// An RSA key in AWS KMS, as a key provider. It seals with the public key, without KMS requests, and opens with a KMS `Decrypt`
+/// request.
 ///
 /// ```no_run
 /// use kms_envelope::{Envelope, provider::{AwsKmsRsa, RsaPadding}};
@@ -48,6 +44,16 @@ const DIGEST_LEN: usize = 48;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// Anyone who has the public key can seal messages. To open them, a caller needs the permission `kms:Decrypt`.
+///
+/// The encrypted data key is bound to the encryption context, but the context is not sent to KMS. Policies cannot require
+/// it, and CloudTrail does not show it.
+///
+/// Algorithm suites with signatures are refused, as in AWS's SDKs: the signature would only prove that the sender has the
+/// public key.
+///
+/// The time limits, and the limits for untrusted messages, are those of [`AwsKms`](super::AwsKms).
 #[derive(Clone)]
 pub struct AwsKmsRsa {
     requests: Requests,
@@ -58,37 +64,42 @@ pub struct AwsKmsRsa {
 }
 
 impl AwsKmsRsa {
-    /// The key with this ARN, for opening. For sealing, it needs its public key as well.
+    /// Creates a provider from a key ARN. Sends no request.
+    ///
+    /// The provider opens messages. To seal as well, add the public key with
+    /// [`fetch_public_key`](Self::fetch_public_key) or [`with_public_key_pem`](Self::with_public_key_pem).
     ///
     /// # Errors
-    /// [`ConfigError::KmsKeyId`] where `key_arn` is not the ARN of a key, and [`ConfigError::KmsKeys`] for a padding
-    /// that KMS does not have: it has [`RsaPadding::OaepSha1`] and [`RsaPadding::OaepSha256`].
+    /// Returns [`ConfigError::KmsKeyId`] if `key_arn` is not a key ARN, and [`ConfigError::KmsKeys`] if KMS does not support
+    /// the padding. It supports [`RsaPadding::OaepSha1`] and [`RsaPadding::OaepSha256`].
     pub fn new(client: Client, key_arn: impl Into<String>, padding: RsaPadding) -> Result<Self, ConfigError> {
         let key_arn = key_arn_of(key_arn)?;
         let algorithm = match padding {
             RsaPadding::OaepSha1 => EncryptionAlgorithmSpec::RsaesOaepSha1,
             RsaPadding::OaepSha256 => EncryptionAlgorithmSpec::RsaesOaepSha256,
             _ => {
-                let why = format!("{key_arn}: KMS has the paddings OaepSha1 and OaepSha256, not {padding:?}");
+                let why = format!("{key_arn}: KMS supports the paddings OaepSha1 and OaepSha256, but not {padding:?}");
                 return Err(ConfigError::KmsKeys { why });
             }
         };
         Ok(Self { requests: Requests::new(client), key_arn, padding, algorithm, public: None })
     }
 
-    /// With the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), 2048 bits or more.
+    /// Sets the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), of 2048 to 8192 bits. It must be
+    /// the public key of this KMS key: if it is not, KMS cannot decrypt the data keys.
     ///
     /// # Errors
-    /// [`ConfigError::Pem`].
+    /// Returns [`ConfigError::Pem`] if `pem` is not such a key.
     pub fn with_public_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
         self.public = Some(public_key_of_pem(pem)?);
         Ok(self)
     }
 
-    /// With the public key that KMS gives: one GetPublicKey, which needs the permission `kms:GetPublicKey`.
+    /// Gets the public key from KMS, for sealing. Sends one `GetPublicKey` request, which needs the permission
+    /// `kms:GetPublicKey`.
     ///
     /// # Errors
-    /// [`ProviderError`] where KMS gives none that can be used.
+    /// Returns a [`ProviderError`] if the request fails, or if the key is not an RSA key.
     pub async fn fetch_public_key(mut self) -> Result<Self, ProviderError> {
         let der = self.requests.public_key(&self.key_arn.to_string()).await?;
         let public = PublicEncryptingKey::from_der(&der).map_err(|error| failed(GET_PUBLIC_KEY, &self, error))?;
@@ -96,14 +107,14 @@ impl AwsKmsRsa {
         Ok(self)
     }
 
-    /// As [`AwsKms::with_grant_tokens`](super::AwsKms::with_grant_tokens).
+    /// Sets the grant tokens, like [`AwsKms::with_grant_tokens`](super::AwsKms::with_grant_tokens).
     #[must_use]
     pub fn with_grant_tokens<T: Into<String>>(mut self, tokens: impl IntoIterator<Item = T>) -> Self {
         self.requests.grant_tokens = tokens.into_iter().map(Into::into).collect();
         self
     }
 
-    /// As [`AwsKms::with_timeout`](super::AwsKms::with_timeout).
+    /// Sets the timeout of each request, like [`AwsKms::with_timeout`](super::AwsKms::with_timeout).
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.requests.timeout = Some(timeout);
@@ -114,7 +125,7 @@ impl AwsKmsRsa {
         match suite.signature() {
             None => Ok(()),
             Some(_) => {
-                let why = "suites that sign are not for RSA keys of KMS";
+                let why = "RSA keys in KMS cannot be used with algorithm suites that sign";
                 Err(unsupported(operation, self, why))
             }
         }
@@ -124,8 +135,8 @@ impl AwsKmsRsa {
         const OPERATION: &str = "Encrypt";
         let failed_with = |error: aws_lc_rs::error::Unspecified| failed(OPERATION, self, error);
         let public = self.public.clone();
-        let public =
-            public.ok_or_else(|| unsupported(OPERATION, self, "it has no public key; fetch_public_key gets it"))?;
+        let public = public
+            .ok_or_else(|| unsupported(OPERATION, self, "no public key is set; call AwsKmsRsa::fetch_public_key"))?;
         let oaep = self.padding.oaep().ok_or_else(|| failed(OPERATION, self, "its padding is not OAEP"))?;
         let plaintext = Zeroizing::new([&digest(self, OPERATION, context)?[..], data_key.expose()].concat());
         let mut ciphertext = vec![0; public.key_size_bytes()];
@@ -150,7 +161,7 @@ impl AwsKmsRsa {
     }
 }
 
-/// What binds a data key to its context.
+/// Returns the digest that binds a data key to its context.
 fn digest(
     provider: &AwsKmsRsa,
     operation: &'static str,
@@ -195,7 +206,7 @@ impl KeyProvider for AwsKmsRsa {
     }
 }
 
-/// The key's ARN.
+/// Formats as the key's ARN.
 impl fmt::Display for AwsKmsRsa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.key_arn.fmt(f)

@@ -1,8 +1,8 @@
-//! Which of a message's encrypted data keys KMS is asked for, in which region, and for how long.
+//! Decides which of a message's encrypted data keys to send to KMS, in which region, and with which time limit.
 //!
-//! A stranger's message may name a key of ours as often as it likes, so what one message can cost is bounded: by one
-//! deadline, by what has been learnt from earlier answers, and by a limit for each key. What was learnt by one provider
-//! holds for the next as well, where a message goes through several.
+//! An untrusted message can name the same key any number of times. The cost of one message is therefore bounded by a
+//! deadline, by the results of earlier requests, and by a limit for each key. If several providers handle a message, they
+//! share these results.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -21,7 +21,7 @@ use crate::{
     provider::{DecryptDataKeyRequest, ProviderError, ProviderErrorKind as Kind, deadline_or_default, share},
 };
 
-/// What has been learnt of a message's encrypted data keys.
+/// The results of the KMS requests for one message so far.
 #[derive(Debug)]
 pub(in crate::provider) struct Learnt<'a> {
     encrypted_data_keys: &'a [EncryptedDataKey],
@@ -31,22 +31,23 @@ pub(in crate::provider) struct Learnt<'a> {
 
 #[derive(Debug, Default)]
 struct Facts {
-    /// How clients, by their [id](Requests::client_id), were not answered.
+    /// The errors of clients that got no usable answer, by [client id](Requests::client_id).
     unanswered: HashMap<usize, ProviderError>,
-    /// The encrypted data keys that KMS has answered for, of each key.
+    /// For each key, the indexes of the encrypted data keys that KMS has answered for.
     answered: HashMap<KeyArn, BTreeSet<usize>>,
-    /// What KMS said of those that every region would call invalid.
+    /// The errors of encrypted data keys that every region would report as invalid.
     invalid: HashMap<(usize, EncryptionAlgorithmSpec), ProviderError>,
 }
 
 impl<'a> Learnt<'a> {
-    /// Nothing so far.
+    /// Creates an empty record.
     pub(in crate::provider) fn new(request: &DecryptDataKeyRequest<'a>) -> Self {
         let DecryptDataKeyRequest { encrypted_data_keys, context, .. } = *request;
         Self { encrypted_data_keys, context, facts: Mutex::default() }
     }
 
-    /// Whether the request is for what this was learnt of, and not for what a provider in between has put in its place.
+    /// Returns whether the request is for the same encrypted data keys and context. A wrapping provider may have replaced
+    /// them.
     pub(in crate::provider) fn is_about(&self, request: &DecryptDataKeyRequest<'_>) -> bool {
         std::ptr::eq(self.encrypted_data_keys, request.encrypted_data_keys)
             && std::ptr::eq(self.context, request.context)
@@ -58,7 +59,7 @@ impl<'a> Learnt<'a> {
 }
 
 impl Facts {
-    /// Why a try makes no sense, if it makes none.
+    /// Returns why a candidate must not be tried, if so.
     fn obstacle(&self, candidate: &Candidate<'_>, limit: u16) -> Option<Obstacle<'_>> {
         let Candidate { requests, arn, algorithm, index } = candidate;
         let invalid = || self.invalid.get(&(*index, algorithm.clone()));
@@ -66,40 +67,41 @@ impl Facts {
             return Some(Obstacle::Failed(error));
         }
         let answered = self.answered.get(&arn.without_region());
-        let (count, is_known) = answered.map_or((0, false), |of| (of.len(), of.contains(index)));
+        let (count, is_known) = answered.map_or((0, false), |indexes| (indexes.len(), indexes.contains(index)));
         (!is_known && count >= limit.into()).then_some(Obstacle::Limit)
     }
 }
 
 enum Obstacle<'a> {
-    /// Another try has failed, and this one would too.
+    /// An earlier request failed in a way that this one would too.
     Failed(&'a ProviderError),
+    /// The limit on encrypted data keys for one KMS key has been reached.
     Limit,
 }
 
-/// An encrypted data key of a message, and a key in one region that may decrypt it.
+/// An encrypted data key and the key, in one region, that may decrypt it.
 pub(super) struct Candidate<'a> {
     pub(super) requests: &'a Requests,
     pub(super) arn: KeyArn,
     pub(super) algorithm: EncryptionAlgorithmSpec,
-    /// Of the encrypted data key.
+    /// The index of the encrypted data key.
     pub(super) index: usize,
 }
 
-/// The tries to decrypt one of a message's encrypted data keys, in order.
+/// The attempts to decrypt one of a message's encrypted data keys, in order.
 pub(super) struct Tries<'a> {
     request: &'a DecryptDataKeyRequest<'a>,
     deadline: Instant,
-    to_come: VecDeque<Candidate<'a>>,
+    remaining: VecDeque<Candidate<'a>>,
     learnt: &'a Learnt<'a>,
-    /// The encrypted data keys beyond the limit.
-    left_alone: BTreeSet<usize>,
-    /// Why tries were left out, though not for the limit: the first reason.
+    /// The indexes of the encrypted data keys that were skipped because of the limit.
+    over_limit: BTreeSet<usize>,
+    /// The first error because of which a candidate was skipped.
     known: Option<ProviderError>,
     errors: Vec<ProviderError>,
 }
 
-/// The next try.
+/// An attempt to make next.
 pub(super) struct Try<'a> {
     pub(super) candidate: Candidate<'a>,
     pub(super) encrypted: &'a EncryptedDataKey,
@@ -107,7 +109,7 @@ pub(super) struct Try<'a> {
 }
 
 impl<'a> Tries<'a> {
-    /// Goes on from what the request says was learnt before, or else from `learnt`.
+    /// Uses the results recorded in the request, or else `learnt`.
     pub(super) fn new(
         request: &'a DecryptDataKeyRequest<'a>,
         learnt: &'a Learnt<'a>,
@@ -116,21 +118,21 @@ impl<'a> Tries<'a> {
         Self {
             request,
             deadline: deadline_or_default(request.deadline),
-            to_come: candidates.into_iter().collect(),
+            remaining: candidates.into_iter().collect(),
             learnt: request.learnt.filter(|learnt| learnt.is_about(request)).unwrap_or(learnt),
-            left_alone: BTreeSet::new(),
+            over_limit: BTreeSet::new(),
             known: None,
             errors: Vec::new(),
         }
     }
 
-    /// The next try, which must be over by its deadline.
+    /// Returns the next attempt. It must finish by its deadline.
     pub(super) fn next(&mut self) -> Option<Try<'a>> {
         let (facts, limit) = (self.learnt.facts(), self.request.tries_per_kms_key);
-        while let Some(candidate) = self.to_come.pop_front() {
+        while let Some(candidate) = self.remaining.pop_front() {
             match facts.obstacle(&candidate, limit) {
                 Some(Obstacle::Limit) => {
-                    self.left_alone.insert(candidate.index);
+                    self.over_limit.insert(candidate.index);
                 }
                 Some(Obstacle::Failed(error)) => {
                     self.known.get_or_insert_with(|| not_sent(error, &candidate.arn));
@@ -138,7 +140,7 @@ impl<'a> Tries<'a> {
                 None => {
                     let client = candidate.requests.client_id();
                     let is_last = !self
-                        .to_come
+                        .remaining
                         .iter()
                         .any(|next| next.requests.client_id() != client && facts.obstacle(next, limit).is_none());
                     let encrypted = &self.request.encrypted_data_keys[candidate.index];
@@ -149,7 +151,7 @@ impl<'a> Tries<'a> {
         None
     }
 
-    /// Takes note that a try has failed.
+    /// Records a failed attempt.
     pub(super) fn failed(&mut self, candidate: Candidate<'a>, error: ProviderError) {
         let Candidate { requests, arn, algorithm, index } = candidate;
         let mut facts = self.learnt.facts();
@@ -167,30 +169,30 @@ impl<'a> Tries<'a> {
         self.errors.push(error);
     }
 
-    /// The error where no try has succeeded.
+    /// Returns the error to report when no attempt has succeeded.
     pub(super) fn into_error(mut self, provider: &impl fmt::Display) -> ProviderError {
         if self.errors.is_empty() {
             self.errors.extend(self.known);
         }
-        let (count, limit) = (self.left_alone.len(), self.request.tries_per_kms_key);
+        let (count, limit) = (self.over_limit.len(), self.request.tries_per_kms_key);
         if count > 0 {
-            let detail = format!("{count}; the limit under one KMS key is {limit} (Limits::tries_per_kms_key)");
+            let detail = format!("{count}; the limit for one KMS key is {limit} (Limits::tries_per_kms_key)");
             self.errors.push(ProviderError::new(Kind::NotTried, "Decrypt", provider.to_string()).with_detail(detail));
         }
         self.request.none_decrypted(provider, self.errors)
     }
 }
 
-/// The error of a try that was not made, since this one has failed before.
+/// Returns the error of a request that was not sent because an earlier one failed.
 fn not_sent(before: &ProviderError, arn: &KeyArn) -> ProviderError {
-    let source = format!("not sent, since an earlier request for this message failed: {before}");
+    let source = format!("not sent, because an earlier request for this message failed: {before}");
     ProviderError::new(before.kind(), before.operation(), arn.to_string())
         .with_source(source)
         .with_retry_after(before.retry_after())
 }
 
-/// Whether KMS has answered that this one key cannot be had, as where its custom key store is away: other keys of the
-/// region may be there.
+/// Returns whether KMS reports only this key as unavailable, such as when its custom key store is disconnected. Other keys in
+/// the region may be available.
 fn is_about_the_key(error: &ProviderError) -> bool {
     let answer = error.source().and_then(|source| source.downcast_ref::<DecryptError>());
     answer.is_some_and(DecryptError::is_key_unavailable_exception)
