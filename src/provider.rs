@@ -1,6 +1,6 @@
 //! Key providers, which generate, encrypt and decrypt data keys.
 //!
-//! A [`KeyProvider`] connects an [`Envelope`](crate::Envelope) to the place where the key is:
+//! A [`KeyProvider`] connects an [`Envelope`](crate::Envelope) to a key. Choose one by where the key is:
 //!
 //! | key | provider | feature |
 //! |---|---|---|

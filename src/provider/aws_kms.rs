@@ -35,7 +35,7 @@ pub use discovery::AwsKmsDiscovery;
 pub use error::ResolveError;
 #[cfg(feature = "rsa")]
 pub use rsa::AwsKmsRsa;
-pub(super) use tries::Learnt;
+pub(super) use tries::Outcomes;
 
 /// A symmetric encryption key in AWS KMS, as a key provider.
 ///
@@ -63,27 +63,27 @@ pub(super) use tries::Learnt;
 /// | [rewrap](crate::Envelope::rewrap) a message: the new key | `Encrypt` | `kms:Encrypt` |
 /// | [`resolve`](Self::resolve) an alias or a key id | `DescribeKey` | `kms:DescribeKey` |
 ///
-/// Requests other than `DescribeKey` include the encryption context. KMS logs it in CloudTrail, and key policies, IAM policies and
-/// grants can [require it](https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html).
+/// All of these requests except `DescribeKey` include the encryption context. CloudTrail logs it, and key policies, IAM
+/// policies and grants can [require it](https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html).
 ///
 /// # Time limits and retries
 /// You create the client, which determines the region, credentials, retries and timeouts: see
-/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). In addition, all requests for one message share a deadline of 10 seconds,
-/// or of [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout). The client's operation timeout or
-/// [`with_timeout`](Self::with_timeout) can limit each request further. Dropping the future of an operation cancels its
-/// request.
+/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). In addition, all requests for one message share a deadline of 10
+/// seconds, or of [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout). The client's operation timeout
+/// or [`with_timeout`](Self::with_timeout) can limit each request further. Dropping the future of an operation cancels
+/// its request.
 ///
 /// # Multi-region keys
 /// A multi-region key opens messages that any of its replicas sealed. Add replicas with
-/// [`with_replica`](Self::with_replica) to use other regions when the first one fails. Each region except the last gets half
-/// of the remaining time.
+/// [`with_replica`](Self::with_replica) to use other regions when the first one fails. Each region except the last gets
+/// half of the remaining time.
 ///
 /// # Limits for untrusted messages
-/// A message can list many encrypted data keys for the same KMS key, although AWS's SDKs write only one. `AwsKms` therefore
-/// limits the requests for each message:
+/// A message can list many encrypted data keys for the same KMS key, although AWS's SDKs write only one. `AwsKms`
+/// therefore limits the requests for each message:
 ///
-/// - It tries at most [two](crate::Limits::tries_per_kms_key) encrypted data keys for one KMS key, not counting requests
-///   that KMS throttled or did not answer.
+/// - It tries at most [two](crate::Limits::tries_per_kms_key) encrypted data keys for one KMS key, not counting
+///   requests that KMS throttled or did not answer.
 /// - It does not retry an encrypted data key in another region if KMS reports the ciphertext as invalid.
 /// - It sends no further requests to a region that throttles or does not answer.
 #[derive(Clone)]
@@ -95,8 +95,8 @@ pub struct AwsKms {
 impl AwsKms {
     /// Creates a provider from a key ARN, such as `arn:aws:kms:REGION:ACCOUNT:key/ID`. Sends no request.
     ///
-    /// Messages store the key's ARN, so the provider needs the ARN to recognize its messages. To use an alias or a key id,
-    /// call [`resolve`](Self::resolve).
+    /// Messages store the key's ARN, so the provider needs the ARN to recognize its messages. To use an alias or a key
+    /// id, call [`resolve`](Self::resolve).
     ///
     /// # Errors
     /// Returns [`ConfigError::KmsKeyId`] if `key_arn` is not a key ARN.
@@ -107,12 +107,12 @@ impl AwsKms {
     /// Creates a provider from a key ARN, an alias ARN, an alias (`alias/NAME`) or a key id.
     ///
     /// A key ARN is used as it is. Any other identifier is looked up once, with a `DescribeKey` request of at most 10
-    /// seconds or the client's operation timeout. If the alias is later updated to point to a different key, this provider
-    /// continues to use the old key.
+    /// seconds or the client's operation timeout. If the alias is later updated to point to a different key, this
+    /// provider continues to use the old key.
     ///
     /// # Errors
-    /// Returns [`ResolveError::Config`] if `key_id` is not a valid identifier, and [`ResolveError::Provider`] if the lookup
-    /// fails.
+    /// Returns [`ResolveError::Config`] if `key_id` is not a valid identifier, and [`ResolveError::Provider`] if the
+    /// lookup fails.
     pub async fn resolve(client: Client, key_id: impl Into<String>) -> Result<Self, ResolveError> {
         let key_id = key_id.into();
         let parsed = KeyId::parse(&key_id)
@@ -129,9 +129,9 @@ impl AwsKms {
 
     /// Creates a provider that seals each message under several keys, any one of which can open it.
     ///
-    /// The keys can be in different regions and accounts. The first key generates the data keys. When a message is opened,
-    /// the keys are tried in order, so list the nearest one first. `client` returns the client for a region; it is called
-    /// once for each region.
+    /// The keys can be in different regions and accounts. The first key generates the data keys. When a message is
+    /// opened, the keys are tried in order, so list the nearest one first. `client` returns the client for a region; it
+    /// is called once for each region.
     ///
     /// ```no_run
     /// use aws_sdk_kms::{Client, config::Region};
@@ -165,7 +165,7 @@ impl AwsKms {
             return Err(ConfigError::KmsKeys { why: "no key was specified".into() });
         }
         if !duplicates.is_empty() {
-            let why = format!("these ARNs are of the same key, keep only one of them: {}", duplicates.join(", "));
+            let why = format!("these ARNs name the same key; keep only one of them: {}", duplicates.join(", "));
             return Err(ConfigError::KmsKeys { why });
         }
         let mut regions: HashMap<String, Requests> = HashMap::new();
@@ -193,13 +193,13 @@ impl AwsKms {
     /// ```
     ///
     /// # Errors
-    /// Returns [`ConfigError::KmsKeys`] if the key is not a multi-region key, if `region` is not a valid name, or if the
-    /// provider already has a key in that region.
+    /// Returns [`ConfigError::KmsKeys`] if the key is not a multi-region key, if `region` is not a valid name, or if
+    /// the provider already has a key in that region.
     pub fn with_replica(mut self, client: Client, region: &str) -> Result<Self, ConfigError> {
         let (first, arn) = self.nearest();
         let refused = |why: &str| Err(ConfigError::KmsKeys { why: format!("{arn}: {why}") });
         if !arn.is_multi_region() {
-            return refused("it has no replicas, since it is not a multi-region key (whose id starts with \"mrk-\")");
+            return refused("only multi-region keys, whose ids start with \"mrk-\", have replicas");
         }
         if region.is_empty() || region.contains(':') {
             return refused("the region of the replica is not a valid region name");
@@ -214,8 +214,8 @@ impl AwsKms {
         Ok(self)
     }
 
-    /// Sets the [grant tokens](https://docs.aws.amazon.com/kms/latest/developerguide/using-grant-token.html) to send with
-    /// every request.
+    /// Sets the [grant tokens](https://docs.aws.amazon.com/kms/latest/developerguide/using-grant-token.html) to send
+    /// with every request.
     #[must_use]
     pub fn with_grant_tokens<T: Into<String>>(mut self, tokens: impl IntoIterator<Item = T>) -> Self {
         let tokens: Vec<_> = tokens.into_iter().map(Into::into).collect();
@@ -223,10 +223,11 @@ impl AwsKms {
         self
     }
 
-    /// Sets the total timeout of each request, retries included. Default: the client's operation timeout, if it has one.
+    /// Sets the total timeout of each request, retries included. Default: the client's operation timeout, if it has
+    /// one.
     ///
-    /// A request that exceeds it fails with [`TimedOut`](ProviderErrorKind::TimedOut), and the next region is tried if there
-    /// is one. The deadline for all requests for one message still applies.
+    /// A request that exceeds it fails with [`TimedOut`](ProviderErrorKind::TimedOut), and the next region is tried if
+    /// there is one. The deadline for all requests for one message still applies.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.regions.iter_mut().for_each(|(requests, _)| requests.timeout = Some(timeout));
@@ -242,8 +243,8 @@ impl AwsKms {
         &self.regions[0]
     }
 
-    /// Iterates over the regions in order. Each item has the key's ARN, and a deadline that is computed when the iterator
-    /// reaches the region.
+    /// Iterates over the regions in order. Each item has the key's ARN, and a deadline that is computed when the
+    /// iterator reaches the region.
     fn in_order(&self, deadline: Option<Instant>) -> impl Iterator<Item = (&Requests, String, Instant)> {
         let deadline = deadline_or_default(deadline);
         let regions = self.regions.iter().enumerate();
@@ -263,8 +264,8 @@ impl MultiProvider<AwsKms> {
         self
     }
 
-    /// Sets the timeout of each request of every key, like [`AwsKms::with_timeout`]. When a message is opened and a request
-    /// exceeds it, the next key is tried.
+    /// Sets the timeout of each request of every key, like [`AwsKms::with_timeout`]. When a message is opened and a
+    /// request exceeds it, the next key is tried.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.providers = self.providers.into_iter().map(|key| key.with_timeout(timeout)).collect();
@@ -350,8 +351,8 @@ async fn first_decrypted(
     let len = request.suite.data_key_len();
     let algorithm = EncryptionAlgorithmSpec::SymmetricDefault;
     let candidate = |(requests, arn, index)| Candidate { requests, arn, algorithm: algorithm.clone(), index };
-    let learnt = Learnt::new(request);
-    let mut tries = Tries::new(request, &learnt, candidates.into_iter().map(candidate));
+    let outcomes = Outcomes::new(request);
+    let mut tries = Tries::new(request, &outcomes, candidates.into_iter().map(candidate));
     while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
         let key_id = candidate.arn.to_string();
         match candidate.requests.decrypt(&key_id, &encrypted.ciphertext, len, request.context, deadline).await {

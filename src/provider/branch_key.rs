@@ -23,8 +23,8 @@ const VERSION_LEN: usize = 16;
 
 /// One version of a branch key, in the memory of this process, as a key provider.
 ///
-/// It encrypts data keys like AWS's [hierarchical keyring], which stores branch keys in a DynamoDB table, encrypted under a
-/// KMS key. `StaticBranchKey` does not read that table: you pass the decrypted branch key.
+/// It encrypts data keys like AWS's [hierarchical keyring], which stores branch keys in a DynamoDB table, encrypted
+/// under a KMS key. `StaticBranchKey` does not read that table: you pass the decrypted branch key.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, provider::StaticBranchKey};
@@ -49,8 +49,8 @@ impl StaticBranchKey {
     /// Creates a provider from a branch key's id, the 16 bytes of its version's UUID, and the branch key of 32 bytes.
     ///
     /// # Errors
-    /// Returns [`ConfigError::KeyName`] if the id is longer than 65,535 bytes, and [`ConfigError::KeyLen`] if the key does
-    /// not have 32 bytes.
+    /// Returns [`ConfigError::KeyName`] if the id is longer than 65,535 bytes, and [`ConfigError::KeyLen`] if the key
+    /// does not have 32 bytes.
     pub fn new(
         id: impl Into<String>,
         version: [u8; VERSION_LEN],

@@ -30,8 +30,8 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 
 /// Selects a key provider by pairs of the encryption context, such as a KMS key for each tenant.
 ///
-/// You pass the names of the pairs and an asynchronous function. The function receives the values of these pairs, in the
-/// order of the names, and returns the key provider for them.
+/// You pass the names of the pairs and an asynchronous function. The function receives the values of these pairs, in
+/// the order of the names, and returns the key provider for them.
 ///
 #[cfg_attr(feature = "aws-kms", doc = "```no_run")]
 #[cfg_attr(not(feature = "aws-kms"), doc = "```ignore")]
@@ -51,30 +51,30 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// ```
 ///
 /// # Cached providers
-/// The providers that were returned last are cached, by default up to [1,000](Self::with_capacity). The function is called
-/// only for values that have no cached provider. Concurrent requests for the same values share one call.
+/// The providers that were returned last are cached, by default up to [1,000](Self::with_capacity). The function is
+/// called only for values that have no cached provider. Concurrent requests for the same values share one call.
 ///
 /// If the function fails or panics, all requests that share the call fail. The failure is not cached: the next request
 /// calls the function again.
 ///
 /// # Errors of the function
-/// The function can return any error. A [`ProviderError`] is passed on unchanged, also if it is inside a `ResolveError`, so
-/// that its kind and [`is_retryable`](ProviderError::is_retryable) stay correct. A context that lacks one of the names is
-/// refused without a call.
+/// The function can return any error. A [`ProviderError`] is passed on unchanged, also if it is inside a
+/// `ResolveError`, so that its kind and [`is_retryable`](ProviderError::is_retryable) stay correct. A context that
+/// lacks one of the names is refused without a call.
 ///
 /// The function is not bound by the request's deadline. It must limit the time of its own calls;
 /// [`AwsKms::resolve`](crate::AwsKms::resolve) does.
 ///
 /// # Opening untrusted messages
-/// When a message is opened, the function receives the values that the **message** stores. Whoever wrote the message chose
-/// these values. They are not authenticated until the header has been verified with the data key, and they can name a
-/// different tenant. Therefore:
+/// When a message is opened, the function receives the values that the **message** stores. The author of the message
+/// chose these values. They are not authenticated until the header has been verified with the data key, and they can
+/// name a different tenant. Therefore:
 ///
-/// - Pass the tenant that you expect in the context of [`open`](crate::Envelope::open), as in the example. A message with a
-///   different value, or without the pair, is refused before the function is called. With an empty context, `open` opens a
-///   message of any tenant, with that tenant's key.
-/// - Or do not store the pair. With [`EnvelopeBuilder::required_context`](crate::EnvelopeBuilder::required_context), every
-///   caller of `open` must pass the pair, and the function never receives a value from a message.
+/// - Pass the tenant that you expect in the context of [`open`](crate::Envelope::open), as in the example. A message
+///   with a different value, or without the pair, is refused before the function is called. With an empty context,
+///   `open` opens a message of any tenant, with that tenant's key.
+/// - Or do not store the pair. With [`EnvelopeBuilder::required_context`](crate::EnvelopeBuilder::required_context),
+///   every caller of `open` must pass the pair, and the function never receives a value from a message.
 /// - Do not create keys in the function, and do not use a value in a path or query without validating it.
 pub struct ByContext<const N: usize> {
     names: [String; N],
@@ -158,8 +158,8 @@ impl<const N: usize> ByContext<N> {
         Self { names, choose: Box::new(choose), state: Mutex::new(State::empty(DEFAULT_CAPACITY)) }
     }
 
-    /// Sets the maximum number of cached providers. Default: 1,000. Minimum: 1. When the cache is full, the least recently
-    /// used provider is removed.
+    /// Sets the maximum number of cached providers. Default: 1,000. Minimum: 1. When the cache is full, the least
+    /// recently used provider is removed.
     #[must_use]
     pub fn with_capacity(self, providers: usize) -> Self {
         self.lock().kept.resize(NonZeroUsize::new(providers).unwrap_or(NonZeroUsize::MIN));
@@ -225,8 +225,8 @@ impl<const N: usize> State<N> {
     }
 }
 
-/// The first share that is dropped after the call has completed caches the provider, unless [`ByContext::clear`] was called
-/// in the meantime. If all shares are dropped before the call completes, dropping the last one cancels the call.
+/// The first share that is dropped after the call has completed caches the provider, unless [`ByContext::clear`] was
+/// called in the meantime. If all shares are dropped before the call completes, dropping the last one cancels the call.
 impl<const N: usize> Drop for Share<'_, N> {
     fn drop(&mut self) {
         let mut state = self.keys.lock();

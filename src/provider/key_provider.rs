@@ -12,9 +12,9 @@ use crate::message::EncryptedDataKey;
 
 /// Generates, encrypts and decrypts data keys.
 ///
-/// [`AwsKms`](crate::AwsKms) uses AWS KMS, and [`RawAes`](crate::RawAes) a key in memory. The [`provider`](super) module
-/// lists all key providers of this crate. For unit tests, use `MockKeyProvider`, `MemoryKey` or `ScriptedProvider` (feature
-/// `mock`).
+/// [`AwsKms`](crate::AwsKms) uses AWS KMS, and [`RawAes`](crate::RawAes) a key in memory. The [`provider`](super)
+/// module lists all key providers of this crate. For unit tests, use `MockKeyProvider`, `MemoryKey` or
+/// `ScriptedProvider` (feature `mock`).
 ///
 /// # Implementing
 /// A provider needs two methods: [`encrypt_data_key`](Self::encrypt_data_key) and
@@ -96,8 +96,8 @@ use crate::message::EncryptedDataKey;
 /// - Bind each encrypted data key to the encryption context, so that it does not decrypt with a different context. If a
 ///   provider cannot do this (such as `RawRsa`), only the message's header authenticates the context.
 /// - Return the index of the encrypted data key that the returned data key was decrypted from.
-/// - Enforce the request's deadline, which all requests for one message share. After the deadline, do not start calls to
-///   the key service, and cancel calls in progress. The envelope does not cancel the provider.
+/// - Enforce the request's deadline, which all requests for one message share. After the deadline, do not start calls
+///   to the key service, and cancel calls in progress. The envelope does not cancel the provider.
 /// - Take random bytes from the request, so that tests that set
 ///   [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng) are reproducible.
 ///
@@ -105,9 +105,9 @@ use crate::message::EncryptedDataKey;
 ///
 /// # Wrapping another provider
 /// Forward every method. Pass on the request itself, or a modified copy of it (`let mut modified = *request;`). Do not
-/// construct a new request: it would have no deadline, the default backend and randomness, and no record of the calls that
-/// other providers have made for the message. `#[deny(clippy::missing_trait_methods)]` reports methods that are not
-/// forwarded.
+/// construct a new request: it would have no deadline, the default backend and randomness, and no record of the calls
+/// that other providers have made for the message. `#[deny(clippy::missing_trait_methods)]` reports methods that are
+/// not forwarded.
 ///
 /// ```
 /// use std::fmt;
@@ -160,8 +160,8 @@ use crate::message::EncryptedDataKey;
 /// ```
 #[async_trait]
 pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
-    /// Generates a data key of the [length](crate::AlgorithmSuite::data_key_len) that the suite needs, and returns it with
-    /// its encrypted data keys, of which there is at least one.
+    /// Generates a data key of the [length](crate::AlgorithmSuite::data_key_len) that the suite needs, and returns it
+    /// with its encrypted data keys, of which there is at least one.
     ///
     /// [`AwsKms`](crate::AwsKms) calls `GenerateDataKey`. The default implementation
     /// [generates](SecretKey::generate) the key from the request's randomness and encrypts it with
@@ -192,18 +192,18 @@ pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
     /// [`first_decrypted`](DecryptDataKeyRequest::first_decrypted) implements the loop for other providers.
     ///
     /// # Errors
-    /// Returns a [`ProviderError`] of the kind [`NoMatchingKey`](super::ProviderErrorKind::NoMatchingKey) if none of the
-    /// encrypted data keys belongs to this provider, or of the kind
+    /// Returns a [`ProviderError`] of the kind [`NoMatchingKey`](super::ProviderErrorKind::NoMatchingKey) if none of
+    /// the encrypted data keys belongs to this provider, or of the kind
     /// [`NoneDecrypted`](super::ProviderErrorKind::NoneDecrypted) if some do, but none of them could be decrypted.
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError>;
 
-    /// Returns `false` if this provider certainly cannot decrypt the encrypted data key, because that names another provider
-    /// or key.
+    /// Returns `false` if this provider certainly cannot decrypt the encrypted data key, because that names another
+    /// provider or key.
     ///
     /// The answer must not require a call to a key service. The default implementation returns `true`.
     ///
-    /// [`MultiProvider`](super::MultiProvider) skips a provider that can decrypt none of a message's encrypted data keys, so
-    /// that it takes no share of the time limit.
+    /// [`MultiProvider`](super::MultiProvider) skips a provider that can decrypt none of a message's encrypted data
+    /// keys, so that it takes no share of the time limit.
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         let _ = encrypted;
         true

@@ -13,12 +13,12 @@ use crate::message::EncryptedDataKey;
 
 /// Seals messages under several key providers, any one of which can open them.
 ///
-/// To seal, the first provider (the generator) generates the data key. The others then encrypt the same data key, all at
-/// the same time. All providers must succeed. If several fail, the error is that of the first one in order.
+/// To seal, the first provider (the generator) generates the data key. The others then encrypt the same data key, all
+/// at the same time. All providers must succeed. If several fail, the error is that of the first one in order.
 ///
 /// To open, the providers are called in order until one decrypts the data key. Providers that certainly cannot decrypt
-/// any of the message's encrypted data keys ([`may_decrypt`](KeyProvider::may_decrypt) returns `false`) are skipped. Each
-/// provider except the last gets half of the time that remains until the request's deadline.
+/// any of the message's encrypted data keys ([`may_decrypt`](KeyProvider::may_decrypt) returns `false`) are skipped.
+/// Each provider except the last gets half of the time that remains until the request's deadline.
 ///
 /// `MultiProvider` corresponds to the multi-keyring of AWS's SDKs.
 ///
@@ -42,14 +42,14 @@ pub struct MultiProvider<P = Box<dyn KeyProvider>> {
 }
 
 impl MultiProvider {
-    /// Creates a provider from the generator: the one that generates data keys, and the first to be called when a message
-    /// is opened.
+    /// Creates a provider from the generator: the one that generates data keys, and the first to be called when a
+    /// message is opened.
     pub fn new(generator: impl KeyProvider + 'static) -> Self {
         Self { providers: vec![Box::new(generator)] }
     }
 
-    /// Adds a provider that also encrypts each data key. When a message is opened, providers are called in the order in which
-    /// they were added.
+    /// Adds a provider that also encrypts each data key. When a message is opened, providers are called in the order in
+    /// which they were added.
     #[must_use]
     pub fn with(mut self, child: impl KeyProvider + 'static) -> Self {
         self.providers.push(Box::new(child));
@@ -80,11 +80,11 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         let deadline = deadline_or_default(request.deadline);
         #[cfg(feature = "aws-kms")]
-        let learnt = super::aws_kms::Learnt::new(request);
+        let outcomes = super::aws_kms::Outcomes::new(request);
         #[cfg(feature = "aws-kms")]
-        let learnt = request.learnt.filter(|learnt| learnt.is_about(request)).unwrap_or(&learnt);
+        let outcomes = request.outcomes.filter(|outcomes| outcomes.is_about(request)).unwrap_or(&outcomes);
         #[cfg(feature = "aws-kms")]
-        let request = &DecryptDataKeyRequest { learnt: Some(learnt), ..*request };
+        let request = &DecryptDataKeyRequest { outcomes: Some(outcomes), ..*request };
         let may_decrypt = |provider: &&P| request.encrypted_data_keys.iter().any(|key| provider.may_decrypt(key));
         let mut providers = self.providers.iter().filter(may_decrypt).peekable();
         let mut attempts = Vec::new();
@@ -113,8 +113,8 @@ impl<P: fmt::Display> fmt::Display for MultiProvider<P> {
     }
 }
 
-/// Encrypts a data key with all providers concurrently, and returns the results in the providers' order. It waits for all
-/// providers, so that the reported error does not depend on their speed.
+/// Encrypts a data key with all providers concurrently, and returns the results in the providers' order. It waits for
+/// all providers, so that the reported error does not depend on their speed.
 async fn encrypt_with_all<P: KeyProvider>(
     providers: &[P],
     request: &EncryptDataKeyRequest<'_>,

@@ -35,8 +35,8 @@ use crate::{
 /// `RawAes` is compatible with the raw AES keyring of AWS's SDKs. With the same namespace, name and key, they open its
 /// messages, and it opens theirs.
 ///
-/// To store a local key, use a key file (`write_key_file`, `read_key_file`; feature `key-file`), or pass the bytes from your
-/// secret store to [`new`](Self::new). Without its key, a message cannot be opened.
+/// To store a local key, use a key file (`write_key_file`, `read_key_file`; feature `key-file`), or pass the bytes from
+/// your secret store to [`new`](Self::new). Without its key, a message cannot be opened.
 ///
 /// The key encrypts each data key under a random IV. It should therefore encrypt at most 2³² data keys
 /// ([NIST SP 800-38D](https://doi.org/10.6028/NIST.SP.800-38D), section 8.3).
@@ -78,8 +78,8 @@ impl RawAes {
     /// Generates a random key of 32 bytes.
     ///
     /// # Errors
-    /// Returns the errors of [`RawAes::new`], and [`ConfigError::Random`] if the operating system's random number generator
-    /// fails.
+    /// Returns the errors of [`RawAes::new`], and [`ConfigError::Random`] if the operating system's random number
+    /// generator fails.
     pub fn generate(namespace: impl Into<String>, name: impl Into<String>) -> Result<Self, ConfigError> {
         let key = SecretKey::filled(32, |out| Random::System.fill(out))?;
         Self::new(namespace, name, key)

@@ -144,8 +144,8 @@ impl fmt::Debug for EcdhPrivateKey {
     }
 }
 
-/// A key provider that uses elliptic-curve Diffie-Hellman: it encrypts data keys under a secret shared by a sender and a
-/// recipient.
+/// A key provider that uses elliptic-curve Diffie-Hellman: it encrypts data keys under a secret shared by a sender and
+/// a recipient.
 ///
 /// Anyone who has the recipient's public key can seal messages for the recipient:
 ///
@@ -238,7 +238,8 @@ impl RawEcdh {
         Self(Scheme::Discovery { recipient })
     }
 
-    /// Creates a provider for two parties: `own` is this party's private key, and `other` is the other party's public key.
+    /// Creates a provider for two parties: `own` is this party's private key, and `other` is the other party's public
+    /// key.
     ///
     /// It seals messages for the other party, and opens messages that either party has sealed for the other.
     ///

@@ -19,14 +19,15 @@ use super::{
 };
 use crate::{crypto::SecretKey, error::ConfigError, message::EncryptedDataKey};
 
-/// The padding of data keys that are encrypted with RSA. Messages must be opened with the padding they were sealed with.
+/// The padding of data keys that are encrypted with RSA. Messages must be opened with the padding they were sealed
+/// with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RsaPadding {
     /// PKCS #1 v1.5 (RFC 8017, section 7.2), for existing messages only.
     ///
-    /// Errors and timing can reveal whether the padding was correct (Bleichenbacher's attack). Do not open untrusted messages
-    /// with this padding in a service whose errors or response times an attacker can observe.
+    /// Errors and timing can reveal whether the padding was correct (Bleichenbacher's attack). Do not open untrusted
+    /// messages with this padding in a service whose errors or response times an attacker can observe.
     Pkcs1v15,
     /// OAEP (RFC 8017, section 7.1) with SHA-1 and MGF1 with SHA-1.
     OaepSha1,
@@ -50,7 +51,8 @@ impl RsaPadding {
     }
 }
 
-/// An RSA key in the memory of this process, as a key provider. It seals with the public key and opens with the private key.
+/// An RSA key in the memory of this process, as a key provider. It seals with the public key and opens with the private
+/// key.
 ///
 /// ```no_run
 /// use kms_envelope::{Envelope, provider::{RawRsa, RsaPadding}};
@@ -67,12 +69,12 @@ impl RsaPadding {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// `RawRsa` is compatible with the raw RSA keyring of AWS's SDKs. With the same namespace, name, padding and keys, they open
-/// its messages, and it opens theirs.
+/// `RawRsa` is compatible with the raw RSA keyring of AWS's SDKs. With the same namespace, name, padding and keys, they
+/// open its messages, and it opens theirs.
 ///
-/// Anyone who has the public key can seal messages, so an opened message does not prove who sealed it. **RSA does not bind
-/// the data key to the encryption context**: only the message's header authenticates the context. A message is bound to a
-/// single data key only if its algorithm suite has key commitment, like the default suite.
+/// Anyone who has the public key can seal messages, so an opened message does not prove who sealed it. **RSA does not
+/// bind the data key to the encryption context**: only the message's header authenticates the context. A message is
+/// bound to a single data key only if its algorithm suite has key commitment, like the default suite.
 pub struct RawRsa {
     namespace: String,
     name: String,
@@ -87,8 +89,8 @@ impl RawRsa {
     /// The namespace and name identify the key. They are stored unencrypted in each message.
     ///
     /// # Errors
-    /// Returns [`ConfigError::KeyName`] if the namespace starts with `aws-kms`, which is reserved for AWS KMS, or if the
-    /// namespace or name is longer than 65,535 bytes.
+    /// Returns [`ConfigError::KeyName`] if the namespace starts with `aws-kms`, which is reserved for AWS KMS, or if
+    /// the namespace or name is longer than 65,535 bytes.
     pub fn new(
         namespace: impl Into<String>,
         name: impl Into<String>,
@@ -172,7 +174,8 @@ impl KeyProvider for RawRsa {
                     "no private key is set; call RawRsa::with_private_key_pem",
                 )));
             };
-            // A wrong length is reported in the same way as wrong padding, so that the error does not reveal which it was.
+            // A wrong length is reported in the same way as wrong padding, so that the error does not reveal which it
+            // was.
             let key = self.unwrap(private, &encrypted.ciphertext).ok().and_then(|key| SecretKey::try_from(key).ok());
             let key = key.filter(|key| key.len() == request.suite.data_key_len());
             // Not `InvalidCiphertext`: RSA does not bind the context, so a wrong context cannot be the cause.

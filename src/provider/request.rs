@@ -43,8 +43,8 @@ pub struct GenerateDataKeyRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The complete encryption context. Providers should bind the encrypted data key to it.
     pub context: &'a EncryptionContext,
-    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit of 10
-    /// seconds.
+    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit
+    /// of 10 seconds.
     pub deadline: Option<Instant>,
     /// The envelope's cryptographic backend. Providers that do cryptography in this process should use it.
     pub backend: Backend,
@@ -95,8 +95,8 @@ pub struct EncryptDataKeyRequest<'a> {
     pub context: &'a EncryptionContext,
     /// The data key to encrypt.
     pub data_key: &'a SecretKey,
-    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit of 10
-    /// seconds.
+    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit
+    /// of 10 seconds.
     pub deadline: Option<Instant>,
     /// The envelope's cryptographic backend. Providers that do cryptography in this process should use it.
     pub backend: Backend,
@@ -141,8 +141,8 @@ pub struct DecryptDataKeyRequest<'a> {
     pub context: &'a EncryptionContext,
     /// The message's encrypted data keys, in order. Some may belong to other providers.
     pub encrypted_data_keys: &'a [EncryptedDataKey],
-    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit of 10
-    /// seconds.
+    /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit
+    /// of 10 seconds.
     pub deadline: Option<Instant>,
     /// The limit on encrypted data keys that providers for AWS KMS try for one KMS key: see
     /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key).
@@ -153,7 +153,7 @@ pub struct DecryptDataKeyRequest<'a> {
     pub randomness: Randomness<'a>,
     /// The outcomes of earlier KMS requests for the same message, which other providers sent.
     #[cfg(feature = "aws-kms")]
-    pub(super) learnt: Option<&'a super::aws_kms::Learnt<'a>>,
+    pub(super) outcomes: Option<&'a super::aws_kms::Outcomes<'a>>,
 }
 
 impl<'a> DecryptDataKeyRequest<'a> {
@@ -172,7 +172,7 @@ impl<'a> DecryptDataKeyRequest<'a> {
             backend: Backend::default(),
             randomness: Randomness::default(),
             #[cfg(feature = "aws-kms")]
-            learnt: None,
+            outcomes: None,
         }
     }
 
@@ -229,7 +229,8 @@ impl<'a> DecryptDataKeyRequest<'a> {
         Err(self.none_decrypted(provider, attempts))
     }
 
-    /// Like [`first_decrypted`](Self::first_decrypted), but `decrypt` returns a future. For providers that call a service.
+    /// Like [`first_decrypted`](Self::first_decrypted), but `decrypt` returns a future. For providers that call a
+    /// service.
     ///
     /// A message can name the same key many times. To limit the calls that such a message causes, the method returns
     /// after the first error that is [retryable](ProviderError::is_retryable).
@@ -320,8 +321,8 @@ impl GeneratedDataKey {
 }
 
 impl DecryptedDataKey {
-    /// Creates the result from the data key, the index of the encrypted data key in the request, and a display name of the key
-    /// that decrypted it.
+    /// Creates the result from the data key, the index of the encrypted data key in the request, and a display name of
+    /// the key that decrypted it.
     pub fn new(plaintext: SecretKey, index: usize, key_id: impl Into<String>) -> Self {
         Self { plaintext, index, key_id: key_id.into() }
     }

@@ -43,8 +43,8 @@ impl KeyArn {
         Self { region: region.into(), ..self.clone() }
     }
 
-    /// Returns the ARN with an empty region for a multi-region key, and the unchanged ARN for any other key. All replicas of
-    /// a multi-region key have the same result.
+    /// Returns the ARN with an empty region for a multi-region key, and the unchanged ARN for any other key. All
+    /// replicas of a multi-region key have the same result.
     pub(super) fn without_region(&self) -> Self {
         if self.is_multi_region() { self.in_region("") } else { self.clone() }
     }

@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// A key provider that opens messages under any KMS key that they name and that the caller has permission to use. It cannot
-/// seal messages.
+/// A key provider that opens messages under any KMS key that they name and that the caller has permission to use. It
+/// cannot seal messages.
 ///
 /// Use it to open messages whose keys you do not know in advance.
 ///
@@ -35,12 +35,12 @@ use crate::{
 /// # }
 /// ```
 ///
-/// **Set a [filter](Self::with_filter) for untrusted messages.** Whoever writes a message chooses the keys that it names.
-/// Without a filter, an attacker can make you open messages under the attacker's own key.
+/// **Set a [filter](Self::with_filter) for untrusted messages.** The author of a message chooses the keys that it
+/// names. Without a filter, an attacker can make you open messages under the attacker's own key.
 ///
 /// The regions are tried in order, so list the nearest one first. A region is used for its own keys, and for all
-/// multi-region keys, regardless of the region in which they sealed the message. If a region fails, the next one is tried.
-/// The time limits, and the limits for untrusted messages, are those of [`AwsKms`](super::AwsKms).
+/// multi-region keys, regardless of the region in which they sealed the message. If a region fails, the next one is
+/// tried. The time limits, and the limits for untrusted messages, are those of [`AwsKms`](super::AwsKms).
 #[derive(Clone)]
 pub struct AwsKmsDiscovery {
     regions: Vec<(Requests, String)>,
@@ -49,8 +49,8 @@ pub struct AwsKmsDiscovery {
 }
 
 impl AwsKmsDiscovery {
-    /// Creates a provider that uses keys in the given regions. `client` returns the client for a region; it is called once
-    /// for each region.
+    /// Creates a provider that uses keys in the given regions. `client` returns the client for a region; it is called
+    /// once for each region.
     ///
     /// # Errors
     /// Returns [`ConfigError::KmsKeys`] if `regions` is empty, contains a region twice, or contains an empty name.
@@ -68,8 +68,8 @@ impl AwsKmsDiscovery {
         Ok(Self { regions, filter: None })
     }
 
-    /// Restricts the provider to keys in the given partition (`aws`, `aws-cn`, ...) and accounts. Encrypted data keys of other
-    /// keys are ignored.
+    /// Restricts the provider to keys in the given partition (`aws`, `aws-cn`, ...) and accounts. Encrypted data keys
+    /// of other keys are ignored.
     #[must_use]
     pub fn with_filter<A: Into<String>>(
         mut self,

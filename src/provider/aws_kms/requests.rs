@@ -65,8 +65,8 @@ impl Requests {
 
     /// Returns the configuration that sets a request's time limit, retries included.
     ///
-    /// Every request has a limit. The SDK has none by default, and would wait forever for a server that accepts a connection
-    /// and does not answer.
+    /// Every request has a limit. The SDK has none by default, and would wait forever for a server that accepts a
+    /// connection and does not answer.
     fn config(
         &self,
         operation: &'static str,
@@ -196,8 +196,8 @@ impl Requests {
 /// The provider id of encrypted data keys of AWS KMS.
 pub(super) const PROVIDER_ID: &str = "aws-kms";
 
-/// Returns the encrypted data key in a response. The response must name the requested key: the writer could not open a message
-/// that names a different one.
+/// Returns the encrypted data key in a response. The response must name the requested key: the writer could not open a
+/// message that names a different one.
 fn encrypted(
     operation: &'static str,
     key_arn: &str,
@@ -238,8 +238,8 @@ fn unexpected(operation: &'static str, key_id: &str, what: impl Into<Cow<'static
 
 /// Converts an error of the SDK to a cause that contains no request or response.
 ///
-/// If an error in the chain prints one (such as the error for an endpoint URL without a scheme), the chain is replaced by its
-/// texts, with the request or response removed.
+/// If an error in the chain prints one (such as the error for an endpoint URL without a scheme), the chain is replaced
+/// by its texts, with the request or response removed.
 fn without_messages(error: Box<dyn Error + Send + Sync>) -> Cause {
     /// The start of the SDK's `Debug` output, which some of its error texts quote.
     const QUOTES: [&str; 3] = ["Request {", "Response {", "SdkBody"];

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha384};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{Candidate, KeyArn, Learnt, Requests, Tries, Try, key_arn_of, requests::GET_PUBLIC_KEY};
+use super::{Candidate, KeyArn, Outcomes, Requests, Tries, Try, key_arn_of, requests::GET_PUBLIC_KEY};
 use crate::{
     context::EncryptionContext,
     crypto::SecretKey,
@@ -31,8 +31,8 @@ use crate::{
 const PROVIDER_ID: &str = "aws-kms-rsa";
 const DIGEST_LEN: usize = 48;
 
-/// An RSA key in AWS KMS, as a key provider. It seals with the public key, without KMS requests, and opens with a KMS `Decrypt`
-/// request.
+/// An RSA key in AWS KMS, as a key provider. It seals with the public key, without KMS requests, and opens with a KMS
+/// `Decrypt` request.
 ///
 /// ```no_run
 /// use kms_envelope::{Envelope, provider::{AwsKmsRsa, RsaPadding}};
@@ -47,11 +47,11 @@ const DIGEST_LEN: usize = 48;
 ///
 /// Anyone who has the public key can seal messages. To open them, a caller needs the permission `kms:Decrypt`.
 ///
-/// The encrypted data key is bound to the encryption context, but the context is not sent to KMS. Policies cannot require
-/// it, and CloudTrail does not show it.
+/// The encrypted data key is bound to the encryption context, but the context is not sent to KMS. Policies cannot
+/// require it, and CloudTrail does not show it.
 ///
-/// Algorithm suites with signatures are refused, as in AWS's SDKs: the signature would only prove that the sender has the
-/// public key.
+/// Algorithm suites with signatures are refused, as in AWS's SDKs: the signature would only prove that the sender has
+/// the public key.
 ///
 /// The time limits, and the limits for untrusted messages, are those of [`AwsKms`](super::AwsKms).
 #[derive(Clone)]
@@ -70,8 +70,8 @@ impl AwsKmsRsa {
     /// [`fetch_public_key`](Self::fetch_public_key) or [`with_public_key_pem`](Self::with_public_key_pem).
     ///
     /// # Errors
-    /// Returns [`ConfigError::KmsKeyId`] if `key_arn` is not a key ARN, and [`ConfigError::KmsKeys`] if KMS does not support
-    /// the padding. It supports [`RsaPadding::OaepSha1`] and [`RsaPadding::OaepSha256`].
+    /// Returns [`ConfigError::KmsKeyId`] if `key_arn` is not a key ARN, and [`ConfigError::KmsKeys`] if KMS does not
+    /// support the padding. It supports [`RsaPadding::OaepSha1`] and [`RsaPadding::OaepSha256`].
     pub fn new(client: Client, key_arn: impl Into<String>, padding: RsaPadding) -> Result<Self, ConfigError> {
         let key_arn = key_arn_of(key_arn)?;
         let algorithm = match padding {
@@ -85,8 +85,8 @@ impl AwsKmsRsa {
         Ok(Self { requests: Requests::new(client), key_arn, padding, algorithm, public: None })
     }
 
-    /// Sets the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), of 2048 to 8192 bits. It must be
-    /// the public key of this KMS key: if it is not, KMS cannot decrypt the data keys.
+    /// Sets the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), of 2048 to 8192 bits.
+    /// It must be the public key of this KMS key: if it is not, KMS cannot decrypt the data keys.
     ///
     /// # Errors
     /// Returns [`ConfigError::Pem`] if `pem` is not such a key.
@@ -190,8 +190,8 @@ impl KeyProvider for AwsKmsRsa {
             let (arn, algorithm) = (self.key_arn.clone(), self.algorithm.clone());
             Candidate { requests: &self.requests, arn, algorithm, index }
         };
-        let learnt = Learnt::new(request);
-        let mut tries = Tries::new(request, &learnt, ours.map(candidate));
+        let outcomes = Outcomes::new(request);
+        let mut tries = Tries::new(request, &outcomes, ours.map(candidate));
         while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
             match self.unwrap(&encrypted.ciphertext, request, deadline).await {
                 Ok(key) => return Ok(DecryptedDataKey { plaintext: key, index: candidate.index, key_id }),

@@ -1,8 +1,8 @@
 //! Decides which of a message's encrypted data keys to send to KMS, in which region, and with which time limit.
 //!
 //! An untrusted message can name the same key any number of times. The cost of one message is therefore bounded by a
-//! deadline, by the results of earlier requests, and by a limit for each key. If several providers handle a message, they
-//! share these results.
+//! deadline, by the results of earlier requests, and by a limit for each key. If several providers handle a message,
+//! they share these results.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
@@ -23,7 +23,7 @@ use crate::{
 
 /// The results of the KMS requests for one message so far.
 #[derive(Debug)]
-pub(in crate::provider) struct Learnt<'a> {
+pub(in crate::provider) struct Outcomes<'a> {
     encrypted_data_keys: &'a [EncryptedDataKey],
     context: &'a EncryptionContext,
     facts: Mutex<Facts>,
@@ -39,15 +39,15 @@ struct Facts {
     invalid: HashMap<(usize, EncryptionAlgorithmSpec), ProviderError>,
 }
 
-impl<'a> Learnt<'a> {
+impl<'a> Outcomes<'a> {
     /// Creates an empty record.
     pub(in crate::provider) fn new(request: &DecryptDataKeyRequest<'a>) -> Self {
         let DecryptDataKeyRequest { encrypted_data_keys, context, .. } = *request;
         Self { encrypted_data_keys, context, facts: Mutex::default() }
     }
 
-    /// Returns whether the request is for the same encrypted data keys and context. A wrapping provider may have replaced
-    /// them.
+    /// Returns whether the request is for the same encrypted data keys and context. A wrapping provider may have
+    /// replaced them.
     pub(in crate::provider) fn is_about(&self, request: &DecryptDataKeyRequest<'_>) -> bool {
         std::ptr::eq(self.encrypted_data_keys, request.encrypted_data_keys)
             && std::ptr::eq(self.context, request.context)
@@ -93,7 +93,7 @@ pub(super) struct Tries<'a> {
     request: &'a DecryptDataKeyRequest<'a>,
     deadline: Instant,
     remaining: VecDeque<Candidate<'a>>,
-    learnt: &'a Learnt<'a>,
+    outcomes: &'a Outcomes<'a>,
     /// The indexes of the encrypted data keys that were skipped because of the limit.
     over_limit: BTreeSet<usize>,
     /// The first error because of which a candidate was skipped.
@@ -109,17 +109,17 @@ pub(super) struct Try<'a> {
 }
 
 impl<'a> Tries<'a> {
-    /// Uses the results recorded in the request, or else `learnt`.
+    /// Uses the results recorded in the request, or else `outcomes`.
     pub(super) fn new(
         request: &'a DecryptDataKeyRequest<'a>,
-        learnt: &'a Learnt<'a>,
+        outcomes: &'a Outcomes<'a>,
         candidates: impl IntoIterator<Item = Candidate<'a>>,
     ) -> Self {
         Self {
             request,
             deadline: deadline_or_default(request.deadline),
             remaining: candidates.into_iter().collect(),
-            learnt: request.learnt.filter(|learnt| learnt.is_about(request)).unwrap_or(learnt),
+            outcomes: request.outcomes.filter(|outcomes| outcomes.is_about(request)).unwrap_or(outcomes),
             over_limit: BTreeSet::new(),
             known: None,
             errors: Vec::new(),
@@ -128,7 +128,7 @@ impl<'a> Tries<'a> {
 
     /// Returns the next attempt. It must finish by its deadline.
     pub(super) fn next(&mut self) -> Option<Try<'a>> {
-        let (facts, limit) = (self.learnt.facts(), self.request.tries_per_kms_key);
+        let (facts, limit) = (self.outcomes.facts(), self.request.tries_per_kms_key);
         while let Some(candidate) = self.remaining.pop_front() {
             match facts.obstacle(&candidate, limit) {
                 Some(Obstacle::Limit) => {
@@ -154,7 +154,7 @@ impl<'a> Tries<'a> {
     /// Records a failed attempt.
     pub(super) fn failed(&mut self, candidate: Candidate<'a>, error: ProviderError) {
         let Candidate { requests, arn, algorithm, index } = candidate;
-        let mut facts = self.learnt.facts();
+        let mut facts = self.outcomes.facts();
         match error.kind() {
             Kind::Throttled | Kind::TimedOut | Kind::Unavailable if !is_about_the_key(&error) => {
                 facts.unanswered.insert(requests.client_id(), error.clone());
@@ -191,8 +191,8 @@ fn not_sent(before: &ProviderError, arn: &KeyArn) -> ProviderError {
         .with_retry_after(before.retry_after())
 }
 
-/// Returns whether KMS reports only this key as unavailable, such as when its custom key store is disconnected. Other keys in
-/// the region may be available.
+/// Returns whether KMS reports only this key as unavailable, such as when its custom key store is disconnected. Other
+/// keys in the region may be available.
 fn is_about_the_key(error: &ProviderError) -> bool {
     let answer = error.source().and_then(|source| source.downcast_ref::<DecryptError>());
     answer.is_some_and(DecryptError::is_key_unavailable_exception)

@@ -1,8 +1,8 @@
 //! Key files: local keys as JSON, with the fields that AWS's SDKs need to configure a raw AES keyring.
 //!
-//! `serde_json` must not decode the key. It copies strings that contain escapes into memory that is not zeroized, and its
-//! errors can quote the input. It therefore passes on the key's JSON text undecoded, and only the line and column of its
-//! errors are reported.
+//! `serde_json` must not decode the key. It copies strings that contain escapes into memory that is not zeroized, and
+//! its errors can quote the input. It therefore passes on the key's JSON text undecoded, and only the line and column
+//! of its errors are reported.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -71,8 +71,8 @@ impl RawAes {
 
     /// Parses the JSON of a key file.
     ///
-    /// It must be an object with the string fields `namespace`, `name` and `key`, and no others. `key` is the key of 16, 24
-    /// or 32 bytes, encoded in standard base64 with padding. The caller is responsible for zeroizing `json`.
+    /// It must be an object with the string fields `namespace`, `name` and `key`, and no others. `key` is the key of
+    /// 16, 24 or 32 bytes, encoded in standard base64 with padding. The caller is responsible for zeroizing `json`.
     ///
     /// ```
     /// use kms_envelope::RawAes;
@@ -143,8 +143,8 @@ impl RawAes {
         let mut base64 = Zeroizing::new(vec![0; Base64::encoded_len(key)]);
         let key = Base64::encode(key, &mut base64).map_err(io::Error::other)?;
         let fields = FieldsOut { namespace: self.namespace(), name: self.name(), key };
-        // Enough for names whose characters are all escaped like \u0000: a buffer that grows leaves a copy of the key in
-        // freed memory.
+        // Enough for names whose characters are all escaped like \u0000: a buffer that grows leaves a copy of the key
+        // in freed memory.
         let capacity = 128 + 6 * (fields.namespace.len() + fields.name.len()) + key.len();
         let mut json = Zeroizing::new(Vec::with_capacity(capacity));
         serde_json::to_writer_pretty(&mut *json, &fields)?;
