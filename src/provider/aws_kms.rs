@@ -68,10 +68,10 @@ pub(super) use tries::Outcomes;
 ///
 /// # Time limits and retries
 /// You create the client, which determines the region, credentials, retries and timeouts: see
-/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). In addition, all requests for one message share a deadline of 10
-/// seconds, or of [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout). The client's operation timeout
-/// or [`with_timeout`](Self::with_timeout) can limit each request further. Dropping the future of an operation cancels
-/// its request.
+/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). In addition, all requests for one message share a deadline: 10
+/// seconds by default, or the time set with [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout). The
+/// client's operation timeout or [`with_timeout`](Self::with_timeout) can limit each request further. Dropping the
+/// future of an operation cancels its requests.
 ///
 /// # Multi-region keys
 /// A multi-region key opens messages that any of its replicas sealed. Add replicas with
@@ -106,9 +106,10 @@ impl AwsKms {
 
     /// Creates a provider from a key ARN, an alias ARN, an alias (`alias/NAME`) or a key id.
     ///
-    /// A key ARN is used as it is. Any other identifier is looked up once, with a `DescribeKey` request of at most 10
-    /// seconds or the client's operation timeout. If the alias is later updated to point to a different key, this
-    /// provider continues to use the old key.
+    /// A key ARN is used without a request. Any other identifier is looked up once, with a `DescribeKey` request. If
+    /// the alias is later updated to point to a different key, this provider continues to use the old key.
+    ///
+    /// The request is limited by the client's operation timeout, or to 10 seconds if the client has none.
     ///
     /// # Errors
     /// Returns [`ResolveError::Config`] if `key_id` is not a valid identifier, and [`ResolveError::Provider`] if the
@@ -178,7 +179,8 @@ impl AwsKms {
 
     /// Adds the replica of this multi-region key in another region. `client` must be a client for that region.
     ///
-    /// Replicas are used in the order in which they were added, when the key in every region before them has failed.
+    /// To seal and to open messages, replicas are used in the order in which they were added, when the key in every
+    /// region before them has failed.
     ///
     /// ```no_run
     /// use aws_sdk_kms::Client;

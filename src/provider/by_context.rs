@@ -51,8 +51,8 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// ```
 ///
 /// # Cached providers
-/// The providers that were returned last are cached, by default up to [1,000](Self::with_capacity). The function is
-/// called only for values that have no cached provider. Concurrent requests for the same values share one call.
+/// The [1,000](Self::with_capacity) most recently used providers are cached. The function is called only for values
+/// that have no cached provider. Concurrent requests for the same values share one call.
 ///
 /// If the function fails or panics, all requests that share the call fail. The failure is not cached: the next request
 /// calls the function again.

@@ -197,10 +197,10 @@ pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
     /// [`NoneDecrypted`](super::ProviderErrorKind::NoneDecrypted) if some do, but none of them could be decrypted.
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError>;
 
-    /// Returns `false` if this provider certainly cannot decrypt the encrypted data key, because that names another
-    /// provider or key.
+    /// Returns `false` if the encrypted data key names another provider or another key, so that this provider certainly
+    /// cannot decrypt it.
     ///
-    /// The answer must not require a call to a key service. The default implementation returns `true`.
+    /// The method must not call a key service. The default implementation returns `true`.
     ///
     /// [`MultiProvider`](super::MultiProvider) skips a provider that can decrypt none of a message's encrypted data
     /// keys, so that it takes no share of the time limit.

@@ -14,7 +14,7 @@ use crate::message::EncryptedDataKey;
 /// Seals messages under several key providers, any one of which can open them.
 ///
 /// To seal, the first provider (the generator) generates the data key. The others then encrypt the same data key, all
-/// at the same time. All providers must succeed. If several fail, the error is that of the first one in order.
+/// at the same time. Sealing fails if any provider fails. If several fail, the error is that of the first one in order.
 ///
 /// To open, the providers are called in order until one decrypts the data key. Providers that certainly cannot decrypt
 /// any of the message's encrypted data keys ([`may_decrypt`](KeyProvider::may_decrypt) returns `false`) are skipped.
@@ -42,8 +42,8 @@ pub struct MultiProvider<P = Box<dyn KeyProvider>> {
 }
 
 impl MultiProvider {
-    /// Creates a provider from the generator: the one that generates data keys, and the first to be called when a
-    /// message is opened.
+    /// Creates a provider with the given generator, which generates the data keys. When a message is opened, it is
+    /// called first.
     pub fn new(generator: impl KeyProvider + 'static) -> Self {
         Self { providers: vec![Box::new(generator)] }
     }
@@ -127,7 +127,7 @@ async fn encrypt_with_all<P: KeyProvider>(
     Ok(encrypted.into_iter().flatten().collect())
 }
 
-/// Refuses an empty result: the provider could not open the message, which would be noticed only when it has to.
+/// Refuses an empty result. The provider could not open the message, which would be noticed only when it is needed.
 fn check_not_empty<P: KeyProvider>(
     provider: &P,
     operation: &'static str,

@@ -207,7 +207,7 @@ impl Info {
 struct Wrapping {
     commitment: [u8; COMMITMENT_LEN],
     cipher: AesGcm,
-    /// The input of the key derivation, and the additional authenticated data of the encryption.
+    /// The fixed input of the key derivation, which is also the additional authenticated data of the encryption.
     fixed_info: Vec<u8>,
 }
 

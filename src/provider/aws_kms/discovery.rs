@@ -39,7 +39,7 @@ use crate::{
 /// names. Without a filter, an attacker can make you open messages under the attacker's own key.
 ///
 /// The regions are tried in order, so list the nearest one first. A region is used for its own keys, and for all
-/// multi-region keys, regardless of the region in which they sealed the message. If a region fails, the next one is
+/// multi-region keys, regardless of the region in which the message was sealed. If a region fails, the next one is
 /// tried. The time limits, and the limits for untrusted messages, are those of [`AwsKms`](super::AwsKms).
 #[derive(Clone)]
 pub struct AwsKmsDiscovery {
