@@ -59,8 +59,8 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 ///
 /// # Errors of the function
 /// The function can return any error. A [`ProviderError`] is passed on unchanged, also if it is inside a
-/// `ResolveError`, so that its kind and [`is_retryable`](ProviderError::is_retryable) stay correct. A context that
-/// lacks one of the names is refused without a call.
+/// [`ResolveError`](super::ResolveError), so that its kind and [`is_retryable`](ProviderError::is_retryable) stay
+/// correct. A context that lacks one of the names is refused without a call.
 ///
 /// The function is not bound by the request's deadline. It must limit the time of its own calls;
 /// [`AwsKms::resolve`](crate::AwsKms::resolve) does.

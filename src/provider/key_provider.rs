@@ -13,8 +13,7 @@ use crate::message::EncryptedDataKey;
 /// Generates, encrypts and decrypts data keys.
 ///
 /// [`AwsKms`](crate::AwsKms) uses AWS KMS, and [`RawAes`](crate::RawAes) a key in memory. The [`provider`](super)
-/// module lists all key providers of this crate. For unit tests, use `MockKeyProvider`, `MemoryKey` or
-/// `ScriptedProvider` (feature `mock`).
+/// module lists all key providers of this crate. For unit tests, use those of the [`testing`](crate::testing) module.
 ///
 /// # Implementing
 /// A provider needs two methods: [`encrypt_data_key`](Self::encrypt_data_key) and
@@ -94,14 +93,14 @@ use crate::message::EncryptedDataKey;
 /// A provider should follow these rules:
 ///
 /// - Bind each encrypted data key to the encryption context, so that it does not decrypt with a different context. If a
-///   provider cannot do this (such as `RawRsa`), only the message's header authenticates the context.
+///   provider cannot do this (such as [`RawRsa`](super::RawRsa)), only the message's header authenticates the context.
 /// - Return the index of the encrypted data key that the returned data key was decrypted from.
 /// - Enforce the request's deadline, which all requests for one message share. After the deadline, do not start calls
 ///   to the key service, and cancel calls in progress. The envelope does not cancel the provider.
 /// - Take random bytes from the request, so that tests that set
 ///   [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng) are reproducible.
 ///
-/// `testing::Conformance` (feature `mock`) tests a provider against these rules and others.
+/// [`testing::Conformance`](crate::testing::Conformance) tests a provider against these rules and others.
 ///
 /// # Wrapping another provider
 /// Forward every method. Pass on the request itself, or a modified copy of it (`let mut modified = *request;`). Do not

@@ -35,8 +35,9 @@ use crate::{
 /// `RawAes` is compatible with the raw AES keyring of AWS's SDKs. With the same namespace, name and key, they open its
 /// messages, and it opens theirs.
 ///
-/// To store a local key, use a key file (`write_key_file`, `read_key_file`; feature `key-file`), or pass the bytes from
-/// your secret store to [`new`](Self::new). Without its key, a message cannot be opened.
+/// To store a local key, use a key file ([`write_key_file`](Self::write_key_file) and
+/// [`read_key_file`](Self::read_key_file)), or pass the bytes from your secret store to [`new`](Self::new). If the key
+/// is lost, its messages cannot be opened.
 ///
 /// The key encrypts each data key under a random IV. It should therefore encrypt at most 2³² data keys
 /// ([NIST SP 800-38D](https://doi.org/10.6028/NIST.SP.800-38D), section 8.3).
