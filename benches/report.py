@@ -1,4 +1,4 @@
-"""The tables and the chart of docs/performance.md, from what `cargo bench --all-features` left in target/criterion.
+"""Prints the tables and draws the chart of docs/performance.md, from the results of `cargo bench --all-features`.
 
     python3 benches/report.py [--chart docs/performance.svg] [target/criterion]
 """
@@ -8,7 +8,7 @@ import json
 import pathlib
 from html import escape
 
-# In the order of the run: each group's ceilings come first.
+# In the order of the run. The upper bounds of each group come first.
 GROUPS = ["whole", "small", "cached", "rewrap", "signed", "streams", "ranges", "files", "header"]
 CHARTED = [
     ("whole/AwsLc/4096", "64 MiB in a buffer, frames of 4 KiB"),
@@ -17,11 +17,11 @@ CHARTED = [
     ("streams", "Streams of 64 MiB, in pieces of 64 KiB"),
     ("files", "File to file, 512 MiB in memory"),
 ]
-CEILINGS = ("memcpy", "bare", "copy and bare", "plain", "tokio copy")
+BOUNDS = ("memcpy", "bare", "copy and bare", "plain", "tokio copy")
 
 
 def measured(folder):
-    """Group -> [(name, nanoseconds, bytes)], the medians, in the order in which they were measured."""
+    """Returns a map: group -> [(name, nanoseconds, bytes)]. These are medians, in the order of measurement."""
     groups = {}
     for path in sorted(folder.glob("**/new/benchmark.json"), key=lambda path: path.stat().st_mtime):
         bench = json.loads(path.read_text())
@@ -49,7 +49,7 @@ def table(group, rows):
 
 
 def chart(groups):
-    """Bars of the rates, with those of the ceilings in grey."""
+    """Returns an SVG with a bar for each rate. Upper bounds are gray."""
     left, width, height = 150, 560, 18
     parts, y = [], 0
     charted = [(title, groups[group]) for group, title in CHARTED if group in groups]
@@ -60,7 +60,7 @@ def chart(groups):
         y += 8
         for name, time, length in rows:
             bar = length / time / most * width
-            kind = "ceiling" if name.startswith(CEILINGS) else "ours"
+            kind = "bound" if name.startswith(BOUNDS) else "ours"
             middle = y + height - 5
             parts.append(f'<text x="{left - 8}" y="{middle}" text-anchor="end">{escape(name)}</text>')
             parts.append(f'<rect x="{left}" y="{y + 2}" width="{bar:.0f}" height="{height - 4}" class="{kind}"/>')
@@ -69,17 +69,17 @@ def chart(groups):
     y += 10
     style = """
   text { font: 12px sans-serif; fill: #222 } .title { font-weight: bold }
-  .ours { fill: #1769aa } .ceiling { fill: #b5bcc4 } svg { background: #fff }"""
+  .ours { fill: #1769aa } .bound { fill: #b5bcc4 } svg { background: #fff }"""
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {left + width + 90} {y}" role="img">'
     body = "\n  ".join(parts)
     background = '<rect width="100%" height="100%" fill="#fff"/>'
-    return f"{head}\n  <title>Rates of kms-envelope beside their ceilings</title>\n  <style>{style}\n  </style>\n  {background}\n  {body}\n</svg>\n"
+    return f"{head}\n  <title>Rates of kms-envelope and their upper bounds</title>\n  <style>{style}\n  </style>\n  {background}\n  {body}\n</svg>\n"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("criterion", nargs="?", type=pathlib.Path, default="target/criterion")
-    parser.add_argument("--chart", type=pathlib.Path, help="writes the chart to this SVG file")
+    parser.add_argument("--chart", type=pathlib.Path, help="write the chart to this SVG file")
     arguments = parser.parse_args()
     groups = measured(arguments.criterion)
     if not groups:
