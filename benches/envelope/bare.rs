@@ -1,4 +1,4 @@
-//! AES-256-GCM as the backends' crates offer it, out of place: the ceiling.
+//! The bare AES-256-GCM of the backends' crates, from one buffer into another: the upper bound of all rates.
 
 use aes_gcm::{AeadInOut, Aes256Gcm, KeyInit, aead::inout::InOutBuf};
 use kms_envelope::Backend;
@@ -25,12 +25,12 @@ impl Aead {
         }
     }
 
-    /// The length of what [`seal`](Self::seal) writes.
+    /// Returns how many bytes [`seal`](Self::seal) writes.
     pub(crate) fn sealed_len(plaintext_len: usize, frame_len: usize) -> usize {
         plaintext_len + TAG_LEN * plaintext_len.div_ceil(frame_len)
     }
 
-    /// Seals frame after frame.
+    /// Seals one frame after the other.
     pub(crate) fn seal(&self, plaintext: &[u8], frame_len: usize, out: &mut [u8]) {
         for (frame, out) in plaintext.chunks(frame_len).zip(out.chunks_mut(frame_len + TAG_LEN)) {
             let (ciphertext, tag) = out.split_at_mut(frame.len());
@@ -49,7 +49,7 @@ impl Aead {
         }
     }
 
-    /// Opens frame after frame.
+    /// Opens one frame after the other.
     pub(crate) fn open(&self, sealed: &[u8], frame_len: usize, out: &mut [u8]) {
         for (frame, out) in sealed.chunks(frame_len + TAG_LEN).zip(out.chunks_mut(frame_len)) {
             let (ciphertext, tag) = frame.split_last_chunk::<TAG_LEN>().unwrap();

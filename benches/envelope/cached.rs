@@ -1,5 +1,5 @@
-//! Messages of 1 KiB with the data-key cache, beside what they cost where the data key costs nothing; misses of full
-//! caches; and rewrapping.
+//! Messages of 1 KiB with the data-key cache, compared with a data key that costs nothing; misses in full caches;
+//! rewrapping.
 
 use std::{
     hint::black_box,
@@ -23,7 +23,7 @@ use crate::{MIB, buffer, builder, context};
 
 const LEN: usize = 1 << 10;
 
-/// Always the same data key, for nothing.
+/// A provider that returns the same data key for every message, at no cost.
 #[derive(Debug)]
 struct Free;
 
@@ -36,13 +36,13 @@ impl std::fmt::Display for Free {
 #[async_trait]
 impl KeyProvider for Free {
     async fn generate_data_key(&self, _: &GenerateDataKeyRequest<'_>) -> Result<GeneratedDataKey, ProviderError> {
-        // As long as those of KMS.
+        // The lengths are those of KMS.
         let encrypted = EncryptedDataKey::new("bench", &[1; 75][..], &[2; 184][..]);
         Ok(GeneratedDataKey::new(SecretKey::from([7; 32]), vec![encrypted]))
     }
 
     async fn encrypt_data_key(&self, _: &EncryptDataKeyRequest<'_>) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        unreachable!("nobody asks")
+        unreachable!("the benchmarks do not encrypt data keys")
     }
 
     async fn decrypt_data_key(&self, _: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
@@ -50,7 +50,7 @@ impl KeyProvider for Free {
     }
 }
 
-/// Runs it on so many threads at once. The time is that of one message on each.
+/// Runs a closure on `count` threads at once. The measured time is that of one message on each thread.
 fn on_threads(bencher: &mut Bencher<'_>, count: usize, run: impl Fn() + Sync) {
     bencher.iter_custom(|iterations| {
         let start = Instant::now();
@@ -85,7 +85,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
         group.finish();
     }
 
-    // Each message has a context of its own, so each evicts an entry for a new one.
+    // Each message has its own context, so each adds an entry and evicts another.
     let mut group = criterion.benchmark_group("cached/miss");
     for capacity in [1_000, 60_000] {
         let cache = DataKeyCache::builder(Duration::from_secs(3600)).capacity(capacity).build().unwrap();

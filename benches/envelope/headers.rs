@@ -1,4 +1,4 @@
-//! A long header, at once and byte by byte: what its reader costs beside the parse of the whole.
+//! A long header, parsed in one piece and byte by byte: the cost of reading a header incrementally.
 
 use std::hint::black_box;
 
@@ -12,7 +12,7 @@ use pollster::block_on;
 use crate::builder;
 
 pub(crate) fn benches(criterion: &mut Criterion) {
-    // 64 KiB in 5,460 pairs, as many as there is room for with names of four characters.
+    // 64 KiB in 5,460 pairs: the maximum for names and values of four characters.
     let pairs = (0..5_460).map(|number| (format!("{number:04}"), "a".repeat(4)));
     let context: EncryptionContext = pairs.collect();
     let message = block_on(builder(65_536).build().unwrap().seal(b"data", &context)).unwrap();

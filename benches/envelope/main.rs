@@ -1,7 +1,8 @@
-//! What sealing and opening cost, each beside its ceiling in the same run: the bare AEAD on the same frames, a copy in
-//! memory, a plain loop over files.
+//! What sealing and opening cost, each with an upper bound from the same run: the bare AEAD on the same frames, a copy
+//! in memory, or a plain loop over files.
 //!
-//! `cargo bench --all-features`, then `python3 benches/report.py` for the tables and the chart of docs/performance.md.
+//! Run `cargo bench --all-features`, then `python3 benches/report.py` for the tables and the chart of
+//! docs/performance.md.
 
 mod bare;
 mod cached;
@@ -34,7 +35,7 @@ fn context() -> EncryptionContext {
     EncryptionContext::from([("tenant", "acme")])
 }
 
-/// Memory that has been written to, so that no page of it is fresh.
+/// Returns memory that has been written to, so that the benchmark does not measure page faults.
 fn buffer(len: usize) -> Vec<u8> {
     vec![1; len]
 }

@@ -1,4 +1,4 @@
-//! Ranges of a long message in memory.
+//! Reads of ranges from a long message in memory.
 
 use std::{hint::black_box, io::Read};
 
@@ -20,7 +20,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
         let mut message = Vec::with_capacity(LEN as usize + 16 * MIB);
         block_on(envelope.seal_reader(plaintext, &context)).unwrap().read_to_end(&mut message).unwrap();
 
-        // As many frames as a range that begins anywhere touches.
+        // As many frames as a range at any position overlaps.
         let aead = Aead::new(Backend::default());
         let frames_len = RANGE + frame_len;
         let (mut out, mut sealed) = (buffer(frames_len), buffer(Aead::sealed_len(frames_len, frame_len)));
@@ -30,7 +30,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
         });
         let reader = block_on(envelope.range_reader(&message[..], message.len() as u64, &context)).unwrap();
         let mut out = buffer(RANGE);
-        // Spread over the whole message: a step that has no factor in common with its length.
+        // The step has no factor in common with the length, so the ranges spread over the whole message.
         let mut start = 0;
         group.bench_function("read", |bencher| {
             bencher.iter(|| {

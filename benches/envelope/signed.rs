@@ -1,4 +1,4 @@
-//! Signed messages: bound by the hash of their signature, which one thread computes while another encrypts.
+//! Signed messages. The hash for the signature limits them; with several threads, one hashes while others encrypt.
 
 use std::{hint::black_box, sync::Arc};
 
@@ -42,7 +42,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
     }
     group.finish();
 
-    // What a signature costs, whatever is signed.
+    // The cost of a signature, which does not depend on the length of the message.
     let mut group = criterion.benchmark_group("signed/1024");
     group.throughput(Throughput::Bytes(1024));
     for backend in crate::BACKENDS {

@@ -1,4 +1,4 @@
-//! Small messages: what a message costs, whatever its length.
+//! Small messages: the fixed cost of a message.
 
 use std::hint::black_box;
 

@@ -1,4 +1,4 @@
-//! Streams, in pieces of 64 KiB, in memory: what the shells add to the cipher.
+//! Streams in memory, in pieces of 64 KiB: what the shells add to the cost of the cipher.
 
 use std::{
     hint::black_box,
@@ -33,7 +33,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
 
     let aead = Aead::new(Backend::default());
     let (mut batch, mut copied) = (buffer(Aead::sealed_len(MIB, FRAME_LEN)), buffer(MIB));
-    // A stream's bytes are copied once, and encrypted once.
+    // A stream copies each byte once and encrypts it once.
     group.bench_function("copy and bare seal", |bencher| {
         bencher.iter(|| {
             for piece in black_box(&plaintext).chunks(MIB) {
@@ -111,7 +111,7 @@ pub(crate) fn benches(criterion: &mut Criterion) {
     small_pieces(criterion);
 }
 
-/// Frames that are put together from many pieces.
+/// Frames that are assembled from many pieces.
 fn small_pieces(criterion: &mut Criterion) {
     const LEN: usize = 16 * MIB;
     let mut group = criterion.benchmark_group("streams/pieces of 1 KiB");

@@ -1,4 +1,4 @@
-//! Whole buffers into memory that is used again, on one thread and on several.
+//! Whole buffers into reused memory, on one thread and on several.
 
 use std::{hint::black_box, sync::Arc};
 

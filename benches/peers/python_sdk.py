@@ -1,4 +1,4 @@
-"""The rows of AWS's SDK for Python: `python_sdk.py MIB ROUNDS`. Needs the packages of tests/python/requirements.txt."""
+"""Measures AWS's SDK for Python: `python_sdk.py MIB ROUNDS`. Needs the packages of tests/python/requirements.txt."""
 
 import os
 import statistics
@@ -34,7 +34,7 @@ def timed(repeat, work):
 
 
 def round_trip(data, frame_len, repeat):
-    """Seconds to seal, seconds to open, and the message's length."""
+    """Returns the seconds to seal, the seconds to open, and the length of the message."""
     sealing, (sealed, _) = timed(
         repeat,
         lambda: client.encrypt(

@@ -1,5 +1,5 @@
-//! A header is read as a simple parser of the whole reads it, or refused where that refuses it; and the lengths that
-//! follow from it are those of the message.
+//! The header parser and a simple parser accept the same headers with the same fields, and refuse the same bytes. The
+//! geometry that follows from a header matches the length of the message.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A header that arrives in any pieces is read, or refused with the same error, as the whole is.
+//! A header that arrives in pieces gives the same result, or the same error, as in one piece.
 
 #![no_main]
 
@@ -18,9 +18,9 @@ fuzz_target!(|input: ([u8; 4], &[u8])| {
             break None;
         }
         if let Ok(header) = &whole {
-            assert!(taken + needed <= header.len(), "it asks for a byte of the body");
+            assert!(taken + needed <= header.len(), "the reader asks for a byte of the body");
         }
-        // Zero is as many as it asks for.
+        // Zero means as many bytes as the reader needs.
         let len = match lens.next() {
             None | Some(0) => needed,
             Some(len) => usize::from(*len),
@@ -28,7 +28,7 @@ fuzz_target!(|input: ([u8; 4], &[u8])| {
         let piece = &rest[..rest.len().min(len)];
         match reader.feed(piece) {
             Ok(len) => {
-                assert!(len == piece.len() || reader.needed() == 0, "it leaves a byte of the header");
+                assert!(len == piece.len() || reader.needed() == 0, "the reader did not consume a byte of the header");
                 (taken, rest) = (taken + len, &rest[len..]);
             }
             Err(error) => {

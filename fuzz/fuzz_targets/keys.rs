@@ -1,4 +1,4 @@
-//! Key files, detached keys, ARNs of keys and PEM, whatever they hold, are read or refused.
+//! Any input is parsed or refused, without a panic, as a key file, detached keys, a key ARN and PEM.
 
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! A message that was changed at random never opens: not to something else, and not to the same. (An equivalent ECDSA
-//! signature opens to the same, but is not found at random.)
+//! A randomly modified message does not open, neither to a different plaintext nor to the same one. (A message with an
+//! equivalent ECDSA signature opens to the same plaintext, but random changes do not find such a signature.)
 
 #![no_main]
 
@@ -36,7 +36,7 @@ enum Change {
         at: u16,
         len: u8,
     },
-    /// The frame at one place goes to another.
+    /// Swaps two frames.
     Swap {
         one: u8,
         other: u8,
@@ -101,6 +101,6 @@ fuzz_target!(|input: Input| {
         change(&mut changed, header.len(), frame_len as usize + 32, one);
     }
     if changed != original {
-        assert!(open(&changed).is_err(), "a changed message opens");
+        assert!(open(&changed).is_err(), "a modified message opens");
     }
 });

@@ -1,4 +1,4 @@
-//! Any bytes are opened or refused; both backends agree.
+//! Any bytes are opened or refused, without a panic, with the same result from both backends.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A range is that part of what the whole message opens to, whatever else is wrong with the message.
+//! A range equals that part of the plaintext of the whole message. A wrong message length causes no panic.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ fuzz_target!(|input: (u64, u16, u16, &[u8])| {
     let start = u64::from(start);
     let range = start..start + u64::from(len);
     let context = EncryptionContext::new();
-    // A length that is not the message's.
+    // With a length that is not the message's.
     let _ = block_on(ENVELOPE.range_reader(data, wrong_len, &context)).map(|reader| reader.read(range.clone()));
 
     let Ok(reader) = block_on(ENVELOPE.range_reader(data, data.len() as u64, &context)) else { return };

@@ -1,4 +1,4 @@
-//! A stream in pieces of any length gives what the whole buffer gives, or the start of it and the same error.
+//! A stream in pieces of any length returns the same plaintext as the whole buffer, or a part of it and the same error.
 
 #![no_main]
 
@@ -25,7 +25,7 @@ fn in_pieces(data: &[u8], lens: &[u8], limits: &Limits) -> Option<Result<Vec<u8>
         match opener.update(piece, &mut out) {
             Ok(len) => plaintext.extend_from_slice(&out[..len]),
             Err(error) => {
-                assert!(out.iter().all(|byte| *byte == 0), "an error leaves plaintext behind");
+                assert!(out.iter().all(|byte| *byte == 0), "the output is not wiped after an error");
                 return Some(Err(error));
             }
         }
@@ -33,7 +33,7 @@ fn in_pieces(data: &[u8], lens: &[u8], limits: &Limits) -> Option<Result<Vec<u8>
     Some(opener.finish().map(|()| plaintext))
 }
 
-/// By a stream of pieces, whose frames are opened in place.
+/// Opens with a `Stream` of pieces, which opens frames in place.
 fn streamed(data: &[u8], lens: &[u8]) -> Result<Vec<u8>, OpenError> {
     let (mut pieces, mut rest) = (Vec::new(), data);
     let mut lens = lens.iter().cycle().map(|len| usize::from(*len) + 1);
@@ -63,7 +63,7 @@ fuzz_target!(|input: ([u8; 4], &[u8])| {
     assert_eq!(whole, streamed(data, &lens).map_err(text));
     let read = block_on(ENVELOPE.open_reader(data, &EncryptionContext::new())).and_then(|mut reader| {
         let mut plaintext = Vec::new();
-        reader.read_to_end(&mut plaintext).map_err(|error| error.downcast::<OpenError>().expect("our own"))?;
+        reader.read_to_end(&mut plaintext).map_err(|error| error.downcast::<OpenError>().expect("our error"))?;
         Ok(plaintext)
     });
     assert_eq!(whole, read.map_err(text));

@@ -1,5 +1,5 @@
-//! A header's parser that is as simple as can be, from the specification's tables: for the whole header at once, with
-//! no words for what is wrong.
+//! The simplest possible header parser, written from the specification's tables. It parses a complete header and does
+//! not report why it refuses one.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ pub struct Fields<'a> {
     pub suite: u16,
     pub message_id: &'a [u8],
     pub context: BTreeMap<String, String>,
-    /// Provider id, provider info and ciphertext of each.
+    /// The provider id, provider info and ciphertext of each encrypted data key.
     pub keys: Vec<[&'a [u8]; 3]>,
 }
 
@@ -31,7 +31,7 @@ fn prefixed<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     take(rest, len)
 }
 
-/// The header at the start of these bytes, if there is one.
+/// Parses the header at the start of `data`. Returns `None` if there is no valid header.
 pub fn header(data: &[u8]) -> Option<Fields<'_>> {
     let mut rest = data;
     let version = number(&mut rest, 1)?;

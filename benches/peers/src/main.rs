@@ -1,4 +1,4 @@
-//! kms-envelope beside its peers, on the same data in one run: `cargo run --release -- --help`.
+//! Compares kms-envelope with other libraries, on the same data in one run: `cargo run --release -- --help`.
 
 mod peers;
 
@@ -8,29 +8,29 @@ use clap::Parser;
 
 use crate::peers::{Age, AwsEsdk, AwsLc, Envelopers, KmsEnvelope, Memcpy, Peer, Result, RustCrypto, Tink};
 
-/// Seals and opens the same data with kms-envelope and with its peers, by turns, and prints the medians.
+/// Seals and opens the same data with kms-envelope and with other libraries in turn, and prints the medians
 #[derive(Parser)]
 struct Args {
-    /// How much data, in MiB
+    /// The amount of data, in MiB
     #[arg(long, default_value_t = 64)]
     mib: usize,
-    /// How often each peer seals and opens it
+    /// How many times each library seals and opens the data
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// A Python with the packages of tests/python/requirements.txt, to measure AWS's SDK for Python as well
+    /// A Python with the packages of tests/python/requirements.txt; also measures AWS's SDK for Python
     #[arg(long)]
     python: Option<PathBuf>,
 }
 
 const SMALL: usize = 1024;
-/// How many small messages are timed together.
+/// The number of small messages that are timed together.
 const SMALL_BATCH: u32 = 200;
 
 struct Row {
     name: &'static str,
     peer: Result<Box<dyn Peer>>,
     overhead: usize,
-    /// Seconds: sealing, opening, sealing a small one, opening a small one.
+    /// Seconds for sealing, opening, sealing a small message, opening a small message.
     times: [Vec<f64>; 4],
     failed: Option<String>,
 }
@@ -105,7 +105,7 @@ impl Row {
 }
 
 fn main() -> Result<()> {
-    // aws-esdk needs a stack that grows with the number of frames.
+    // aws-esdk's use of the stack grows with the number of frames.
     std::thread::Builder::new().stack_size(4 << 30).spawn(|| measure(&Args::parse()))?.join().expect("no panic");
     Ok(())
 }
@@ -114,7 +114,7 @@ fn measure(args: &Args) {
     let len = args.mib << 20;
     let mut data = vec![0; len];
     rand::Rng::fill_bytes(&mut rand::rng(), &mut data);
-    // Touched, and not shortened in between, so that no peer pays for fresh memory that it would use again.
+    // Written to once and never shortened, so that no library pays for page faults in memory that it reuses.
     let fresh = || [vec![1; len + len / 64 + 4096], vec![1; len]];
     let mut buffers = fresh();
     let mut rows = rows();
@@ -124,13 +124,13 @@ fn measure(args: &Args) {
             if row.failed.is_none() {
                 row.failed = row.round(&data, &mut buffers).err().map(|error| error.to_string());
             }
-            // Some have put buffers of their own in their place.
+            // Some libraries have replaced the buffer with their own.
             buffers = fresh();
         }
     }
     eprintln!();
     println!("{} MiB and {SMALL} bytes of random data; medians of {} rounds.\n", args.mib, args.rounds);
-    println!("| | sealing, MB/s | opening, MB/s | sealing {SMALL} B, µs | opening {SMALL} B, µs | bytes more |");
+    println!("| | sealing, MB/s | opening, MB/s | sealing {SMALL} B, µs | opening {SMALL} B, µs | added bytes |");
     println!("|---|---|---|---|---|---|");
     rows.iter().for_each(|row| row.print(len));
     if let Some(python) = &args.python {

@@ -1,4 +1,4 @@
-//! Each peer behind the same two functions.
+//! Each library behind the same two functions.
 
 use std::{
     cell::RefCell,
@@ -21,7 +21,7 @@ use pollster::block_on;
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Whatever is in `out` is replaced. Those that can use its memory again do so.
+/// Replaces the contents of `out`, and reuses its memory if the library can.
 pub trait Peer {
     fn seal(&self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<()>;
     fn open(&self, sealed: &[u8], out: &mut Vec<u8>) -> Result<()>;
@@ -32,7 +32,7 @@ fn resize(out: &mut Vec<u8>, len: usize) -> &mut [u8] {
     out
 }
 
-/// Not a peer: a copy in memory.
+/// A copy in memory, as an upper bound.
 pub struct Memcpy;
 
 impl Peer for Memcpy {
@@ -78,7 +78,7 @@ const TAG_LEN: usize = 16;
 const IV: [u8; 12] = [0; 12];
 const AAD: &[u8] = &[0; 76];
 
-/// The bare AEAD of aws-lc-rs, frame by frame.
+/// The bare AEAD of aws-lc-rs, frame by frame, as an upper bound.
 pub struct AwsLc(aws_lc_rs::aead::LessSafeKey, usize);
 
 impl AwsLc {
@@ -113,7 +113,7 @@ impl Peer for AwsLc {
     }
 }
 
-/// The bare AEAD of aes-gcm, frame by frame.
+/// The bare AEAD of aes-gcm, frame by frame, as an upper bound.
 pub struct RustCrypto(Box<aes_gcm::Aes256Gcm>, usize);
 
 impl RustCrypto {
@@ -147,7 +147,7 @@ impl Peer for RustCrypto {
     }
 }
 
-/// AWS's own SDK in Rust, with a raw AES keyring.
+/// AWS's Encryption SDK for Rust, with a raw AES keyring.
 pub struct AwsEsdk {
     client: aws_esdk::client::Client,
     keyring: KeyringRef,
@@ -218,7 +218,7 @@ impl Peer for Age {
     }
 }
 
-/// Tink's streaming AEAD: AES-256-GCM-HKDF in segments. It has no envelope: the key is the caller's.
+/// Tink's streaming AEAD: AES-256-GCM-HKDF in segments. It does no envelope encryption: the caller keeps the key.
 pub struct Tink(Box<dyn tink_core::StreamingAead>);
 
 impl Tink {
@@ -229,7 +229,7 @@ impl Tink {
     }
 }
 
-/// Tink's writers and readers own what they write to and read from.
+/// Shared memory, because Tink's writers and readers own what they write to and read from.
 #[derive(Clone, Default)]
 struct Shared(Rc<RefCell<Vec<u8>>>);
 
@@ -261,7 +261,7 @@ impl Peer for Tink {
     }
 }
 
-/// envelopers: one AES-256-GCM over the whole, with its own key provider in memory.
+/// envelopers: a single AES-256-GCM encryption of the whole plaintext, with its own in-memory key provider.
 pub struct Envelopers(EnvelopeCipher<SimpleKeyProvider<Aes256Gcm>>);
 
 impl Envelopers {
