@@ -1,4 +1,4 @@
-//! Seals a file under a key of this process, streaming, and reads it back.
+//! Seals a file as a stream, with a key that exists only in this process, and opens it again.
 //!
 //! `cargo run --example local_key -- FILE`
 

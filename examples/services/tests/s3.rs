@@ -1,11 +1,11 @@
-//! Uploads to S3 and downloads, against moto. Run with
+//! Tests of uploads to S3 and downloads, with moto. Run with
 //!
 //! ```text
 //! python3 -m venv .venv && .venv/bin/pip install -r tests/python/requirements.txt
 //! cargo test -p kms-envelope-examples --test s3 -- --ignored
 //! ```
 //!
-//! or name another Python, which has the same packages, in `KMS_ENVELOPE_PYTHON`.
+//! or set `KMS_ENVELOPE_PYTHON` to another Python with the same packages.
 
 use std::{fs, process::Command};
 
@@ -27,7 +27,7 @@ async fn s3(moto: &Moto) -> aws_sdk_s3::Client {
     aws_sdk_s3::Client::from_conf(config)
 }
 
-/// Runs the program: what it prints, or its error output where it fails.
+/// Runs the program. Returns its output, or its error output if it fails.
 fn run(moto: &Moto, key: &str, args: [&str; 3]) -> Result<String, String> {
     let output = Command::new(env!("CARGO_BIN_EXE_s3"))
         .args(args)
@@ -41,7 +41,7 @@ fn run(moto: &Moto, key: &str, args: [&str; 3]) -> Result<String, String> {
 
 #[tokio::test]
 #[ignore = "needs Python with moto: see CONTRIBUTING.md"]
-async fn files_go_up_sealed_and_come_back_only_whole_and_under_their_own_name() {
+async fn uploads_are_sealed_and_download_only_complete_and_under_their_own_name() {
     let moto = Moto::start();
     let s3 = s3(&moto).await;
     s3.create_bucket()

@@ -1,4 +1,4 @@
-//! The file service, over HTTP.
+//! Tests of the file service, over HTTP.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use reqwest::{Client, Response, StatusCode};
 use tempfile::TempDir;
 use test_support::plaintext;
 
-/// The program, as long as the value lives.
+/// The running program. It ends when the value is dropped.
 struct Service {
     process: Child,
     address: String,
@@ -58,7 +58,7 @@ impl Service {
         self.folder.path().join(name)
     }
 
-    /// What is in the folder, unfinished files among it.
+    /// Returns the names of all files in the folder, including partial uploads.
     fn files(&self) -> Vec<String> {
         let names = fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         names.map(|name| name.into_string().unwrap()).collect()
@@ -76,8 +76,8 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().unwrap())
 }
 
-/// Changes a byte of the frame that holds this byte of the plaintext: with the default length of frames, and a
-/// header that is shorter than a frame.
+/// Changes a byte of the frame that contains the plaintext byte at this offset. Assumes the default frame length and a
+/// header shorter than a frame.
 fn damage(path: &Path, offset: usize) {
     let mut sealed = fs::read(path).unwrap();
     sealed[offset / 65_536 * 65_568 + 32_768] ^= 1;
@@ -85,7 +85,7 @@ fn damage(path: &Path, offset: usize) {
 }
 
 #[tokio::test]
-async fn what_was_uploaded_comes_back_and_is_not_in_the_folder() {
+async fn an_upload_is_returned_unchanged_and_stored_encrypted() {
     let service = Service::start();
     let text = b"attack at dawn, ".repeat(200_000);
     assert_eq!(service.put("plan.txt", &text).await, StatusCode::CREATED);
@@ -111,7 +111,7 @@ async fn what_was_uploaded_comes_back_and_is_not_in_the_folder() {
 }
 
 #[tokio::test]
-async fn a_range_is_that_part_of_the_file() {
+async fn a_range_request_returns_that_part_of_the_file() {
     let service = Service::start();
     let bytes = plaintext(3_000_000);
     service.put("file", &bytes).await;
@@ -147,7 +147,7 @@ async fn a_range_is_that_part_of_the_file() {
 }
 
 #[tokio::test]
-async fn a_damaged_file_is_never_a_complete_answer_and_its_other_frames_are_still_there() {
+async fn a_damaged_file_never_gives_a_complete_response_and_its_other_frames_are_still_readable() {
     let service = Service::start();
     let bytes = plaintext(5_000_000);
     service.put("file", &bytes).await;
@@ -164,7 +164,7 @@ async fn a_damaged_file_is_never_a_complete_answer_and_its_other_frames_are_stil
         }
     };
     assert!(received.len() < 3_000_000 && bytes.starts_with(&received), "{error}: {}", received.len());
-    // Where nothing opens, the connection may break before its head is sent.
+    // If no frame opens, the connection may close before the response head is sent.
     let request = service.http.get(service.url("file")).header("range", "bytes=3000000-3000000");
     let answered = async { request.send().await?.bytes().await };
     assert!(answered.await.is_err());
@@ -174,7 +174,7 @@ async fn a_damaged_file_is_never_a_complete_answer_and_its_other_frames_are_stil
 }
 
 #[tokio::test]
-async fn a_file_that_was_cut_or_renamed_is_refused_with_a_status() {
+async fn a_truncated_or_renamed_file_is_refused_with_an_error_status() {
     let service = Service::start();
     service.put("file", &plaintext(200_000)).await;
     fs::copy(service.path("file"), service.path("renamed")).unwrap();
@@ -186,7 +186,7 @@ async fn a_file_that_was_cut_or_renamed_is_refused_with_a_status() {
 }
 
 #[tokio::test]
-async fn no_name_leads_out_of_the_folder() {
+async fn a_name_cannot_point_outside_the_folder() {
     let service = Service::start();
     fs::write(service.folder.path().with_extension("secret"), b"secret").unwrap();
     let beside = service.folder.path().with_extension("secret");
@@ -200,7 +200,7 @@ async fn no_name_leads_out_of_the_folder() {
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_leaves_what_was_there() {
+async fn an_interrupted_upload_does_not_replace_the_existing_file() {
     let service = Service::start();
     service.put("file", b"first").await;
     let mut connection = TcpStream::connect(&service.address).unwrap();

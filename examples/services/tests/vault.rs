@@ -1,4 +1,4 @@
-//! The key provider over Vault's transit engine, against a stand-in that encrypts as transit does.
+//! Tests of the key provider for Vault's transit engine, with a simulated server that encrypts like transit.
 
 #[expect(dead_code, reason = "the program's main")]
 #[path = "../src/bin/vault.rs"]
@@ -34,11 +34,11 @@ use vault::VaultTransit;
 
 const TOKEN: &str = "hvs.the-token";
 
-/// Transit with one key, `invoices`, of the type `aes256-gcm96`.
+/// A simulated transit engine with one key, `invoices`, of the type `aes256-gcm96`.
 struct Transit {
     cipher: Aes256Gcm,
     requests: AtomicUsize,
-    /// Answered instead, unless it is 0.
+    /// The status of all responses, unless it is 0.
     status: AtomicU16,
 }
 
@@ -62,7 +62,7 @@ impl Transit {
         (address, this)
     }
 
-    /// From now on, this is answered.
+    /// Sets the status of all later responses.
     fn fail(&self, status: u16) {
         self.status.store(status, Ordering::Relaxed);
     }
@@ -122,7 +122,7 @@ fn acme() -> EncryptionContext {
     EncryptionContext::from([("tenant", "acme")])
 }
 
-/// The one failure of a decryption.
+/// Returns the error of the only failed attempt to decrypt.
 fn attempt(error: OpenError) -> ProviderError {
     match error {
         OpenError::Provider(error) if error.attempts().len() == 1 => error.attempts()[0].clone(),
@@ -149,19 +149,19 @@ async fn the_program_seals_and_opens_a_text_with_one_request_each() {
     let output = run(&address, "another");
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("Encrypt with key invoices: access denied"), "{stderr}");
-    assert!(stderr.contains("Vault answered 403 Forbidden: permission denied"), "{stderr}");
+    assert!(stderr.contains("Vault returned 403 Forbidden: permission denied"), "{stderr}");
     assert_eq!(output.status.code(), Some(1));
 }
 
 #[tokio::test]
-async fn it_conforms_to_what_is_required_of_key_providers() {
+async fn it_passes_the_conformance_suite_for_key_providers() {
     let (address, _transit) = Transit::start().await;
     let provider = VaultTransit::new(&*address, TOKEN, "invoices").unwrap();
     Conformance::new(&provider).with_secret(TOKEN).check().await;
 }
 
 #[tokio::test]
-async fn keys_of_each_length_come_back() {
+async fn keys_of_each_length_are_decrypted() {
     let (address, _transit) = Transit::start().await;
     for suite in AlgorithmSuite::all().filter(|suite| !suite.is_committing()) {
         let provider = VaultTransit::new(&*address, TOKEN, "invoices").unwrap();
@@ -181,18 +181,18 @@ async fn a_data_key_is_bound_to_its_context() {
     assert!(matches!(envelope.open(&sealed, &other).await, Err(OpenError::Context(_))));
     assert_eq!(transit.requests(), 1, "that needs no request");
 
-    // Now the message itself names another tenant, and only the key service can tell.
+    // Now the message itself names the other tenant, so only the key service can detect it.
     let at = sealed.windows(4).position(|window| window == b"acme").unwrap();
     sealed[at..at + 4].copy_from_slice(b"evil");
     let evil = EncryptionContext::from([("tenant", "evil")]);
     let error = attempt(envelope.open(&sealed, &evil).await.unwrap_err());
     assert_eq!(error.kind(), Kind::InvalidCiphertext);
     let source = std::error::Error::source(&error).unwrap();
-    assert_eq!(source.to_string(), "Vault answered 400 Bad Request: cipher: message authentication failed");
+    assert_eq!(source.to_string(), "Vault returned 400 Bad Request: cipher: message authentication failed");
 }
 
 #[tokio::test]
-async fn a_message_of_another_key_is_not_asked_for() {
+async fn a_message_of_another_key_costs_no_request() {
     let (address, transit) = Transit::start().await;
     let sealed = envelope(&address, "invoices").seal(b"attack at dawn", &acme()).await.unwrap();
     let error = envelope(&address, "letters").open(&sealed, &acme()).await.unwrap_err();
@@ -203,7 +203,7 @@ async fn a_message_of_another_key_is_not_asked_for() {
 }
 
 #[tokio::test]
-async fn each_refusal_is_the_error_that_says_what_to_do() {
+async fn each_http_status_becomes_the_matching_error_kind() {
     let (address, transit) = Transit::start().await;
     let envelope = envelope(&address, "invoices");
     let sealed = envelope.seal(b"attack at dawn", &acme()).await.unwrap();
@@ -229,10 +229,10 @@ async fn each_refusal_is_the_error_that_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_vault_that_is_not_there_is_unavailable_and_one_that_does_not_answer_keeps_nobody_beyond_the_deadline() {
+async fn a_missing_server_is_unavailable_and_a_silent_server_does_not_block_beyond_the_deadline() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    // It takes the connection, and then says nothing, until the time for the message is over.
+    // The server accepts the connection and does not respond before the deadline.
     let provider = VaultTransit::new(&address, TOKEN, "invoices").unwrap();
     let hasty = Envelope::builder(provider).key_timeout(Duration::from_millis(300)).build().unwrap();
     let start = Instant::now();
@@ -245,7 +245,7 @@ async fn a_vault_that_is_not_there_is_unavailable_and_one_that_does_not_answer_k
 }
 
 #[test]
-fn the_token_is_not_printed_and_no_key_leads_to_another_path() {
+fn the_token_is_not_printed_and_a_key_name_cannot_change_the_path() {
     let provider = VaultTransit::new("http://127.0.0.1:8200", TOKEN, "invoices").unwrap();
     assert!(!format!("{provider:?}").contains(TOKEN), "{provider:?}");
     for key in ["../keys/invoices", "a/b", "a?b", "..", ""] {

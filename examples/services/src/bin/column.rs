@@ -1,4 +1,4 @@
-//! A column of a database whose values are sealed, each for its own row: what is moved to another row does not open.
+//! A database column of sealed values. Each value is bound to its row, so it does not open in another row.
 //!
 //! ```text
 //! cargo run -p kms-envelope-examples --bin column
@@ -14,10 +14,10 @@ const CUSTOMERS: i64 = 1_000;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // A data key is shared by what has the same context only. Here each row has its own, so that the cache saves the
-    // requests of rows that are read or written again.
+    // Messages share a data key only if they have the same context. Here, each row has its own, so the cache saves
+    // calls only for rows that are read or written again.
     let cache = DataKeyCache::builder(Duration::from_secs(300)).max_messages(10_000).capacity(10_000).build()?;
-    let key = RawAes::generate("column", "2026-11")?; // AwsKms in a service, and all else as it is.
+    let key = RawAes::generate("column", "2026-11")?; // A service would use AwsKms here; nothing else changes.
     let envelope = Envelope::builder(key).cache(cache.clone()).build()?;
     let mut customers = Customers { db: SqliteConnection::connect("sqlite::memory:").await?, envelope };
     customers.create_table().await?;
@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     report(&format!("inserted {CUSTOMERS} customers"), &cache);
     for what in ["read their cards", "read them again"] {
         for id in 1..=CUSTOMERS {
-            ensure!(customers.card(id).await? == card(id), "customer {id} has another card");
+            ensure!(customers.card(id).await? == card(id), "customer {id} has the wrong card");
         }
         report(what, &cache);
     }
@@ -37,7 +37,7 @@ async fn main() -> anyhow::Result<()> {
     for id in [1, 2] {
         match customers.card(id).await {
             Err(error) if error.is::<OpenError>() => println!("customer {id} after a swap: {error}"),
-            other => bail!("a card that was moved: {other:?}"),
+            other => bail!("a card in the wrong row: {other:?}"),
         }
     }
     Ok(())
@@ -45,10 +45,10 @@ async fn main() -> anyhow::Result<()> {
 
 fn report(what: &str, cache: &DataKeyCache) {
     let stats = cache.stats();
-    println!("{what}: {} requests to the key provider so far, {} saved", stats.calls, stats.hits);
+    println!("{what}: {} calls to the key provider so far, {} saved", stats.calls, stats.hits);
 }
 
-/// A made-up card number.
+/// Returns a made-up card number.
 fn card(id: i64) -> String {
     format!("4000 0000 {:04} {:04}", id / 10_000, id % 10_000)
 }
@@ -83,7 +83,7 @@ impl Customers {
         Ok(select.bind(id).fetch_one(&mut self.db).await?)
     }
 
-    /// What somebody can do who has the database, and no key.
+    /// Swaps two cards, as an attacker who can write to the database but has no key could do.
     async fn swap_cards(&mut self, one: i64, other: i64) -> anyhow::Result<()> {
         for (id, card) in [(one, self.sealed_card(other).await?), (other, self.sealed_card(one).await?)] {
             let update = sqlx::query("UPDATE customers SET card = ? WHERE id = ?");
@@ -93,7 +93,7 @@ impl Customers {
     }
 }
 
-/// Where a value belongs. It does not open anywhere else.
+/// Returns the context that binds a value to its table, column and row. The value does not open in any other place.
 fn context(id: i64) -> EncryptionContext {
     EncryptionContext::from([("table", "customers".to_owned()), ("column", "card".to_owned()), ("row", id.to_string())])
 }

@@ -1,4 +1,4 @@
-//! Seals and opens a text under a KMS key. Region, credentials and `AWS_ENDPOINT_URL` come from the environment.
+//! Seals and opens a text with a KMS key. Region, credentials and `AWS_ENDPOINT_URL` come from the environment.
 //!
 //! `cargo run -p kms-envelope-examples --bin kms -- KEY_ARN_OR_ALIAS`
 

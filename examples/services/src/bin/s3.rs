@@ -1,12 +1,12 @@
-//! Files in S3 that are sealed on the way up and opened on the way down, never whole in memory.
+//! Uploads files to S3 and downloads them. Files are sealed and opened as streams, never completely in memory.
 //!
 //! ```text
 //! cargo run -p kms-envelope-examples --bin s3 -- put FILE s3://BUCKET/KEY
 //! cargo run -p kms-envelope-examples --bin s3 -- get s3://BUCKET/KEY FILE
 //! ```
 //!
-//! `KMS_ENVELOPE_KEY` names a key file (`kms-envelope keygen FILE` makes one) or a KMS key's ARN. Region, credentials
-//! and `AWS_ENDPOINT_URL` come from the environment, as for every AWS tool.
+//! `KMS_ENVELOPE_KEY` is the path of a key file (`kms-envelope keygen FILE` creates one) or the ARN of a KMS key. Region,
+//! credentials and `AWS_ENDPOINT_URL` come from the environment, as for every AWS tool.
 
 use std::{env, path::Path};
 
@@ -27,7 +27,7 @@ use tokio::{
 };
 use tokio_util::io::ReaderStream;
 
-/// The bytes that are read at once.
+/// The maximum number of bytes for one read.
 const PIECE: usize = 1 << 16;
 
 const USAGE: &str = "usage: s3 put FILE s3://BUCKET/KEY, or s3 get s3://BUCKET/KEY FILE";
@@ -45,18 +45,18 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn s3_client(config: &SdkConfig) -> Client {
-    // A checksum of its own makes the SDK send the body in chunks, whose signing and length would have to fit what
-    // streams through. The message authenticates itself.
+    // To send its own checksum, the SDK would encode the body in chunks, whose signature and length would have to match
+    // the stream. No checksum is needed, because the message is authenticated.
     let config = aws_sdk_s3::config::Builder::from(config)
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-        // Other servers than AWS's seldom have a host name for each bucket.
+        // Servers other than AWS's rarely have a host name for each bucket.
         .force_path_style(config.endpoint_url().is_some())
         .build();
     Client::from_conf(config)
 }
 
 fn envelope(config: &SdkConfig) -> anyhow::Result<Envelope> {
-    let key = env::var("KMS_ENVELOPE_KEY").context("KMS_ENVELOPE_KEY names no key file and no KMS key")?;
+    let key = env::var("KMS_ENVELOPE_KEY").context("set KMS_ENVELOPE_KEY to a key file or to the ARN of a KMS key")?;
     Ok(match key.starts_with("arn:") {
         true => Envelope::new(AwsKms::new(aws_sdk_kms::Client::new(config), key)?),
         false => Envelope::new(RawAes::read_key_file(key)?),
@@ -73,10 +73,10 @@ impl Service {
         let (bucket, key, context) = locate(url)?;
         let file = File::open(file).await?;
         let len = file.metadata().await?.len();
-        // Of a file that grows meanwhile, what was there: the request says its length beforehand.
+        // The request states the length in advance. If the file grows meanwhile, only this many bytes are sent.
         let plaintext = ReaderStream::with_capacity(file.take(len), PIECE);
         let sealed = self.envelope.seal_stream(plaintext, &context).await?;
-        // One PutObject takes 5 GB; more is for a multipart upload.
+        // The limit of PutObject is 5 GB. Larger objects need a multipart upload.
         let sealed_len = sealed.sealed_len(len)?;
         let body = StreamBody::new(sealed.map_ok(http_body::Frame::data));
         let put = self.s3.put_object().bucket(bucket).key(key).content_length(sealed_len.try_into()?);
@@ -90,7 +90,8 @@ impl Service {
         let object = self.s3.get_object().bucket(bucket).key(key).send().await?;
         let sealed = ReaderStream::with_capacity(object.body.into_async_read(), PIECE);
         let mut opened = self.envelope.open_stream(sealed, &context).await?;
-        // Every piece is authentic, but only the end says that they are all: the file gets its name then.
+        // Every piece is authentic, but only the end of the stream shows that none is missing. So the file gets its name
+        // then.
         let folder = Path::new(file).parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let (unfinished, path) = NamedTempFile::new_in(folder)?.into_parts();
         let mut unfinished = File::from_std(unfinished);
@@ -106,7 +107,8 @@ impl Service {
     }
 }
 
-/// Bucket and key of a URL, and the context that binds an object to them: it does not open under another name.
+/// Returns the bucket and key of a URL, and the context that binds an object to them, so that it does not open under
+/// another name.
 fn locate(url: &str) -> anyhow::Result<(&str, &str, EncryptionContext)> {
     let (bucket, key) = url.strip_prefix("s3://").and_then(|url| url.split_once('/')).context(USAGE)?;
     Ok((bucket, key, EncryptionContext::from([("bucket", bucket), ("key", key)])))

@@ -1,4 +1,4 @@
-//! A file service that holds no plaintext: uploads are sealed as they come in, and any range of one is read back
+//! A file service that stores no plaintext. It seals uploads as they arrive, and returns a whole file or any range
 //! without opening the rest.
 //!
 //! ```text
@@ -7,8 +7,8 @@
 //! curl -r 0-99 http://127.0.0.1:8080/files/holiday.jpg
 //! ```
 //!
-//! With a KMS key's ARN in `KMS_ENVELOPE_KEY`, files are sealed under that key; without, under a key that is made at
-//! the start and gone at the end.
+//! If `KMS_ENVELOPE_KEY` is set, it is the ARN of the KMS key that files are sealed with. Otherwise, the service
+//! generates a key when it starts, and the key is lost when it ends.
 
 use std::{env, fs, io, path::PathBuf, sync::Arc};
 
@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
 
 async fn upload(State(store): State<Arc<Store>>, Path(name): Path<String>, body: Body) -> Result<StatusCode, Failure> {
     let (path, context) = store.locate(&name)?;
-    // Nobody sees half an upload: it gets its name at its end, and is deleted if it does not come so far.
+    // A partial upload is never visible: the file gets its name at the end, and is deleted if the upload fails.
     let (file, unfinished) = NamedTempFile::new_in(&store.folder)?.into_parts();
     let mut file = tokio::fs::File::from_std(file);
     let sealed = store.envelope.seal_stream(body.into_data_stream(), &context).await?;
@@ -64,7 +64,7 @@ async fn upload(State(store): State<Arc<Store>>, Path(name): Path<String>, body:
     Ok(StatusCode::CREATED)
 }
 
-/// Answers HEAD too: axum leaves the body away, and nothing of it is read.
+/// Also handles HEAD: axum drops the body without reading it.
 async fn download(
     State(store): State<Arc<Store>>,
     Path(name): Path<String>,
@@ -73,7 +73,7 @@ async fn download(
     let (path, context) = store.locate(&name)?;
     let file = tokio::fs::File::open(path).await?;
     let sealed_len = file.metadata().await?.len();
-    // Fails for a file that was renamed, cut or extended: there is a status to say so now, and none later.
+    // Fails if the file was renamed, truncated or extended. Only now can the response still have an error status.
     let reader = store.envelope.async_range_reader(file, sealed_len, &context).await?;
 
     let len = reader.len();
@@ -90,28 +90,31 @@ async fn download(
             headers.insert(header::CONTENT_RANGE, format!("bytes */{len}").try_into()?);
             return Ok((StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response());
         }
-        // No range, a malformed one, or several: RFC 9110 (section 14.2) lets a server send the whole.
+        // No range, a malformed one, or several: RFC 9110 (section 14.2) allows a server to send the whole file.
         _ => (StatusCode::OK, 0..len),
     };
     headers.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
 
-    // An error in here breaks the connection before the Content-Length is reached.
+    // An error in the stream closes the connection before Content-Length bytes are sent.
     let body = reader.stream(range)?.inspect_err(|error| eprintln!("{error}"));
     Ok((status, headers, Body::from_stream(body)).into_response())
 }
 
 impl Store {
-    /// Where a file is, and what binds its bytes to its name.
+    /// Returns the path of a file, and the context that binds its contents to its name.
     fn locate(&self, name: &str) -> Result<(PathBuf, EncryptionContext), Failure> {
         let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if !is_plain || name.starts_with('.') {
-            return Err(Failure(StatusCode::BAD_REQUEST, anyhow!("a name has letters, digits, '-', '_' and '.' only")));
+            return Err(Failure(
+                StatusCode::BAD_REQUEST,
+                anyhow!("a name may contain only letters, digits, '-', '_' and '.'"),
+            ));
         }
         Ok((self.folder.join(name), EncryptionContext::from([("file", name)])))
     }
 }
 
-/// The cause goes to the log, and only the status to the client.
+/// An error whose cause is logged. The client receives only the status.
 struct Failure(StatusCode, anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {

@@ -1,4 +1,4 @@
-//! A key provider of one's own: its keys are in the transit engine of HashiCorp Vault.
+//! A custom key provider, whose keys are in the transit engine of HashiCorp Vault.
 //!
 //! ```text
 //! vault secrets enable transit && vault write -f transit/keys/invoices
@@ -44,8 +44,8 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A key of Vault's transit engine. Its type must know associated data, as the default (`aes256-gcm96`) does; Vault
-/// refuses it for others.
+/// A key of Vault's transit engine. Its type must support associated data, like the default (`aes256-gcm96`). Vault
+/// refuses associated data for other types.
 #[derive(Debug)]
 pub(crate) struct VaultTransit {
     http: Client,
@@ -60,11 +60,11 @@ impl VaultTransit {
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         ensure!(
             !key.is_empty() && key.bytes().all(is_plain) && !key.starts_with('.'),
-            "{key:?} is no name of a transit key"
+            "{key:?} is not a valid name for a transit key"
         );
         let mut token = HeaderValue::from_str(token)?;
         token.set_sensitive(true); // Debug does not print it.
-        // A redirect would take the token and the data keys wherever it points.
+        // A redirect would send the token and the data keys to another server.
         let http = Client::builder().redirect(Policy::none()).build()?;
         Ok(Self { http, address, token, key })
     }
@@ -78,12 +78,12 @@ impl VaultTransit {
         let ciphertext = str::from_utf8(&encrypted.ciphertext)
             .map_err(|error| self.error(Kind::InvalidCiphertext, "Decrypt").with_source(error))?;
         let Decrypted { plaintext } = self.post("Decrypt", &Decrypt { ciphertext, associated_data }, deadline).await?;
-        let key = Base64::decode_vec(&plaintext).map_err(|_| self.unexpected("Decrypt", "the key is no base64"))?;
-        // Takes the bytes over, and wipes them where they are no key.
+        let key = Base64::decode_vec(&plaintext).map_err(|_| self.unexpected("Decrypt", "the key is not base64"))?;
+        // Takes ownership of the bytes, and wipes them if their length is not that of a key.
         SecretKey::try_from(key).map_err(|error| self.unexpected("Decrypt", error.to_string()))
     }
 
-    /// One request. What the HTTP client and TLS hold of a key in the meantime is theirs, and is not wiped.
+    /// Sends one request. Copies of a key in the buffers of the HTTP client and TLS are not wiped.
     async fn post<T: DeserializeOwned>(
         &self,
         operation: &'static str,
@@ -92,7 +92,7 @@ impl VaultTransit {
     ) -> Result<T, ProviderError> {
         let left = deadline.map_or(TIMEOUT, |deadline| deadline.saturating_duration_since(Instant::now()).min(TIMEOUT));
         if left.is_zero() {
-            return Err(self.error(Kind::TimedOut, operation).with_source("not sent: the time is over"));
+            return Err(self.error(Kind::TimedOut, operation).with_source("not sent: the deadline has passed"));
         }
         let url =
             format!("{}/v1/transit/{}/{}", self.address.trim_end_matches('/'), operation.to_lowercase(), self.key);
@@ -107,9 +107,9 @@ impl VaultTransit {
             self.error(kind, operation).with_source(error)
         })?;
         if status.is_success() {
-            // Not with serde's error as the source: it can quote what it has read.
+            // serde's error is not the source, because it can quote the response, which contains a key.
             let answer = serde_json::from_slice::<Answer<T>>(&body);
-            return Ok(answer.map_err(|_| self.unexpected(operation, "it is not what transit answers"))?.data);
+            return Ok(answer.map_err(|_| self.unexpected(operation, "not a response of the transit engine"))?.data);
         }
         let said = serde_json::from_slice(&body).map_or_else(|_| String::new(), |Refused { errors }| errors.join("; "));
         let kind = match status {
@@ -123,11 +123,11 @@ impl VaultTransit {
         let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         Err(self
             .error(kind, operation)
-            .with_source(format!("Vault answered {status}: {said}"))
+            .with_source(format!("Vault returned {status}: {said}"))
             .with_retry_after(seconds.map(Duration::from_secs)))
     }
 
-    /// What binds a data key to its context: the same bytes for the same pairs, and for no others.
+    /// Returns the associated data that binds a data key to its context. Different contexts never have the same bytes.
     fn associated_data(&self, operation: &'static str, context: &EncryptionContext) -> Result<String, ProviderError> {
         let context = context.serialize().map_err(|error| self.error(Kind::Other, operation).with_source(error))?;
         Ok(Base64::encode_string(&context))
@@ -149,8 +149,8 @@ impl fmt::Display for VaultTransit {
     }
 }
 
-/// Data keys come from the default of `generate_data_key`, and not from transit's own `datakey`: that takes no associated
-/// data, so that nothing would bind the context.
+/// The default `generate_data_key` generates data keys. Transit's own `datakey` does not accept associated data, so it
+/// could not bind a data key to the context.
 #[async_trait]
 impl KeyProvider for VaultTransit {
     async fn encrypt_data_key(
@@ -178,10 +178,10 @@ impl KeyProvider for VaultTransit {
     }
 }
 
-/// How long a request may take, if the time for the message is not over before.
+/// The timeout of a request, unless the message's deadline is earlier.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What stands before the encrypted data keys of this provider.
+/// The provider id of this provider's encrypted data keys.
 const PROVIDER_ID: &str = "vault-transit";
 
 #[derive(Serialize)]
