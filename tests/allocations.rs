@@ -1,5 +1,5 @@
-//! How often memory is asked for, and how much: nothing per frame, little per message, and never what a stranger's
-//! message claims to need.
+//! How often the library allocates, and how much: nothing per frame, little per message, and never as much as an
+//! untrusted message claims to need.
 
 use std::{
     io::{self, Read, Write, sink},
@@ -21,14 +21,14 @@ fn envelope(backend: Backend) -> Envelope {
     Envelope::builder(key).frame_len(FRAME_LEN as u32).backend(backend).build().unwrap()
 }
 
-/// Of the second time: the first one may set up what stays.
+/// Measures the second run, because the first one may allocate what is kept for later calls.
 fn counted(mut run: impl FnMut()) -> AllocationInfo {
     run();
     measure(run)
 }
 
 #[test]
-fn a_buffer_that_is_long_enough_is_used_again_and_no_frame_allocates() {
+fn a_buffer_that_is_long_enough_is_reused_and_no_frame_allocates() {
     for backend in backends() {
         let envelope = envelope(backend);
         let context = context();
@@ -52,7 +52,7 @@ fn a_buffer_that_is_long_enough_is_used_again_and_no_frame_allocates() {
 fn a_stream_allocates_its_buffers_and_nothing_per_frame() {
     let envelope = envelope(Backend::default());
     let context = context();
-    // The provider makes its cipher at the first request, and keeps it.
+    // The provider creates its cipher on the first request and keeps it.
     block_on(envelope.seal(b"", &context)).unwrap();
     let counts = [1000, 3000].map(|frames| {
         let len = (frames * FRAME_LEN) as u64;
@@ -96,14 +96,14 @@ fn a_frame_that_many_ranges_need_is_opened_once() {
     let context = context();
     let sealed = block_on(envelope.seal(&vec![1; 10 * FRAME_LEN], &context)).unwrap();
     let reader = block_on(envelope.range_reader(&sealed[..], sealed.len() as u64, &context)).unwrap();
-    // A frame of which only a part is needed is opened into memory of its own.
+    // A frame that is needed only in part is opened into separate memory.
     let ranges: Vec<_> = (0..1000).map(|start| start..start + 5).collect();
     let info = counted(|| drop(reader.read_ranges(&ranges).unwrap()));
     println!("{info:?}");
     assert!(info.bytes_total < 500_000, "{info:?}");
 }
 
-/// A source whose answers take memory, as those of a store do.
+/// A source that allocates its responses, like an object store does.
 struct Copied(Vec<u8>);
 
 impl AsyncReadAt for Copied {
@@ -162,9 +162,9 @@ fn ranges_and_streams_of_them_hold_as_many_pieces_as_documented() {
     }
 }
 
-// What strangers' messages claim.
+// Lengths claimed by untrusted messages.
 
-/// The fixed start of a version-2 header, with a context and encrypted data keys of its own.
+/// Returns the start of a version 2 header with this context and these encrypted data keys.
 fn start_of_header(suite: u16, keys: &[u8]) -> Vec<u8> {
     let mut bytes = vec![2];
     bytes.extend(suite.to_be_bytes());
@@ -174,12 +174,12 @@ fn start_of_header(suite: u16, keys: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A stranger who has a data key.
+/// An attacker who has a data key.
 fn known_key() -> FixedDataKey {
     FixedDataKey::new(|| SecretKey::from([7; 32]))
 }
 
-/// The most memory that opening it takes, in every way. It must fail.
+/// Returns the maximum memory that opening the message takes with any method. Opening must fail.
 fn memory_to_refuse(message: &[u8]) -> u64 {
     let envelope = Envelope::builder(known_key()).build().unwrap();
     let context = EncryptionContext::new();
@@ -197,7 +197,7 @@ fn memory_to_refuse(message: &[u8]) -> u64 {
 }
 
 #[test]
-fn what_a_message_claims_takes_no_memory() {
+fn lengths_that_a_message_claims_allocate_no_memory() {
     let one_key = b"\0\x01\0\x01p\0\x01i\0\x01c";
     let long_frames = [&start_of_header(0x0478, one_key)[..], b"\x02\xff\xff\xff\xff", &[0; 1000]].concat();
     let many_keys = [&start_of_header(0x0478, b"\xff\xff")[..], &[0; 1000]].concat();
@@ -209,24 +209,24 @@ fn what_a_message_claims_takes_no_memory() {
 }
 
 #[test]
-fn what_a_message_under_a_known_key_claims_takes_no_more_memory_than_the_limits() {
-    // Sealed by whoever may: the header is authentic, and what follows claims what it likes.
+fn an_authentic_header_with_false_lengths_allocates_no_more_than_the_limits() {
+    // The sealer may use the key, so the header is authentic, but the body claims false lengths.
     let limits = Limits::default().with_frame_len(u32::MAX);
     let envelope = Envelope::builder(known_key()).frame_len(16 << 20).limits(limits).build().unwrap();
     let message = block_on(envelope.seal(b"data", &EncryptionContext::new())).unwrap();
-    // The final frame of 4 bytes says that it has 16 MiB.
+    // The final frame has 4 bytes and claims 16 MiB.
     let mut claims = message.clone();
     let at = message.len() - 16 - 4 - 4;
     claims[at..at + 4].copy_from_slice(&(16u32 << 20).to_be_bytes());
-    // The buffers of a stream are one frame each for what comes in and what goes out.
+    // A stream has one buffer of one frame for input, and one for output.
     assert!(memory_to_refuse(&claims) < 2 * (16 << 20) + (64 << 10));
 
-    // A body without frames that says that it has 64 GiB, or as much as the limit allows.
+    // A body without frames that claims 64 GiB, or as much as the limit allows.
     for claimed in [64u64 << 30, 64 << 20] {
         let header_len = message.len() - 4 - 40;
         let body = [&[0; 12][..], &claimed.to_be_bytes(), &[0; 500]].concat();
         let mut claims = [&message[..header_len], &body].concat();
-        // The header's tag is wrong for it, so that is what is refused, in the whole and in the stream.
+        // The header's tag does not match it, so both the whole buffer and the stream are refused for their tag.
         let content_type = header_len - 16 - 32 - 5;
         claims[content_type..content_type + 5].copy_from_slice(&[1, 0, 0, 0, 0]);
         assert!(memory_to_refuse(&claims) < 16 << 10);
@@ -239,13 +239,13 @@ fn what_a_message_under_a_known_key_claims_takes_no_more_memory_than_the_limits(
         let mut reader = block_on(envelope.open_reader(&message[..], &EncryptionContext::new())).unwrap();
         assert!(io::copy(&mut reader, &mut sink()).is_err());
     });
-    // The buffers of a stream, and nothing of what is claimed.
+    // Only the buffers of a stream, not the claimed length.
     assert!(info.bytes_max < (2 << 20) + (64 << 10), "{info:?}");
 }
 
 #[cfg(feature = "parallel")]
 #[test]
-fn neither_threads_nor_claims_take_memory_before_the_body_arrives() {
+fn neither_threads_nor_claimed_lengths_allocate_memory_before_the_body_arrives() {
     use kms_envelope::stream::Threads;
 
     let pool = std::sync::Arc::new(rayon::ThreadPoolBuilder::new().num_threads(64).build().unwrap());
@@ -260,7 +260,7 @@ fn neither_threads_nor_claims_take_memory_before_the_body_arrives() {
         });
         assert!(info.bytes_max < 1 << 20, "{info:?}");
     }
-    // Nor does sealing, before plaintext arrives.
+    // Sealing does not allocate before plaintext arrives, either.
     let info = measure(|| {
         block_on(envelope.seal_writer(sink(), &context)).unwrap().finish().unwrap();
         block_on(envelope.seal_reader(io::empty(), &context)).unwrap().read_to_end(&mut Vec::new()).unwrap();
@@ -304,7 +304,7 @@ fn the_length_of_stream_buffers_bounds_the_memory_of_readers_and_writers() {
             2,
         );
     }
-    // What does not arrive takes none, however long the buffers.
+    // Bytes that do not arrive need no memory, even with long buffers.
     let key = RawAes::new("tests", "key", [7; 32]).unwrap();
     let envelope = Envelope::builder(key).stream_buffer_len(1 << 30).build().unwrap();
     let info = measure(|| {
@@ -340,7 +340,7 @@ fn long_frames_take_as_many_buffers_as_documented_and_no_more_than_arrives() {
     });
     assert!(writing.bytes_max < frames(2), "{writing:?}");
 
-    // A part of a frame, in pieces of any length: what has arrived, put together, and once more while it grows.
+    // Part of a frame, in pieces of any length: the assembled bytes, and a second copy while the buffer grows.
     for piece_len in [1000, 1 << 20] {
         let arrived = 2 << 20;
         let info = measure(|| {
@@ -361,7 +361,7 @@ fn a_stream_in_small_pieces_allocates_in_proportion_to_what_arrives_whatever_the
     for suite in [AlgorithmSuite::Aes256GcmHkdfSha512Commit, AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384] {
         let key = RawAes::new("tests", "key", [7; 32]).unwrap();
         let envelope = Envelope::builder(key).frame_len(4 << 20).suite(suite).build().unwrap();
-        // Whole frames, the start of one, and so the footer too, in small pieces.
+        // Complete frames, the start of a frame, and the footer, in small pieces.
         let sealed = Bytes::from(block_on(envelope.seal(&vec![1; 9 << 20], &context)).unwrap());
         let pieces = (0..sealed.len()).step_by(1024).map(|at| sealed.slice(at..sealed.len().min(at + 1024)));
         let info = measure(|| {
@@ -369,7 +369,7 @@ fn a_stream_in_small_pieces_allocates_in_proportion_to_what_arrives_whatever_the
             let opened = block_on(block_on(envelope.open_stream(pieces, &context)).unwrap().count());
             assert!((2..=4).contains(&opened), "{opened}");
         });
-        // Each byte once to be put together, which may double, once in the plaintext, and once where it is kept back.
+        // Each byte is counted once when assembled (at most doubled by growth), once in the plaintext, once held back.
         assert!(info.bytes_total < 6 * sealed.len() as u64, "{info:?}");
         assert!(info.bytes_max < 4 * (4 << 20) + (1 << 20), "{info:?}");
     }

@@ -1,4 +1,4 @@
-//! What `tracing` is told: that something happens, of which key, and never of what data.
+//! Events for `tracing`: they report what happens and with which key, never data.
 
 use std::{
     fmt::Debug,
@@ -17,7 +17,7 @@ use tracing::{
     span,
 };
 
-/// Writes down the events of this crate.
+/// Records the events of this crate.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<(Level, String)>>>);
 
@@ -52,7 +52,7 @@ impl Subscriber for Log {
 }
 
 #[test]
-fn requests_hits_and_failures_are_told_and_no_context() {
+fn events_report_requests_hits_and_failures_but_no_context() {
     let log = Log::default();
     let provider = ScriptedProvider::new(MemoryKey::new().unwrap());
     let cache = DataKeyCache::builder(Duration::from_secs(60)).build().unwrap();

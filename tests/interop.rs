@@ -1,4 +1,4 @@
-//! Both ways with AWS's Encryption SDKs for Python and JavaScript, and through a KMS endpoint over HTTP (moto). Run with
+//! Interoperability with AWS's Encryption SDKs for Python and JavaScript, and with KMS over HTTP (moto). Run with
 //!
 //! ```text
 //! python3 -m venv .venv && .venv/bin/pip install -r tests/python/requirements.txt
@@ -6,7 +6,7 @@
 //! cargo test --all-features --test interop -- --ignored
 //! ```
 //!
-//! or name another Python, which has the same packages, in `KMS_ENVELOPE_PYTHON`.
+//! or set `KMS_ENVELOPE_PYTHON` to another Python with the same packages.
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ fn contexts() -> [EncryptionContext; 3] {
     ]
 }
 
-/// The plaintext lengths around the ends of frames, an exact multiple among them.
+/// Returns plaintext lengths around the ends of frames, including an exact multiple.
 fn lengths(frame_len: u32) -> [usize; 6] {
     let len = frame_len as usize;
     [0, 1, len - 1, len, len + 1, 3 * len]
@@ -83,7 +83,7 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_a_kms_key() {
     let mut peer = Peer::start(Some(moto.endpoint()));
     let mut cells = 0;
     for context in contexts() {
-        // KMS itself takes no context this large; nor does moto.
+        // Neither KMS nor moto accepts a context this large.
         if context.len() > 100 {
             continue;
         }
@@ -175,7 +175,7 @@ async fn replicas_and_discovery_open_what_the_other_side_sealed() {
 
 #[tokio::test]
 #[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
-async fn python_opens_what_shares_a_data_key_and_what_was_rewrapped() {
+async fn python_opens_messages_that_share_a_data_key_and_rewrapped_messages() {
     let endpoint = Endpoint::new([(REGION, "old"), (REGION, "newer")]);
     let mut peer = Peer::start(Some(endpoint.url()));
     let context = acme();
@@ -196,7 +196,7 @@ async fn python_opens_what_shares_a_data_key_and_what_was_rewrapped() {
         let header = header(&sealed);
         let keys = old.rewrap(&header, &context, &key("newer")).await.unwrap();
         assert_eq!(new.with_detached_keys(keys).open(&sealed, &context).await.unwrap().plaintext, b"data");
-        // The message is untouched.
+        // The message has not changed.
         assert_eq!(peer.open(&arn(REGION, "old"), &context, &sealed).unwrap(), b"data");
         let resealed = old.reseal(&sealed, &context, &new).await.unwrap();
         assert_eq!(peer.open(&arn(REGION, "newer"), &context, &resealed).unwrap(), b"data");
@@ -211,7 +211,7 @@ const PADDINGS: [(RsaPadding, &str); 5] = [
     (RsaPadding::Pkcs1v15, "PKCS1"),
 ];
 
-/// The RSA key of the fixtures, and a key file for it for the Python peer.
+/// Returns the RSA key of the fixtures, and the path of a key file with it for the Python peer.
 fn rsa((padding, name): (RsaPadding, &str), folder: &Path) -> (Arc<dyn KeyProvider>, String) {
     let (public, private) = (RSA_PUBLIC, RSA_PRIVATE);
     let key = RawRsa::new("interop", "rsa", padding).unwrap();
@@ -224,14 +224,14 @@ fn rsa((padding, name): (RsaPadding, &str), folder: &Path) -> (Arc<dyn KeyProvid
     (Arc::new(key), file)
 }
 
-/// How many messages the other side opened, of those that this crate and that Python sealed.
+/// How many messages the other side opened, of those sealed by this crate and those sealed by Python.
 #[derive(Default)]
 struct Cell {
     ours: usize,
     theirs: usize,
 }
 
-/// Seals and opens, both ways, in one suite under one key.
+/// Seals and opens in both directions, in one suite with one key.
 async fn both_ways(
     peer: &mut Peer,
     suite: AlgorithmSuite,
@@ -245,13 +245,13 @@ async fn both_ways(
         for backend in [Backend::AwsLc, Backend::RustCrypto] {
             let builder = Envelope::builder(provider.clone()).suite(suite).commitment_policy(policy);
             let envelope = builder.frame_len(FRAME_LEN).backend(backend).build().unwrap();
-            // Empty, less than a frame, an exact multiple, and more.
+            // Empty, shorter than a frame, an exact multiple, and longer.
             for len in [0, 100, 256, 300] {
                 let plaintext = plaintext(len);
                 let sealed = envelope.seal(&plaintext, context).await.unwrap();
                 assert_eq!(peer.open(peers_key, context, &sealed).unwrap(), plaintext, "{suite} {len}");
                 cell.ours += 1;
-                // Without frames as well.
+                // Also without frames.
                 for frame_len in [FRAME_LEN, 0] {
                     let sealed = peer.seal_with(suite, peers_key, context, frame_len, &plaintext);
                     let header = header(&sealed);
@@ -294,10 +294,10 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_python() {
         for (name, provider, peers_key) in &keys {
             let contexts = contexts();
             let contexts = match *name {
-                // KMS takes no context as large as the last.
+                // KMS does not accept a context as large as the last one.
                 "KMS" => &contexts[..2],
                 "raw AES" | "OAEP_SHA256_MGF1" => &contexts[..],
-                // The context has no part in how RSA pads.
+                // RSA padding does not include the context.
                 _ => &contexts[1..2],
             };
             let cell = both_ways(&mut peer, suite, (provider, peers_key), contexts).await;
@@ -354,7 +354,7 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
         println!();
     }
     println!("footers of JavaScript, in bytes: {footer_lens:?}");
-    // Those of P-256 and P-384, each in several lengths.
+    // Signatures of P-256 and P-384, each in several lengths.
     assert!(footer_lens.len() > 2);
 }
 
@@ -378,7 +378,7 @@ async fn the_real_kms_client_seals_opens_resolves_and_refuses() {
     let refused = other.open(&sealed, &context).await;
     assert!(matches!(&refused, Err(OpenError::Provider(e)) if e.kind() == Kind::NoMatchingKey));
 
-    // A message whose stored context was changed: KMS itself refuses it.
+    // A message with a modified stored context: KMS itself refuses it.
     let at = sealed.windows(4).position(|window| window == b"acme").unwrap();
     let mut changed = sealed.clone();
     changed[at] = b'A';
@@ -397,7 +397,7 @@ async fn the_real_kms_client_seals_opens_resolves_and_refuses() {
 
 #[tokio::test]
 #[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
-async fn python_refuses_what_this_crate_would_refuse() {
+async fn python_refuses_the_messages_that_this_crate_refuses() {
     let mut peer = Peer::start(None);
     let key_file = path(peer.folder(), "local.key");
     let key = RawAes::generate("interop", "key").unwrap();

@@ -1,4 +1,4 @@
-//! The conformance suite for key providers, on those for AWS KMS.
+//! Runs the conformance suite for key providers on the providers for AWS KMS.
 
 use kms_envelope::{
     AwsKms,

@@ -1,4 +1,4 @@
-//! Many callers, and a KMS that misbehaves, over HTTP: nothing is lost, nothing is wrong, and errors are as promised.
+//! Many concurrent callers and a faulty KMS, over HTTP: all results are correct, and all errors are as documented.
 
 use std::{
     collections::BTreeSet,
@@ -79,7 +79,7 @@ async fn a_hundred_thousand_seals_with_ten_thousand_for_a_key_are_ten_requests()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_every_second_request_is_throttled_each_seal_is_right_or_says_so() {
+async fn when_every_second_request_is_throttled_each_seal_succeeds_or_reports_it() {
     let endpoint = Arc::new(endpoint());
     endpoint.script(|request| if request.number % 2 == 0 { Fault::Throttle } else { Fault::None });
     let retries = RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(1));
@@ -113,7 +113,7 @@ async fn when_every_second_request_is_throttled_each_seal_is_right_or_says_so() 
     }
     assert!(right.len() >= 50, "{}", right.len());
 
-    // With a cache, one key is enough, and the client's retries get it.
+    // With a cache, one data key is enough, and the client's retries fetch it.
     let retries = RetryConfig::standard().with_max_attempts(10).with_initial_backoff(Duration::from_millis(1));
     let (envelope, cache) = cached(kms(endpoint.client_with(REGION, |config| config.retry_config(retries))), 1 << 32);
     let context = context();
@@ -124,14 +124,14 @@ async fn when_every_second_request_is_throttled_each_seal_is_right_or_says_so() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn five_seconds_without_kms_are_not_noticed_with_a_cache_and_said_within_the_deadline_without() {
+async fn a_cache_hides_a_five_second_outage_and_without_one_calls_fail_within_the_deadline() {
     let endpoint = endpoint();
     let (envelope, cache) = cached(kms(endpoint.client(REGION)), 1 << 32);
     let without = Envelope::new(kms(endpoint.client(REGION)).with_timeout(Duration::from_millis(500)));
     let before = envelope.seal(b"before", &context()).await.unwrap();
     envelope.open(&before, &context()).await.unwrap();
 
-    // First there is nobody, then somebody who says nothing.
+    // First, nothing listens on the port. Then, a server accepts connections but does not respond.
     let start = Instant::now();
     let outage = Duration::from_secs(5);
     endpoint.script(move |_| if start.elapsed() < outage / 2 { Fault::Close } else { Fault::Hang });
@@ -165,7 +165,7 @@ async fn five_seconds_without_kms_are_not_noticed_with_a_cache_and_said_within_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hanging_request_ends_at_its_deadline_for_all_who_wait_for_it() {
+async fn a_hanging_request_ends_at_its_deadline_for_all_waiting_callers() {
     let endpoint = endpoint();
     endpoint.script(|_| Fault::Hang);
     let (envelope, cache) = cached(kms(endpoint.client(REGION)).with_timeout(Duration::from_millis(300)), 1 << 32);
@@ -180,7 +180,7 @@ async fn a_hanging_request_ends_at_its_deadline_for_all_who_wait_for_it() {
 }
 
 #[tokio::test]
-async fn the_clients_own_deadline_is_kept_unless_another_is_given() {
+async fn the_clients_own_timeout_applies_unless_another_is_set() {
     let endpoint = endpoint();
     endpoint.script(|_| Fault::Hang);
     let timeout = |limit| aws_sdk_kms::config::timeout::TimeoutConfig::builder().operation_timeout(limit).build();
@@ -194,7 +194,7 @@ async fn the_clients_own_deadline_is_kept_unless_another_is_given() {
         let error = Envelope::new(kms).seal(b"data", &context()).await.unwrap_err();
         assert!(matches!(&error, SealError::Provider(e) if e.kind() == Kind::TimedOut), "{error}");
         let (elapsed, limit) = (start.elapsed(), Duration::from_millis(limit));
-        // Far from the 10 seconds that are the default.
+        // Much less than the default of 10 seconds.
         assert!(elapsed >= limit && elapsed < Duration::from_secs(8), "{elapsed:?}");
     }
     let Err(ResolveError::Provider(error)) = AwsKms::resolve(client, "alias/invoices").await else { panic!() };
@@ -202,7 +202,7 @@ async fn the_clients_own_deadline_is_kept_unless_another_is_given() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_who_goes_away_gives_up_the_request() {
+async fn a_cancelled_caller_cancels_its_request() {
     let endpoint = endpoint();
     endpoint.script(|_| Fault::Hang);
     let uncached = Envelope::new(kms(endpoint.client(REGION)));
@@ -221,7 +221,7 @@ async fn a_caller_who_goes_away_gives_up_the_request() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_answer_that_breaks_off_is_no_key_and_is_not_printed() {
+async fn a_truncated_response_is_not_used_as_a_key_and_not_printed() {
     let endpoint = endpoint();
     let envelope = Envelope::new(kms(endpoint.client(REGION)));
     let sealed = envelope.seal(b"data", &context()).await.unwrap();
@@ -234,7 +234,7 @@ async fn an_answer_that_breaks_off_is_no_key_and_is_not_printed() {
     let printed = format!("{sealing:?} {sealing} {opening:?} {opening}");
     assert!(!printed.contains("Plaintext"), "{printed}");
 
-    // The client's retries deal with it, where they may.
+    // The client's retries handle it, if they are enabled.
     endpoint.script(|request| if request.number % 2 == 0 { Fault::Cut } else { Fault::None });
     let retries = RetryConfig::standard().with_max_attempts(5).with_initial_backoff(Duration::from_millis(1));
     let envelope = Envelope::new(kms(endpoint.client_with(REGION, |config| config.retry_config(retries))));
@@ -245,7 +245,7 @@ async fn an_answer_that_breaks_off_is_no_key_and_is_not_printed() {
 }
 
 #[tokio::test]
-async fn a_key_is_renewed_on_the_runtime_before_its_age_is_up() {
+async fn a_key_is_renewed_on_the_runtime_before_it_expires() {
     let endpoint = endpoint();
     let cache = DataKeyCache::builder(Duration::from_secs(20))
         .refresh_ahead(Duration::from_millis(19_900), |task| drop(tokio::spawn(task)))

@@ -1,5 +1,5 @@
-//! `AwsKms` and its siblings, through the real client of aws-sdk-kms: against made-up answers (`requests`), and over
-//! HTTP against a KMS of this process (`test_support::kms`) that has regions, and that throttles, hangs and breaks off.
+//! Tests of the providers for AWS KMS with the real client of aws-sdk-kms: with made-up responses (`requests`), and over
+//! HTTP with a server in this process (`test_support::kms`) that has regions, throttles, hangs and closes connections.
 
 #[cfg(feature = "mock")]
 mod conformance;

@@ -1,4 +1,4 @@
-//! Several regions: keys and their replicas, discovery, and what happens when a region is away.
+//! Several regions: keys and their replicas, discovery, and unavailable regions.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const FAR: &str = "us-east-1";
 const KEY: &str = "1234abcd";
 const REPLICATED: &str = "mrk-5678";
 
-/// Two regions: each with a key of its own, and a multi-region key in both.
+/// Two regions, each with its own key, and a multi-region key in both.
 fn endpoint() -> Endpoint {
     Endpoint::new([(NEAR, KEY), (FAR, "0987dcba"), (NEAR, REPLICATED), (FAR, REPLICATED)])
 }
@@ -51,7 +51,7 @@ async fn a_replica_opens_what_the_primary_sealed_and_says_so() {
     let opened = Envelope::new(key(&endpoint, NEAR, REPLICATED)).open(&sealed, &context()).await.unwrap();
     assert_eq!(opened.info.encrypted_data_key.key_name(), arn(FAR, REPLICATED));
 
-    // A key of one region has no replicas, whatever is in another region under its name.
+    // A single-region key has no replicas, even if another region has a key with the same id.
     let sealed = seal(key(&endpoint, NEAR, KEY)).await;
     let error = open(AwsKms::new(endpoint.client(FAR), arn(FAR, KEY)).unwrap(), &sealed).await.unwrap_err();
     assert!(matches!(&error, OpenError::Provider(e) if e.kind() == Kind::NoMatchingKey), "{error}");
@@ -76,7 +76,7 @@ async fn when_a_region_fails_its_replica_seals_and_opens() {
         let header = Header::parse(&sealed, &Default::default()).unwrap();
         envelope.rewrap(&header, &context(), &limited()).await.unwrap();
         assert!(start.elapsed() < Duration::from_secs(8), "{fault:?}");
-        // What was sealed elsewhere opens here, when this region is back.
+        // Messages sealed in the other region open here when this region is available again.
         endpoint.script(|_| Fault::None);
         assert_eq!(open(both(), &elsewhere).await.unwrap(), arn(NEAR, REPLICATED));
     }
@@ -128,7 +128,7 @@ async fn several_keys_seal_together_and_each_opens() {
     assert_eq!(open(key(&endpoint, FAR, "0987dcba"), &sealed).await.unwrap(), arns[1]);
     assert_eq!(open(key(&endpoint, NEAR, REPLICATED), &sealed).await.unwrap(), arn(NEAR, REPLICATED));
 
-    // The first that can opens; the next one when its region hangs.
+    // The first key that can opens the message. If its region hangs, the next one does.
     let all = || {
         let keys = AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
         keys.with_timeout(Duration::from_millis(300)).with_grant_tokens(["token"])
@@ -139,12 +139,12 @@ async fn several_keys_seal_together_and_each_opens() {
     assert_eq!(open(all(), &sealed).await.unwrap(), arns[1]);
     assert!(start.elapsed() < Duration::from_secs(8));
     assert!(endpoint.grant_tokens()[6..].iter().all(|tokens| *tokens == serde_json::json!(["token"])));
-    // All must seal, or nothing is.
+    // All keys must encrypt the data key, or sealing fails.
     assert!(Envelope::new(all()).seal(b"data", &context()).await.is_err());
 }
 
 #[test]
-fn keys_that_are_one_or_none_are_refused_with_their_names() {
+fn duplicate_keys_and_an_empty_list_are_refused_with_their_names() {
     let endpoint = endpoint();
     let refused = |arns: &[String]| AwsKms::multi(|region| endpoint.client(region), arns).unwrap_err().to_string();
     assert!(refused(&[]).contains("no key was specified"));
@@ -160,12 +160,12 @@ fn discovery(endpoint: &Endpoint, regions: &[&str]) -> AwsKmsDiscovery {
 }
 
 #[tokio::test]
-async fn discovery_opens_under_whatever_key_the_message_names() {
+async fn discovery_opens_with_any_key_that_the_message_names() {
     let endpoint = endpoint();
     for (region, id) in [(NEAR, KEY), (FAR, "0987dcba")] {
         let sealed = seal(key(&endpoint, region, id)).await;
         assert_eq!(open(discovery(&endpoint, &[NEAR, FAR]), &sealed).await.unwrap(), arn(region, id));
-        // Not where the key is not.
+        // Not in a region without the key.
         let other = if region == NEAR { FAR } else { NEAR };
         let before = endpoint.log().len();
         let error = open(discovery(&endpoint, &[other]), &sealed).await.unwrap_err();
@@ -186,7 +186,7 @@ async fn discovery_asks_the_nearest_region_first_and_the_next_when_it_fails() {
     let start = Instant::now();
     assert_eq!(open(limited, &sealed).await.unwrap(), arn(FAR, REPLICATED));
     assert!(start.elapsed() < Duration::from_secs(8));
-    // A region without a replica is a region that fails.
+    // A region without a replica counts as a region that fails.
     endpoint.script(|_| Fault::None);
     assert_eq!(open(discovery(&endpoint, &["eu-north-1", FAR]), &sealed).await.unwrap(), arn(FAR, REPLICATED));
 }
@@ -211,7 +211,7 @@ async fn discovery_does_not_seal() {
     let error = Envelope::new(discovery(&endpoint, &[NEAR])).seal(b"data", &context()).await.unwrap_err();
     assert!(matches!(&error, SealError::Provider(e) if e.kind() == Kind::Unsupported));
     assert!(error.to_string().contains("seal with AwsKms"), "{error}");
-    // As one of several, it is for opening: put behind a key that seals, it refuses all the same.
+    // It can open as one of several providers. It refuses to seal even after a key that seals.
     let several = MultiProvider::new(key(&endpoint, NEAR, KEY)).with(discovery(&endpoint, &[NEAR]));
     assert!(Envelope::new(several).seal(b"data", &context()).await.is_err());
     assert_eq!(endpoint.calls_of("Encrypt"), 0);
@@ -227,7 +227,7 @@ async fn discovery_needs_regions() {
 }
 
 #[tokio::test]
-async fn discovery_makes_no_request_for_what_names_no_key() {
+async fn discovery_makes_no_request_for_an_encrypted_data_key_without_a_key_arn() {
     let endpoint = endpoint();
     let keys = ["", "alias/a", "arn:aws:kms:eu-west-1:1:alias/a", "arn:aws:s3:eu-west-1:1:key/a", "\u{fffd}"];
     let mut keys: Vec<_> =
@@ -241,7 +241,7 @@ async fn discovery_makes_no_request_for_what_names_no_key() {
     assert!(endpoint.log().is_empty());
 }
 
-/// The old key can be disabled, which KMS in truth can do and moto cannot.
+/// This needs a KMS in which keys can be disabled.
 #[tokio::test]
 async fn a_rewrapped_message_opens_when_its_old_key_is_disabled() {
     let endpoint = endpoint();
@@ -258,7 +258,7 @@ async fn a_rewrapped_message_opens_when_its_old_key_is_disabled() {
 }
 
 #[tokio::test]
-async fn a_local_key_may_stand_beside_kms() {
+async fn a_local_key_can_be_combined_with_kms() {
     let endpoint = endpoint();
     let local = || RawAes::new("tests", "local", [1; 32]).unwrap();
     let sealed = seal(MultiProvider::new(key(&endpoint, NEAR, KEY)).with(local())).await;
@@ -277,7 +277,7 @@ async fn grant_tokens_go_with_every_request_of_every_region() {
     envelope.open(&sealed, &context()).await.unwrap();
     open(discovery(&endpoint, &[NEAR, FAR]).with_grant_tokens(["one", "two"]), &sealed).await.unwrap();
     assert_eq!(endpoint.grant_tokens(), vec![serde_json::json!(["one", "two"]); 5]);
-    // Given before the replica, they go along as well.
+    // Tokens set before the replica also apply to it.
     let replicated = AwsKms::new(endpoint.client(NEAR), arn(NEAR, REPLICATED)).unwrap().with_grant_tokens(["three"]);
     seal(replicated.with_replica(endpoint.client(FAR), FAR).unwrap()).await;
     assert_eq!(endpoint.grant_tokens()[5..], vec![serde_json::json!(["three"]); 2]);

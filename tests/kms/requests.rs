@@ -1,5 +1,4 @@
-//! `AwsKms` with answers made up: requests exactly as they must be, and every answer that KMS gives or should never
-//! give.
+//! `AwsKms` with made-up responses: the exact requests, and every response that KMS sends or should never send.
 
 use std::{error::Error, time::Duration};
 
@@ -51,7 +50,7 @@ fn decrypted() -> DecryptOutput {
     DecryptOutput::builder().key_id(ARN).plaintext(Blob::new(KEY)).build()
 }
 
-/// An error as KMS sends it.
+/// Returns an error response in the format of KMS.
 fn refusal(code: &str) -> Response {
     let body = format!(r#"{{"__type":"{code}","message":"said KMS"}}"#);
     Response::new(StatusCode::try_from(400).unwrap(), SdkBody::from(body))
@@ -62,7 +61,7 @@ async fn sealed() -> Vec<u8> {
     Envelope::new(kms(&[&rule])).seal(b"data", &context()).await.unwrap()
 }
 
-/// Asks for the data key behind these encrypted data keys.
+/// Decrypts one of these encrypted data keys.
 async fn decrypt(kms: &AwsKms, keys: &[EncryptedDataKey]) -> Result<DecryptedDataKey, ProviderError> {
     kms.decrypt_data_key(&DecryptDataKeyRequest::new(AlgorithmSuite::default(), &context(), keys)).await
 }
@@ -168,7 +167,7 @@ async fn a_key_arn_is_resolved_without_a_request() {
 }
 
 #[tokio::test]
-async fn what_would_seal_but_not_open_again_is_an_error_at_construction() {
+async fn a_key_that_could_seal_but_not_open_is_an_error_at_construction() {
     for id in ["alias/invoices", "arn:aws:kms:eu-west-1:111122223333:alias/invoices", "1234abcd"] {
         let error = AwsKms::new(client(&[]), id).unwrap_err();
         let ConfigError::KmsKeyId { key_id, reason: NameReason::NotForever, .. } = &error else { panic!("{error:?}") };
@@ -192,11 +191,11 @@ async fn an_alias_that_does_not_exist_is_an_error_at_construction() {
     assert_eq!((error.kind(), error.operation(), error.key_id()), (Kind::NotFound, "DescribeKey", "alias/none"));
 }
 
-/// An answer, and what the error that refuses it says.
+/// A response, and the text of the error that refuses it.
 type Case<A> = (fn() -> A, &'static str);
 
 #[tokio::test]
-async fn answers_to_generate_data_key_that_cannot_be_right_are_refused() {
+async fn invalid_responses_to_generate_data_key_are_refused() {
     let cases: [Case<GenerateDataKeyOutput>; 6] = [
         (|| GenerateDataKeyOutput::builder().build(), "16, 24 or 32"),
         (
@@ -235,7 +234,7 @@ async fn answers_to_generate_data_key_that_cannot_be_right_are_refused() {
 }
 
 #[tokio::test]
-async fn answers_to_decrypt_that_cannot_be_right_are_refused() {
+async fn invalid_responses_to_decrypt_are_refused() {
     let cases: [Case<DecryptOutput>; 4] = [
         (|| DecryptOutput::builder().plaintext(Blob::new(KEY)).build(), "the response names the key (none)"),
         (|| DecryptOutput::builder().key_id(OTHER_ARN).plaintext(Blob::new(KEY)).build(), OTHER_ARN),
@@ -261,7 +260,7 @@ async fn a_wrong_data_key_from_kms_does_not_open_the_message() {
 }
 
 #[tokio::test]
-async fn encrypted_data_keys_of_others_are_left_alone() {
+async fn encrypted_data_keys_of_other_keys_are_skipped() {
     let rule = mock!(Client::decrypt).then_output(decrypted);
     let kms = kms(&[&rule]);
     let local = EncryptedDataKey::new("tests", &b"key"[..], &b"c"[..]);
@@ -288,7 +287,7 @@ async fn a_second_encrypted_data_key_is_tried_when_the_first_fails() {
     assert_eq!(found.index, 1);
 }
 
-/// The error of a seal and of an open, where KMS answers with this code.
+/// Returns the errors of a seal and of an open if KMS responds with this code.
 async fn refused_with(code: &'static str) -> [ProviderError; 2] {
     let generate = mock!(Client::generate_data_key).then_http_response(move || refusal(code));
     let decrypt = mock!(Client::decrypt).then_http_response(move || refusal(code));
@@ -303,7 +302,7 @@ async fn refused_with(code: &'static str) -> [ProviderError; 2] {
 }
 
 #[tokio::test]
-async fn errors_of_kms_keep_their_source_and_say_whether_to_retry() {
+async fn errors_of_kms_keep_their_source_and_report_whether_to_retry() {
     let cases: [(&str, Kind, bool); 14] = [
         ("AccessDeniedException", Kind::AccessDenied, false),
         ("NotFoundException", Kind::NotFound, false),
@@ -333,7 +332,7 @@ async fn errors_of_kms_keep_their_source_and_say_whether_to_retry() {
 }
 
 #[tokio::test]
-async fn the_wait_that_an_answer_asks_for_is_handed_on_where_it_is_a_number_of_seconds() {
+async fn a_retry_after_header_is_passed_on_if_it_is_a_number_of_seconds() {
     for (header, expected) in [("3", Some(3)), ("Wed, 21 Oct 2026 07:28:00 GMT", None), ("-1", None)] {
         let throttled = move || {
             let mut answer = refusal("ThrottlingException");
@@ -360,7 +359,7 @@ async fn the_wait_that_an_answer_asks_for_is_handed_on_where_it_is_a_number_of_s
 }
 
 #[tokio::test]
-async fn throttling_is_retried_by_the_client_and_then_fine() {
+async fn the_client_retries_throttled_requests() {
     let rule = mock!(Client::generate_data_key)
         .sequence()
         .http_response(|| refusal("ThrottlingException"))
@@ -368,14 +367,14 @@ async fn throttling_is_retried_by_the_client_and_then_fine() {
         .output(generated)
         .build();
     let client = mock_client!(aws_sdk_kms, RuleMode::MatchAny, &[&rule], |config| {
-        config.retry_config(RetryConfig::standard()) // The default is not to retry in older versions of AWS's SDK.
+        config.retry_config(RetryConfig::standard()) // Older versions of the AWS SDK do not retry by default.
     });
     Envelope::new(AwsKms::new(client, ARN).unwrap()).seal(b"data", &context()).await.unwrap();
     assert_eq!(rule.num_calls(), 3);
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_kms_is_unavailable_and_worth_a_retry() {
+async fn a_response_that_is_not_from_kms_is_unavailable_and_retryable() {
     let garbage = || Response::new(StatusCode::try_from(200).unwrap(), SdkBody::from("<html>"));
     let gateway = || Response::new(StatusCode::try_from(503).unwrap(), SdkBody::from("<html>"));
     let forbidden = || Response::new(StatusCode::try_from(403).unwrap(), SdkBody::from("<html>"));
@@ -391,7 +390,7 @@ async fn an_answer_that_is_not_kms_is_unavailable_and_worth_a_retry() {
 }
 
 #[tokio::test]
-async fn a_data_key_in_an_answer_that_is_cut_off_is_not_printed() {
+async fn a_data_key_in_a_truncated_response_is_not_printed() {
     let cut = || {
         let body =
             r#"{"CiphertextBlob":"AAAA","Plaintext":"BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=","KeyId":"arn"#;
@@ -408,7 +407,7 @@ async fn a_data_key_in_an_answer_that_is_cut_off_is_not_printed() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_cannot_be_reached_is_unavailable_and_worth_a_retry() {
+async fn an_unreachable_endpoint_is_unavailable_and_retryable() {
     let config = aws_sdk_kms::Config::builder()
         .behavior_version_latest()
         .region(aws_sdk_kms::config::Region::new("eu-west-1"))
@@ -427,7 +426,7 @@ async fn an_endpoint_that_cannot_be_reached_is_unavailable_and_worth_a_retry() {
 }
 
 #[tokio::test]
-async fn a_message_of_a_local_key_says_so_to_kms() {
+async fn kms_reports_that_a_message_was_sealed_with_a_local_key() {
     let local = Envelope::new(RawAes::generate("tests", "local").unwrap());
     let sealed = local.seal(b"data", &context()).await.unwrap();
     let error = Envelope::new(kms(&[])).open(&sealed, &context()).await.unwrap_err();

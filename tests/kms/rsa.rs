@@ -1,4 +1,4 @@
-//! RSA keys in KMS: sealing here, by the public key; opening there.
+//! RSA keys in KMS. Sealing uses the public key in this process, opening calls KMS.
 
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ async fn sealing_makes_no_request_and_opening_one() {
 }
 
 #[tokio::test]
-async fn kms_gives_the_public_key() {
+async fn the_public_key_can_be_fetched_from_kms() {
     let endpoint = endpoint();
     let key = key(&endpoint, RsaPadding::OaepSha256).fetch_public_key().await.unwrap();
     let envelope = Envelope::new(key);
@@ -96,9 +96,9 @@ async fn of_many_encrypted_data_keys_that_name_an_rsa_key_two_are_tried() {
     assert_eq!(endpoint.calls_of("Decrypt"), 3);
 }
 
-/// What is invalid with one padding is not with another.
+/// An encrypted data key can be invalid with one padding and valid with another.
 #[tokio::test]
-async fn a_reader_with_two_paddings_opens_what_either_sealed() {
+async fn a_reader_with_two_paddings_opens_messages_of_both() {
     let endpoint = endpoint();
     for padding in [RsaPadding::OaepSha1, RsaPadding::OaepSha256] {
         let writer = key(&endpoint, padding).with_public_key_pem(PUBLIC).unwrap();
@@ -110,7 +110,7 @@ async fn a_reader_with_two_paddings_opens_what_either_sealed() {
 }
 
 #[tokio::test]
-async fn suites_that_sign_are_refused_both_ways() {
+async fn suites_that_sign_are_refused_on_sealing_and_on_opening() {
     let endpoint = endpoint();
     let key = key(&endpoint, RsaPadding::OaepSha256).with_public_key_pem(PUBLIC).unwrap();
     let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
@@ -126,7 +126,7 @@ async fn suites_that_sign_are_refused_both_ways() {
 }
 
 #[tokio::test]
-async fn without_its_public_key_it_says_how_to_get_it() {
+async fn without_the_public_key_the_error_explains_how_to_get_it() {
     let endpoint = endpoint();
     let error = Envelope::new(key(&endpoint, RsaPadding::OaepSha256)).seal(b"data", &context()).await.unwrap_err();
     assert!(format!("{:?}", error).contains("fetch_public_key"), "{error:?}");
@@ -134,7 +134,7 @@ async fn without_its_public_key_it_says_how_to_get_it() {
 }
 
 #[tokio::test]
-async fn paddings_and_names_that_kms_does_not_have_are_refused() {
+async fn paddings_and_names_that_kms_does_not_support_are_refused() {
     let endpoint = endpoint();
     for padding in [RsaPadding::Pkcs1v15, RsaPadding::OaepSha384, RsaPadding::OaepSha512] {
         let refused = AwsKmsRsa::new(endpoint.client(REGION), arn(REGION, ID), padding);

@@ -1,4 +1,4 @@
-//! What one message may cost: a hostile one, and one of which regions are away.
+//! How many calls one message may cost: a hostile message, and one with unavailable regions.
 
 use std::time::{Duration, Instant};
 
@@ -26,10 +26,10 @@ const FARTHEST: &str = "ap-south-1";
 const KEY: &str = "1234abcd";
 const NEIGHBOUR: &str = "5678abcd";
 const REPLICATED: &str = "mrk-5678";
-/// Far from what a slow machine needs, and from the 10 seconds that are the default.
+/// Longer than a slow machine needs, and shorter than the default of 10 seconds.
 const SOON: Duration = Duration::from_secs(8);
 
-/// A key in one region, another beside it, and a multi-region key in three.
+/// Two single-region keys, and a multi-region key in three regions.
 fn endpoint() -> Endpoint {
     Endpoint::new([
         (NEAR, KEY),
@@ -60,20 +60,20 @@ fn junk(arn: String) -> EncryptedDataKey {
 
 const DATA_KEY: [u8; 32] = [7; 32];
 
-/// A message with these encrypted data keys, in this order.
+/// Returns a message with these encrypted data keys, in this order.
 async fn message(encrypted_data_keys: Vec<EncryptedDataKey>) -> Vec<u8> {
     let provider = FixedDataKey::new(|| SecretKey::from(DATA_KEY)).listing(encrypted_data_keys);
     Envelope::new(provider).seal(b"data", &context()).await.unwrap()
 }
 
-/// The encrypted data key of [`DATA_KEY`] by this key.
+/// Returns [`DATA_KEY`] encrypted with this key.
 async fn genuine(key: &AwsKms) -> EncryptedDataKey {
     let (context, data_key) = (context(), SecretKey::from(DATA_KEY));
     let request = EncryptDataKeyRequest::new(AlgorithmSuite::default(), &context, &data_key);
     key.encrypt_data_key(&request).await.unwrap().remove(0)
 }
 
-/// Sixteen encrypted data keys that name this key.
+/// Returns sixteen encrypted data keys that name this key.
 async fn hostile(arn: &str) -> Vec<u8> {
     message(vec![junk(arn.to_owned()); 16]).await
 }
@@ -84,7 +84,7 @@ async fn opened_by(envelope: &Envelope, message: &[u8]) -> String {
     opened.info.key_id
 }
 
-/// The errors of each encrypted data key.
+/// Returns the error of each encrypted data key.
 async fn attempts(envelope: &Envelope, message: &[u8]) -> Vec<ProviderError> {
     match envelope.open(message, &context()).await {
         Err(OpenError::Provider(error)) if error.kind() == Kind::NoneDecrypted => error.attempts().to_vec(),
@@ -104,7 +104,7 @@ fn decrypts_in(endpoint: &Endpoint, region: &str) -> usize {
     endpoint.log().iter().filter(|(operation, at)| operation == "Decrypt" && at == region).count()
 }
 
-// The hostile message.
+// A hostile message.
 
 #[tokio::test]
 async fn of_sixteen_invalid_encrypted_data_keys_under_one_key_two_are_tried() {
@@ -113,7 +113,7 @@ async fn of_sixteen_invalid_encrypted_data_keys_under_one_key_two_are_tried() {
     let providers: [Make; 3] = [
         |endpoint| Box::new(key(endpoint, NEAR, KEY)),
         |endpoint| Box::new(discovery(endpoint)),
-        // Two providers that would both try it.
+        // Two providers that would both try each encrypted data key.
         |endpoint| Box::new(MultiProvider::new(key(endpoint, NEAR, KEY)).with(discovery(endpoint))),
     ];
     for provider in providers {
@@ -131,7 +131,7 @@ async fn of_sixteen_invalid_encrypted_data_keys_under_one_key_two_are_tried() {
 }
 
 #[tokio::test]
-async fn a_throttling_kms_gets_one_request_with_the_clients_retries_whatever_a_message_names() {
+async fn a_throttling_kms_gets_one_request_with_the_clients_retries_for_any_message() {
     let endpoint = endpoint();
     endpoint.script(|_| Fault::Throttle);
     let retries = RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(1));
@@ -143,7 +143,7 @@ async fn a_throttling_kms_gets_one_request_with_the_clients_retries_whatever_a_m
 }
 
 #[tokio::test]
-async fn a_silent_kms_holds_a_hostile_message_until_the_deadline_and_is_asked_once() {
+async fn a_silent_kms_gets_one_request_for_a_hostile_message_which_fails_at_the_deadline() {
     let endpoint = endpoint();
     endpoint.script(|_| Fault::Hang);
     let timeout = Duration::from_millis(500);
@@ -157,7 +157,7 @@ async fn a_silent_kms_holds_a_hostile_message_until_the_deadline_and_is_asked_on
 }
 
 #[tokio::test]
-async fn the_limit_on_tries_is_the_callers() {
+async fn the_caller_can_set_the_limit_on_tries() {
     let endpoint = endpoint();
     let ours = key(&endpoint, NEAR, KEY);
     let mut keys = vec![junk(arn(NEAR, KEY)); 4];
@@ -166,7 +166,7 @@ async fn the_limit_on_tries_is_the_callers() {
     for (tries_per_kms_key, decrypts) in [(0, 0), (1, 1), (4, 4), (5, 5), (u16::MAX, 5)] {
         let limits = Limits::default().with_tries_per_kms_key(tries_per_kms_key);
         let before = endpoint.calls_of("Decrypt");
-        // With a cache as well, whose requests are made elsewhere.
+        // Also with a cache, which makes its requests in another place.
         let cache = DataKeyCache::builder(Duration::from_secs(300)).build().unwrap();
         let cached = Envelope::builder(ours.clone()).limits(limits).cache(cache).build().unwrap();
         for envelope in [Envelope::builder(ours.clone()).limits(limits).build().unwrap(), cached] {
@@ -190,7 +190,7 @@ async fn the_last_of_sixteen_different_keys_opens_in_discovery_mode() {
 async fn the_replicas_of_a_key_count_as_one_key_and_other_keys_do_not() {
     let endpoint = endpoint();
     let replicas = (0..8).map(|number| junk(arn(&format!("region-{number}"), REPLICATED)));
-    // The same id in two regions, but no multi-region key: two keys.
+    // The same id in two regions, but not a multi-region key: two different keys.
     let single = [NEAR, FAR, NEAR, FAR, NEAR, FAR].map(|region| junk(arn(region, KEY)));
     let attempts =
         attempts(&Envelope::new(discovery(&endpoint)), &message(replicas.chain(single).collect()).await).await;
@@ -200,7 +200,7 @@ async fn the_replicas_of_a_key_count_as_one_key_and_other_keys_do_not() {
     assert!(last.to_string().contains("not tried: 8; the limit for one KMS key is 2"), "{last}");
 }
 
-// Regions that are away.
+// Unavailable regions.
 
 #[tokio::test]
 async fn with_two_of_three_replicas_down_the_third_seals_and_opens_within_one_deadline() {
@@ -221,7 +221,7 @@ async fn with_two_of_three_replicas_down_the_third_seals_and_opens_within_one_de
 }
 
 #[tokio::test]
-async fn a_region_that_does_not_answer_is_asked_once_and_does_not_count() {
+async fn a_region_that_does_not_respond_is_called_once_and_does_not_count() {
     let endpoint = endpoint();
     let mut keys = vec![junk(arn(NEAR, REPLICATED))];
     keys.push(genuine(&key(&endpoint, FAR, REPLICATED)).await);
@@ -232,7 +232,7 @@ async fn a_region_that_does_not_answer_is_asked_once_and_does_not_count() {
 }
 
 #[tokio::test]
-async fn what_every_region_would_call_invalid_is_not_carried_to_another() {
+async fn a_ciphertext_that_kms_calls_invalid_is_not_tried_in_another_region() {
     let endpoint = endpoint();
     let sealed = Envelope::new(replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
     let invalid =
@@ -248,7 +248,7 @@ async fn what_every_region_would_call_invalid_is_not_carried_to_another() {
 }
 
 #[tokio::test]
-async fn what_another_region_may_see_differently_is_carried_to_it_and_counts_once() {
+async fn an_error_that_depends_on_the_region_is_tried_in_another_one_and_counts_once() {
     for fault in [
         Fault::Refuse("AccessDeniedException"),
         Fault::Refuse("DisabledException"),
@@ -266,13 +266,13 @@ async fn what_another_region_may_see_differently_is_carried_to_it_and_counts_onc
         for envelope in [Envelope::new(replicated(&endpoint)), Envelope::new(discovery(&endpoint))] {
             assert_eq!(opened_by(&envelope, &message).await, arn(FARTHEST, REPLICATED), "{fault:?}");
         }
-        // The junk as well, unless a region has called it invalid before.
+        // The invalid ones too, unless a region has called them invalid before.
         let expected = if fault == Fault::OtherKey { 2 } else { 4 };
         assert_eq!(decrypts_in(&endpoint, FARTHEST), expected, "{fault:?}");
     }
 }
 
-// One deadline.
+// One deadline for all requests.
 
 #[tokio::test]
 async fn several_silent_keys_share_one_deadline() {
@@ -286,7 +286,7 @@ async fn several_silent_keys_share_one_deadline() {
     let attempts = attempts(&within(timeout, several()), &sealed).await;
     assert!(start.elapsed() >= timeout && start.elapsed() < SOON, "{:?}", start.elapsed());
     assert_eq!((attempts.len(), endpoint.calls_of("Decrypt")), (3, 3));
-    // Half of the time is the first one's, and half of the rest the second one's.
+    // The first key has half of the time, and the second one half of the rest.
     endpoint.script(|request| if request.region == FARTHEST { Fault::None } else { Fault::Hang });
     assert_eq!(opened_by(&within(Duration::from_secs(2), several()), &sealed).await, arns[2]);
 
@@ -297,7 +297,7 @@ async fn several_silent_keys_share_one_deadline() {
 }
 
 #[tokio::test]
-async fn a_region_that_throttles_is_not_asked_again_for_another_of_several_keys() {
+async fn a_region_that_throttles_is_not_called_again_for_another_of_several_keys() {
     let endpoint = endpoint();
     let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOUR), arn(FAR, KEY)];
     let several = || AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
@@ -305,7 +305,7 @@ async fn a_region_that_throttles_is_not_asked_again_for_another_of_several_keys(
     endpoint.script(|request| if request.region == NEAR { Fault::Throttle } else { Fault::None });
     assert_eq!(opened_by(&Envelope::new(several()), &sealed).await, arns[2]);
     assert_eq!((decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR)), (1, 1));
-    // What was not sent has failed for the same reason.
+    // A request that was not sent has the same error.
     endpoint.script(|_| Fault::Throttle);
     let attempts = attempts(&Envelope::new(several()), &sealed).await;
     for (attempt, arn) in attempts.iter().zip(&arns) {
@@ -317,9 +317,9 @@ async fn a_region_that_throttles_is_not_asked_again_for_another_of_several_keys(
     assert_eq!((attempts.len(), decrypts_in(&endpoint, NEAR), decrypts_in(&endpoint, FAR)), (3, 2, 2));
 }
 
-/// They may reach the region by another way, or as somebody else.
+/// Another client may reach the region by another network path, or with other credentials.
 #[tokio::test]
-async fn another_client_is_asked_in_the_region_that_did_not_answer_the_first() {
+async fn another_client_is_tried_in_the_region_that_did_not_respond_to_the_first() {
     let (away, there) = (endpoint(), endpoint());
     let sealed = Envelope::new(key(&there, NEAR, KEY)).seal(b"data", &context()).await.unwrap();
     away.script(|_| Fault::Close);
@@ -338,15 +338,15 @@ async fn the_clones_of_a_client_are_one_client() {
     endpoint.script(|_| Fault::Throttle);
     attempts(&Envelope::new(both()), &sealed).await;
     assert_eq!(endpoint.calls_of("Decrypt"), 1);
-    // Also behind a provider that asks for a copy of the list.
+    // Also with a wrapper that passes on a copy of the list.
     let copied = || MultiProvider::new(RawAes::generate("tests", "local").unwrap()).with(Copied(both()));
     attempts(&Envelope::new(copied()), &sealed).await;
     assert_eq!(endpoint.calls_of("Decrypt"), 2);
 }
 
-/// A custom key store may be away, for example.
+/// For example, a custom key store may be disconnected.
 #[tokio::test]
-async fn a_key_that_is_not_available_says_nothing_of_the_other_keys_of_its_region() {
+async fn an_unavailable_key_does_not_affect_other_keys_of_its_region() {
     let endpoint = endpoint();
     let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOUR)];
     let several = || AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
@@ -357,7 +357,7 @@ async fn a_key_that_is_not_available_says_nothing_of_the_other_keys_of_its_regio
     });
     assert_eq!(opened_by(&Envelope::new(several()), &sealed).await, arns[1]);
     assert_eq!(opened_by(&Envelope::new(discovery(&endpoint)), &sealed).await, arns[1]);
-    // KMS has answered, so two are enough here too; and another region may have the key.
+    // KMS has responded, so the limit of two applies here too. Another region may have the key.
     let before = endpoint.calls_of("Decrypt");
     let refused = attempts(&Envelope::new(key(&endpoint, NEAR, KEY)), &hostile(&arns[0]).await).await;
     assert_eq!(kinds(&refused[..2]), [Kind::Unavailable, Kind::Unavailable]);
@@ -370,7 +370,7 @@ async fn a_key_that_is_not_available_says_nothing_of_the_other_keys_of_its_regio
     assert_eq!(opened_by(&Envelope::new(replicated(&endpoint)), &sealed).await, arn(FAR, REPLICATED));
 }
 
-/// Asks the provider inside for a copy of the encrypted data keys.
+/// Calls the inner provider with a copy of the encrypted data keys.
 #[derive(Debug)]
 struct Copied<P>(P);
 
@@ -398,7 +398,7 @@ impl<P: KeyProvider> KeyProvider for Copied<P> {
     }
 }
 
-/// Asks the provider inside for the last of the encrypted data keys only.
+/// Calls the inner provider with only the last of the encrypted data keys.
 #[derive(Debug)]
 struct Last<P>(P);
 
@@ -429,7 +429,7 @@ impl<P: KeyProvider> KeyProvider for Last<P> {
 }
 
 #[tokio::test]
-async fn what_was_learnt_of_a_message_is_not_held_against_another_list_of_keys() {
+async fn results_for_one_list_of_keys_are_not_applied_to_another_list() {
     let endpoint = endpoint();
     let ours = key(&endpoint, NEAR, KEY);
     let mut keys = vec![junk(arn(NEAR, KEY)); 15];
@@ -461,7 +461,7 @@ async fn the_shorter_of_deadline_and_own_timeout_ends_a_request() {
 }
 
 #[tokio::test]
-async fn without_time_no_request_is_sent_and_without_end_there_is_no_limit() {
+async fn after_the_deadline_no_request_is_sent_and_an_unlimited_timeout_never_ends() {
     let endpoint = endpoint();
     let sealed = Envelope::new(replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
     let before = endpoint.log().len();
@@ -474,7 +474,7 @@ async fn without_time_no_request_is_sent_and_without_end_there_is_no_limit() {
     }
     assert_eq!(endpoint.log().len(), before);
 
-    // A provider that needs no time is not told to.
+    // A provider that makes no requests ignores the deadline.
     let local = within(Duration::ZERO, RawAes::generate("tests", "local").unwrap());
     let by_local = local.seal(b"data", &context()).await.unwrap();
     local.open(&by_local, &context()).await.unwrap();
@@ -505,14 +505,14 @@ async fn a_provider_that_is_used_without_a_deadline_takes_ten_seconds_in_all() {
 }
 
 #[tokio::test]
-async fn a_request_that_a_cache_shares_has_a_deadline_of_its_own() {
+async fn a_request_that_a_cache_shares_has_its_own_deadline() {
     let endpoint = endpoint();
     let cached = |timeout, max_messages| {
         let cache = DataKeyCache::builder(Duration::from_secs(300)).max_messages(max_messages).build().unwrap();
         Envelope::builder(key(&endpoint, NEAR, KEY)).cache(cache).key_timeout(timeout).build().unwrap()
     };
-    // Each key is for one message, so of four callers three wait for a request, and then begin one or wait once more.
-    // Together that takes longer than any one request may.
+    // Each data key seals one message. Of four callers, three wait for a request, then start one or wait again.
+    // Together, this takes longer than the limit of a single request.
     endpoint.script(|_| Fault::Late(Duration::from_millis(300)));
     let (envelope, context, start) = (cached(Duration::from_secs(1), 1), context(), Instant::now());
     for sealed in join_all((0..4).map(|_| envelope.seal(b"data", &context))).await {
@@ -521,7 +521,7 @@ async fn a_request_that_a_cache_shares_has_a_deadline_of_its_own() {
     assert!(start.elapsed() > Duration::from_secs(1), "{:?}", start.elapsed());
     assert_eq!(endpoint.calls_of("GenerateDataKey"), 4);
 
-    // Who joins later has no more time than the request.
+    // A caller that joins later has only the remaining time of the request.
     endpoint.script(|_| Fault::Hang);
     let (envelope, start) = (cached(Duration::from_millis(1000), 1 << 32), Instant::now());
     let late = async {
@@ -535,7 +535,7 @@ async fn a_request_that_a_cache_shares_has_a_deadline_of_its_own() {
     assert!(start.elapsed() >= Duration::from_millis(1000) && late < Duration::from_millis(900), "{late:?}");
     assert_eq!(endpoint.calls_of("GenerateDataKey"), 5);
 
-    // On opening too.
+    // The same on opening.
     endpoint.script(|_| Fault::None);
     let sealed = Envelope::new(key(&endpoint, NEAR, KEY)).seal(b"data", &context).await.unwrap();
     endpoint.script(|_| Fault::Hang);
@@ -558,7 +558,7 @@ async fn rewrapping_has_one_deadline_for_both_requests() {
     let old = |timeout| within(timeout, key(&endpoint, NEAR, KEY));
     let sealed = old(SOON).seal(b"data", &context()).await.unwrap();
     let header = kms_envelope::message::Header::parse(&sealed, &Limits::default()).unwrap();
-    // Each would be in time by itself.
+    // Each request alone would meet the deadline.
     endpoint.script(|_| Fault::Late(Duration::from_millis(500)));
     let new = key(&endpoint, FAR, KEY);
     let error = old(Duration::from_millis(900)).rewrap(&header, &context(), &new).await.unwrap_err();

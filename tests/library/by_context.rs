@@ -1,4 +1,4 @@
-//! A key provider for each tenant.
+//! Tests of key providers chosen by context: a key for each tenant.
 
 use std::{
     future::poll_fn,
@@ -33,7 +33,7 @@ fn tenant(name: &str) -> EncryptionContext {
     EncryptionContext::from([("tenant", name), ("purpose", "tests")])
 }
 
-/// A key for each tenant, the number of choices so far, and a choice that takes so many polls.
+/// A key for each tenant. Counts the choices; each choice takes this many polls.
 fn by_tenant(polls: usize) -> (ByContext<1>, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let counted = calls.clone();
@@ -61,7 +61,7 @@ fn seal_for(envelope: &Envelope, name: &str) -> Vec<u8> {
 }
 
 #[test]
-fn each_tenants_messages_are_sealed_and_opened_with_the_tenants_own_key() {
+fn each_tenants_messages_are_sealed_and_opened_with_that_tenants_key() {
     let (keys, calls) = by_tenant(0);
     let envelope = Envelope::new(keys);
     for name in ["acme", "bolt"] {
@@ -82,7 +82,7 @@ fn a_message_of_another_tenant_than_expected_is_refused_before_a_key_is_chosen()
     let expected = EncryptionContext::from([("tenant", "acme")]);
     assert!(matches!(block_on(envelope.open(&sealed, &expected)), Err(OpenError::Context(_))));
     assert_eq!(calls.load(Ordering::SeqCst), 0);
-    // What is not expected is the message's to choose.
+    // For a pair that the caller does not expect, the message's value is used.
     assert!(block_on(envelope.open(&sealed, &EncryptionContext::new())).is_ok());
 }
 
@@ -97,9 +97,9 @@ fn a_context_without_the_name_is_refused_before_a_key_is_chosen() {
 }
 
 #[test]
-fn a_key_is_chosen_once_for_a_tenant_whatever_else_the_context_holds() {
+fn a_key_is_chosen_once_for_a_tenant_whatever_other_pairs_the_context_has() {
     let (keys, calls) = by_tenant(0);
-    // The context of a signed message holds its public key, which differs each time.
+    // The context of a signed message contains its public key, which is different each time.
     let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
     let envelope = Envelope::builder(keys).suite(suite).build().unwrap();
     for number in 0..5 {
@@ -112,7 +112,7 @@ fn a_key_is_chosen_once_for_a_tenant_whatever_else_the_context_holds() {
 }
 
 #[test]
-fn requests_at_the_same_time_share_one_choice_for_each_tenant() {
+fn concurrent_requests_share_one_choice_for_each_tenant() {
     // In one task.
     let (keys, calls) = by_tenant(10);
     let envelope = Envelope::new(keys);
@@ -134,7 +134,7 @@ fn requests_at_the_same_time_share_one_choice_for_each_tenant() {
 }
 
 #[test]
-fn no_more_providers_are_kept_than_the_capacity_and_those_used_last_are() {
+fn the_most_recently_used_providers_are_kept_up_to_the_capacity() {
     let (keys, calls) = by_tenant(0);
     let envelope = Envelope::new(keys.with_capacity(2));
     for (name, expected) in [("a", 1), ("b", 2), ("a", 2), ("c", 3), ("a", 3), ("b", 4), ("c", 5), ("b", 5)] {
@@ -148,13 +148,13 @@ fn no_more_providers_are_kept_than_the_capacity_and_those_used_last_are() {
         seal_for(&envelope, name);
         assert_eq!(calls.load(Ordering::SeqCst), expected, "{name}");
     }
-    // Any number that there is.
+    // Any number is valid.
     let (keys, _) = by_tenant(0);
     seal_for(&Envelope::new(keys.with_capacity(usize::MAX)), "a");
 }
 
 #[test]
-fn a_choice_that_failed_is_not_kept_and_all_who_waited_are_told_why() {
+fn a_failed_choice_is_not_kept_and_all_waiting_requests_get_its_error() {
     let (keys, calls) = by_tenant(5);
     let envelope = Envelope::new(keys);
     let context = tenant("away");
@@ -168,7 +168,7 @@ fn a_choice_that_failed_is_not_kept_and_all_who_waited_are_told_why() {
 }
 
 #[test]
-fn a_choice_that_panics_fails_for_all_who_wait_and_the_next_request_chooses_anew() {
+fn a_choice_that_panics_fails_for_all_waiting_requests_and_the_next_one_chooses_again() {
     struct Wakes(AtomicUsize);
     impl Wake for Wakes {
         fn wake(self: Arc<Self>) {
@@ -198,7 +198,7 @@ fn a_choice_that_panics_fails_for_all_who_wait_and_the_next_request_chooses_anew
         });
         let envelope = Arc::new(Envelope::new(keys));
 
-        // Another thread is in the function when this one begins to wait.
+        // Another thread is inside the function when this one starts to wait.
         let others = envelope.clone();
         let other = thread::spawn(move || others.seal(b"data", &tenant("acme")).now_or_never());
         begins.recv_timeout(Duration::from_secs(10)).unwrap();
@@ -224,7 +224,7 @@ fn a_choice_that_panics_fails_for_all_who_wait_and_the_next_request_chooses_anew
 }
 
 #[test]
-fn choices_that_fail_or_go_on_take_no_place_of_a_provider_and_leave_nothing_behind() {
+fn choices_that_fail_or_are_pending_do_not_count_toward_the_capacity_and_leave_nothing_behind() {
     let (keys, calls) = by_tenant(10);
     let keys = Arc::new(keys.with_capacity(2));
     let envelope = Envelope::new(keys.clone());
@@ -241,7 +241,7 @@ fn choices_that_fail_or_go_on_take_no_place_of_a_provider_and_leave_nothing_behi
     assert_eq!(calls.load(Ordering::SeqCst), 5);
     holds(2, 0);
 
-    // More calls than places, and two who wait for each.
+    // More pending calls than the capacity, with two waiting requests for each.
     let contexts = ["coil", "dune", "echo"].map(tenant);
     let begin = || {
         let mut sealing: Vec<_> = [&contexts, &contexts]
@@ -259,27 +259,27 @@ fn choices_that_fail_or_go_on_take_no_place_of_a_provider_and_leave_nothing_behi
         seal_for(&envelope, name);
     }
     assert_eq!(calls.load(Ordering::SeqCst), 8);
-    // All leave, one of each call first.
+    // All waiting requests are dropped, first one of each call.
     sealing.drain(..3);
     holds(2, 3);
     drop(sealing);
     holds(2, 0);
 
-    // Calls that were forgotten bring a provider for those who wait, not for others.
+    // Calls that `clear` removed return a provider to their waiting requests only.
     let sealing = begin();
     keys.clear();
     holds(0, 0);
     assert!(block_on(join_all(sealing)).iter().all(Result::is_ok));
     assert_eq!(calls.load(Ordering::SeqCst), 11);
     holds(0, 0);
-    // Calls that were not forgotten bring it for others too, as many as there are places.
+    // The providers of other calls are kept for later requests, up to the capacity.
     assert!(block_on(join_all(begin())).iter().all(Result::is_ok));
     assert_eq!(calls.load(Ordering::SeqCst), 14);
     holds(2, 0);
 }
 
 #[test]
-fn any_error_of_a_choice_is_the_source_of_one_that_names_the_tenant() {
+fn the_error_of_a_choice_is_the_source_of_an_error_that_names_the_tenant() {
     let keys = ByContext::new(["tenant", "purpose"], |[_, _]| async {
         Err::<RawAes, _>(std::io::Error::other("no such row"))
     });
@@ -291,7 +291,7 @@ fn any_error_of_a_choice_is_the_source_of_one_that_names_the_tenant() {
 
 #[cfg(feature = "aws-kms")]
 #[test]
-fn a_tenant_without_a_kms_key_is_told_from_a_kms_that_is_away() {
+fn a_tenant_without_a_kms_key_is_distinguished_from_an_unavailable_kms() {
     use kms_envelope::{
         ConfigError, ErrorKind, ProviderError,
         provider::{ProviderErrorKind, ResolveError},
@@ -310,7 +310,7 @@ fn a_tenant_without_a_kms_key_is_told_from_a_kms_that_is_away() {
 }
 
 #[test]
-fn a_choice_goes_on_when_the_first_who_wanted_it_leaves_and_ends_when_the_last_does() {
+fn a_choice_continues_when_its_first_caller_is_dropped_and_is_cancelled_with_the_last() {
     let (calls, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let gate = Arc::new(Mutex::new(false));
     struct Ends(Arc<AtomicUsize>);
@@ -351,7 +351,7 @@ fn a_choice_goes_on_when_the_first_who_wanted_it_leaves_and_ends_when_the_last_d
 }
 
 #[test]
-fn after_a_clearing_every_key_is_chosen_anew() {
+fn after_clear_every_key_is_chosen_again() {
     let (keys, calls) = by_tenant(0);
     let keys = Arc::new(keys);
     let envelope = Envelope::new(keys.clone());
@@ -364,8 +364,8 @@ fn after_a_clearing_every_key_is_chosen_anew() {
 }
 
 #[test]
-fn keys_by_context_are_one_of_several_and_the_new_key_of_a_message_and_behind_a_cache() {
-    // One of several, on both sides.
+fn keys_by_context_work_in_a_multi_provider_for_rewrapping_and_with_a_cache() {
+    // As one of several providers, for sealing and for opening.
     let several = || MultiProvider::new(local("x")).with(by_tenant(0).0);
     let sealed = seal_for(&Envelope::new(several()), "acme");
     assert_eq!(names(header(&sealed).encrypted_data_keys()), ["x", "acme"]);
@@ -373,7 +373,7 @@ fn keys_by_context_are_one_of_several_and_the_new_key_of_a_message_and_behind_a_
         assert_eq!(block_on(Envelope::new(opening).open(&sealed, &tenant("acme"))).unwrap().plaintext, b"data");
     }
 
-    // The new key of a message, and the old one.
+    // As the new key of a rewrapped message, and as the old one.
     let old = Envelope::new(local("old"));
     let sealed = seal_for(&old, "acme");
     let rewrapped = block_on(old.rewrap(&header(&sealed), &tenant("acme"), &by_tenant(0).0)).unwrap();

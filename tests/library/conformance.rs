@@ -1,4 +1,4 @@
-//! The conformance suite for key providers: each provider that needs no service passes it, and bad ones do not.
+//! The conformance suite for key providers: all providers that need no service pass it, and faulty ones fail.
 
 use std::{
     fmt,
@@ -36,7 +36,7 @@ fn a_raw_aes_key_of_each_length_conforms() {
     for len in [16, 24, 32] {
         conforms(&RawAes::new("tests", "name", SecretKey::try_from(&KEY[..len]).unwrap()).unwrap());
     }
-    // Names that could be mistaken for others.
+    // Names that could be confused with others.
     conforms(&RawAes::new("tests", "", KEY).unwrap());
 }
 
@@ -53,7 +53,7 @@ fn a_provider_behind_a_pointer_conforms() {
 }
 
 #[test]
-fn several_providers_as_one_conform() {
+fn several_providers_combined_conform() {
     let nested = MultiProvider::new(local("c")).with(local("d"));
     conforms(&MultiProvider::new(local("a")).with(MemoryKey::new().unwrap()).with(nested));
 }
@@ -136,16 +136,16 @@ fn every_method_of_a_mock_can_be_expected() {
     let mock = Arc::new(mock);
     let context = EncryptionContext::new();
     let sealed = block_on(Envelope::new(mock.clone()).seal(b"data", &context)).unwrap();
-    // A provider that is one of several is also asked whether it may decrypt.
+    // In a `MultiProvider`, `may_decrypt` is also called.
     let several = Envelope::new(MultiProvider::new(local("first")).with(mock.clone()));
     assert_eq!(block_on(several.open(&sealed, &context)).unwrap().plaintext, b"data");
     block_on(several.seal(b"data", &context)).unwrap();
     assert_eq!(mock.to_string(), "MockKeyProvider");
 }
 
-// Bad providers.
+// Faulty providers.
 
-/// What a provider does wrong.
+/// The fault of a provider.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
     None,
@@ -172,11 +172,11 @@ enum Fault {
     FailsForGoodAfterTheDeadline,
 }
 
-/// A provider that does one thing wrong.
+/// A provider with one fault.
 struct Bad {
     fault: Fault,
     key: RawAes,
-    /// The data key that was generated last.
+    /// The most recently generated data key.
     last: Mutex<Vec<u8>>,
 }
 
@@ -197,13 +197,13 @@ impl Bad {
         if self.is(Fault::IgnoresTheContext) { EncryptionContext::new() } else { context.clone() }
     }
 
-    /// What does not authenticate: the data key under a one-time pad that is used many times, and the context.
+    /// Returns an unauthenticated encryption: the data key with a reused one-time pad, and the context.
     fn pad(&self, key: &[u8], context: &EncryptionContext) -> Vec<u8> {
         let padded = key.iter().zip(KEY).map(|(byte, pad)| byte ^ pad).collect::<Vec<_>>();
         [padded, context.serialize().unwrap()].concat()
     }
 
-    /// Another task's turn.
+    /// Lets another task run.
     async fn turn() {
         let mut is_over = false;
         poll_fn(|cx| {
@@ -330,14 +330,14 @@ impl KeyProvider for Bad {
     }
 }
 
-/// The sentence with which the suite fails.
+/// Returns the message of the suite's panic.
 fn failure(suite: Conformance<'_>) -> String {
     let panic = catch_unwind(AssertUnwindSafe(|| block_on(suite.check()))).expect_err("it should not conform");
     panic.downcast_ref::<String>().cloned().unwrap_or_else(|| (*panic.downcast_ref::<&str>().unwrap()).to_owned())
 }
 
 #[test]
-fn a_bad_provider_does_not_conform_and_is_told_which_requirement_it_fails() {
+fn a_faulty_provider_fails_with_the_requirement_that_it_violates() {
     for (fault, requirement) in [
         (Fault::NoName, "its Display must name the provider and its key"),
         (Fault::ShowsItsKey, "the provider must not show a key or a secret"),
@@ -371,6 +371,6 @@ fn a_bad_provider_does_not_conform_and_is_told_which_requirement_it_fails() {
 }
 
 #[test]
-fn the_provider_that_the_bad_ones_are_made_of_conforms() {
+fn the_provider_that_the_faulty_ones_wrap_conforms() {
     conforms(&Bad::new(Fault::None));
 }

@@ -5,8 +5,8 @@
 //! cargo run -p kms-envelope-examples --bin s3 -- get s3://BUCKET/KEY FILE
 //! ```
 //!
-//! `KMS_ENVELOPE_KEY` is the path of a key file (`kms-envelope keygen FILE` creates one) or the ARN of a KMS key. Region,
-//! credentials and `AWS_ENDPOINT_URL` come from the environment, as for every AWS tool.
+//! `KMS_ENVELOPE_KEY` is the path of a key file (`kms-envelope keygen FILE` creates one) or the ARN of a KMS key.
+//! Region, credentials and `AWS_ENDPOINT_URL` come from the environment, as for every AWS tool.
 
 use std::{env, path::Path};
 
@@ -90,7 +90,7 @@ impl Service {
         let object = self.s3.get_object().bucket(bucket).key(key).send().await?;
         let sealed = ReaderStream::with_capacity(object.body.into_async_read(), PIECE);
         let mut opened = self.envelope.open_stream(sealed, &context).await?;
-        // Every piece is authentic, but only the end of the stream shows that none is missing. So the file gets its name
+        // Every piece is authentic, but only the end of the stream shows that none is missing. The file gets its name
         // then.
         let folder = Path::new(file).parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let (unfinished, path) = NamedTempFile::new_in(folder)?.into_parts();
