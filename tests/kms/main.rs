@@ -1,5 +1,5 @@
-//! Tests of the providers for AWS KMS with the real client of aws-sdk-kms: with made-up responses (`requests`), and over
-//! HTTP with a server in this process (`test_support::kms`) that has regions, throttles, hangs and closes connections.
+//! Tests of the providers for AWS KMS with the real client of aws-sdk-kms: with made-up responses (`requests`), and
+//! over HTTP with a server in this process (`test_support::kms`) that has regions and simulates failures.
 
 #[cfg(feature = "mock")]
 mod conformance;

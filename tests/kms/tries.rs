@@ -461,7 +461,7 @@ async fn the_shorter_of_deadline_and_own_timeout_ends_a_request() {
 }
 
 #[tokio::test]
-async fn after_the_deadline_no_request_is_sent_and_an_unlimited_timeout_never_ends() {
+async fn after_the_deadline_no_request_is_sent_and_duration_max_means_no_limit() {
     let endpoint = endpoint();
     let sealed = Envelope::new(replicated(&endpoint)).seal(b"data", &context()).await.unwrap();
     let before = endpoint.log().len();

@@ -1,4 +1,4 @@
-//! The data-key cache: what it shares, what it never shares, and what happens when the key service misbehaves.
+//! The data-key cache: what it shares, what it never shares, and how it handles failures of the key service.
 
 use std::{
     future::Future,
@@ -42,13 +42,13 @@ fn envelope(provider: &ScriptedProvider, cache: &DataKeyCache) -> Envelope {
     Envelope::builder(provider.clone()).cache(cache.clone()).build().unwrap()
 }
 
-/// The encrypted data key and the message id.
+/// Returns the encrypted data key and the message id.
 fn keys(sealed: &[u8]) -> (Vec<u8>, Vec<u8>) {
     let header = Header::parse(sealed, &Limits::default()).unwrap();
     (header.encrypted_data_keys()[0].ciphertext.to_vec(), header.message_id().as_bytes().to_vec())
 }
 
-/// A wait that a test ends.
+/// Blocks requests until the test lets them continue.
 #[derive(Clone, Default)]
 struct Gate(Arc<(AtomicBool, Mutex<Vec<Waker>>)>);
 
@@ -72,7 +72,7 @@ impl Gate {
     }
 }
 
-/// A provider whose answers wait until the gate is open.
+/// A provider whose responses wait until the gate is open.
 fn gated() -> (Gate, ScriptedProvider) {
     let gate = Gate::default();
     let waited = gate.clone();
@@ -84,7 +84,7 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 }
 
 #[test]
-fn messages_of_one_context_share_a_data_key_and_nothing_else() {
+fn messages_with_the_same_context_share_a_data_key_and_nothing_else() {
     let (provider, cache) = (provider(), cache());
     let envelope = envelope(&provider, &cache);
     let sealed: Vec<_> = (0..10).map(|number| seal(&envelope, &[number])).collect();
@@ -100,20 +100,20 @@ fn messages_of_one_context_share_a_data_key_and_nothing_else() {
 }
 
 #[test]
-fn a_data_key_seals_as_many_messages_as_it_may() {
+fn a_data_key_seals_at_most_max_messages() {
     let provider = provider();
     let cache = DataKeyCache::builder(AGE).max_messages(10).build().unwrap();
     let envelope = envelope(&provider, &cache);
     (0..100).for_each(|_| drop(seal(&envelope, b"data")));
     assert_eq!(provider.calls().generate, 10);
     let sealed = seal(&envelope, b"data");
-    // Opening has no such limit.
+    // Opening is not limited.
     (0..100).for_each(|_| drop(block_on(envelope.open(&sealed, &context())).unwrap()));
     assert_eq!(provider.calls().decrypt, 1);
 }
 
 #[test]
-fn a_data_key_seals_as_many_bytes_as_it_may() {
+fn a_data_key_seals_at_most_max_bytes() {
     let provider = provider();
     let cache = DataKeyCache::builder(AGE).max_bytes(1000).build().unwrap();
     let envelope = envelope(&provider, &cache);
@@ -121,7 +121,7 @@ fn a_data_key_seals_as_many_bytes_as_it_may() {
         seal(&envelope, &vec![0; len]);
         assert_eq!(provider.calls().generate, calls, "{len}");
     }
-    // Longer than a key may seal at all, or of unknown length: a key of its own, and the cache is as it was.
+    // Longer than the limit, or of unknown length: the message gets its own data key and the cache does not change.
     seal(&envelope, &[0; 1001]);
     drop(block_on(envelope.seal_writer(Vec::new(), &context())).unwrap());
     assert_eq!((provider.calls().generate, cache.stats().bypasses), (5, 2));
@@ -130,7 +130,7 @@ fn a_data_key_seals_as_many_bytes_as_it_may() {
 }
 
 #[test]
-fn streams_use_the_cache_where_bytes_are_not_limited() {
+fn streams_use_the_cache_if_bytes_are_not_limited() {
     let (provider, cache) = (provider(), cache());
     let envelope = envelope(&provider, &cache);
     for _ in 0..3 {
@@ -142,7 +142,7 @@ fn streams_use_the_cache_where_bytes_are_not_limited() {
 }
 
 #[test]
-fn a_data_key_serves_until_its_age_and_not_a_moment_longer() {
+fn a_data_key_is_used_until_its_max_age_and_no_longer() {
     let (provider, clock) = (provider(), ManualClock::new());
     let cache = DataKeyCache::builder(AGE).clock(clock.clone()).build().unwrap();
     let envelope = envelope(&provider, &cache);
@@ -174,7 +174,7 @@ fn age_counts_from_the_start_of_the_request() {
 }
 
 #[test]
-fn a_key_that_comes_too_late_takes_the_place_of_no_other() {
+fn a_key_that_has_expired_on_arrival_evicts_no_other() {
     let (clock, is_late) = (ManualClock::new(), Arc::new(AtomicBool::new(false)));
     let (time, late) = (clock.clone(), is_late.clone());
     let provider = provider().with_delay(move || {
@@ -194,7 +194,7 @@ fn a_key_that_comes_too_late_takes_the_place_of_no_other() {
 }
 
 #[test]
-fn the_least_recently_used_leaves_first() {
+fn the_least_recently_used_entry_is_evicted_first() {
     let provider = provider();
     let cache = DataKeyCache::builder(AGE).capacity(2).build().unwrap();
     let envelope = envelope(&provider, &cache);
@@ -207,7 +207,7 @@ fn the_least_recently_used_leaves_first() {
 }
 
 #[test]
-fn a_cache_holds_as_many_entries_as_its_capacity_and_no_more() {
+fn a_cache_holds_at_most_its_capacity_in_entries() {
     for capacity in (1..=300).chain([1000]) {
         let cache = DataKeyCache::builder(AGE).capacity(capacity).build().unwrap();
         let envelope = envelope(&provider(), &cache);
@@ -223,13 +223,13 @@ fn a_cache_holds_as_many_entries_as_its_capacity_and_no_more() {
     }
 }
 
-/// A context whose entries take a little more than so many bytes.
+/// Returns a context whose entries use slightly more than this many bytes.
 fn long_context(name: usize, len: usize) -> EncryptionContext {
     EncryptionContext::from([(name.to_string(), "v".repeat(len))])
 }
 
 #[test]
-fn a_cache_holds_as_many_bytes_as_it_may_and_no_more() {
+fn a_cache_holds_at_most_its_capacity_in_bytes() {
     const KIB: usize = 1 << 10;
     let seal_all = |cache: &DataKeyCache, contexts: &[EncryptionContext]| {
         let envelope = envelope(&provider(), cache);
@@ -238,7 +238,7 @@ fn a_cache_holds_as_many_bytes_as_it_may_and_no_more() {
     };
     let contexts: Vec<_> = (0..100).map(|number| long_context(number, 10 * KIB)).collect();
     let one = seal_all(&cache(), &contexts[..1]).bytes;
-    // The context is in the key and in the value.
+    // The context is stored in the key and in the value.
     assert!((20 * KIB as u64..22 * KIB as u64).contains(&one), "{one}");
 
     let bounded = |bytes: u64| DataKeyCache::builder(AGE).capacity_bytes(bytes as usize).build().unwrap();
@@ -249,13 +249,13 @@ fn a_cache_holds_as_many_bytes_as_it_may_and_no_more() {
     assert_eq!((stats.entries, stats.bytes, stats.evictions), (10, ten, 0));
     let stats = seal_all(&cache, &small[..1]);
     assert_eq!((stats.entries, stats.bytes, stats.evictions), (10, ten, 1));
-    // One byte less, and one entry less; and what exceeds the bound by itself leaves the others alone.
+    // With one byte less, one entry less fits. An entry that exceeds the limit by itself evicts no others.
     let stats = seal_all(&bounded(ten - 1), &small);
     assert_eq!((stats.entries, stats.evictions), (9, 1));
     let stats = seal_all(&bounded(one), &[contexts[0].clone(), long_context(1, 10 * KIB + 1)]);
     assert_eq!((stats.entries, stats.bytes, stats.evictions), (1, one, 0));
 
-    // Unless set, it is 16 KiB for each entry, and 1 MiB or more.
+    // The default is 16 KiB for each entry, but at least 1 MiB.
     let by_default = |capacity| DataKeyCache::builder(AGE).capacity(capacity).build().unwrap();
     let room = |bytes: u64| bytes / one;
     assert_eq!(seal_all(&by_default(1), &contexts).entries, 1);
@@ -267,7 +267,7 @@ fn a_cache_holds_as_many_bytes_as_it_may_and_no_more() {
 }
 
 #[test]
-fn on_opening_too_a_cache_holds_as_many_bytes_as_it_may() {
+fn the_capacity_in_bytes_also_applies_to_opening() {
     let cache = DataKeyCache::builder(AGE).capacity_bytes(50_000).build().unwrap();
     let provider = provider();
     let envelope = envelope(&provider, &cache);
@@ -281,7 +281,7 @@ fn on_opening_too_a_cache_holds_as_many_bytes_as_it_may() {
 }
 
 #[test]
-fn a_new_entry_takes_the_place_of_no_more_than_64_expired_ones() {
+fn a_new_entry_removes_at_most_64_expired_ones() {
     let clock = ManualClock::new();
     let cache = DataKeyCache::builder(AGE).clock(clock.clone()).build().unwrap();
     let envelope = envelope(&provider(), &cache);
@@ -295,7 +295,7 @@ fn a_new_entry_takes_the_place_of_no_more_than_64_expired_ones() {
 }
 
 #[test]
-fn what_has_expired_can_be_removed_and_everything_can() {
+fn expired_entries_can_be_removed_and_so_can_all_entries() {
     let clock = ManualClock::new();
     let cache = DataKeyCache::builder(AGE).clock(clock.clone()).build().unwrap();
     let envelope = envelope(&provider(), &cache);
@@ -313,7 +313,7 @@ fn what_has_expired_can_be_removed_and_everything_can() {
 }
 
 #[test]
-fn what_was_on_its_way_when_the_cache_was_cleared_is_not_kept() {
+fn a_request_that_is_pending_when_the_cache_is_cleared_is_not_kept() {
     let (gate, provider) = gated();
     let cache = cache();
     let envelope = envelope(&provider, &cache);
@@ -331,7 +331,7 @@ fn what_was_on_its_way_when_the_cache_was_cleared_is_not_kept() {
 }
 
 #[test]
-fn many_who_want_the_same_key_make_one_request() {
+fn concurrent_callers_for_the_same_key_make_one_request() {
     for limit in [1 << 32, 100] {
         let (gate, provider) = gated();
         let cache = DataKeyCache::builder(AGE).max_messages(limit).build().unwrap();
@@ -351,7 +351,7 @@ fn many_who_want_the_same_key_make_one_request() {
 }
 
 #[test]
-fn a_request_that_fails_fails_all_who_wait_for_it_and_is_not_kept() {
+fn a_failed_request_fails_for_all_waiting_callers_and_is_not_kept() {
     let (gate, provider) = gated();
     provider.script([Fault::Throttled]);
     let cache = cache();
@@ -371,7 +371,7 @@ fn a_request_that_fails_fails_all_who_wait_for_it_and_is_not_kept() {
 }
 
 #[test]
-fn when_the_caller_who_leads_gives_up_the_others_get_their_key() {
+fn when_the_first_caller_is_cancelled_the_others_get_their_key() {
     for cancelled in 0..3 {
         let (gate, provider) = gated();
         let envelope = envelope(&provider, &cache());
@@ -390,7 +390,7 @@ fn when_the_caller_who_leads_gives_up_the_others_get_their_key() {
 }
 
 #[test]
-fn when_all_give_up_the_next_caller_begins_anew() {
+fn when_all_callers_are_cancelled_the_next_one_starts_a_new_request() {
     let (gate, provider) = gated();
     let cache = cache();
     let envelope = envelope(&provider, &cache);
@@ -405,7 +405,7 @@ fn when_all_give_up_the_next_caller_begins_anew() {
 }
 
 #[test]
-fn a_provider_that_panics_fails_those_who_wait_and_no_others() {
+fn a_provider_that_panics_fails_for_waiting_callers_and_no_others() {
     let panics = Arc::new(AtomicBool::new(true));
     let flag = panics.clone();
     let provider = provider().with_delay(move || {
@@ -422,7 +422,7 @@ fn a_provider_that_panics_fails_those_who_wait_and_no_others() {
 }
 
 #[test]
-fn keys_that_are_there_serve_while_the_key_service_fails() {
+fn cached_keys_remain_usable_while_the_key_service_fails() {
     let clock = ManualClock::new();
     let provider = provider().with_clock(clock.clone());
     let cache = DataKeyCache::builder(AGE).clock(clock.clone()).build().unwrap();
@@ -442,7 +442,7 @@ fn keys_that_are_there_serve_while_the_key_service_fails() {
     seal(&envelope, b"data");
 }
 
-/// Renewals, which run when the test says so.
+/// Collects renewals, which the test runs.
 #[derive(Clone, Default)]
 struct Background(Arc<Mutex<Vec<Refresh>>>);
 
@@ -463,7 +463,7 @@ impl Background {
 }
 
 #[test]
-fn a_key_is_renewed_in_the_background_before_its_age() {
+fn a_key_is_renewed_in_the_background_before_it_expires() {
     let (clock, background) = (ManualClock::new(), Background::default());
     let provider = provider().with_clock(clock.clone());
     let cache = background.builder(&clock).build().unwrap();
@@ -473,7 +473,7 @@ fn a_key_is_renewed_in_the_background_before_its_age() {
     seal(&envelope, b"data");
     assert_eq!(background.run(), 0);
     clock.advance(Duration::from_nanos(1));
-    // Nobody waits, and one renewal is enough.
+    // No caller waits, and one renewal is enough.
     for _ in 0..3 {
         assert_eq!(keys(&seal(&envelope, b"data")).0, first);
     }
@@ -485,7 +485,7 @@ fn a_key_is_renewed_in_the_background_before_its_age() {
     let sealed = seal(&envelope, b"data");
     assert_eq!((background.run(), provider.calls().generate), (0, 2));
 
-    // On opening too.
+    // The same on opening.
     block_on(envelope.open(&sealed, &context())).unwrap();
     clock.advance(AGE - Duration::from_nanos(1));
     block_on(envelope.open(&sealed, &context())).unwrap();
@@ -496,7 +496,7 @@ fn a_key_is_renewed_in_the_background_before_its_age() {
 }
 
 #[test]
-fn a_renewal_that_fails_is_tried_again_after_a_pause_and_nobody_notices() {
+fn a_failed_renewal_is_repeated_after_a_pause_and_callers_are_not_affected() {
     let (clock, background) = (ManualClock::new(), Background::default());
     let provider = provider().with_clock(clock.clone());
     let cache = background.builder(&clock).build().unwrap();
@@ -509,7 +509,7 @@ fn a_renewal_that_fails_is_tried_again_after_a_pause_and_nobody_notices() {
         background.run();
         clock.advance(AGE / 100);
     }
-    // Every 12 of the first 50 seconds, then once with success.
+    // Every 12 seconds in the first 50 seconds, then once successfully.
     assert_eq!((provider.calls().generate, cache.stats().failures), (7, 5));
 }
 
@@ -522,7 +522,7 @@ fn a_renewal_that_is_never_run_does_not_stop_the_next_request() {
     seal(&envelope, b"data");
     clock.advance(AGE * 2 / 3);
     seal(&envelope, b"data");
-    // Dropped, as by a runtime that shuts down; and kept, but not run.
+    // Dropped, like by a runtime that shuts down, or kept but never run.
     background.0.lock().unwrap().clear();
     seal(&envelope, b"data");
     clock.advance(AGE / 3);
@@ -531,7 +531,7 @@ fn a_renewal_that_is_never_run_does_not_stop_the_next_request() {
 }
 
 #[test]
-fn a_key_may_serve_for_ever() {
+fn a_max_age_of_duration_max_never_expires() {
     let provider = provider();
     for builder in [
         DataKeyCache::builder(Duration::MAX),
@@ -546,7 +546,7 @@ fn a_key_may_serve_for_ever() {
 }
 
 #[test]
-fn signed_messages_share_the_signing_key_too() {
+fn signed_messages_also_share_the_signing_key() {
     let (provider, cache) = (provider(), cache());
     let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
     let envelope = Envelope::builder(provider.clone()).suite(suite).cache(cache.clone()).build().unwrap();
@@ -578,12 +578,12 @@ fn suites_without_key_derivation_are_never_cached() {
         assert_eq!((after.generate - before.generate, after.decrypt - before.decrypt), (calls, calls), "{suite}");
     }
     let stats = cache.stats();
-    // Of three suites, each message is a request; of eight, one for sealing and one for opening.
+    // Three suites make a request for each message. Eight make one request for sealing and one for opening.
     assert_eq!((stats.bypasses, stats.calls, stats.failures, stats.entries), (12, 28, 0, 16));
 }
 
 #[test]
-fn requests_past_the_cache_are_counted_and_so_are_their_failures() {
+fn requests_that_bypass_the_cache_are_counted_with_their_failures() {
     let provider = provider();
     let cache = DataKeyCache::builder(AGE).max_bytes(1).build().unwrap();
     let envelope = envelope(&provider, &cache);
@@ -595,7 +595,7 @@ fn requests_past_the_cache_are_counted_and_so_are_their_failures() {
 }
 
 #[test]
-fn an_envelope_uses_the_entries_of_its_clones_and_of_no_other() {
+fn an_envelope_shares_entries_only_with_its_clones() {
     let (provider, cache) = (provider(), cache());
     let (one, other) = (envelope(&provider, &cache), envelope(&provider, &cache));
     let sealed = seal(&one, b"data");
@@ -609,7 +609,7 @@ fn an_envelope_uses_the_entries_of_its_clones_and_of_no_other() {
 }
 
 #[test]
-fn a_message_that_was_changed_is_refused_with_a_cached_key_as_without() {
+fn a_modified_message_is_refused_with_and_without_a_cached_key() {
     let (provider, cache) = (provider(), cache());
     let envelope = envelope(&provider, &cache);
     let sealed = seal(&envelope, b"data");
@@ -641,11 +641,11 @@ fn a_wrong_key_is_never_kept() {
     }
 }
 
-/// A provider whose encrypted data keys are letters, each behind the data key that consists of that letter. It takes
-/// the first letter of the alphabet, or of the list. Capital letters are another provider's.
+/// A provider whose encrypted data keys are letters. Each letter decrypts to the data key that repeats it. The provider
+/// decrypts the first letter in the alphabet, or in the list. Capital letters belong to another provider.
 #[derive(Debug)]
 struct Letters {
-    /// The data key of the next messages, and what they list.
+    /// The data key of the next messages, and the encrypted data keys that they list.
     seals: Mutex<(char, String)>,
     by_alphabet: bool,
     asked: Mutex<Vec<String>>,
@@ -656,7 +656,7 @@ impl Letters {
         Arc::new(Self { seals: Mutex::default(), by_alphabet, asked: Mutex::default() })
     }
 
-    /// The lists that it was asked to decrypt one of, since the last time.
+    /// Returns the lists of all requests to decrypt since the last call.
     fn asked(&self) -> Vec<String> {
         std::mem::take(&mut *self.asked.lock().unwrap())
     }
@@ -707,13 +707,13 @@ impl KeyProvider for Letters {
 const COMMITTING: AlgorithmSuite = AlgorithmSuite::Aes256GcmHkdfSha512Commit;
 const NOT_COMMITTING: AlgorithmSuite = AlgorithmSuite::Aes256GcmHkdfSha256;
 
-/// An envelope that opens messages of this suite with a cache.
+/// Returns an envelope that opens messages of this suite with a cache.
 fn opening(provider: &Arc<Letters>, suite: AlgorithmSuite, cache: &DataKeyCache) -> Envelope {
     let envelope = Envelope::builder(provider.clone()).commitment_policy(policy_for(suite)).cache(cache.clone());
     envelope.build().unwrap()
 }
 
-/// The plaintext, and which of its encrypted data keys opened a message.
+/// Returns the plaintext of a message, and the index of the encrypted data key that opened it.
 fn open(envelope: &Envelope, sealed: &[u8]) -> Result<(char, usize), OpenError> {
     let mut plaintext = Vec::new();
     let info = block_on(envelope.open_into(sealed, &context(), &mut plaintext))?;
@@ -725,7 +725,7 @@ fn open(envelope: &Envelope, sealed: &[u8]) -> Result<(char, usize), OpenError> 
 }
 
 #[test]
-fn messages_that_list_the_same_encrypted_data_key_among_others_share_its_entry() {
+fn messages_that_have_an_encrypted_data_key_in_common_share_its_entry() {
     let (provider, cache) = (Letters::new(false), cache());
     let envelope = opening(&provider, COMMITTING, &cache);
     for (list, index) in [("Xa", 1), ("a", 0), ("aX", 0), ("XYa", 2), ("Za", 1), ("Xa", 1), ("aa", 0)] {
@@ -747,7 +747,7 @@ fn without_commitment_a_warm_cache_opens_what_a_cold_one_opens_and_nothing_else(
         .collect();
     let cold = messages.iter().map(|message| open(&opening(&provider, NOT_COMMITTING, &cache()), message).ok());
     let cold: Vec<_> = cold.collect();
-    // Those whose first letter is that of their data key.
+    // Messages whose first letter is that of their data key.
     assert_eq!(cold.iter().flatten().count(), lists.len());
     let cache = cache();
     let envelope = opening(&provider, NOT_COMMITTING, &cache);
@@ -759,7 +759,7 @@ fn without_commitment_a_warm_cache_opens_what_a_cold_one_opens_and_nothing_else(
 }
 
 #[test]
-fn a_cached_data_key_that_is_not_the_messages_is_no_reason_to_refuse_it() {
+fn a_message_opens_even_if_another_messages_cached_data_key_fails_its_commitment() {
     let (provider, cache) = (Letters::new(true), cache());
     let envelope = opening(&provider, COMMITTING, &cache);
     assert_eq!(open(&envelope, &provider.seal(COMMITTING, 'x', "x")).unwrap(), ('x', 0));
@@ -769,17 +769,17 @@ fn a_cached_data_key_that_is_not_the_messages_is_no_reason_to_refuse_it() {
     for _ in 0..3 {
         assert_eq!(open(&envelope, &sealed).unwrap(), ('b', 2));
     }
-    // The first time only.
+    // Only the first time.
     assert_eq!(provider.asked(), ["xyb"]);
     let stats = cache.stats();
-    // Both wrong ones, each time, and then the right one.
+    // Both wrong data keys each time, and then the right one.
     assert_eq!((stats.hits, stats.misses, stats.calls, stats.entries), (8, 3, 3, 3));
 
-    // What does not open without a cache fails with it, for the same reason.
+    // A message that does not open without a cache fails with the same error with a cache.
     let sealed = provider.seal(COMMITTING, 'z', "xyb");
     assert!(matches!(open(&envelope, &sealed), Err(OpenError::Commitment)));
     assert_eq!(provider.asked(), ["xyb"]);
-    // With one encrypted data key, the key provider could give the same data key only.
+    // With one encrypted data key, the key provider could return only the same data key.
     let sealed = provider.seal(COMMITTING, 'z', "x");
     assert!(matches!(open(&envelope, &sealed), Err(OpenError::Commitment)));
     assert!(provider.asked().is_empty());
@@ -787,7 +787,7 @@ fn a_cached_data_key_that_is_not_the_messages_is_no_reason_to_refuse_it() {
 }
 
 #[test]
-fn messages_that_fail_leave_the_cache_as_it_was() {
+fn messages_that_fail_to_open_do_not_change_the_cache() {
     let (provider, cache) = (provider(), cache());
     let envelope = envelope(&provider, &cache);
     let contexts: Vec<_> = (0..10).map(|number| long_context(number, 10)).collect();
@@ -795,7 +795,7 @@ fn messages_that_fail_leave_the_cache_as_it_was() {
     let open = |sealed: &[u8], context| block_on(envelope.open(sealed, context));
     contexts.iter().zip(&sealed).skip(1).for_each(|(context, sealed)| drop(open(sealed, context).unwrap()));
 
-    // Three encrypted data keys of 57,000 bytes more, in 2,000 variations. The header's version, suite, message id and
+    // Three more encrypted data keys of 57,000 bytes, in 2,000 variations. The header's version, suite, message id and
     // context come before their count.
     let message = &sealed[0];
     let count_at = 1 + 2 + 32 + 2 + usize::from(u16::from_be_bytes([message[35], message[36]]));
@@ -822,7 +822,7 @@ fn messages_that_fail_leave_the_cache_as_it_was() {
     assert_eq!((after.entries, after.bytes, after.evictions), (before.entries, before.bytes, 0));
     assert_eq!(provider.calls().decrypt, calls.decrypt + 1000);
 
-    // Once the encrypted data key that they share is cached, no request is made for them either.
+    // After the encrypted data key that they share is cached, they cause no request.
     open(message, &contexts[0]).unwrap();
     let (before, calls) = (cache.stats(), provider.calls());
     (1000..2000).for_each(&mut fails);
@@ -833,7 +833,7 @@ fn messages_that_fail_leave_the_cache_as_it_was() {
 }
 
 #[test]
-fn callers_who_come_while_a_key_is_being_verified_make_no_request_of_their_own() {
+fn callers_that_arrive_while_a_key_is_being_verified_make_no_further_request() {
     for (waited, cleared, requests, entries) in
         [(Duration::ZERO, false, 1, 1), (AGE, false, 2, 1), (Duration::ZERO, true, 1, 0)]
     {
@@ -854,7 +854,7 @@ fn callers_who_come_while_a_key_is_being_verified_make_no_request_of_their_own()
         assert!(poll_once(first.as_mut()).is_pending());
         assert!(poll_once(second.as_mut()).is_pending());
         gate.open();
-        // The request has landed, and the second caller has yet to verify what it brought.
+        // The request has completed, and the second caller has not yet verified its data key.
         assert!(matches!(poll_once(first.as_mut()), Poll::Ready(Err(OpenError::HeaderTag))));
         clock.advance(waited);
         if cleared {
@@ -891,7 +891,7 @@ fn threads_that_open_at_once_make_one_request() {
 }
 
 #[test]
-fn a_data_key_for_opening_is_renewed_by_its_own_encrypted_data_key_and_by_no_other_key() {
+fn a_renewal_for_opening_uses_the_same_encrypted_data_key_and_accepts_no_other_data_key() {
     for (suite, asked) in [(COMMITTING, "b"), (NOT_COMMITTING, "bXa")] {
         let (clock, background) = (ManualClock::new(), Background::default());
         let letters = Letters::new(false);
@@ -903,7 +903,7 @@ fn a_data_key_for_opening_is_renewed_by_its_own_encrypted_data_key_and_by_no_oth
         open(&envelope, &sealed).unwrap();
         assert_eq!(letters.asked(), ["bXa"]);
 
-        // A renewal that brings another key is one that failed.
+        // A renewal that returns another data key counts as failed.
         clock.advance(AGE * 2 / 3);
         provider.script([Fault::WrongKey]);
         open(&envelope, &sealed).unwrap();
@@ -912,7 +912,7 @@ fn a_data_key_for_opening_is_renewed_by_its_own_encrypted_data_key_and_by_no_oth
         assert_eq!(open(&envelope, &sealed).unwrap(), ('b', 0));
         assert_eq!(background.run(), 0);
 
-        // It is tried again after a tenth of the time.
+        // It is repeated after a tenth of the time.
         clock.advance(AGE / 30);
         let bytes = cache.stats().bytes;
         open(&envelope, &sealed).unwrap();
@@ -926,7 +926,7 @@ fn a_data_key_for_opening_is_renewed_by_its_own_encrypted_data_key_and_by_no_oth
     }
 }
 
-/// Calls the cache when it is dropped, as a provider's task may.
+/// Calls the cache when it is dropped, which a provider's future may do.
 struct Nosy(DataKeyCache);
 
 impl Drop for Nosy {
@@ -936,7 +936,7 @@ impl Drop for Nosy {
 }
 
 #[test]
-fn a_request_that_is_given_up_may_use_the_cache_as_it_goes() {
+fn a_cancelled_request_can_call_the_cache_when_it_is_dropped() {
     for clears in [false, true] {
         let cache = cache();
         let nosy = cache.clone();
@@ -961,7 +961,7 @@ fn a_request_that_is_given_up_may_use_the_cache_as_it_goes() {
 }
 
 #[test]
-fn limits_that_cannot_be_are_refused() {
+fn invalid_limits_are_refused() {
     let spawn = |_: Refresh| {};
     let cases: [(DataKeyCacheBuilder, &str); 7] = [
         (DataKeyCache::builder(Duration::ZERO), "max_age"),
@@ -1012,7 +1012,7 @@ fn nothing_secret_is_in_debug() {
     assert!(printed.contains("max_age") && !printed.contains("65, 65") && !printed.contains("acme"), "{printed}");
 }
 
-/// What an entry depends on, for sealing.
+/// Everything that an entry for sealing depends on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Sealing {
     suite: AlgorithmSuite,
@@ -1034,20 +1034,20 @@ fn sealing() -> impl Strategy<Value = Sealing> {
     )
 }
 
-/// What happens to a cache.
+/// An operation on a cache.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// A message with one of the contexts is sealed.
+    /// Seals a message with one of the contexts.
     Seal(usize),
     Advance(u32),
     RemoveExpired,
     Clear,
 }
 
-/// How a cache should behave, as simple as can be.
+/// The simplest possible model of a cache.
 #[derive(Default)]
 struct Model {
-    /// Context, when it was fetched, messages: the least recently used first.
+    /// Context, time of the request, number of messages. The least recently used entry is first.
     entries: Vec<(usize, u32, u64)>,
     now: u32,
     hits: u64,
@@ -1098,7 +1098,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_cache_does_what_a_simple_model_of_it_does(
+    fn a_cache_behaves_like_a_simple_model(
         capacity in 1_usize..6,
         capacity_bytes in 1_000_usize..12_000,
         max_age in 1_u32..20,
@@ -1154,9 +1154,9 @@ proptest! {
         }
     }
 
-    /// All of these share a cache; suites and required names are settings of an envelope, so each has its own.
+    /// All envelopes share a cache. Suites and required names are settings of an envelope, so each has its own entries.
     #[test]
-    fn entries_are_shared_where_all_is_the_same_and_nowhere_else(of in prop::collection::vec(sealing(), 2..12)) {
+    fn entries_are_shared_only_if_everything_they_depend_on_is_equal(of in prop::collection::vec(sealing(), 2..12)) {
         let (provider, cache) = (provider(), cache());
         let mut envelopes: Vec<((AlgorithmSuite, _), Envelope)> = Vec::new();
         let mut seen: Vec<(Sealing, Vec<u8>)> = Vec::new();
@@ -1184,7 +1184,7 @@ proptest! {
     }
 
     #[test]
-    fn contexts_that_differ_in_one_byte_never_share(
+    fn contexts_that_differ_in_one_byte_never_share_an_entry(
         name in "[a-z]{1,8}", value in "[a-z]{1,8}", index: prop::sample::Index, byte in b'a'..=b'z',
     ) {
         let (provider, cache) = (provider(), cache());

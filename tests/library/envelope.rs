@@ -61,11 +61,11 @@ fn open_fed(sealed: &[u8], piece_len: usize) -> Result<Vec<u8>, OpenError> {
     Ok(plaintext)
 }
 
-/// Around the ends of frames: nothing, one byte, one frame less or more one byte, several.
+/// Lengths around the ends of frames: empty, one byte, one frame minus or plus one byte, several frames.
 const LENGTHS: [usize; 12] = [0, 1, 15, 16, 17, 31, 32, 33, 48, 63, 64, 1000];
 
 #[test]
-fn what_is_sealed_opens_again_at_every_frame_boundary() {
+fn sealed_messages_open_for_lengths_around_every_frame_boundary() {
     for len in LENGTHS {
         let plaintext = plaintext(len);
         let sealed = seal(&envelope(), &plaintext);
@@ -85,7 +85,7 @@ fn what_is_sealed_opens_again_at_every_frame_boundary() {
 }
 
 #[test]
-fn messages_of_one_plaintext_differ_in_everything() {
+fn two_messages_with_the_same_plaintext_have_nothing_in_common() {
     let (one, two) = (seal(&envelope(), b"data"), seal(&envelope(), b"data"));
     assert_ne!(header(&one).message_id(), header(&two).message_id());
     assert_ne!(one[one.len() - 20..], two[two.len() - 20..]);
@@ -103,7 +103,7 @@ fn every_frame_length_works_up_to_the_limit() {
 }
 
 #[test]
-fn a_message_of_16_mib_in_frames_of_8_bytes_is_no_trouble() {
+fn a_message_of_16_mib_in_frames_of_8_bytes_opens() {
     let envelope = Envelope::builder(local_key()).frame_len(8).build().unwrap();
     let plaintext = plaintext(16 << 20);
     let sealed = block_on(envelope.seal(&plaintext, &context())).unwrap();
@@ -111,7 +111,7 @@ fn a_message_of_16_mib_in_frames_of_8_bytes_is_no_trouble() {
 }
 
 #[test]
-fn both_backends_write_the_same_message_and_open_each_others() {
+fn both_backends_write_the_same_message_and_open_each_others_messages() {
     let sealed: Vec<_> = backends()
         .map(|backend| {
             let envelope = builder().backend(backend).rng(rng(0));
@@ -130,7 +130,7 @@ fn both_backends_write_the_same_message_and_open_each_others() {
 #[test]
 fn without_randomness_nothing_is_sealed() {
     let seal = |calls| block_on(builder().rng(FailingRng::after(calls)).build().unwrap().seal(b"data", &context()));
-    // The data key, and the IV that it is encrypted with.
+    // The data key, and the IV for its encryption.
     for calls in 0..2 {
         assert!(matches!(seal(calls), Err(SealError::Provider(e)) if e.kind() == Kind::Random));
     }
@@ -142,21 +142,21 @@ fn without_randomness_nothing_is_sealed() {
 // Tampering.
 
 #[test]
-fn a_message_with_any_bit_changed_is_refused() {
+fn a_message_with_any_bit_flipped_is_refused() {
     let sealed = seal(&envelope(), &plaintext(40));
     for at in 0..sealed.len() {
         for bit in 0..8 {
             let mut changed = sealed.clone();
             changed[at] ^= 1 << bit;
             let refused = open(&envelope(), &changed).unwrap_err();
-            // A longer wait for more bytes is as good as a refusal at once, so kinds may differ; success may not.
+            // With a modified length, the stream may wait for more bytes. The kind of error may differ, success may not.
             assert!(open_streamed(&changed, 7).is_err(), "byte {at}, bit {bit}: {refused}");
         }
     }
 }
 
 #[test]
-fn a_changed_message_is_refused_for_what_was_changed() {
+fn the_error_for_a_modified_message_names_the_modified_part() {
     let sealed = seal(&envelope(), &plaintext(40));
     let header = header(&sealed);
     let frame = FRAME_LEN as usize + FRAME_OVERHEAD;
@@ -169,7 +169,7 @@ fn a_changed_message_is_refused_for_what_was_changed() {
     for (at, expected) in [
         (0, "version"),
         (2, "suite"),
-        (3, "key commitment"), // The message id, which the keys are derived from.
+        (3, "key commitment"), // The message id, from which the keys are derived.
         (body - 16, "header does not authenticate"),
         (body - 17, "key commitment"),
         (body + 3, "frame 1 should come next, but this one says it is frame 0"),
@@ -189,7 +189,7 @@ fn a_changed_message_is_refused_for_what_was_changed() {
 }
 
 #[test]
-fn a_message_cut_anywhere_is_truncated() {
+fn a_message_truncated_anywhere_is_refused_as_truncated() {
     let sealed = seal(&envelope(), &plaintext(40));
     for len in 0..sealed.len() {
         for opened in [open(&envelope(), &sealed[..len]), open_streamed(&sealed[..len], 7), open_fed(&sealed[..len], 3)]
@@ -200,7 +200,7 @@ fn a_message_cut_anywhere_is_truncated() {
 }
 
 #[test]
-fn a_message_cut_at_a_frame_boundary_says_which_frame_is_missing() {
+fn the_error_for_a_message_truncated_at_a_frame_boundary_names_the_missing_frame() {
     let sealed = seal(&envelope(), &plaintext(40));
     let cut = header(&sealed).len() + FRAME_LEN as usize + FRAME_OVERHEAD;
     let error = open(&envelope(), &sealed[..cut]).unwrap_err();
@@ -211,7 +211,7 @@ fn a_message_cut_at_a_frame_boundary_says_which_frame_is_missing() {
 }
 
 #[test]
-fn anything_after_the_end_is_refused() {
+fn trailing_bytes_are_refused() {
     let sealed = [&seal(&envelope(), &plaintext(40))[..], b"!"].concat();
     for opened in [
         open(&envelope(), &sealed),
@@ -224,7 +224,7 @@ fn anything_after_the_end_is_refused() {
 }
 
 #[test]
-fn frames_left_out_doubled_or_exchanged_are_refused() {
+fn removed_duplicated_or_swapped_frames_are_refused() {
     let sealed = seal(&envelope(), &plaintext(64));
     let (header, body) = sealed.split_at(header(&sealed).len());
     let frames: Vec<_> = body.chunks(FRAME_LEN as usize + FRAME_OVERHEAD).collect();
@@ -246,7 +246,7 @@ fn frames_of_another_message_are_refused() {
 // Context.
 
 #[test]
-fn the_context_expected_must_be_in_the_message_before_any_key_is_asked_for() {
+fn an_unexpected_context_is_refused_before_the_key_provider_is_called() {
     let provider = Arc::new(Counted::default());
     let envelope = Envelope::new(Arc::clone(&provider));
     let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
@@ -268,7 +268,7 @@ fn the_context_expected_must_be_in_the_message_before_any_key_is_asked_for() {
     assert!(matches!(open(&[]), (Ok(_), 2)));
 }
 
-/// A local key that counts how often it is asked to decrypt.
+/// A local key that counts the requests to decrypt.
 #[derive(Debug)]
 struct Counted {
     key: RawAes,
@@ -328,7 +328,7 @@ fn required_pairs_are_authenticated_but_not_stored() {
 }
 
 #[test]
-fn names_that_the_format_keeps_for_itself_are_refused() {
+fn names_reserved_by_the_format_are_refused() {
     for name in ["aws-crypto-public-key", "aws-crypto-", "aws-crypto-x"] {
         let refused = block_on(envelope().seal(b"", &EncryptionContext::from([(name, "")])));
         assert!(matches!(refused, Err(SealError::Context(ContextError::ReservedName { .. }))), "{name}");
@@ -336,7 +336,7 @@ fn names_that_the_format_keeps_for_itself_are_refused() {
 }
 
 #[test]
-fn a_context_of_any_shape_comes_back() {
+fn any_context_is_returned_unchanged() {
     for context in [
         EncryptionContext::new(),
         EncryptionContext::from([("", "")]),
@@ -382,7 +382,7 @@ fn local_keys_of_16_24_and_32_bytes_work() {
 }
 
 #[test]
-fn a_local_key_cannot_pass_for_aws_kms() {
+fn a_local_key_cannot_use_the_namespace_of_aws_kms() {
     for namespace in ["aws-kms", "aws-kms-mine"] {
         assert!(matches!(RawAes::new(namespace, "key", [0; 32]), Err(ConfigError::KeyName { .. })));
     }
@@ -390,7 +390,7 @@ fn a_local_key_cannot_pass_for_aws_kms() {
     assert!(RawAes::new("tests", "n".repeat(65_516), [0; 32]).is_err());
 }
 
-/// A provider that answers what a good one never answers.
+/// A provider with responses that a correct one never returns.
 #[derive(Debug)]
 enum Misbehaving {
     ShortKey,
@@ -435,7 +435,7 @@ impl KeyProvider for Misbehaving {
 }
 
 #[test]
-fn a_provider_that_misbehaves_is_found_out() {
+fn invalid_responses_of_a_provider_are_errors() {
     for (provider, expected) in [
         (Misbehaving::ShortKey, "a data key of 16 bytes, but suite 0478 takes 32"),
         (Misbehaving::NoEncryptedForm, "a data key without an encrypted form"),
@@ -457,7 +457,7 @@ fn a_provider_that_misbehaves_is_found_out() {
 // Settings.
 
 #[test]
-fn settings_that_cannot_work_are_refused() {
+fn invalid_settings_are_refused() {
     for len in [0, (16 << 20) + 1] {
         let refused = Envelope::builder(local_key()).frame_len(len).build();
         assert!(matches!(refused, Err(ConfigError::FrameLen { .. })), "{refused:?}");
@@ -465,7 +465,7 @@ fn settings_that_cannot_work_are_refused() {
 }
 
 #[test]
-fn stream_buffers_of_a_length_that_makes_no_sense_are_refused() {
+fn stream_buffers_that_are_too_short_or_too_long_are_refused() {
     let build = |len| builder().stream_buffer_len(len).build();
     for len in [0, 1, 4095, (1 << 30) + 1, usize::MAX] {
         let error = build(len).unwrap_err();
@@ -485,7 +485,7 @@ fn frames_longer_than_the_limit_are_not_opened() {
 }
 
 #[test]
-fn what_the_limits_would_not_open_is_not_sealed() {
+fn a_message_that_the_limits_would_not_open_is_not_sealed() {
     let limits = Limits::default().with_header_len(200);
     let refused = block_on(builder().limits(limits).build().unwrap().seal(b"data", &context()));
     assert!(matches!(refused, Err(SealError::Limit(LimitError::HeaderLen { limit: 200, .. }))));
@@ -497,7 +497,7 @@ fn what_the_limits_would_not_open_is_not_sealed() {
 // Streams.
 
 #[test]
-fn the_seal_writer_writes_what_seal_gives_whatever_the_pieces() {
+fn the_seal_writer_writes_the_same_message_as_seal_in_any_pieces() {
     for len in LENGTHS {
         for (write_len, sink_len) in [(1, 1), (7, 3), (16, 1000), (1000, 50)] {
             let plaintext = plaintext(len);
@@ -514,7 +514,7 @@ fn the_seal_writer_writes_what_seal_gives_whatever_the_pieces() {
 }
 
 #[test]
-fn the_open_reader_reads_what_open_gives_whatever_the_pieces() {
+fn the_open_reader_returns_the_same_plaintext_as_open_in_any_pieces() {
     for len in LENGTHS {
         let sealed = seal(&envelope(), &plaintext(len));
         for read_len in [1, 2, 7, 48, 10_000] {
@@ -525,7 +525,7 @@ fn the_open_reader_reads_what_open_gives_whatever_the_pieces() {
 }
 
 #[test]
-fn streams_longer_than_their_buffers_come_through() {
+fn streams_longer_than_their_buffers_open() {
     for frame_len in [4096, 65_536, 3 << 20] {
         let envelope = Envelope::builder(local_key()).frame_len(frame_len).build().unwrap();
         let plaintext = plaintext(7_000_001);
@@ -569,7 +569,7 @@ fn a_reader_that_failed_stays_failed() {
 }
 
 #[test]
-fn an_opener_that_failed_gives_nothing_more_and_wipes_its_output() {
+fn a_failed_opener_returns_nothing_more_and_wipes_its_output() {
     let mut sealed = seal(&envelope(), &plaintext(40));
     let header = header(&sealed);
     let last = sealed.len() - 1;
@@ -583,7 +583,7 @@ fn an_opener_that_failed_gives_nothing_more_and_wipes_its_output() {
 }
 
 #[test]
-fn lengths_that_no_message_has_are_errors_and_do_not_wrap() {
+fn impossible_lengths_are_errors_and_do_not_overflow() {
     let mut sealer = block_on(envelope().sealer(&context())).unwrap();
     for len in [usize::MAX, usize::MAX - 1, usize::MAX / 2, 1 << 60] {
         assert!(matches!(sealer.update_len(len), Err(SealError::TooLong { .. })), "{len}");
@@ -612,7 +612,7 @@ fn lengths_that_no_message_has_are_errors_and_do_not_wrap() {
 }
 
 #[test]
-fn buffers_too_short_for_the_output_take_nothing() {
+fn a_call_with_a_buffer_that_is_too_short_changes_nothing() {
     let mut sealer = block_on(envelope().sealer(&context())).unwrap();
     let needed = sealer.update_len(100).unwrap();
     assert!(matches!(sealer.update(&plaintext(100), &mut vec![0; needed - 1]), Err(SealError::OutputTooShort { .. })));
@@ -633,7 +633,7 @@ fn buffers_too_short_for_the_output_take_nothing() {
     assert_eq!(opened[..], plaintext(100));
 }
 
-/// Fails with an error of its own after so many bytes.
+/// Fails with its own error after this many bytes.
 #[derive(Debug)]
 struct FailingAfter(usize);
 
@@ -667,7 +667,7 @@ impl Write for FailingAfter {
 }
 
 #[test]
-fn errors_of_the_reader_and_writer_inside_come_through() {
+fn errors_of_the_inner_reader_and_writer_are_passed_on() {
     let sealed = seal(&envelope(), &plaintext(1000));
     for len in 0..sealed.len() {
         let source = (&sealed[..len]).chain(FailingAfter(0));
@@ -686,7 +686,7 @@ fn errors_of_the_reader_and_writer_inside_come_through() {
 
 proptest! {
     #[test]
-    fn every_road_gives_the_same_plaintext(
+    fn every_method_returns_the_same_plaintext(
         len in 0usize..2000, frame_len in 1u32..300, piece_len in 1usize..500, read_len in 1usize..500,
         backend in prop::sample::select(backends().collect::<Vec<_>>()),
     ) {
@@ -707,7 +707,7 @@ proptest! {
     }
 
     #[test]
-    fn every_road_refuses_the_same_messages(
+    fn every_method_refuses_the_same_messages(
         len in 0usize..100, at: prop::sample::Index, value: u8, cut: prop::sample::Index, piece_len in 1usize..100,
     ) {
         let mut sealed = seal(&envelope(), &plaintext(len));
@@ -726,7 +726,7 @@ proptest! {
 }
 
 #[test]
-fn an_interrupted_read_or_write_is_tried_again() {
+fn an_interrupted_read_or_write_is_repeated() {
     let sealed = seal(&envelope(), &plaintext(1000));
     let mut reader = block_on(envelope().open_reader(Interrupted(&sealed[..], false), &context())).unwrap();
     let mut opened = Vec::new();
@@ -738,7 +738,7 @@ fn an_interrupted_read_or_write_is_tried_again() {
     assert_eq!(open(&envelope(), &writer.finish().unwrap().0).unwrap(), plaintext(1000));
 }
 
-/// Interrupted every other time.
+/// Returns `Interrupted` on every other call.
 #[derive(Debug)]
 struct Interrupted<T>(T, bool);
 

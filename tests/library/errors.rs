@@ -1,4 +1,4 @@
-//! What errors mean to a service, from real situations.
+//! The kinds of errors in real situations, as a service sees them.
 
 use std::{
     convert::Infallible,
@@ -35,7 +35,7 @@ fn kind_of(opened: Result<Vec<u8>, OpenError>) -> (ErrorKind, bool) {
 // Situations.
 
 #[test]
-fn another_context_is_a_wrong_context_whether_the_message_or_only_the_key_knows_it() {
+fn a_context_that_the_message_or_only_the_key_refuses_is_a_wrong_context() {
     let other = EncryptionContext::from([("tenant", "other"), ("purpose", "test")]);
     let sealed = seal(&envelope(), b"data");
     let stored = block_on(envelope().open(&sealed, &other)).map(|opened| opened.plaintext);
@@ -47,7 +47,7 @@ fn another_context_is_a_wrong_context_whether_the_message_or_only_the_key_knows_
 }
 
 #[test]
-fn a_key_of_another_name_is_a_wrong_key_also_among_several() {
+fn a_key_with_another_name_is_a_wrong_key_also_among_several() {
     let sealed = seal(&envelope(), b"data");
     let several = MultiProvider::new(key("x", 1)).with(key("y", 2));
     for wrong in [Envelope::new(key("other", 7)), Envelope::new(several)] {
@@ -56,7 +56,7 @@ fn a_key_of_another_name_is_a_wrong_key_also_among_several() {
 }
 
 #[test]
-fn bytes_that_are_no_message_are_told_from_a_message_that_is_cut_or_changed() {
+fn bytes_that_are_not_a_message_are_distinguished_from_a_truncated_or_modified_message() {
     let sealed = seal(&envelope(), &[1; 50]);
     for junk in [&b"hello"[..], b"\x80", b"AgV4...", &[0; 100]] {
         assert_eq!(kind_of(open(&envelope(), junk)), (ErrorKind::NotAMessage, false), "{junk:?}");
@@ -65,7 +65,7 @@ fn bytes_that_are_no_message_are_told_from_a_message_that_is_cut_or_changed() {
         assert_eq!(kind_of(open(&envelope(), &sealed[..len])), (ErrorKind::Tampered, false), "{len}");
     }
     assert_eq!(kind_of(open(&envelope(), &[&sealed[..], b"x"].concat())), (ErrorKind::Tampered, false));
-    // In the body, whatever is changed.
+    // Any change in the body.
     let header_len = test_support::header(&sealed).len();
     for at in header_len..sealed.len() {
         let mut changed = sealed.clone();
@@ -75,7 +75,7 @@ fn bytes_that_are_no_message_are_told_from_a_message_that_is_cut_or_changed() {
 }
 
 #[test]
-fn a_changed_header_is_never_taken_for_a_fault_of_the_key_service_or_of_the_caller() {
+fn a_modified_header_is_never_reported_as_a_fault_of_the_key_service_or_of_the_caller() {
     let sealed = seal(&envelope(), b"data");
     for at in 0..test_support::header(&sealed).len() {
         let mut changed = sealed.clone();
@@ -93,7 +93,7 @@ fn a_changed_header_is_never_taken_for_a_fault_of_the_key_service_or_of_the_call
 }
 
 #[test]
-fn a_limit_and_a_policy_refuse() {
+fn limits_and_policies_are_reported_as_refused() {
     let mut limits = Limits::default();
     limits.frame_len = 15;
     let strict = Envelope::builder(key("key", 7)).limits(limits).frame_len(1).build().unwrap();
@@ -108,7 +108,7 @@ fn a_limit_and_a_policy_refuse() {
 }
 
 #[test]
-fn what_the_key_service_does_is_told_apart() {
+fn failures_of_the_key_service_have_different_kinds() {
     let kms = ScriptedProvider::new(MemoryKey::new().unwrap());
     let envelope = Envelope::new(kms.clone());
     let sealed = seal(&envelope, b"data");
@@ -129,7 +129,7 @@ fn what_the_key_service_does_is_told_apart() {
 }
 
 #[test]
-fn a_context_that_cannot_be_and_a_call_after_the_end_are_the_callers_mistakes() {
+fn an_invalid_context_and_a_call_after_the_end_are_invalid_input() {
     let reserved = EncryptionContext::from([("aws-crypto-x", "y")]);
     let error = block_on(envelope().seal(b"data", &reserved)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
@@ -140,7 +140,7 @@ fn a_context_that_cannot_be_and_a_call_after_the_end_are_the_callers_mistakes() 
 
 // Errors of shells.
 
-/// As it is, and as other code may have wrapped it, again and again.
+/// Returns the error itself, and the error as other code may wrap it, several times.
 fn assert_truncated(mut error: io::Error) {
     for _ in 0..3 {
         assert_eq!(OpenError::from_io(&error).map(OpenError::kind), Some(ErrorKind::Tampered), "{error:?}");
@@ -164,14 +164,14 @@ fn truncated() -> Vec<u8> {
 }
 
 #[test]
-fn std_readers_and_writers_give_their_errors_back() {
+fn errors_can_be_recovered_from_std_readers_and_writers() {
     let sealed = truncated();
     let opened = || block_on(envelope().open_reader(io::Cursor::new(&sealed), &context())).unwrap();
     assert_truncated(io::copy(&mut opened(), &mut io::sink()).unwrap_err());
     assert_truncated(opened().read_to_end(&mut Vec::new()).unwrap_err());
     assert_truncated(opened().seek(SeekFrom::End(0)).unwrap_err());
 
-    // A reader that seals what another opens: the error is that of opening.
+    // A reader that seals the output of an opening reader: the error is that of opening.
     let resealed = block_on(envelope().reseal_reader(&sealed[..], &context(), &envelope())).unwrap();
     assert_truncated(io::copy(&mut { resealed }, &mut io::sink()).unwrap_err());
 
@@ -182,7 +182,7 @@ fn std_readers_and_writers_give_their_errors_back() {
 }
 
 #[tokio::test]
-async fn tokio_readers_and_writers_give_their_errors_back() {
+async fn errors_can_be_recovered_from_tokio_readers_and_writers() {
     let sealed = truncated();
     let mut opened = envelope().open_async_reader(&sealed[..], &context()).await.unwrap();
     assert_truncated(tokio::io::copy(&mut opened, &mut tokio::io::sink()).await.unwrap_err());
@@ -198,7 +198,7 @@ async fn tokio_readers_and_writers_give_their_errors_back() {
 }
 
 #[tokio::test]
-async fn streams_give_their_errors_back_as_errors_of_io() {
+async fn errors_can_be_recovered_from_streams_as_io_errors() {
     let sealed = truncated();
     let pieces = || stream::iter(sealed.chunks(40).map(Ok::<_, Infallible>));
     let opened = envelope().open_stream(pieces(), &context()).await.unwrap();
@@ -206,7 +206,7 @@ async fn streams_give_their_errors_back_as_errors_of_io() {
     assert_eq!((error.kind(), error.is_retryable(), error.retry_after()), (ErrorKind::Tampered, false, None));
     assert_truncated(error.into());
 
-    // An I/O error of the stream inside stays what it is, and any other one can be found.
+    // An I/O error of the inner stream is passed on, and any other error can be found inside.
     let failed = |error| stream::iter([Err::<&[u8], io::Error>(error)]);
     let reset = failed(io::ErrorKind::ConnectionReset.into());
     let error = envelope().seal_stream(reset, &context()).await.unwrap().next().await.unwrap().unwrap_err();
@@ -217,7 +217,7 @@ async fn streams_give_their_errors_back_as_errors_of_io() {
 }
 
 #[tokio::test]
-async fn a_stream_that_seals_what_another_opens_fails_as_the_one_that_opens() {
+async fn a_stream_that_seals_an_opening_stream_fails_with_the_error_of_opening() {
     let sealed = truncated();
     let resealed = || async {
         let pieces = stream::iter(sealed.chunks(40).map(Ok::<_, Infallible>));
@@ -231,7 +231,7 @@ async fn a_stream_that_seals_what_another_opens_fails_as_the_one_that_opens() {
 }
 
 #[test]
-fn errors_that_wrap_one_of_an_operation_give_it_back() {
+fn an_operations_error_can_be_recovered_from_errors_that_wrap_it() {
     let open = || OpenError::Signature;
     let opens: [Box<dyn Error + Send + Sync>; 4] = [
         StreamError::<Infallible>::Open(open()).into(),
@@ -251,7 +251,7 @@ fn errors_that_wrap_one_of_an_operation_give_it_back() {
     seals.into_iter().for_each(|error| assert_finished(io::Error::other(error)));
 }
 
-/// What an I/O error means as that of a reader, which must also be what it means as that of a stream.
+/// Returns the meaning of an I/O error from a reader, and checks that it is the same from a stream.
 fn meaning(error: impl Fn() -> io::Error) -> (ErrorKind, bool, Option<Duration>) {
     let (reader, stream) = (OpenError::Io(error()), StreamError::Source(error()));
     let meaning = (reader.kind(), reader.is_retryable(), reader.retry_after());
@@ -260,7 +260,7 @@ fn meaning(error: impl Fn() -> io::Error) -> (ErrorKind, bool, Option<Duration>)
 }
 
 #[test]
-fn an_error_of_the_source_means_what_the_error_inside_means() {
+fn an_error_of_the_source_has_the_meaning_of_the_error_inside() {
     let wait = Duration::from_secs(3);
     let throttled = || ProviderError::new(ProviderErrorKind::Throttled, "Decrypt", "key").with_retry_after(wait);
     let unavailable = (ErrorKind::Unavailable, true, Some(wait));
@@ -278,7 +278,7 @@ fn an_error_of_the_source_means_what_the_error_inside_means() {
 
 #[cfg(feature = "aws-kms")]
 #[test]
-fn an_error_of_the_source_means_what_the_key_that_cannot_be_resolved_means() {
+fn an_error_of_the_source_has_the_meaning_of_a_resolve_error_inside() {
     use kms_envelope::{ConfigError, provider::ResolveError};
     let denied = || ProviderError::new(ProviderErrorKind::AccessDenied, "DescribeKey", "key");
     assert_eq!(meaning(|| io::Error::other(ResolveError::from(denied()))), (ErrorKind::AccessDenied, false, None));
@@ -287,7 +287,7 @@ fn an_error_of_the_source_means_what_the_key_that_cannot_be_resolved_means() {
 }
 
 #[test]
-fn an_error_of_another_kind_gives_nothing_back() {
+fn nothing_is_recovered_from_an_unrelated_error() {
     for error in [io::Error::from(io::ErrorKind::NotFound), io::Error::other("gone"), io::Error::from_raw_os_error(2)] {
         assert!(OpenError::from_io(&error).is_none() && SealError::from_io(&error).is_none());
         assert_eq!(OpenError::from(error).kind(), ErrorKind::Io);

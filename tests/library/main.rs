@@ -1,4 +1,4 @@
-//! The library through its public API, without any service.
+//! Tests of the library through its public API, without any service.
 
 mod by_context;
 #[cfg(feature = "mock")]

@@ -1,4 +1,4 @@
-//! Messages that others wrote: the fixtures, by AWS's SDK for Python, and AWS's published test vectors.
+//! Messages of other libraries: the fixtures, written by AWS's SDK for Python, and AWS's published test vectors.
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +40,7 @@ fn suite(hex: &str) -> AlgorithmSuite {
     AlgorithmSuite::from_id(u16::from_str_radix(hex, 16).unwrap()).unwrap()
 }
 
-/// Opens with each backend, whole and streamed, and compares.
+/// Opens with each backend, as whole buffer and as stream, and compares the results.
 fn assert_opens<P: KeyProvider + 'static>(
     message: &[u8],
     key: impl Fn() -> P,
@@ -63,7 +63,7 @@ fn assert_opens<P: KeyProvider + 'static>(
 }
 
 #[test]
-fn messages_of_the_python_sdk_open_and_say_what_they_are() {
+fn messages_of_the_python_sdk_open_with_the_documented_properties() {
     let folder = fixtures::path("");
     let manifest = json(&folder.join("manifest.json"));
     let mut opened = 0;
@@ -97,7 +97,7 @@ fn messages_of_the_python_sdk_open_and_say_what_they_are() {
     assert_eq!(opened, 110);
 }
 
-/// AWS's own messages, or any other folder with an `awses-decrypt` manifest.
+/// Opens AWS's test vectors, or any other folder with an `awses-decrypt` manifest.
 #[test]
 #[ignore = "needs AWS's published test vectors; run with KMS_ENVELOPE_VECTORS=FOLDER cargo test --test library published -- --ignored"]
 fn published_messages_open() {
@@ -115,7 +115,7 @@ fn published_messages_open() {
         let message = file(&scenario["ciphertext"]);
         let header = header(&message);
         assert_eq!(header.suite(), suite(text(&scenario["algorithmSuiteId"])), "{name}");
-        // Version 5 names the plaintext, version 4 says what comes out: a plaintext or an error.
+        // Version 5 names the plaintext. Version 4 specifies the result: a plaintext or an error.
         let result = &scenario["result"];
         let fails = result.get("error").is_some();
         let plaintext = match result.pointer("/output/plaintext") {
@@ -162,7 +162,7 @@ fn published_messages_open() {
     assert!(opened > 0);
 }
 
-/// The key provider that a test describes, where it needs no service.
+/// Returns the key provider that a test describes, if it needs no service.
 fn provider(description: &Value, keys: &Value) -> Option<Arc<dyn KeyProvider>> {
     let key = |field: &str| &keys[text(&description[field])];
     Some(match text(&description["type"]) {
@@ -223,7 +223,7 @@ fn provider(description: &Value, keys: &Value) -> Option<Arc<dyn KeyProvider>> {
     })
 }
 
-/// In lines of 64 characters, as PEM has them.
+/// Returns base64 in lines of 64 characters, as in PEM.
 #[cfg(feature = "ecdh")]
 fn wrap(base64: &str) -> String {
     let lines = base64.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap());

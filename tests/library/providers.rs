@@ -1,4 +1,4 @@
-//! The key providers that need no service: RSA, ECDH, branch keys, and several as one.
+//! The key providers that need no service: RSA, ECDH, branch keys, and several combined.
 
 use std::{
     future::poll_fn,
@@ -75,7 +75,7 @@ fn rsa_private(padding: RsaPadding) -> RawRsa {
 }
 
 #[test]
-fn the_rsa_private_key_opens_what_the_public_one_sealed_with_each_padding() {
+fn an_rsa_private_key_opens_messages_sealed_with_the_public_key_with_each_padding() {
     for padding in PADDINGS {
         assert_round_trip(rsa_public(padding), rsa_private(padding));
     }
@@ -92,7 +92,7 @@ fn rsa_with_another_padding_does_not_open() {
 }
 
 #[test]
-fn rsa_needs_the_key_that_it_is_asked_to_use() {
+fn rsa_needs_the_public_key_to_seal_and_the_private_key_to_open() {
     let padding = RsaPadding::OaepSha256;
     let refused = block_on(Envelope::new(rsa_private(padding)).seal(b"data", &context()));
     let Err(SealError::Provider(refused)) = refused else { panic!("{refused:?}") };
@@ -104,7 +104,7 @@ fn rsa_needs_the_key_that_it_is_asked_to_use() {
 }
 
 #[test]
-fn an_rsa_key_of_another_name_is_not_tried() {
+fn an_rsa_key_with_another_name_is_not_tried() {
     let message = seal(rsa_public(RsaPadding::OaepSha256));
     for (namespace, name) in [("tests", "rs"), ("test", "rsa"), ("tests", "rsa2")] {
         let other = RawRsa::new(namespace, name, RsaPadding::OaepSha256).unwrap();
@@ -113,7 +113,7 @@ fn an_rsa_key_of_another_name_is_not_tried() {
 }
 
 #[test]
-fn what_is_no_rsa_key_is_refused_with_what_to_do() {
+fn an_invalid_rsa_key_is_refused_with_what_to_do() {
     let rsa = || rsa(RsaPadding::OaepSha256);
     let pkcs1 = pem("rsa-private").replace("PRIVATE KEY", "RSA PRIVATE KEY");
     for (refused, expected) in [
@@ -151,13 +151,13 @@ fn public(curve: &str) -> EcdhPublicKey {
     EcdhPublicKey::from_pem(&pem(&format!("{curve}-public"))).unwrap()
 }
 
-/// A second key on the curve of each PEM file: of itself with itself, which is a pair as good as any.
+/// A key pair on the curve of each PEM file. A key together with itself is a valid pair.
 fn with_itself(curve: &str) -> RawEcdh {
     RawEcdh::static_keys(private(curve), public(curve)).unwrap()
 }
 
 #[test]
-fn each_scheme_of_ecdh_opens_what_its_counterpart_sealed_on_each_curve() {
+fn each_ecdh_scheme_opens_messages_of_its_counterpart_on_each_curve() {
     for curve in CURVES {
         assert_eq!(private(curve).public_key(), public(curve));
         assert_round_trip(RawEcdh::ephemeral(public(curve)), RawEcdh::discovery(private(curve)));
@@ -167,10 +167,10 @@ fn each_scheme_of_ecdh_opens_what_its_counterpart_sealed_on_each_curve() {
 }
 
 #[test]
-fn ecdh_does_not_open_what_is_for_another_key() {
+fn ecdh_does_not_open_a_message_for_another_key() {
     let message = seal(RawEcdh::ephemeral(public("p256")));
     assert!(no_matching_key(open(RawEcdh::discovery(private("p384")), &message)));
-    // It is from an ephemeral key, and not from this one.
+    // It is from an ephemeral key, not from this one.
     assert!(no_matching_key(open(with_itself("p256"), &message)));
 }
 
@@ -186,7 +186,7 @@ fn ecdh_binds_the_context() {
 }
 
 #[test]
-fn a_scheme_of_ecdh_does_only_what_it_can() {
+fn an_ecdh_scheme_refuses_operations_that_it_does_not_support() {
     let refused = block_on(Envelope::new(RawEcdh::discovery(private("p256"))).seal(b"", &context()));
     assert!(matches!(&refused, Err(SealError::Provider(e)) if e.kind() == Kind::Unsupported));
     let refused = open(RawEcdh::ephemeral(public("p256")), &seal(RawEcdh::ephemeral(public("p256"))));
@@ -207,7 +207,7 @@ fn branch_key(id: &str, version: u8, key: u8) -> StaticBranchKey {
 }
 
 #[test]
-fn a_branch_key_opens_what_its_version_sealed() {
+fn a_branch_key_opens_messages_of_its_own_version() {
     let message = seal(branch_key("branch", 1, 1));
     assert_eq!(open(branch_key("branch", 1, 1), &message).unwrap(), b"data");
     assert!(invalid_ciphertext(open(branch_key("branch", 2, 1), &message)));
@@ -218,10 +218,10 @@ fn a_branch_key_opens_what_its_version_sealed() {
     assert_eq!(format!("{:?}", branch_key("branch", 1, 0x41)), "StaticBranchKey(aws-kms-hierarchy/branch)");
 }
 
-// Each: damage.
+// Damaged encrypted data keys of each provider.
 
 #[test]
-fn an_encrypted_data_key_with_any_bit_changed_does_not_open() {
+fn an_encrypted_data_key_with_any_bit_flipped_does_not_open() {
     type Make = fn() -> Box<dyn KeyProvider>;
     let providers: [(Make, Make); 3] = [
         (|| Box::new(branch_key("b", 1, 1)), || Box::new(branch_key("b", 1, 1))),
@@ -232,7 +232,7 @@ fn an_encrypted_data_key_with_any_bit_changed_does_not_open() {
         let message = seal(std::sync::Arc::<dyn KeyProvider>::from(sealing()));
         let envelope = Envelope::new(std::sync::Arc::<dyn KeyProvider>::from(opening()));
         assert!(block_on(envelope.open(&message, &context())).is_ok());
-        // The encrypted data key is behind the message id and the context.
+        // The encrypted data key follows the message id and the context.
         let start = 1 + 2 + 32 + 2 + 2 + 2 + 6 + 2 + 4 + 2;
         for at in start..message.len() - 100 {
             let mut changed = message.clone();
@@ -260,13 +260,13 @@ fn each_of_several_providers_opens_and_the_first_that_can_is_named() {
     let reading = MultiProvider::new(local("x")).with(local("c")).with(local("a"));
     let opened = block_on(Envelope::new(reading).open(&message, &context())).unwrap();
     assert_eq!(opened.info.encrypted_data_key.key_name(), "c");
-    // Several in several.
+    // A group inside a group.
     let nested = MultiProvider::new(local("x")).with(all());
     assert_eq!(open(local("c"), &seal(nested)).unwrap(), b"data");
 }
 
 #[test]
-fn of_several_providers_those_that_have_tried_say_why_in_order() {
+fn of_several_providers_those_that_tried_report_their_errors_in_order() {
     let wrong = |name| RawAes::new("tests", name, [9; 32]).unwrap();
     let message = seal(MultiProvider::new(local("a")).with(local("b")));
     let several = MultiProvider::new(local("x")).with(wrong("b")).with(local("y")).with(wrong("a"));
@@ -277,7 +277,7 @@ fn of_several_providers_those_that_have_tried_say_why_in_order() {
 }
 
 #[test]
-fn where_none_of_several_providers_has_a_key_of_the_message_all_are_named() {
+fn if_no_provider_has_a_key_of_the_message_the_error_names_all() {
     let nested = MultiProvider::new(local("x")).with(MultiProvider::new(local("y")).with(Watched::new("z")));
     let error = open(nested, &seal(local("a"))).unwrap_err();
     let expected = "none of the message's encrypted data keys is for tests/x, tests/y, tests/z; they are for: tests/a";
@@ -285,7 +285,7 @@ fn where_none_of_several_providers_has_a_key_of_the_message_all_are_named() {
 }
 
 #[test]
-fn those_of_several_providers_that_cannot_decrypt_a_message_are_not_asked_and_get_no_time() {
+fn providers_that_cannot_decrypt_a_message_are_not_called_and_get_no_share_of_the_time() {
     let ours = Watched::new("a");
     let seen = ours.seen.clone();
     let several = MultiProvider::new(local("x")).with(rsa_private(RsaPadding::OaepSha256)).with(ours).with(local("y"));
@@ -299,7 +299,7 @@ fn those_of_several_providers_that_cannot_decrypt_a_message_are_not_asked_and_ge
 }
 
 #[test]
-fn where_one_of_several_providers_makes_no_encrypted_data_key_nothing_is_sealed() {
+fn if_one_of_several_providers_returns_no_encrypted_data_key_sealing_fails() {
     let silent = || test_support::FixedDataKey::new(|| SecretKey::from([7; 32])).listing(Vec::new());
     let silent = || Box::new(silent()) as Box<dyn KeyProvider>;
     let aes = || Box::new(local("a")) as Box<dyn KeyProvider>;
@@ -313,14 +313,14 @@ fn where_one_of_several_providers_makes_no_encrypted_data_key_nothing_is_sealed(
 }
 
 #[test]
-fn where_one_of_several_providers_fails_nothing_is_sealed() {
+fn if_one_of_several_providers_fails_sealing_fails() {
     let failing = || rsa_private(RsaPadding::OaepSha256);
     for several in [MultiProvider::new(local("a")).with(failing()), MultiProvider::new(failing()).with(local("a"))] {
         assert!(matches!(block_on(Envelope::new(several).seal(b"", &context())), Err(SealError::Provider(_))));
     }
 }
 
-/// Bytes that are the same each time.
+/// A generator that returns the same bytes each time.
 struct Seeded(u8);
 
 impl rand_core::TryRng for Seeded {
@@ -346,7 +346,7 @@ impl rand_core::TryRng for Seeded {
 impl rand_core::TryCryptoRng for Seeded {}
 
 #[test]
-fn with_the_same_random_bytes_a_message_is_the_same_data_key_and_ivs_included() {
+fn with_the_same_random_bytes_the_whole_message_is_the_same() {
     let providers: [fn() -> Box<dyn KeyProvider>; 5] = [
         || Box::new(local("key")),
         || Box::new(RawEcdh::ephemeral(public("p384"))),
@@ -360,12 +360,12 @@ fn with_the_same_random_bytes_a_message_is_the_same_data_key_and_ivs_included() 
             block_on(envelope.seal(b"data", &context())).unwrap()
         };
         let sealed = seal(Backend::AwsLc, 1);
-        // Everything but the key comes from the generator, whichever backend works with it.
+        // Everything except the key comes from the generator, with each backend.
         assert_eq!(sealed, seal(Backend::AwsLc, 1), "{}", provider());
         assert_eq!(sealed, seal(Backend::RustCrypto, 1), "{}", provider());
         assert_ne!(sealed, seal(Backend::AwsLc, 2), "{}", provider());
     }
-    // A data key that exists already, too.
+    // The same for an existing data key.
     let sealed = seal(local("old"));
     let rewrap = || {
         let old = Envelope::builder(local("old")).rng(Seeded(1)).build().unwrap();
@@ -374,15 +374,15 @@ fn with_the_same_random_bytes_a_message_is_the_same_data_key_and_ivs_included() 
     assert_eq!(rewrap().to_bytes().unwrap(), rewrap().to_bytes().unwrap());
 }
 
-/// The deadline of each request, and the limit on tries.
+/// The deadline and the limit on tries of each request.
 type Seen = Arc<Mutex<Vec<(Option<Instant>, Option<u16>)>>>;
 
-/// A local key that lets a test see its requests, and that answers when the test says.
+/// A local key that records its requests, and responds when the test allows it.
 #[derive(Debug)]
 struct Watched {
     key: RawAes,
     seen: Seen,
-    /// How often it is asked in vain whether it is ready to encrypt, or None until `together` others are asked as well.
+    /// How many polls of an encryption are pending, or `None` to wait until `together` others are called as well.
     polls: Option<usize>,
     together: usize,
     asked: Arc<AtomicUsize>,
@@ -450,7 +450,7 @@ fn names(keys: &[EncryptedDataKey]) -> Vec<String> {
 
 #[test]
 fn several_providers_encrypt_at_the_same_time_and_keep_their_order() {
-    // Each of them answers only when all have been asked.
+    // Each of them responds only after all have been called.
     let waiting = |together, names: &[&str]| {
         let asked = Arc::new(AtomicUsize::new(0));
         let child = |name: &&str| Watched { polls: None, together, asked: asked.clone(), ..Watched::new(name) };
@@ -458,11 +458,11 @@ fn several_providers_encrypt_at_the_same_time_and_keep_their_order() {
             Some(several.map_or_else(|| MultiProvider::new(Watched::new(NAMES[0])), |several| several.with(child)))
         })
     };
-    // The generator makes the data key, so five are left to encrypt it.
+    // The generator creates the data key, so five providers remain to encrypt it.
     let message = seal(waiting(5, &NAMES).unwrap());
     assert_eq!(names(header(&message).encrypted_data_keys()), NAMES);
 
-    // A data key that exists already is encrypted by all of them.
+    // All of them encrypt an existing data key.
     let all = MultiProvider::new(waiting(5, &NAMES).unwrap());
     let old = Envelope::new(local("old"));
     let message = block_on(old.seal(b"data", &context())).unwrap();
@@ -471,9 +471,9 @@ fn several_providers_encrypt_at_the_same_time_and_keep_their_order() {
 }
 
 proptest! {
-    /// For sealing and for a data key that exists already.
+    /// Tests sealing, and encrypting an existing data key.
     #[test]
-    fn of_several_that_fail_the_first_in_order_is_reported_whatever_the_timing(
+    fn of_several_failures_the_first_in_order_is_reported_whatever_the_timing(
         children in proptest::collection::vec((0_usize..20, any::<bool>()), 1..6),
         seals: bool,
     ) {
@@ -493,7 +493,7 @@ proptest! {
             let request = EncryptDataKeyRequest::new(Default::default(), &context, &data_key);
             block_on(several.encrypt_data_key(&request)).map(|keys| keys.len()).map_err(|error| error.to_string())
         };
-        // Nobody is left behind in the middle of a request.
+        // No request is abandoned halfway.
         prop_assert_eq!(done.load(Ordering::SeqCst), children.len());
         match children.iter().position(|(_, fails)| *fails) {
             None => prop_assert_eq!(result, Ok(children.len() + 1)),
@@ -523,13 +523,13 @@ fn every_request_for_a_message_carries_its_deadline_and_limit() {
     for deadline in [sealing, opening, rewrapping] {
         assert!(range.contains(&deadline.unwrap()), "{deadline:?}");
     }
-    // A message of its own has a deadline of its own; the requests of one rewrapping share theirs.
+    // Each message has its own deadline. The requests of one rewrapping share a deadline.
     assert!(sealing < opening && opening < rewrapping);
     assert_eq!(*seen_by_new.lock().unwrap(), [(rewrapping, None)]);
 }
 
 #[test]
-fn of_several_each_but_the_last_has_half_of_the_time_that_is_left() {
+fn of_several_providers_each_but_the_last_gets_half_of_the_remaining_time() {
     let children = ["x", "y", "z"].map(Watched::new);
     let seen = children.each_ref().map(|child| child.seen.clone());
     let [first, second, third] = children;
@@ -540,7 +540,7 @@ fn of_several_each_but_the_last_has_half_of_the_time_that_is_left() {
         let start = Instant::now();
         let given_request = given.map_or(request, |given| request.with_deadline(start + given));
         block_on(several.decrypt_data_key(&given_request)).unwrap_err();
-        // Without a deadline, ten seconds. The first ones answer at once, and leave all of their time.
+        // Without a deadline, ten seconds. The first ones respond at once and leave all of the time.
         let (all, spent) = (given.unwrap_or(Duration::from_secs(10)), start.elapsed());
         for (seen, share) in seen.iter().zip([all / 2, all / 2, all]) {
             let (deadline, tries) = seen.lock().unwrap().pop().unwrap();
@@ -549,13 +549,13 @@ fn of_several_each_but_the_last_has_half_of_the_time_that_is_left() {
             assert_eq!(tries, Some(3));
         }
     }
-    // When it is over, it is over for all.
+    // After the deadline, no provider has time left.
     block_on(several.decrypt_data_key(&request.with_deadline(Instant::now()))).unwrap_err();
     assert!(seen.iter().all(|seen| seen.lock().unwrap()[0].0.unwrap() <= Instant::now()));
 }
 
 #[test]
-fn generating_and_encrypting_by_several_share_one_deadline() {
+fn generating_and_encrypting_with_several_providers_share_one_deadline() {
     let children = ["x", "y", "z"].map(Watched::new);
     let seen = children.each_ref().map(|child| child.seen.clone());
     let [first, second, third] = children;
@@ -570,7 +570,7 @@ fn generating_and_encrypting_by_several_share_one_deadline() {
             panic!("{seen:?}")
         };
         assert_eq!((Some(first), Some(first)), (second, third));
-        // Without one, ten seconds.
+        // Without a deadline, ten seconds.
         let ten = Duration::from_secs(10);
         assert!(given.map_or(first - start >= ten && first <= Instant::now() + ten, |given| first == given));
     }
