@@ -1,4 +1,4 @@
-//! Keys are gone from the process's memory when they are not needed any more: all of it is searched for them.
+//! Keys are no longer in memory after use. The tests search the complete memory of the process for them.
 
 #![cfg(target_os = "linux")]
 
@@ -16,24 +16,24 @@ use test_support::{FixedDataKey, backends, rng};
 
 const MASK: u8 = 0xa5;
 
-/// A key that is in memory in disguise only.
+/// A key that is stored in memory only in masked form.
 #[derive(Clone, Copy)]
 struct Masked([u8; 32]);
 
 impl Masked {
-    /// A key that nothing else in memory resembles.
+    /// Creates a key that differs from everything else in memory.
     fn new(seed: u64) -> Self {
         let mut key = [0; 32];
         rng(seed).fill_bytes(&mut key);
         Self(key)
     }
 
-    /// Unmasks it on the heap, byte by byte.
+    /// Unmasks the key on the heap, byte by byte.
     fn unmasked(self) -> SecretKey {
         SecretKey::try_from(self.0.iter().map(|byte| black_box(byte ^ MASK)).collect::<Vec<u8>>()).unwrap()
     }
 
-    /// How often half of it is in `memory`: a copy may be cut at the edge of what is read.
+    /// Counts the halves of the key in `memory`, because a copy may be split at the end of what is read.
     fn count_in(self, memory: &[u8]) -> usize {
         let mut found = 0;
         for half in [&self.0[..16], &self.0[16..]] {
@@ -50,7 +50,7 @@ impl Masked {
         found
     }
 
-    /// How often half of it is anywhere in what this process can write to.
+    /// Counts the halves of the key in all memory that this process can write to.
     fn count(self) -> usize {
         let memory = File::open("/proc/self/mem").unwrap();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
@@ -67,7 +67,7 @@ impl Masked {
             let (mut at, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
             while at < end {
                 let len = buffer.len().min((end - at) as usize);
-                // What was read before is in the buffer: it is not searched for itself.
+                // The buffer contains the bytes read before, so the search skips it.
                 if own.contains(&at) {
                     at = own.end.min(end);
                     continue;
@@ -78,7 +78,7 @@ impl Masked {
                 if read <= 16 {
                     break;
                 }
-                // With an overlap, so that nothing is missed between two pieces.
+                // The pieces overlap, so that no copy between two pieces is missed.
                 at += if at + read as u64 == end { read as u64 } else { read as u64 - 15 };
             }
         }
@@ -87,21 +87,21 @@ impl Masked {
     }
 }
 
-/// What `Masked::new(10)` becomes in suite 0478 with the first message id of `rng(0)`: computed elsewhere, masked.
+/// The masked key that suite 0478 derives from `Masked::new(10)` with the first message id of `rng(0)`, precomputed.
 #[rustfmt::skip]
 const DERIVED: Masked = Masked([
     0x89, 0x72, 0xf5, 0x0c, 0x05, 0x6c, 0xab, 0xe9, 0x44, 0xf2, 0x86, 0xa8, 0x75, 0x74, 0xb2, 0xe1,
     0x01, 0x72, 0x00, 0x49, 0xa8, 0x34, 0x62, 0x60, 0x4f, 0xa2, 0xb4, 0x7d, 0x65, 0xdd, 0x1b, 0xd9,
 ]);
 
-/// Gives always the same data key.
+/// A provider that always returns the same data key.
 fn same(key: Masked) -> FixedDataKey {
     FixedDataKey::new(move || key.unmasked())
 }
 
-/// One test, since what another one holds would be found.
+/// This is a single test, because the search would find the keys of a concurrent test.
 #[test]
-fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() {
+fn data_keys_and_dropped_keys_are_not_in_memory_after_use() {
     let key = Masked::new(1);
     let held = key.unmasked();
     assert_eq!(key.count(), 2, "the search finds a key that is there");
@@ -110,7 +110,7 @@ fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() 
 
     let context = EncryptionContext::from([("tenant", "acme")]);
     for backend in backends() {
-        // The data key derives others (0478), and is itself the key of AES (0078).
+        // In suite 0478, other keys are derived from the data key. In suite 0078, it is the AES key itself.
         for policy in [CommitmentPolicy::RequireEncryptRequireDecrypt, CommitmentPolicy::ForbidEncryptAllowDecrypt] {
             let suites = [policy.default_suite(), kms_envelope::AlgorithmSuite::Aes256Gcm];
             for suite in suites.into_iter().filter(|suite| policy.allows_sealing(*suite)) {
@@ -125,7 +125,7 @@ fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() 
                 assert_eq!(key.count(), 0, "after opening: {backend:?} {suite}");
                 assert_eq!(opened.plaintext, [1; 100_000]);
 
-                // While a message is being sealed, the key that it has is there, if it is the data key itself.
+                // While a message is being sealed, its key is in memory, if that is the data key itself.
                 let sealer = block_on(envelope().sealer(&context)).unwrap();
                 let is_key = suite.key_derivation() == kms_envelope::message::KeyDerivation::Identity;
                 assert_eq!(key.count() > 0, is_key, "while sealing: {backend:?} {suite}");
@@ -138,7 +138,7 @@ fn data_keys_are_gone_from_memory_after_use_and_so_are_keys_that_were_dropped() 
         }
     }
 
-    // Cached keys are there until they leave, and then nowhere: by being pushed out, and by clearing the cache.
+    // Cached keys are in memory until they are evicted or the cache is cleared, and not after that.
     let (key, other) = (Masked::new(20), EncryptionContext::from([("tenant", "other")]));
     let cache = DataKeyCache::builder(Duration::from_secs(60)).capacity(1).build().unwrap();
     let envelope = Envelope::builder(same(key)).cache(cache.clone()).build().unwrap();

@@ -149,7 +149,7 @@ fn a_message_with_any_bit_flipped_is_refused() {
             let mut changed = sealed.clone();
             changed[at] ^= 1 << bit;
             let refused = open(&envelope(), &changed).unwrap_err();
-            // With a modified length, the stream may wait for more bytes. The kind of error may differ, success may not.
+            // With a modified length, the stream may wait for more bytes. The kind of error may differ then.
             assert!(open_streamed(&changed, 7).is_err(), "byte {at}, bit {bit}: {refused}");
         }
     }

@@ -1,4 +1,4 @@
-//! Several ranges at once, and ranges as streams: which requests they make, what they hold, and what they refuse.
+//! Several ranges in one call, and ranges as streams: the requests that they make, their memory, and their errors.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,12 +34,12 @@ fn seal(frame_len: u32, plaintext: &[u8]) -> Bytes {
     test_support::seal(&envelope(frame_len, Threads::One), plaintext).into()
 }
 
-/// Where the frame with this number is in the message.
+/// Returns the position in the message of the frame with this number.
 fn frame(sealed: &[u8], sequence: u32) -> Range<u64> {
     header(sealed).geometry(sealed.len() as u64).unwrap().frame(sequence).unwrap().sealed
 }
 
-/// The message, with a change in the frame with this number.
+/// Returns the message with a modified byte in the frame with this number.
 fn damaged(sealed: &Bytes, sequence: u32) -> Bytes {
     let mut changed = sealed.to_vec();
     changed[frame(sealed, sequence).end as usize - 20] ^= 1;
@@ -58,7 +58,7 @@ fn slices(plaintext: &[u8], ranges: &[Range<u64>]) -> Vec<Vec<u8>> {
     ranges.iter().map(|range| plaintext[range.start as usize..range.end as usize].to_vec()).collect()
 }
 
-/// Polls once.
+/// Polls a future once.
 fn now<F: Future>(future: F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -67,23 +67,23 @@ fn next<S: AsyncReadAt + Send + Sync + 'static>(stream: &mut RangeStream<S>) -> 
     stream.poll_next_unpin(&mut Context::from_waker(Waker::noop()))
 }
 
-/// What a [`Source`] does with a request.
+/// How a [`Source`] responds to a request.
 #[derive(Clone, Copy, Debug)]
 enum Answer {
     Right,
     Fail,
-    /// So many bytes fewer.
+    /// With this many bytes too few.
     Short(usize),
-    /// So many bytes more, which are not those of the message.
+    /// With this many extra bytes, which are not those of the message.
     Long(usize),
 }
 
 const NEVER: usize = usize::MAX;
 
-/// A message in a store that notes every request and answers when it is told to.
+/// A message in a store that records every request, and responds when the test allows it.
 struct Source {
     message: Bytes,
-    /// How many polls each request takes, by its number.
+    /// The number of polls that each request takes, by its number.
     delay: fn(usize) -> usize,
     requests: Mutex<Vec<Range<u64>>>,
     answers: Mutex<VecDeque<Answer>>,
@@ -136,7 +136,7 @@ impl ReadAt for Source {
     }
 }
 
-/// Counts a request as running as long as the value lives.
+/// Counts a request as running until the value is dropped.
 struct Running<'a>(&'a Source);
 
 impl Drop for Running<'_> {
@@ -168,7 +168,7 @@ impl AsyncReadAt for Source {
     }
 }
 
-/// Requests of a plan: whole frames of this message, none of them twice.
+/// Checks the requests of a plan: complete frames of this message, none of them twice.
 fn check_requests(sealed: &[u8], requests: &[Range<u64>], piece_len: u64) -> Result<(), TestCaseError> {
     let geometry = header(sealed).geometry(sealed.len() as u64).unwrap();
     let frames: Vec<_> = (1..=geometry.frame_count()).filter_map(|number| geometry.frame(number)).collect();
@@ -183,7 +183,7 @@ fn check_requests(sealed: &[u8], requests: &[Range<u64>], piece_len: u64) -> Res
             whole.iter().map(|frame| frame.sealed.end - frame.sealed.start).sum::<u64>(),
             request.end - request.start
         );
-        // The final frame has a longer head.
+        // The head of the final frame is longer.
         prop_assert!(whole.len() == 1 || request.end - request.start <= piece_len + 8, "{:?} {}", request, piece_len);
     }
     Ok(())
@@ -191,7 +191,7 @@ fn check_requests(sealed: &[u8], requests: &[Range<u64>], piece_len: u64) -> Res
 
 proptest! {
     #[test]
-    fn ranges_are_those_parts_of_the_plaintext_in_the_callers_order(
+    fn ranges_return_those_parts_of_the_plaintext_in_the_callers_order(
         len in 0usize..400, frame_len in 1u32..50, piece_len in 0u64..400, gap in 0u64..200, concurrency in 0usize..5,
         ranges in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..12),
         threads in prop::sample::select(&[Threads::One, Threads::Global][..]),
@@ -214,7 +214,7 @@ proptest! {
         check_requests(&sealed, &requests, piece_len)?;
         prop_assert!(requests.is_sorted_by_key(|request| request.start));
 
-        // Answers come out of order.
+        // Responses arrive out of order.
         let source = Source::delayed(sealed.clone(), |number| 7 - number % 7);
         let later = block_on(envelope.async_range_reader(source.clone(), sealed.len() as u64, &context())).unwrap();
         let later = later.with_piece_len(piece_len).with_coalesced_gap(gap).with_concurrency(concurrency);
@@ -233,7 +233,7 @@ proptest! {
     }
 
     #[test]
-    fn a_stream_of_a_range_is_that_part_of_the_plaintext(
+    fn a_stream_of_a_range_returns_that_part_of_the_plaintext(
         len in 0usize..400, frame_len in 1u32..50, piece_len in 0u64..400, readahead in 0usize..4,
         start: prop::sample::Index, end: prop::sample::Index,
     ) {
@@ -256,7 +256,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_a_source_answers_ranges_and_streams_are_right_or_an_error(
+    fn with_any_response_of_the_source_ranges_and_streams_are_correct_or_fail(
         len in 0usize..300, frame_len in 1u32..50, piece_len in 0u64..300,
         answers in prop::collection::vec(prop_oneof![
             3 => Just(Answer::Right), 1 => Just(Answer::Fail), 1 => (1usize..60).prop_map(Answer::Short),
@@ -300,7 +300,7 @@ proptest! {
 }
 
 #[test]
-fn ranges_that_touch_the_same_frames_or_neighbours_are_one_request() {
+fn ranges_in_the_same_or_adjacent_frames_make_one_request() {
     let plaintext = plaintext(100_000);
     let sealed = seal(1000, &plaintext);
     let source = Source::new(sealed.clone());
@@ -311,11 +311,11 @@ fn ranges_that_touch_the_same_frames_or_neighbours_are_one_request() {
     for (ranges, requests) in [
         // The same frame; the same range.
         (vec![10..20, 900..950, 10..20], vec![run(1, 1)]),
-        // Neighbouring frames, in any order.
+        // Adjacent frames, in any order.
         (vec![1500..2500, 999..1000, 2999..3001], vec![run(1, 4)]),
-        // A range within another, and one beyond.
+        // A range within another, and one after it.
         (vec![5000..9000, 6000..6001, 8500..9500], vec![run(6, 10)]),
-        // A frame in between.
+        // With a frame in between.
         (vec![2000..2001, 0..1], vec![run(1, 1), run(3, 3)]),
         // The end.
         (vec![99_999..100_000, 98_000..98_001], vec![run(99, 100)]),
@@ -331,7 +331,7 @@ fn ranges_that_touch_the_same_frames_or_neighbours_are_one_request() {
 }
 
 #[test]
-fn a_gap_is_fetched_where_it_is_no_longer_than_was_set_and_the_piece_has_room() {
+fn a_gap_is_fetched_if_it_is_not_longer_than_the_setting_and_fits_into_the_piece() {
     let plaintext = plaintext(100_000);
     let sealed = seal(1000, &plaintext);
     let source = Source::new(sealed.clone());
@@ -356,7 +356,7 @@ fn a_gap_is_fetched_where_it_is_no_longer_than_was_set_and_the_piece_has_room() 
         assert_eq!(source.taken(), requests, "{gap} {piece_len}");
     }
 
-    // What a gap's frames hold does not matter: they are not opened.
+    // The content of a gap's frames does not matter, because they are not opened.
     let source = Source::new(damaged(&sealed, 3));
     let reader = reader(source.clone(), sealed.len());
     source.taken();
@@ -401,7 +401,7 @@ fn several_threads_open_the_frames_of_ranges_and_streams() {
             let pieces: Vec<_> = later.stream(ranges[1].clone()).unwrap().try_collect().await.unwrap();
             assert!(pieces.concat() == expected[1]);
 
-            // The first of several changed frames is named, whatever the threads.
+            // The error names the first of several modified frames, with any number of threads.
             let changed = damaged(&damaged(&sealed, 240), 150);
             let reader = envelope.range_reader(&changed, len, &context).await.unwrap();
             let error = reader.read_ranges(&ranges).unwrap_err();
@@ -411,7 +411,7 @@ fn several_threads_open_the_frames_of_ranges_and_streams() {
 }
 
 #[test]
-fn a_range_that_the_plaintext_does_not_have_is_refused_with_its_name_before_anything_is_fetched() {
+fn an_error_names_a_range_outside_the_plaintext_before_anything_is_fetched() {
     for len in [0, 100] {
         let sealed = seal(16, &plaintext(len));
         let source = Source::new(sealed.clone());
@@ -445,7 +445,7 @@ fn a_range_that_the_plaintext_does_not_have_is_refused_with_its_name_before_anyt
 }
 
 #[test]
-fn a_buffer_that_is_not_filled_is_wiped_whatever_the_error() {
+fn a_buffer_is_wiped_after_any_error() {
     let sealed = seal(16, &plaintext(160));
     let (reader, later) = (reader(&sealed, sealed.len()), async_reader(sealed.clone(), sealed.len()));
     let opener = block_on(envelope(1, Threads::One).range_opener(&header(&sealed), sealed.len() as u64, &context()));
@@ -465,7 +465,7 @@ fn a_buffer_that_is_not_filled_is_wiped_whatever_the_error() {
 }
 
 #[test]
-fn a_changed_frame_is_an_error_of_the_ranges_that_need_it_and_of_no_other() {
+fn a_modified_frame_fails_only_the_ranges_that_need_it() {
     let plaintext = plaintext(160);
     let sealed = damaged(&seal(16, &plaintext), 4); // The bytes 48 to 64.
     let len = sealed.len();
@@ -482,7 +482,7 @@ fn a_changed_frame_is_an_error_of_the_ranges_that_need_it_and_of_no_other() {
     assert!(block_on(later.read_into(0, &mut out)).is_err());
     assert_eq!(out, [0; 160]);
 
-    // A stream gives the frames before it, and none from there on.
+    // A stream returns the frames before it, and none from there on.
     let mut stream = later.stream(10..160).unwrap();
     let mut read = Vec::new();
     let error = loop {
@@ -496,13 +496,13 @@ fn a_changed_frame_is_an_error_of_the_ranges_that_need_it_and_of_no_other() {
     for _ in 0..3 {
         assert!(matches!(block_on(stream.next()), Some(Err(OpenError::FailedBefore))));
     }
-    // The rest is there for those who do not need the frame.
+    // Ranges that do not need the frame can still be read.
     let rest: Vec<_> = block_on(later.stream(64..160).unwrap().try_collect()).unwrap();
     assert_eq!(rest.concat(), plaintext[64..]);
 }
 
 #[test]
-fn frames_that_changed_places_are_refused() {
+fn swapped_frames_are_refused() {
     let sealed = seal(16, &plaintext(160));
     let (two, three) = (frame(&sealed, 2), frame(&sealed, 3));
     let at = |range: &Range<u64>| range.start as usize..range.end as usize;
@@ -516,22 +516,22 @@ fn frames_that_changed_places_are_refused() {
 }
 
 #[test]
-fn an_object_that_is_shorter_than_its_length_said_is_truncated() {
+fn an_object_that_is_shorter_than_its_given_length_is_truncated() {
     let sealed = seal(16, &plaintext(160));
-    // Cut after the reader was made, as when an object is replaced.
+    // Truncated after the reader was created, as when an object is replaced.
     for cut in [frame(&sealed, 5).start, frame(&sealed, 5).start + 1, frame(&sealed, 5).end - 1] {
         for piece_len in [0, 1 << 20] {
             let source = Source::new(sealed.clone());
             let reader = reader(source.clone(), sealed.len()).with_piece_len(piece_len);
             let later = async_reader(source.clone(), sealed.len()).with_piece_len(piece_len);
-            // The request that has the frame: the fifth, or the only one.
+            // The request that contains the frame: the fifth, or the only one.
             let (before, end) = if piece_len == 0 { (4, frame(&sealed, 5).end) } else { (0, sealed.len() as u64) };
             let shorten = || {
                 let mut answers = source.answers.lock().unwrap();
                 answers.clear();
                 answers.extend(vec![Answer::Right; before]);
                 answers.push_back(Answer::Short((end - cut) as usize));
-                // What a source that blocks says when it is asked for the rest.
+                // The response of a blocking source to a read of the rest.
                 answers.push_back(Answer::Short(usize::MAX));
             };
             shorten();
@@ -560,7 +560,7 @@ fn an_object_that_is_shorter_than_its_length_said_is_truncated() {
 }
 
 #[test]
-fn bytes_beyond_those_asked_for_are_ignored() {
+fn extra_bytes_from_the_source_are_ignored() {
     let plaintext = plaintext(160);
     let sealed = seal(16, &plaintext);
     let source = Source::new(sealed.clone());
@@ -568,13 +568,13 @@ fn bytes_beyond_those_asked_for_are_ignored() {
     let later = async_reader(source.clone(), sealed.len());
     assert_eq!(block_on(later.read(0..160)).unwrap(), plaintext);
     source.answers.lock().unwrap().extend([Answer::Long(usize::MAX >> 40); 4]);
-    // A source that blocks says that it wrote more than there was room for.
+    // A blocking source that reports more bytes than the buffer has.
     let blocking = reader(source.clone(), sealed.len());
     assert_eq!(blocking.read(0..160).unwrap(), plaintext);
 }
 
 #[test]
-fn a_source_that_fails_ends_a_stream_for_good_and_a_new_one_goes_on() {
+fn a_failed_source_ends_a_stream_for_good_and_a_new_stream_can_continue() {
     let plaintext = plaintext(160);
     let sealed = seal(16, &plaintext);
     let source = Source::new(sealed.clone());
@@ -600,7 +600,7 @@ fn a_source_that_fails_ends_a_stream_for_good_and_a_new_one_goes_on() {
 }
 
 #[test]
-fn a_stream_whose_source_panicked_does_not_end_as_if_it_were_whole() {
+fn a_stream_whose_source_panicked_does_not_end_normally() {
     let plaintext = plaintext(160);
     let sealed = seal(16, &plaintext);
     for delay in [
@@ -629,7 +629,7 @@ fn a_stream_whose_source_panicked_does_not_end_as_if_it_were_whole() {
 }
 
 #[test]
-fn a_stream_fetches_ahead_as_far_as_was_set_and_only_once_it_is_polled() {
+fn a_stream_fetches_ahead_up_to_the_setting_and_only_after_it_is_polled() {
     let sealed = seal(16, &plaintext(160));
     for readahead in 0..4 {
         let source = Source::delayed(sealed.clone(), |_| 3);
@@ -664,7 +664,7 @@ fn a_dropped_stream_or_read_drops_its_requests_and_makes_no_more() {
     assert_eq!(source.running.load(SeqCst), 0);
     source.taken();
 
-    // These would have been answered.
+    // These requests could have been answered.
     source.requests.lock().unwrap().resize(4, 0..0);
     assert!(now(reader.read_ranges(&[0..160, 5..6])).is_pending());
     assert_eq!((source.taken().len(), source.running.load(SeqCst)), (4 + 8, 0));
@@ -697,11 +697,11 @@ fn a_read_of_ranges_that_overlap_lets_other_tasks_run() {
         read.poll_unpin(cx)
     }));
     assert!(read.unwrap() == slices(&plaintext, &ranges));
-    // 18 MB, and at most a piece and 1 MiB in each.
+    // 18 MB, at most one piece and 1 MiB in each poll.
     assert!(polls >= 9, "{polls}");
 }
 
-/// A source that answers up to a place in the message, and counts how often its requests are polled.
+/// A source that responds up to a position in the message, and counts the polls of its requests.
 struct Arriving {
     message: Bytes,
     arrived: AtomicUsize,
@@ -734,7 +734,7 @@ impl AsyncReadAt for Arriving {
 }
 
 #[test]
-fn a_stream_polls_only_the_requests_that_can_go_on() {
+fn a_stream_polls_only_the_requests_that_can_continue() {
     let plaintext = plaintext(1600);
     let sealed = seal(16, &plaintext);
     let (arrived, polls) = (sealed.len().into(), 0.into());
@@ -750,7 +750,7 @@ fn a_stream_polls_only_the_requests_that_can_go_on() {
         assert_eq!(piece, expected);
     }
     assert!(matches!(next(&mut stream), Poll::Ready(None)));
-    // 100 requests, each of them twice when it is made and once when it is answered.
+    // 100 requests, each polled twice when it is made, and once when its response is ready.
     let polls = source.polls.load(SeqCst);
     assert!(polls <= 300, "{polls}");
 }
@@ -765,9 +765,9 @@ fn nothing_of_a_source_is_printed() {
     }
 }
 
-/// A body of an HTTP response is sent to another thread.
+/// For example, the body of an HTTP response is sent to another thread.
 #[test]
-fn a_stream_is_send_and_static_where_its_source_is() {
+fn a_stream_is_send_and_static_if_its_source_is() {
     let plaintext = plaintext(1000);
     let sealed = seal(16, &plaintext);
     let stream = async_reader(Source::new(sealed.clone()), sealed.len()).stream(10..1000).unwrap();
@@ -787,7 +787,7 @@ mod files {
     }
 
     #[test]
-    fn a_file_is_read_at_any_place_and_its_cursor_stays() {
+    fn a_file_is_read_at_any_position_and_its_cursor_does_not_move() {
         let plaintext = plaintext(100_000);
         let sealed = seal(1000, &plaintext);
         let mut file = file(&sealed);
@@ -802,7 +802,7 @@ mod files {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn ranges_of_one_tokio_file_are_read_concurrently_and_its_cursor_stays() {
+    async fn ranges_of_one_tokio_file_are_read_concurrently_and_its_cursor_does_not_move() {
         let plaintext = plaintext(3_000_000);
         let sealed = seal(4096, &plaintext);
         let mut inner = file(&sealed);

@@ -1,4 +1,4 @@
-//! Other keys for messages that are there already: detached keys, and sealing anew.
+//! Changing the keys of existing messages: detached keys and resealing.
 
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
 
@@ -27,7 +27,7 @@ fn envelope_of(suite: AlgorithmSuite, key: RawAes) -> Envelope {
     Envelope::builder(key).suite(suite).commitment_policy(policy_for(suite)).frame_len(100).build().unwrap()
 }
 
-/// The plaintext by every road, or the error of each.
+/// Returns the plaintext from every method of opening, or the error of each.
 fn open_by_all_roads(envelope: &Envelope, sealed: &[u8]) -> Vec<Result<Vec<u8>, OpenError>> {
     let (context, len) = (context(), sealed.len() as u64);
     let read = |mut reader: Box<dyn Read + '_>| {
@@ -66,7 +66,7 @@ fn open_by_all_roads(envelope: &Envelope, sealed: &[u8]) -> Vec<Result<Vec<u8>, 
 }
 
 #[test]
-fn detached_keys_open_a_message_of_any_suite_by_every_road() {
+fn detached_keys_open_a_message_of_any_suite_with_every_method() {
     for suite in AlgorithmSuite::all() {
         let (old, new) = (envelope_of(suite, key("old")), envelope_of(suite, key("newer")));
         let plaintext = vec![7; 1234];
@@ -75,7 +75,7 @@ fn detached_keys_open_a_message_of_any_suite_by_every_road() {
         for opened in open_by_all_roads(&with_keys, &sealed) {
             assert_eq!(opened.unwrap(), plaintext, "{suite}");
         }
-        // The message is as it was: the old key opens it, and the new one alone does not.
+        // The message has not changed: the old key opens it, and the new key alone does not.
         for opened in open_by_all_roads(&old, &sealed) {
             assert_eq!(opened.unwrap(), plaintext, "{suite}");
         }
@@ -86,7 +86,7 @@ fn detached_keys_open_a_message_of_any_suite_by_every_road() {
 }
 
 #[test]
-fn what_opened_a_message_is_told() {
+fn the_key_that_opened_a_message_is_reported() {
     let (old, new) = (Envelope::new(key("old")), Envelope::new(key("newer")));
     let sealed = block_on(old.seal(b"data", &context())).unwrap();
     let opened = block_on(old.open(&sealed, &context())).unwrap();
@@ -103,7 +103,7 @@ fn what_opened_a_message_is_told() {
 }
 
 #[test]
-fn detached_keys_of_another_message_are_refused_before_any_key_is_asked_for() {
+fn detached_keys_of_another_message_are_refused_before_the_key_provider_is_called() {
     let provider = ScriptedProvider::new(key("old"));
     let old = Envelope::new(provider.clone());
     let [one, other] = [b"one", b"two"].map(|text| block_on(old.seal(text, &context())).unwrap());
@@ -116,7 +116,7 @@ fn detached_keys_of_another_message_are_refused_before_any_key_is_asked_for() {
         assert!(error.to_string().contains(&keys) && error.to_string().contains(&message), "{error}");
     }
     assert_eq!(provider.calls(), calls);
-    // Nor does it help to write the other's id over theirs.
+    // The same with the message id overwritten with the other message's.
     let mut forged = keys.to_bytes().unwrap();
     let id = header(&other).message_id().as_bytes().to_vec();
     forged[6..6 + id.len()].copy_from_slice(&id);
@@ -126,7 +126,7 @@ fn detached_keys_of_another_message_are_refused_before_any_key_is_asked_for() {
 }
 
 #[test]
-fn rewrapping_asks_once_for_each_key_whatever_the_length() {
+fn rewrapping_makes_one_request_for_each_key_for_any_length() {
     for len in [0, 1_000_000] {
         let (old, new) = (ScriptedProvider::new(key("old")), ScriptedProvider::new(key("newer")));
         let envelope = Envelope::new(old.clone());
@@ -138,7 +138,7 @@ fn rewrapping_asks_once_for_each_key_whatever_the_length() {
 }
 
 #[test]
-fn what_was_rewrapped_can_be_rewrapped_again() {
+fn a_rewrapped_message_can_be_rewrapped_again() {
     let [a, bb, ccc] = ["a", "bb", "ccc"].map(|name| Envelope::new(key(name)));
     let sealed = block_on(a.seal(b"data", &context())).unwrap();
     let second = rewrap(&a, &sealed, &key("bb"));
@@ -163,7 +163,7 @@ fn a_wrong_data_key_is_not_rewrapped() {
 }
 
 #[test]
-fn errors_of_rewrapping_say_which_key_it_was() {
+fn errors_of_rewrapping_name_the_key() {
     let (old, new) = (ScriptedProvider::new(key("old")), ScriptedProvider::new(key("newer")));
     let envelope = Envelope::new(old.clone());
     let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
@@ -186,7 +186,7 @@ fn errors_of_rewrapping_say_which_key_it_was() {
 }
 
 #[test]
-fn detached_keys_that_were_changed_open_nothing() {
+fn modified_detached_keys_open_nothing() {
     let envelope = Envelope::new(key("old"));
     let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
     let keys = rewrap(&envelope, &sealed, &key("old")).to_bytes().unwrap();
@@ -203,7 +203,7 @@ fn detached_keys_that_were_changed_open_nothing() {
 }
 
 #[test]
-fn required_pairs_are_bound_to_detached_keys_too() {
+fn required_context_is_also_bound_to_detached_keys() {
     let required = |name| Envelope::builder(key(name)).required_context(["tenant"]).build().unwrap();
     let (old, new) = (required("old"), required("newer"));
     let sealed = block_on(old.seal(b"data", &context())).unwrap();
@@ -214,7 +214,7 @@ fn required_pairs_are_bound_to_detached_keys_too() {
 }
 
 #[test]
-fn detached_keys_have_cache_entries_of_their_own() {
+fn detached_keys_have_their_own_cache_entries() {
     let both = ScriptedProvider::new(MultiProvider::new(key("old")).with(key("newer")));
     let cache = DataKeyCache::builder(std::time::Duration::from_secs(60)).build().unwrap();
     let envelope = Envelope::builder(both.clone()).cache(cache).build().unwrap();
@@ -228,7 +228,7 @@ fn detached_keys_have_cache_entries_of_their_own() {
 }
 
 #[test]
-fn a_message_is_sealed_anew_with_its_context_by_every_road() {
+fn a_message_is_resealed_with_its_context_with_every_method() {
     for suite in AlgorithmSuite::all() {
         let old = envelope_of(suite, key("old"));
         let plaintext = vec![7; 1234];
@@ -238,7 +238,7 @@ fn a_message_is_sealed_anew_with_its_context_by_every_road() {
             envelope_of(AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384, key("newer")),
             Envelope::builder(key("newer")).required_context(["tenant"]).build().unwrap(),
         ] {
-            // No pair is expected of the old one, and all are in the new one.
+            // The caller expects no pair of the old message, and the new message contains all of them.
             let none = EncryptionContext::new();
             let whole = block_on(old.reseal(&sealed, &none, &new)).unwrap();
             let mut read = Vec::new();
@@ -258,7 +258,7 @@ fn a_message_is_sealed_anew_with_its_context_by_every_road() {
 }
 
 #[test]
-fn what_does_not_open_to_its_end_is_not_sealed_anew_to_its_end() {
+fn a_message_that_fails_to_open_is_not_resealed_completely() {
     let (old, new) = (envelope_of(AlgorithmSuite::default(), key("old")), Envelope::new(key("newer")));
     let sealed = block_on(old.seal(&[7; 1000], &context())).unwrap();
     for len in (0..sealed.len()).step_by(7) {
@@ -275,7 +275,7 @@ fn what_does_not_open_to_its_end_is_not_sealed_anew_to_its_end() {
 }
 
 #[test]
-fn sealing_is_as_before_with_detached_keys() {
+fn detached_keys_do_not_affect_sealing() {
     let envelope = Envelope::new(key("old"));
     let sealed = block_on(envelope.seal(b"data", &context())).unwrap();
     let with_keys = envelope.with_detached_keys(rewrap(&envelope, &sealed, &key("old")));
@@ -284,7 +284,7 @@ fn sealing_is_as_before_with_detached_keys() {
 }
 
 #[test]
-fn a_resealed_stream_of_bytes_is_a_chain_of_two() {
+fn a_stream_is_resealed_by_chaining_an_open_and_a_seal_stream() {
     let (old, new) = (Envelope::new(key("old")), Envelope::new(key("newer")));
     let sealed = block_on(old.seal(&[7; 100_000], &context())).unwrap();
     let resealed = block_on(async {

@@ -1,5 +1,5 @@
-//! Every writer and reader is open, finished or failed, and finished and failed never go back: what opens is exactly
-//! what was acknowledged, or nothing opens.
+//! Every writer and reader is open, finished or failed. Finished and failed are final. What opens is exactly what was
+//! acknowledged, or nothing opens.
 
 use std::{
     cell::RefCell,
@@ -40,27 +40,27 @@ fn poll_once<T>(poll: impl FnOnce(&mut Context<'_>) -> Poll<T>) -> Option<T> {
     }
 }
 
-/// What a reader, writer or stream inside does with a call.
+/// The result of a call to an inner reader, writer or stream.
 #[derive(Clone, Copy, Debug)]
 enum Turn {
-    /// At most so many bytes.
+    /// Reads or writes at most this many bytes.
     Go(usize),
     Fail(ErrorKind),
-    /// Not ready, if it is asynchronous.
+    /// Pending, if it is asynchronous.
     Pend,
-    /// An end that is none: more comes later.
+    /// A false end: more bytes follow later.
     End,
 }
 
-/// Where a source has said that it ends.
+/// The position at which a source reported its end.
 type End = Arc<Mutex<Option<usize>>>;
 
-/// Bytes behind every interface, which follow a script, and then go well.
+/// Bytes behind every interface. Calls follow a script, and then all succeed.
 struct Inner {
     bytes: Vec<u8>,
     at: usize,
     script: VecDeque<Turn>,
-    /// Whether it has said that it ended.
+    /// Whether it has reported its end.
     has_ended: End,
 }
 
@@ -73,7 +73,7 @@ impl Inner {
         self.script.pop_front().unwrap_or(Turn::Go(usize::MAX))
     }
 
-    /// The bytes that come now, where `room` are wanted. None is not ready.
+    /// Returns the bytes of this read, at most `room`. `None` means pending.
     fn give(&mut self, room: usize) -> Option<io::Result<Vec<u8>>> {
         let len = match self.turn() {
             Turn::Go(len) => len.clamp(1, room.max(1)),
@@ -90,7 +90,7 @@ impl Inner {
         Some(Ok(given))
     }
 
-    /// Takes as many of the bytes as it does now.
+    /// Writes as many of the bytes as the script allows.
     fn accept(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
         let len = match self.turn() {
             Turn::Go(len) => len.clamp(1, bytes.len()),
@@ -111,7 +111,7 @@ impl Inner {
     }
 }
 
-/// What blocks is ready at the second time.
+/// A blocking call succeeds on the second attempt.
 fn blocking<T>(mut call: impl FnMut() -> Option<T>) -> T {
     loop {
         if let Some(value) = call() {
@@ -120,7 +120,7 @@ fn blocking<T>(mut call: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What is not ready wakes its task at once.
+/// A pending call wakes its task at once.
 fn polled<T>(value: Option<T>, cx: &mut Context<'_>) -> Poll<T> {
     match value {
         Some(value) => Poll::Ready(value),
@@ -189,7 +189,7 @@ impl Stream for Inner {
     }
 }
 
-/// What may pass, of `std` and tokio; the streams have no such errors.
+/// Transient errors, for `std` and tokio. Streams have no such errors.
 fn may_pass(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
@@ -221,7 +221,7 @@ fn script() -> impl Strategy<Value = Vec<Turn>> {
 
 // Writers.
 
-/// A shell that is written to. None means that the call was not ready, and is given up.
+/// A shell that is written to. `None` means that the call was pending and is cancelled.
 trait Writer {
     fn write(&mut self, plaintext: &[u8]) -> Option<io::Result<usize>>;
     fn flush(&mut self) -> Option<io::Result<()>>;
@@ -283,13 +283,13 @@ enum Operation {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Open,
-    /// Somebody has begun to finish it, who has not heard of the end.
+    /// A call to finish it has started and not returned.
     Finishing,
     Finished,
     Failed,
 }
 
-/// Does one operation, and holds it against the state and what was acknowledged until then.
+/// Performs one operation, and checks its result against the state and the bytes acknowledged so far.
 fn operate(
     writer: &mut dyn Writer,
     operation: Operation,
@@ -327,7 +327,7 @@ fn operate(
     Ok(())
 }
 
-/// Whether a write was refused for its message has been finished.
+/// Returns whether a write was refused because the message has been finished.
 fn is_finished(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
     matches!(inner, Some(SealError::Finished))
@@ -337,7 +337,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn of_writers_what_opens_is_exactly_what_was_acknowledged(
+    fn a_written_message_opens_to_exactly_what_was_acknowledged(
         script in script(),
         operations in prop::collection::vec(
             prop_oneof![6 => (1usize..50).prop_map(Operation::Write), 1 => Just(Operation::Flush), 1 => Just(Operation::Finish)],
@@ -358,7 +358,7 @@ proptest! {
             match state {
                 State::Finished => prop_assert_eq!(open(&envelope(), writer.target()).unwrap(), acknowledged, "{}", name),
                 State::Failed => {
-                    // Where the very last thing, a flush, has failed, the message is whole.
+                    // If only the last step, a flush, has failed, the message is complete.
                     prop_assert!(open(&envelope(), writer.target()).map_or(true, |opened| opened == acknowledged), "{name}");
                 }
                 state => prop_assert!(false, "{name} {state:?}"),
@@ -369,7 +369,7 @@ proptest! {
 
 // Readers.
 
-/// A shell that is read from. An empty piece is its end. None means that the call was not ready, and is given up.
+/// A shell that is read from. An empty piece is its end. `None` means that the call was pending and is cancelled.
 type Reader = Box<dyn FnMut(usize) -> Option<Result<Vec<u8>, Failure>>>;
 
 #[derive(Debug)]
@@ -400,7 +400,7 @@ fn of_std(mut reader: impl Read + 'static) -> Reader {
     })
 }
 
-/// A part of what is buffered at a time.
+/// Reads a part of the buffered bytes at a time.
 fn of_buffered(mut reader: impl BufRead + 'static) -> Reader {
     Box::new(move |len| {
         let piece = match reader.fill_buf() {
@@ -437,7 +437,7 @@ fn of_stream(mut stream: impl Stream<Item = Result<Bytes, StreamError<io::Error>
     })
 }
 
-/// Reads to the end or to an error that is final, and holds that it stays so. Gives what was read, and whether it ended.
+/// Reads to the end or to a final error, and checks that it stays so. Returns the bytes read, and whether it ended.
 fn read_all(name: &str, reader: &mut Reader, lens: &[usize]) -> Result<(Vec<u8>, bool), TestCaseError> {
     let (mut all, mut ended) = (Vec::new(), None);
     for len in lens.iter().cycle().take(3000) {
@@ -463,7 +463,7 @@ fn read_all(name: &str, reader: &mut Reader, lens: &[usize]) -> Result<(Vec<u8>,
     Ok((all, false))
 }
 
-/// Each shell that seals what it reads, with the place where its source ended.
+/// Returns each shell that seals what it reads, with the position at which its source ended.
 fn sealing_readers(envelope: &Envelope, plaintext: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader, End)> {
     let make = || {
         let inner = Inner::new(plaintext, script);
@@ -487,9 +487,9 @@ fn sealing_readers(envelope: &Envelope, plaintext: &[u8], script: &[Turn]) -> Ve
     readers
 }
 
-/// Each shell that opens what it reads, unless the header does not come through.
+/// Returns each shell that opens what it reads, if the header arrives.
 fn opening_readers(envelope: &Envelope, sealed: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader)> {
-    // The header, first, goes well.
+    // The header arrives without errors.
     let header_len = Header::parse(sealed, &Default::default()).map_or(0, |header| header.len());
     let inner = || {
         let mut inner = Inner::new(sealed, &[]);
@@ -528,7 +528,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn of_readers_that_seal_what_opens_is_exactly_what_their_source_gave(
+    fn a_message_from_a_sealing_reader_opens_to_exactly_what_its_source_returned(
         len in 0usize..200, script in script(), lens in prop::collection::vec(1usize..100, 1..5),
     ) {
         let plaintext = plaintext(len);
@@ -544,7 +544,7 @@ proptest! {
     }
 
     #[test]
-    fn readers_that_open_give_the_whole_plaintext_or_an_error_that_stays(
+    fn readers_that_open_return_the_complete_plaintext_or_a_final_error(
         len in 0usize..200, script in script(), lens in prop::collection::vec(1usize..100, 1..5),
         change in prop_oneof![
             Just(Change::None),
@@ -568,7 +568,7 @@ proptest! {
             let (opened, ended) = read_all(name, &mut reader, &lens)?;
             prop_assert!(plaintext.starts_with(&opened), "{name}");
             if ended {
-                // A source that says at the message's end that this was all has not told of what is appended.
+                // A source that reports its end at the end of the message has not revealed the trailing bytes.
                 let told_less = matches!(change, Change::Append) && script.iter().any(|turn| matches!(turn, Turn::End));
                 prop_assert!(matches!(change, Change::None) || told_less, "{name}");
                 prop_assert_eq!(opened.len(), plaintext.len(), "{}", name);
@@ -585,7 +585,7 @@ proptest! {
         let mut inner = Inner::new(&seal(&envelope(), &plaintext), &[]);
         let header_len = Header::parse(&inner.bytes, &Default::default()).unwrap().len();
         inner.script.extend(std::iter::repeat_n(Turn::Go(1), header_len));
-        // An end that is none is a message that is truncated, and so an error; here, all errors are the source's.
+        // A false end truncates the message, which is an error. Here, all errors are the source's.
         inner.script.extend(script.iter().filter(|turn| !matches!(turn, Turn::End)));
         let mut reader = block_on(envelope().open_reader(inner, &context())).unwrap();
         let mut cursor = Cursor::new(&plaintext);
@@ -600,7 +600,7 @@ proptest! {
                 let (mut one, mut two) = (vec![0; read_len], vec![0; read_len]);
                 let read = reader.read(&mut one);
                 if let Ok(read) = read {
-                    // It may give less, but not nothing.
+                    // It may return fewer bytes, but not none.
                     let expected = Read::read(&mut cursor, &mut two[..read]).unwrap();
                     prop_assert_eq!((read, &one[..read]), (expected, &two[..read]));
                     prop_assert!(read > 0 || read_len == 0 || cursor.position() >= len as u64);
@@ -632,7 +632,7 @@ proptest! {
     }
 }
 
-/// Envelopes whose streams work on batches, on one thread or several, with a signature or without.
+/// Returns envelopes whose streams work on batches, with one thread or several, with a signature or without.
 fn long() -> impl Strategy<Value = Envelope> {
     let suites = [AlgorithmSuite::Aes256GcmHkdfSha512Commit, AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384];
     (prop::sample::select(suites.to_vec()), prop::sample::select(vec![4096, 1 << 20]), any::<bool>()).prop_map(
@@ -647,7 +647,7 @@ fn long() -> impl Strategy<Value = Envelope> {
     )
 }
 
-/// As [`script`], with reads of up to a few hundred kilobytes.
+/// Like [`script`], with reads of up to a few hundred kilobytes.
 fn long_script() -> impl Strategy<Value = Vec<Turn>> {
     let turn = prop_oneof![3 => (1usize..700_000).prop_map(Turn::Go), 1 => turn()];
     prop::collection::vec(turn, 0..12)
@@ -657,7 +657,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn all_that_holds_for_long_messages_signed_or_not_on_one_thread_or_several(
+    fn long_messages_follow_the_same_rules_signed_or_not_with_one_thread_or_several(
         envelope in long(), len in 0usize..5 << 20, script in long_script(),
         lens in prop::collection::vec(1usize..700_000, 1..5), change in prop::option::of(any::<prop::sample::Index>()),
     ) {
@@ -708,7 +708,7 @@ impl ReadAt for Ranges {
 impl AsyncReadAt for Ranges {
     async fn read_range(&self, range: Range<u64>) -> io::Result<Bytes> {
         let mut bytes = vec![0; (range.end - range.start) as usize];
-        // Fewer would mean that the source ends.
+        // Fewer bytes would mean the end of the source.
         let mut filled = 0;
         while filled < bytes.len() {
             match self.read_at(&mut bytes[filled..], range.start + filled as u64)? {
@@ -724,9 +724,9 @@ impl AsyncReadAt for Ranges {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
-    /// A reader of ranges has no state: what follows an error is what the source gives then.
+    /// A range reader has no state, so a call after an error depends only on the source.
     #[test]
-    fn a_range_is_right_or_an_error_whatever_its_source_does(
+    fn a_range_is_correct_or_an_error_whatever_its_source_does(
         len in 0usize..200, script in script(), ranges in prop::collection::vec((0u64..210, 0u64..210), 1..10),
     ) {
         let plaintext = plaintext(len);
@@ -750,17 +750,17 @@ proptest! {
                     Err(error) => prop_assert!(expected.is_some(), "{}", error),
                 }
             }
-            // When all goes well again, so does the reader.
+            // When the source works again, so does the reader.
             let whole = (0..script.len() + 1).find_map(|_| read(0..len as u64).ok());
             prop_assert_eq!(whole, Some(plaintext.clone()));
         }
     }
 }
 
-// The table: what follows an error of the source or target.
+// The table of docs/design.md: what follows an error of the source or target.
 
 #[test]
-fn an_error_that_may_pass_loses_nothing_and_any_other_is_final_for_every_shell() {
+fn a_transient_error_loses_nothing_and_any_other_is_final_for_every_shell() {
     let plaintext = plaintext(100);
     let sealed = seal(&envelope(), &plaintext);
     for kind in KINDS {
@@ -800,7 +800,7 @@ fn an_error_that_may_pass_loses_nothing_and_any_other_is_final_for_every_shell()
 }
 
 #[test]
-fn a_verdict_on_the_message_is_final_for_every_shell_even_if_its_source_goes_on() {
+fn a_refused_message_stays_refused_for_every_shell_even_if_its_source_continues() {
     let sealed = seal(&envelope(), &plaintext(100));
     for script in [&[Turn::End][..], &[Turn::Go(70), Turn::End]] {
         for (name, mut reader) in opening_readers(&envelope(), &sealed, script) {
@@ -817,7 +817,7 @@ fn a_verdict_on_the_message_is_final_for_every_shell_even_if_its_source_goes_on(
 }
 
 #[test]
-fn a_message_that_has_ended_stays_so_even_if_its_source_goes_on() {
+fn a_message_that_has_ended_stays_ended_even_if_its_source_continues() {
     let message = seal(&envelope(), b"data");
     let source = [&message[..], b"more"].concat();
     let mut reader = block_on(envelope().open_reader(Inner::new(&source, &[]), &context())).unwrap();
@@ -830,7 +830,7 @@ fn a_message_that_has_ended_stays_so_even_if_its_source_goes_on() {
     }
 }
 
-// What went wrong before.
+// Regression tests.
 
 #[test]
 fn nothing_is_written_after_the_end_of_a_message() {
@@ -852,7 +852,7 @@ fn nothing_is_written_after_the_end_of_a_message() {
     assert_eq!(open(&envelope(), &writer.finish().unwrap()).unwrap(), b"first");
 }
 
-/// An envelope that signs, whose randomness can be made to fail.
+/// Returns an envelope that signs, and whose random generator can be made to fail.
 fn signing() -> (FailingRng, Envelope) {
     let rng = FailingRng::after(usize::MAX);
     let envelope = Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap())
@@ -865,7 +865,7 @@ fn signing() -> (FailingRng, Envelope) {
 }
 
 #[test]
-fn an_end_that_failed_is_a_failure_on_every_later_call() {
+fn after_a_failed_finish_every_later_call_fails() {
     let (rng, envelope) = signing();
     let context = context();
     let mut reader = block_on(envelope.seal_reader(&b"data"[..], &context)).unwrap();
@@ -890,7 +890,7 @@ fn an_end_that_failed_is_a_failure_on_every_later_call() {
             assert_eq!(matches!(error, SealError::Random(_)), round == 0, "{error}");
             assert_eq!(matches!(error, SealError::FailedBefore), round > 0, "{error}");
         }
-        // The header is there, and the end fails.
+        // The header is written, and the end fails.
         let last = loop {
             match block_on(sealing.next()) {
                 Some(Ok(_)) => assert_eq!(round, 0),
@@ -907,7 +907,7 @@ fn an_end_that_failed_is_a_failure_on_every_later_call() {
 }
 
 #[test]
-fn a_message_may_still_be_measured_when_it_is_finished() {
+fn sealed_len_still_works_after_the_message_is_finished() {
     let mut reader = block_on(envelope().seal_reader(&b"data"[..], &context())).unwrap();
     let before = reader.sealed_len(4).unwrap();
     let mut sealed = Vec::new();
@@ -915,7 +915,7 @@ fn a_message_may_still_be_measured_when_it_is_finished() {
     assert_eq!((reader.sealed_len(4).unwrap(), sealed.len() as u64), (before, before));
 }
 
-/// Never answers.
+/// A stream that is always pending.
 #[derive(Debug)]
 struct Silent;
 
@@ -950,7 +950,7 @@ impl kms_envelope::KeyProvider for Silent {
 }
 
 #[test]
-fn a_call_that_is_cancelled_or_fails_leaves_nothing_of_another_message_in_its_buffer() {
+fn a_cancelled_or_failed_call_leaves_no_bytes_of_another_message_in_its_buffer() {
     let silent = Envelope::new(Silent);
     let (sealed, context) = (seal(&envelope(), b"another message"), context());
     let (mut plaintext, mut message) = (b"a secret".to_vec(), b"a message".to_vec());
@@ -970,7 +970,7 @@ fn a_call_that_is_cancelled_or_fails_leaves_nothing_of_another_message_in_its_bu
 }
 
 #[test]
-fn no_shell_prints_what_is_inside_of_it() {
+fn no_shell_prints_its_contents() {
     const SECRET: &[u8] = b"attack at dawn";
     let (envelope, context) = (envelope(), context());
     let sealed = seal(&envelope, SECRET);
@@ -993,7 +993,7 @@ fn no_shell_prints_what_is_inside_of_it() {
         printed(&block_on(envelope.open_stream(message, &context)).unwrap()),
         printed(&block_on(envelope.range_reader(&sealed[..], sealed.len() as u64, &context)).unwrap()),
     ] {
-        // As text, and as a list of numbers; and the message inside, by its first bytes.
+        // The plaintext as text and as a list of numbers, and the first bytes of the message.
         for inside in ["attack", "97, 116, 116", "97,\n", "[2, 4, 120"] {
             assert!(!printed.contains(inside), "{inside:?} is in {printed}");
         }
@@ -1002,9 +1002,9 @@ fn no_shell_prints_what_is_inside_of_it() {
 }
 
 #[test]
-fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
+fn one_poll_processes_a_limited_number_of_pieces_and_then_lets_other_tasks_run() {
     let polled = Rc::new(RefCell::new(0));
-    // Always ready: nothing, for ever, or a byte at a time of a frame that is long.
+    // Sources that are always ready: endless empty pieces, or single bytes of a long frame.
     let envelope = Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap()).frame_len(2 << 20).build().unwrap();
     let long = block_on(envelope.seal(&plaintext(2 << 20), &context())).unwrap();
     let counted = |pieces: Vec<Vec<u8>>| {
@@ -1029,7 +1029,7 @@ fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
     assert!((1..=256).contains(&most()));
     assert_eq!(block_on(opened.next()).unwrap().unwrap().len(), 2 << 20);
 
-    // And so many bytes.
+    // The same for bytes.
     let parts = counted(long.chunks(100_000).map(<[u8]>::to_vec).collect());
     let mut opened = block_on(envelope.open_stream(parts, &context)).unwrap();
     most();
@@ -1042,7 +1042,7 @@ fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
     assert!(poll_once(|cx| Pin::new(&mut sealing).poll_next(cx)).is_none());
     assert!((1..=256).contains(&most()));
 
-    /// A byte at a time.
+    /// Reads one byte at a time.
     struct Bytewise<'a>(&'a [u8], Rc<RefCell<usize>>);
     impl AsyncRead for Bytewise<'_> {
         fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -1065,7 +1065,7 @@ fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
     assert!(poll_once(|cx| Pin::new(&mut reader).poll_read(cx, &mut ReadBuf::new(&mut [0; 10]))).is_none());
     assert!((1..=256).contains(&most()));
 
-    /// Takes a byte at a time.
+    /// Writes one byte at a time.
     struct Slow(Rc<RefCell<usize>>);
     impl AsyncWrite for Slow {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
@@ -1085,6 +1085,6 @@ fn one_poll_takes_so_many_pieces_and_then_lets_others_run() {
     block_on(writer.write_all(&plaintext)).unwrap();
     most();
     assert!(poll_once(|cx| Pin::new(&mut writer).poll_shutdown(cx)).is_none());
-    assert!((1..=512).contains(&most())); // The header may be in front of it.
+    assert!((1..=512).contains(&most())); // The header may come first.
     block_on(writer.shutdown()).unwrap();
 }

@@ -1,5 +1,5 @@
-//! Every road in and out gives the same bytes: whole buffers, readers, writers, streams, ranges, one thread or several,
-//! either backend.
+//! Every method of sealing and opening produces the same bytes: whole buffers, readers, writers, streams and ranges,
+//! with one thread or several, with either backend.
 
 use std::{
     cell::RefCell,
@@ -31,7 +31,7 @@ fn threads() -> [Threads; 3] {
     [Threads::One, Threads::Global, Threads::Pool(Arc::new(pool))]
 }
 
-/// An envelope whose first message is always the same.
+/// Returns an envelope whose first message is always the same.
 fn fixed(frame_len: u32) -> EnvelopeBuilder {
     let key = RawAes::new("tests", "key", [7; 32]).unwrap();
     Envelope::builder(key).rng(rng(0)).frame_len(frame_len)
@@ -41,7 +41,7 @@ fn envelope(frame_len: u32) -> Envelope {
     fixed(frame_len).build().unwrap()
 }
 
-/// The message, by every road, in pieces of this length.
+/// Returns the message from every method of sealing, in pieces of this length.
 fn sealed_by_every_road(
     make: &dyn Fn() -> Envelope,
     plaintext: &[u8],
@@ -87,7 +87,7 @@ fn sealed_by_every_road(
     roads
 }
 
-/// The plaintext, or the error's text, by every road, in pieces of this length.
+/// Returns the plaintext or the error's text from every method of opening, in pieces of this length.
 fn opened_by_every_road(
     envelope: &Envelope,
     sealed: &[u8],
@@ -128,7 +128,7 @@ fn opened_by_every_road(
 }
 
 #[test]
-fn every_road_every_backend_and_any_threads_give_the_same_bytes() {
+fn every_method_every_backend_and_any_threads_produce_the_same_bytes() {
     for (frame_len, len, piece_len) in [(16, 1000, 7), (4096, 1_000_000, 10_000), (65_536, 5_000_001, 1_500_000)] {
         let plaintext = plaintext(len);
         let expected = seal(&envelope(frame_len), &plaintext);
@@ -147,7 +147,7 @@ fn every_road_every_backend_and_any_threads_give_the_same_bytes() {
 }
 
 #[test]
-fn of_several_changed_frames_the_first_is_named_whatever_the_threads() {
+fn the_error_names_the_first_of_several_modified_frames_with_any_threads() {
     let mut sealed = seal(&envelope(4096), &plaintext(2_000_000));
     let body = sealed.len() - 2_000_000 / 4096 * (4096 + FRAME_OVERHEAD);
     for frame in [400, 150, 300] {
@@ -166,7 +166,7 @@ fn of_several_changed_frames_the_first_is_named_whatever_the_threads() {
 
 proptest! {
     #[test]
-    fn any_message_of_any_suite_opens_or_fails_alike_by_every_road(
+    fn any_message_of_any_suite_has_the_same_result_with_every_method(
         suite in proptest::sample::select(AlgorithmSuite::all().collect::<Vec<_>>()),
         len in 0usize..300, frame_len in 1u32..50, piece_len in 1usize..100,
         change in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
@@ -203,7 +203,7 @@ proptest! {
     }
 
     #[test]
-    fn seeking_reads_what_a_cursor_over_the_plaintext_reads(
+    fn a_seekable_reader_behaves_like_a_cursor_over_the_plaintext(
         len in 0usize..300, frame_len in 1u32..50, in_front in 0usize..20,
         steps in proptest::collection::vec((0u8..4, -400i64..400, 0usize..100), 1..20),
     ) {
@@ -234,7 +234,7 @@ proptest! {
     }
 
     #[test]
-    fn a_range_is_that_part_of_the_plaintext(
+    fn a_range_returns_that_part_of_the_plaintext(
         len in 0u64..300, frame_len in 1u32..50, start in 0u64..320, range_len in 0u64..320,
     ) {
         let plaintext = plaintext(len as usize);
@@ -260,7 +260,7 @@ proptest! {
     }
 }
 
-/// Counts what is read.
+/// Counts reads and bytes.
 #[derive(Debug)]
 struct Counted {
     message: Vec<u8>,
@@ -339,13 +339,13 @@ fn a_long_range_is_read_a_megabyte_at_a_time_and_no_frame_twice() {
 }
 
 #[test]
-fn a_length_that_is_not_the_messages_is_refused_before_a_size_is_told() {
+fn a_wrong_message_length_is_refused_before_a_plaintext_length_is_reported() {
     let sealed = seal(&envelope(16), &plaintext(100));
     let open = |bytes: &[u8], len: u64| {
         block_on(envelope(16).range_reader(bytes, len, &context())).map(|reader| reader.len()).unwrap_err()
     };
     for wrong in (0..sealed.len() as u64 + 100).filter(|len| *len != sealed.len() as u64) {
-        // Whether the source is as long as it is said to be, or not.
+        // Both if the source has the given length and if it does not.
         let mut bytes = sealed.clone();
         bytes.resize(wrong as usize, 0);
         open(&bytes, wrong);
@@ -358,7 +358,7 @@ fn a_length_that_is_not_the_messages_is_refused_before_a_size_is_told() {
 }
 
 #[test]
-fn a_change_is_noticed_by_the_ranges_that_touch_it_and_by_no_other() {
+fn a_modified_frame_fails_only_the_ranges_that_contain_it() {
     let mut sealed = seal(&envelope(16), &plaintext(100));
     let at = sealed.len() - 40 - 4 - 3 * (16 + FRAME_OVERHEAD) + 20;
     sealed[at] ^= 1;
@@ -374,7 +374,7 @@ fn a_change_is_noticed_by_the_ranges_that_touch_it_and_by_no_other() {
 }
 
 #[test]
-fn a_seek_on_a_message_that_is_cut_or_goes_on_is_refused() {
+fn a_seek_in_a_truncated_message_or_one_with_trailing_bytes_is_refused() {
     let sealed = seal(&envelope(16), &plaintext(100));
     for changed in [&sealed[..sealed.len() - 1], &sealed[..sealed.len() - 48], &[&sealed[..], b"!"].concat()] {
         let mut reader = block_on(envelope(16).open_reader(Cursor::new(changed), &context())).unwrap();
@@ -384,7 +384,7 @@ fn a_seek_on_a_message_that_is_cut_or_goes_on_is_refused() {
 }
 
 #[test]
-fn a_reader_that_failed_does_not_seek_out_of_it() {
+fn a_seek_does_not_revive_a_failed_reader() {
     let mut sealed = seal(&envelope(16), &plaintext(100));
     let at = sealed.len() - 100;
     sealed[at] ^= 1;
@@ -413,7 +413,7 @@ fn signed_and_non_framed_messages_have_no_ranges() {
 }
 
 #[test]
-fn a_stream_inside_that_fails_is_a_failure_of_the_stream_outside_for_good() {
+fn after_its_inner_stream_fails_a_stream_fails_for_good() {
     let failing = |pieces: Vec<Vec<u8>>| stream::iter(pieces.into_iter().map(Ok).chain([Err("gone")]));
     let context = context();
     block_on(async {
@@ -470,7 +470,7 @@ fn a_seal_reader_is_buffered_and_passes_errors_on_without_losing_anything() {
     assert_eq!(sealed, seal(&envelope(16), &plaintext));
 }
 
-/// Gives and takes at most so many bytes at a time, is interrupted in front of each, and fails once at one place.
+/// Passes at most this many bytes per call, is interrupted before each call, and fails once at one position.
 struct Flaky<T> {
     inner: T,
     piece_len: usize,
@@ -484,7 +484,7 @@ impl<T> Flaky<T> {
         Self { inner, piece_len, at: 0, fail_at: Some(fail_at), interrupted: false }
     }
 
-    /// How many of so many bytes may come or go now.
+    /// Returns how many of `len` bytes this call passes.
     fn allowed(&mut self, len: usize) -> io::Result<usize> {
         if self.fail_at == Some(self.at) {
             self.fail_at = None;
@@ -551,7 +551,7 @@ impl AsyncWrite for Flaky<Vec<u8>> {
     }
 }
 
-/// Does what `step` does until it says that this was the end, and once more where it failed. Gives whether it failed.
+/// Repeats `step` until it reports the end, also after an error. Returns whether it failed.
 fn persist(mut step: impl FnMut() -> io::Result<bool>) -> bool {
     let mut failed = false;
     loop {
@@ -567,7 +567,7 @@ fn persist(mut step: impl FnMut() -> io::Result<bool>) -> bool {
     }
 }
 
-/// All that `read` gives, after an error too.
+/// Collects everything that `read` returns, also after an error.
 fn read_all(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> (Vec<u8>, bool) {
     let (mut all, mut piece) = (Vec::new(), [0; 11]);
     let failed = persist(|| {
@@ -581,7 +581,7 @@ fn read_all(mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> (Vec<u8>, b
 const FLAKY_FRAME_LEN: u32 = 16;
 
 #[test]
-fn a_source_that_fails_anywhere_is_read_on_and_nothing_is_lost() {
+fn after_a_source_fails_anywhere_reading_continues_and_nothing_is_lost() {
     use tokio::io::AsyncReadExt;
     let (plaintext, context) = (plaintext(40), context());
     let sealed = seal(&envelope(FLAKY_FRAME_LEN), &plaintext);
@@ -600,7 +600,7 @@ fn a_source_that_fails_anywhere_is_read_on_and_nothing_is_lost() {
                 Ok(mut reader) => {
                     assert_eq!(read_all(|out| reader.read(out)), (plaintext.clone(), true), "{piece_len} {fail_at}");
                 }
-                // In front of the header's end.
+                // Before the end of the header.
                 Err(error) => {
                     assert!(matches!(&error, OpenError::Io(error) if error.to_string() == "flaky"), "{error}")
                 }
@@ -619,7 +619,7 @@ fn a_source_that_fails_anywhere_is_read_on_and_nothing_is_lost() {
 }
 
 #[test]
-fn a_target_that_fails_anywhere_is_written_on_and_nothing_is_lost() {
+fn after_a_target_fails_anywhere_writing_continues_and_nothing_is_lost() {
     use tokio::io::AsyncWriteExt;
     let (plaintext, context) = (plaintext(40), context());
     let sealed = seal(&envelope(FLAKY_FRAME_LEN), &plaintext);
@@ -633,7 +633,7 @@ fn a_target_that_fails_anywhere_is_written_on_and_nothing_is_lost() {
                 left = &left[len..];
                 Ok(left.is_empty())
             });
-            // `finish` takes the writer: what it fails at is lost, as its documentation says.
+            // `finish` consumes the writer, so the message is lost if it fails, as documented.
             match writer.finish() {
                 Ok(target) => assert_eq!(target.inner, sealed, "{piece_len} {fail_at}"),
                 Err(error) => assert_eq!(error.to_string(), "flaky"),
@@ -653,7 +653,7 @@ fn a_target_that_fails_anywhere_is_written_on_and_nothing_is_lost() {
     }
 }
 
-/// A reader or writer that cannot be moved after its first use.
+/// A reader or writer that is not `Unpin`.
 struct Pinned<T>(RefCell<T>, PhantomPinned);
 
 impl<T> Pinned<T> {
@@ -682,7 +682,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Pinned<T> {
     }
 }
 
-/// A stream that cannot be moved after its first use: it has a future inside.
+/// A stream that is not `Unpin`, because it contains a future.
 fn pinned_stream(bytes: &[u8]) -> impl stream::Stream<Item = io::Result<Vec<u8>>> {
     stream::unfold(bytes.to_vec(), |mut rest| async move {
         let piece: Vec<u8> = rest.drain(..rest.len().min(7)).collect();
@@ -692,7 +692,7 @@ fn pinned_stream(bytes: &[u8]) -> impl stream::Stream<Item = io::Result<Vec<u8>>
 }
 
 #[test]
-fn what_cannot_be_moved_goes_through_every_asynchronous_door_without_being_pinned_first() {
+fn every_asynchronous_method_accepts_types_that_are_not_unpin() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn all(pieces: impl stream::Stream<Item = Result<Bytes, StreamError<io::Error>>>) -> Vec<u8> {

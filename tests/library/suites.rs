@@ -1,4 +1,4 @@
-//! Every algorithm suite, signed messages, messages without frames, and the commitment policy.
+//! Tests of every algorithm suite, signed messages, messages without frames, and the commitment policy.
 
 use std::io::{Read, Write};
 
@@ -27,7 +27,7 @@ fn envelope(suite: AlgorithmSuite) -> Envelope {
     builder(suite).build().unwrap()
 }
 
-/// What a stream gives out until its end or its error.
+/// Returns the plaintext of a stream up to its end or its error.
 fn open_in_pieces(envelope: &Envelope, message: &[u8], piece_len: usize) -> (Vec<u8>, Result<(), OpenError>) {
     let mut given = Vec::new();
     let mut feed = || {
@@ -47,7 +47,7 @@ fn open_in_pieces(envelope: &Envelope, message: &[u8], piece_len: usize) -> (Vec
 }
 
 #[test]
-fn every_suite_opens_what_it_sealed_by_every_road_with_either_backend() {
+fn messages_of_every_suite_open_with_every_method_and_either_backend() {
     for suite in AlgorithmSuite::all() {
         for len in [0, 1, 15, 16, 17, 32, 1000] {
             let (plaintext, context) = (plaintext(len), context());
@@ -85,14 +85,14 @@ fn every_suite_opens_what_it_sealed_by_every_road_with_either_backend() {
 }
 
 #[test]
-fn a_message_of_any_suite_with_any_bit_changed_or_cut_anywhere_or_longer_is_refused() {
+fn a_modified_truncated_or_extended_message_of_any_suite_is_refused() {
     for suite in AlgorithmSuite::all() {
         let message = seal(&envelope(suite), &plaintext(20));
-        // Any suite may be opened, so that no policy hides the check that is due.
+        // The policy allows every suite, so that it does not hide the check under test.
         let opening = Envelope::builder(key()).commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt);
         let opening = opening.build().unwrap();
         for at in 0..message.len() {
-            // The first and the last bit: the cost of verifying signatures adds up.
+            // Only the first and the last bit, because verifying signatures is slow.
             for bit in [1, 0x80] {
                 let mut changed = message.clone();
                 changed[at] ^= bit;
@@ -117,9 +117,9 @@ fn signed_suites() -> impl Iterator<Item = AlgorithmSuite> {
     AlgorithmSuite::all().filter(|suite| suite.signature().is_some())
 }
 
-/// The signature `(r, n - s)` in DER for a signature `(r, s)`, where `n` is the order of the curve.
+/// Returns the signature `(r, n - s)` in DER for a signature `(r, s)`, where `n` is the order of the curve.
 fn equivalent(signature: &[u8], n: &[u8]) -> Vec<u8> {
-    // SEQUENCE { INTEGER r, INTEGER s }: a kind and a length of one byte each stand before each of the three.
+    // SEQUENCE { INTEGER r, INTEGER s }: each of the three starts with a tag and a length of one byte each.
     let (r, s) = signature[2..].split_at(2 + usize::from(signature[3]));
     let s = &s[2 + usize::from(s[2] == 0)..];
     let s = [&vec![0; n.len() - s.len()][..], s].concat();
@@ -137,9 +137,9 @@ fn equivalent(signature: &[u8], n: &[u8]) -> Vec<u8> {
     [&[0x30, integers.len() as u8], &integers[..]].concat()
 }
 
-/// docs/security.md says so: such a message is no forgery, but it has other bytes.
+/// As docs/security.md says, such a message is not a forgery, but its bytes differ.
 #[test]
-fn an_equivalent_signature_opens_to_the_same_and_the_length_of_the_plaintext_is_still_found() {
+fn a_message_with_an_equivalent_signature_opens_to_the_same_plaintext_and_length() {
     let p256 = [0xffff_ffff_0000_0000_ffff_ffff_ffff_ffff_u128, 0xbce6_faad_a717_9e84_f3b9_cac2_fc63_2551];
     let p384 = [u128::MAX, 0xffff_ffff_ffff_ffff_c763_4d81_f437_2ddf, 0x581a_0db2_48b0_a77a_ecec_196a_ccc5_2973];
     for suite in signed_suites() {
@@ -163,17 +163,17 @@ fn an_equivalent_signature_opens_to_the_same_and_the_length_of_the_plaintext_is_
 }
 
 #[test]
-fn the_final_frame_of_a_signed_message_is_kept_back_until_the_signature_has_verified() {
+fn the_final_frame_of_a_signed_message_is_held_back_until_the_signature_has_verified() {
     for suite in signed_suites() {
         let message = seal(&envelope(suite), &plaintext(40));
         let footer_len = 2 + suite.signature().unwrap().signature_len();
         for piece_len in [1, 7, 1000] {
-            // In front of the end of the footer, there is nothing of the final frame.
+            // Before the end of the footer, no byte of the final frame is released.
             let (given, ended) = open_in_pieces(&envelope(suite), &message[..message.len() - 1], piece_len);
             assert!(matches!(ended, Err(OpenError::Format(FormatError::Truncated(_)))), "{ended:?}");
             assert_eq!(given, plaintext(32));
 
-            // A signature that is one of another message.
+            // The signature of another message.
             let other = seal(&envelope(suite), &plaintext(40));
             let end = message.len() - footer_len;
             let exchanged = [&message[..end], &other[other.len() - footer_len..]].concat();
@@ -186,7 +186,7 @@ fn the_final_frame_of_a_signed_message_is_kept_back_until_the_signature_has_veri
 }
 
 #[test]
-fn a_signed_message_says_its_public_key_in_its_context_and_each_has_another() {
+fn the_context_of_a_signed_message_contains_its_public_key_which_is_different_each_time() {
     for suite in signed_suites() {
         let key = |message: &[u8]| header(message).context().get("aws-crypto-public-key").unwrap().to_owned();
         let (one, two) = (seal(&envelope(suite), &plaintext(1)), seal(&envelope(suite), &plaintext(1)));
@@ -199,7 +199,7 @@ fn a_signed_message_says_its_public_key_in_its_context_and_each_has_another() {
 }
 
 #[test]
-fn signed_messages_are_not_streamed_where_that_is_refused() {
+fn signed_messages_are_not_streamed_if_that_is_refused() {
     for suite in AlgorithmSuite::all() {
         let message = seal(&envelope(suite), &plaintext(40));
         let envelope = builder(suite).refuse_signed_streams().build().unwrap();
@@ -213,7 +213,7 @@ fn signed_messages_are_not_streamed_where_that_is_refused() {
 }
 
 #[test]
-fn several_threads_give_and_take_the_same_signed_messages() {
+fn several_threads_seal_and_open_the_same_signed_messages() {
     let threads: Vec<Threads> = vec![
         Threads::One,
         #[cfg(feature = "parallel")]
@@ -242,7 +242,7 @@ fn several_threads_give_and_take_the_same_signed_messages() {
 }
 
 #[test]
-fn a_suite_that_the_policy_refuses_is_named_with_what_to_do() {
+fn the_error_for_a_refused_suite_names_it_and_says_what_to_do() {
     use CommitmentPolicy::*;
     for suite in AlgorithmSuite::all() {
         let message = seal(&envelope(suite), &plaintext(5));
@@ -274,7 +274,7 @@ fn a_suite_that_the_policy_refuses_is_named_with_what_to_do() {
 }
 
 #[test]
-fn a_refused_suite_is_refused_before_a_key_is_asked_for() {
+fn a_refused_suite_is_refused_before_the_key_provider_is_called() {
     let message = seal(&envelope(AlgorithmSuite::Aes256GcmHkdfSha256), &plaintext(5));
     let stranger = Envelope::new(RawAes::generate("another", "key").unwrap());
     assert!(matches!(open(&stranger, &message), Err(OpenError::CommitmentPolicy { .. })));
@@ -291,14 +291,14 @@ fn a_header_of_version_1_has_no_commitment_and_one_of_version_2_has() {
     }
 }
 
-// Messages without frames, which others wrote.
+// Messages without frames, written by another library.
 
 fn fixture_envelope() -> EnvelopeBuilder {
     Envelope::builder(fixtures::key()).commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt)
 }
 
 #[test]
-fn a_body_without_frames_is_refused_where_it_is_changed_cut_or_longer() {
+fn a_modified_truncated_or_extended_body_without_frames_is_refused() {
     for suite in ["0078", "0178", "0378", "0478", "0578"] {
         let message = fixtures::message(&format!("{suite}/non-framed-len-129"));
         let header = header(&message);
@@ -316,7 +316,7 @@ fn a_body_without_frames_is_refused_where_it_is_changed_cut_or_longer() {
         }
         let longer = [&message[..], &[0]].concat();
         assert!(matches!(open(&longer), Err(OpenError::Format(FormatError::TrailingBytes))));
-        // A stream gives all of it at once, or nothing.
+        // A stream returns all of it in one piece, or nothing.
         for piece_len in [1, 100, 1000] {
             let mut opener = block_on(envelope.opener(&header, &EncryptionContext::new())).unwrap();
             let mut given = Vec::new();
@@ -354,7 +354,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn any_message_of_any_suite_comes_back_or_fails_alike_whole_and_in_pieces(
+    fn any_message_of_any_suite_has_the_same_result_in_one_piece_and_in_several(
         suite in suites(), len in 0usize..200, frame_len in 1u32..50, piece_len in 1usize..100,
         pairs in proptest::collection::btree_map(".{0,10}", ".{0,10}", 0..4),
         change in proptest::option::of((any::<prop::sample::Index>(), any::<u8>())),
@@ -382,7 +382,7 @@ proptest! {
 }
 
 #[test]
-fn frames_longer_than_the_buffers_of_streams_come_through_with_a_full_final_frame() {
+fn frames_longer_than_the_buffers_of_streams_open_with_a_full_final_frame() {
     let frame_len = 1 << 20;
     for suite in [AlgorithmSuite::default(), AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384] {
         let envelope = builder(suite).frame_len(frame_len).build().unwrap();

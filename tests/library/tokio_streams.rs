@@ -1,4 +1,4 @@
-//! The streams for tokio.
+//! Tests of the streams for tokio.
 
 use std::{
     pin::Pin,
@@ -13,7 +13,7 @@ fn envelope(frame_len: u32) -> Envelope {
     Envelope::builder(RawAes::new("tests", "key", [7; 32]).unwrap()).frame_len(frame_len).build().unwrap()
 }
 
-/// Gives and takes at most so many bytes at a time, and is not ready every other time.
+/// Passes at most this many bytes per call, and is pending on every other call.
 #[derive(Debug)]
 struct Halting<T> {
     inner: T,
@@ -88,7 +88,7 @@ async fn open(envelope: &Envelope, sealed: &[u8], piece_len: usize) -> Result<Ve
 }
 
 #[tokio::test]
-async fn what_is_sealed_asynchronously_opens_everywhere_and_the_other_way_round() {
+async fn messages_sealed_asynchronously_open_with_every_method_and_vice_versa() {
     let envelope = envelope(16);
     for len in [0, 1, 15, 16, 17, 32, 33, 1000] {
         for piece_len in [1, 7, 16, 1000] {
@@ -103,7 +103,7 @@ async fn what_is_sealed_asynchronously_opens_everywhere_and_the_other_way_round(
 }
 
 #[tokio::test]
-async fn streams_longer_than_their_buffers_come_through() {
+async fn streams_longer_than_their_buffers_open() {
     let envelope = envelope(65_536);
     let plaintext = plaintext(5_000_001);
     let sealed = seal(&envelope, &plaintext, 3_000_000).await;
@@ -115,7 +115,7 @@ async fn streams_longer_than_their_buffers_come_through() {
 }
 
 #[tokio::test]
-async fn a_message_cut_anywhere_or_followed_by_something_is_refused() {
+async fn a_truncated_message_or_one_with_trailing_bytes_is_refused() {
     let envelope = envelope(16);
     let mut sealed = envelope.seal(&plaintext(40), &context()).await.unwrap();
     for len in 0..sealed.len() {
@@ -139,14 +139,14 @@ async fn a_writer_that_is_not_shut_down_leaves_no_message() {
 }
 
 #[tokio::test]
-async fn a_write_or_read_that_is_cancelled_has_lost_nothing() {
+async fn a_cancelled_write_or_read_loses_nothing() {
     let envelope = envelope(16);
     let plaintext = plaintext(200);
     let mut sealed = Vec::new();
     let mut writer = envelope.seal_async_writer(Halting::new(&mut sealed, 9), &context()).await.unwrap();
     let mut rest = &plaintext[..];
     while !rest.is_empty() {
-        // Polled once and dropped: only what it said to have taken is gone.
+        // Polled once and dropped. Only bytes that it reported as written are consumed.
         let mut cx = Context::from_waker(std::task::Waker::noop());
         if let Poll::Ready(len) = Pin::new(&mut writer).poll_write(&mut cx, &rest[..rest.len().min(20)]) {
             rest = &rest[len.unwrap()..];
