@@ -1,7 +1,7 @@
-// Seals and opens messages with AWS's own Encryption SDK for JavaScript.
+// Seals and opens messages with AWS's Encryption SDK for JavaScript.
 //
 // The interop tests run this program as an independent peer of kms-envelope. It answers requests until the end of
-// stdin, one JSON object a line, in the way of tests/python/esdk.py. KEY is a key file, which is JSON:
+// stdin, one JSON object per line, like tests/python/esdk.py. KEY is a key file, which is JSON:
 // {"namespace": "...", "name": "...", "key": "<base64 of 16, 24 or 32 bytes>"}.
 //
 //     {"op": "seal", "key": KEY, "context": {}, "frame_len": 4096, "suite": "0478", "in": IN, "out": OUT}
@@ -26,7 +26,7 @@ const WRAPPING_SUITES = {
 
 function keyring(path) {
   const { namespace, name, key } = JSON.parse(readFileSync(path, 'utf8'))
-  // The SDK wants memory of its own, not of Node's pool.
+  // The SDK needs separate memory, not memory of Node's pool.
   const unencryptedMasterKey = new Uint8Array(Buffer.from(key, 'base64'))
   const wrappingSuite = WRAPPING_SUITES[unencryptedMasterKey.length]
   return new RawAesKeyringNode({
@@ -34,7 +34,7 @@ function keyring(path) {
     keyName: name,
     unencryptedMasterKey,
     wrappingSuite,
-    // Without it, the SDK sorts the context as its words are sorted in a language, which no other SDK does.
+    // Without this option, the SDK sorts the context by the rules of a locale. No other SDK does that.
     utf8Sorting: true,
   })
 }

@@ -1,4 +1,4 @@
-"""Seals and opens messages with AWS's own Encryption SDK for Python.
+"""Seals and opens messages with AWS's Encryption SDK for Python.
 
 The interop tests run this program as an independent peer of kms-envelope:
 
@@ -16,13 +16,13 @@ A KMS key's region is the one in its ARN; the endpoint and the credentials come
 from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
 
 The frame length must be a multiple of 128; 0 writes a non-framed message.
-The context given to `open` is the one expected: a pair that the message stores
-must be equal there, and any other counts as authenticated but not stored.
+The context for `open` is the expected one. If the message stores a pair of that
+name, it must be equal. Any other pair counts as authenticated but not stored.
 
 `seal` and `open` print {"context": {...}, "suite": "0478"}: what the message's
 header stores. An error is one line on stderr and exit code 1 (2 for wrong usage).
 
-`serve` answers requests until the end of stdin, one JSON object a line, because
+`serve` answers requests until the end of stdin, one JSON object per line, because
 importing the SDK is slow. "context", "frame_len" and "suite" are optional:
 
     {"op": "seal", "key": KEY, "context": {}, "frame_len": 4096, "suite": "0478", "in": IN, "out": OUT}
@@ -66,14 +66,14 @@ WRAPPING_ALGS = {
     32: AesWrappingAlg.ALG_AES256_GCM_IV12_TAG16,
 }
 
-# The SDK logs a traceback of its own for each message that it refuses.
+# The SDK logs a traceback for each message that it refuses.
 logging.disable()
 
 providers = AwsCryptographicMaterialProviders(MaterialProvidersConfig())
 
 
 def keyring(key):
-    """The keyring for a KMS key's ARN or for a key file."""
+    """Returns the keyring for the ARN of a KMS key or for a key file."""
     if key.startswith("arn:"):
         return providers.create_aws_kms_keyring(
             CreateAwsKmsKeyringInput(kms_key_id=key, kms_client=kms_client(region=key.split(":")[3]))
@@ -105,7 +105,7 @@ def keyring(key):
 
 
 def kms_keyring(entry):
-    """A keyring of AWS KMS that takes more than the ARN of a key."""
+    """Returns a keyring of AWS KMS that needs more than a key ARN."""
     if entry["kms"] == "discovery":
         discovery_filter = DiscoveryFilter(account_ids=[entry["account"]], partition="aws")
         return providers.create_aws_kms_discovery_keyring(
@@ -135,20 +135,20 @@ def kms_client(region):
 
 
 def client(suite):
-    """A client with the strictest commitment policy under which `suite` is allowed."""
+    """Returns a client with the strictest commitment policy that allows `suite`."""
     if suite in (0x0478, 0x0578):
         return EncryptionSDKClient(commitment_policy=CommitmentPolicy.REQUIRE_ENCRYPT_REQUIRE_DECRYPT)
     return EncryptionSDKClient(commitment_policy=CommitmentPolicy.FORBID_ENCRYPT_ALLOW_DECRYPT)
 
 
 def suite_in(message):
-    """The suite id in a message's first bytes; 0 if they are too few."""
+    """Returns the suite id from the first bytes of a message, or 0 if the message is too short."""
     start = 1 if message[:1] == b"\x02" else 2
     return int.from_bytes(message[start : start + 2], "big")
 
 
 def seal(plaintext, context, frame_len=DEFAULT_FRAME_LEN, suite=DEFAULT_SUITE, **materials):
-    """Seals with `materials`: a `keyring` or a `materials_manager`. Gives the message and its header."""
+    """Seals with `materials`: a `keyring` or a `materials_manager`. Returns the message and its header."""
     suite = int(suite, 16)
     if suite not in {known.algorithm_id for known in AlgorithmSuite}:
         raise ValueError(f"unknown suite {suite:04x}")
@@ -162,16 +162,16 @@ def seal(plaintext, context, frame_len=DEFAULT_FRAME_LEN, suite=DEFAULT_SUITE, *
 
 
 def unseal(message, context, **materials):
-    """Opens with `materials`, as in `seal`. Gives the plaintext and the message's header."""
+    """Opens with `materials`, like `seal`. Returns the plaintext and the message's header."""
     source = io.BytesIO(message)
     plaintext, header = client(suite_in(message)).decrypt(source=source, encryption_context=context, **materials)
     if source.read(1):
-        raise ValueError("bytes follow the message")  # which the SDK would let pass
+        raise ValueError("trailing bytes after the end of the message")  # The SDK does not check this.
     return plaintext, header
 
 
 def answer(request):
-    """Carries one request out."""
+    """Performs one request and returns the answer."""
     context = request.get("context", {})
     source = Path(request["in"]).read_bytes()
     if request["op"] == "seal":
@@ -186,7 +186,7 @@ def answer(request):
 
 
 def one_line(error):
-    """The error's text and, where a keyring tried several encrypted data keys, the errors of each."""
+    """Returns the error's text and, if a keyring tried several encrypted data keys, the errors of each."""
     cause = error.args[0] if error.args else None
     return " ".join(f"{type(error).__name__}: {error} {getattr(cause, 'list', '')}".split())
 

@@ -7,9 +7,9 @@ use std::{
 
 use kms_envelope::{RawAes, provider::SecretKey};
 
-/// The public half of an RSA key of 2,048 bits, as PEM.
+/// The public key of a 2,048-bit RSA key pair, as PEM.
 pub const RSA_PUBLIC: &str = include_str!("../../../tests/fixtures/pem/rsa-public.pem");
-/// The private half of the same key.
+/// The private key of the same pair.
 pub const RSA_PRIVATE: &str = include_str!("../../../tests/fixtures/pem/rsa-private.pem");
 
 /// Returns the path of a file in the repository.
@@ -34,7 +34,7 @@ pub fn message(name: &str) -> Vec<u8> {
     fs::read(path(&format!("{name}.msg"))).unwrap()
 }
 
-/// Returns the key of 256 bits under which the messages open.
+/// Returns the 256-bit key that opens the messages.
 pub fn key() -> RawAes {
     RawAes::new("fixtures", "aes-256", SecretKey::try_from((0..32).collect::<Vec<_>>()).unwrap()).unwrap()
 }

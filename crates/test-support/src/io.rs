@@ -1,6 +1,6 @@
 use std::io::{self, Read, Write};
 
-/// A reader or writer that passes at most so many bytes at a time.
+/// A reader or writer that passes at most this many bytes per call.
 #[derive(Debug)]
 pub struct Pieces<T>(pub T, pub usize);
 

@@ -1,4 +1,4 @@
-//! A KMS over HTTP: enough of it, with the errors of the real one, and with faults on demand.
+//! A simulated KMS over HTTP: the operations that the tests need, the errors of the real KMS, and faults on demand.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,45 +35,45 @@ pub fn arn(region: &str, id: &str) -> String {
     format!("arn:aws:kms:{region}:{ACCOUNT}:key/{id}")
 }
 
-/// What happens to a request.
+/// How a request is handled.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// It is answered.
+    /// A normal response.
     None,
-    /// `ThrottlingException`.
+    /// A `ThrottlingException`.
     Throttle,
     /// An error with this code.
     Refuse(&'static str),
-    /// The answer of another key.
+    /// The response for another key.
     OtherKey,
-    /// The answer, after so long.
+    /// A normal response after this delay.
     Late(Duration),
-    /// No answer, until the caller goes away.
+    /// No response, until the caller closes the connection.
     Hang,
-    /// Half of the answer, and the end of the connection.
+    /// Half of the response, then the connection is closed.
     Cut,
-    /// The end of the connection, and no answer.
+    /// The connection is closed without a response.
     Close,
 }
 
 type Script = Box<dyn Fn(&Request) -> Fault + Send>;
 
-/// A request, as far as scripts care.
+/// The fields of a request that scripts can use.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// From 0.
+    /// The number of the request, from 0.
     pub number: usize,
-    /// `GenerateDataKey`, and so on.
+    /// The operation, such as `GenerateDataKey`.
     pub operation: String,
-    /// The region that it is signed for.
+    /// The region in the request's signature.
     pub region: String,
-    /// As an ARN.
+    /// The ARN of the key.
     pub key: String,
-    /// What the request has as `GrantTokens`.
+    /// The request's `GrantTokens`.
     pub grant_tokens: Value,
 }
 
-/// A KMS of this process. It ends with the process.
+/// A KMS server in this process. It runs until the process ends.
 #[expect(missing_debug_implementations, reason = "its script is a closure")]
 pub struct Endpoint {
     url: String,
@@ -81,7 +81,7 @@ pub struct Endpoint {
 }
 
 struct State {
-    /// Those that are there: region and id. A multi-region key has the same key material everywhere.
+    /// The existing keys: region and id. A multi-region key has the same key material in all regions.
     keys: BTreeSet<(String, String)>,
     disabled: Mutex<BTreeSet<String>>,
     script: Mutex<Script>,
@@ -95,15 +95,15 @@ struct State {
 pub struct Rsa {
     /// A SubjectPublicKeyInfo in DER.
     pub public: Vec<u8>,
-    /// What an algorithm makes of a ciphertext.
+    /// Decrypts a ciphertext with an algorithm.
     pub decrypt: RsaDecrypt,
 }
 
-/// Decrypts a ciphertext by this algorithm.
+/// A function that decrypts a ciphertext with the named algorithm.
 pub type RsaDecrypt = Box<dyn Fn(&str, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
 
 impl Rsa {
-    /// The RSA key of the fixtures.
+    /// Returns the RSA key of the fixtures.
     pub fn of_fixtures() -> Self {
         let [public, private] = [RSA_PUBLIC, RSA_PRIVATE].map(|pem| {
             let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
@@ -126,12 +126,12 @@ impl Rsa {
 }
 
 impl Endpoint {
-    /// With these keys.
+    /// Starts a server with these keys.
     pub fn new<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self::with_rsa(keys, None)
     }
 
-    /// With these keys, which decrypt by RSA if there is what does.
+    /// Starts a server with these keys. If `rsa` is given, they are RSA keys.
     pub fn with_rsa<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>, rsa: Option<Rsa>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -158,17 +158,17 @@ impl Endpoint {
         &self.url
     }
 
-    /// A client in this region that retries nothing.
+    /// Returns a client in this region that makes no retries.
     pub fn client(&self, region: &str) -> Client {
         self.client_with(region, |config| config.retry_config(RetryConfig::disabled()))
     }
 
-    /// A client in this region with more settings.
+    /// Returns a client in this region with further settings.
     pub fn client_with(&self, region: &str, configure: impl FnOnce(Builder) -> Builder) -> Client {
         client_of(&self.url, region, configure)
     }
 
-    /// What happens to the requests from now on.
+    /// Sets the script that decides how later requests are handled.
     pub fn script(&self, script: impl Fn(&Request) -> Fault + Send + 'static) {
         *lock(&self.state.script) = Box::new(script);
     }
@@ -178,35 +178,35 @@ impl Endpoint {
         lock(&self.state.disabled).insert(id.to_owned());
     }
 
-    /// How many requests for each operation there have been.
+    /// Returns the number of requests for each operation.
     pub fn calls(&self) -> BTreeMap<String, usize> {
         let mut calls = BTreeMap::new();
         lock(&self.state.requests).iter().for_each(|request| *calls.entry(request.operation.clone()).or_default() += 1);
         calls
     }
 
-    /// How many requests for this operation there have been.
+    /// Returns the number of requests for this operation.
     pub fn calls_of(&self, operation: &str) -> usize {
         self.calls().get(operation).copied().unwrap_or(0)
     }
 
-    /// The operations and regions of all requests, in order.
+    /// Returns the operations and regions of all requests, in order.
     pub fn log(&self) -> Vec<(String, String)> {
         lock(&self.state.requests).iter().map(|request| (request.operation.clone(), request.region.clone())).collect()
     }
 
-    /// The grant tokens of all requests.
+    /// Returns the grant tokens of all requests.
     pub fn grant_tokens(&self) -> Vec<Value> {
         lock(&self.state.requests).iter().map(|request| request.grant_tokens.clone()).collect()
     }
 
-    /// How many callers went away while they were kept waiting.
+    /// Returns how many callers closed the connection while they waited for a response.
     pub fn given_up(&self) -> usize {
         self.state.given_up.load(Ordering::SeqCst)
     }
 }
 
-/// A client of the KMS at this endpoint.
+/// Returns a client of the KMS at this endpoint.
 pub(crate) fn client_of(endpoint: &str, region: &str, configure: impl FnOnce(Builder) -> Builder) -> Client {
     let config = Config::builder()
         .behavior_version_latest()
@@ -218,7 +218,7 @@ pub(crate) fn client_of(endpoint: &str, region: &str, configure: impl FnOnce(Bui
 }
 
 impl State {
-    /// Answers the requests of one connection.
+    /// Handles the requests of one connection.
     fn serve(&self, stream: TcpStream) {
         stream.set_nodelay(true).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -272,7 +272,7 @@ impl State {
         }
     }
 
-    /// The answer, or the code of an error.
+    /// Returns the response, or the code of an error.
     fn answer(&self, request: &Request, body: &Value) -> Result<Value, &'static str> {
         let key_arn = body["KeyId"].as_str().unwrap_or_default();
         let id = key_arn.strip_prefix(&format!("arn:aws:kms:{}:{ACCOUNT}:key/", request.region));
@@ -346,7 +346,8 @@ fn refusal(code: &str) -> (u16, Value) {
     (400, json!({"__type": code, "message": "said KMS"}))
 }
 
-/// The operation, the region of its signature, and the body. None at the end of the connection.
+/// Reads a request: its operation, the region of its signature, and its body. Returns `None` at the end of the
+/// connection.
 fn read_request(reader: &mut impl BufRead) -> Option<(String, String, Value)> {
     let (mut operation, mut region, mut len) = (None, None, 0);
     loop {

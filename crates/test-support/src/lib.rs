@@ -1,8 +1,8 @@
-//! What the tests of this workspace share: sealing and opening, test data, fixtures, key providers, a KMS over HTTP, and
-//! AWS's SDKs for Python and JavaScript.
+//! Helpers shared by the tests of this workspace: sealing and opening, test data, fixtures, key providers, a simulated
+//! KMS over HTTP, and AWS's SDKs for Python and JavaScript.
 //!
-//! For integration tests only. The unit tests of `kms-envelope` compile a second copy of that crate, whose types are not
-//! the ones that this crate uses.
+//! For integration tests only. The unit tests of `kms-envelope` compile a second copy of that crate, whose types differ
+//! from those that this crate uses.
 
 pub mod fixtures;
 mod io;
@@ -60,7 +60,8 @@ pub fn header(message: &[u8]) -> Header {
     Header::parse(message, &Limits::default()).unwrap()
 }
 
-/// The geometry of a whole message with frames: of a signed one, by its last bytes and the start of its final frame.
+/// Returns the geometry of a complete message with frames. For a signed message, this uses its last bytes and the start
+/// of its final frame.
 pub fn geometry(header: &Header, message: &[u8]) -> Geometry {
     let sealed_len = message.len() as u64;
     let Some(algorithm) = header.suite().signature() else { return header.geometry(sealed_len).unwrap() };

@@ -1,4 +1,4 @@
-//! AWS's SDKs for Python and JavaScript, and moto as KMS, each in a process of its own.
+//! AWS's SDKs for Python and JavaScript, and moto as KMS, each in a separate process.
 //!
 //! They need packages that Cargo does not install:
 //!
@@ -7,7 +7,7 @@
 //! (cd tests/javascript && npm ci)
 //! ```
 //!
-//! `KMS_ENVELOPE_PYTHON` names another Python that has the same packages.
+//! `KMS_ENVELOPE_PYTHON` can name another Python with the same packages.
 
 use std::{
     env, fs,
@@ -33,7 +33,7 @@ fn python() -> PathBuf {
     repository(&env::var("KMS_ENVELOPE_PYTHON").unwrap_or_else(|_| ".venv/bin/python".into()))
 }
 
-/// A process that ends with the value.
+/// A process that is killed when the value is dropped.
 #[derive(Debug)]
 struct Process(Child);
 
@@ -44,7 +44,7 @@ impl Drop for Process {
     }
 }
 
-/// One of AWS's SDKs, in a process of its own.
+/// One of AWS's SDKs, in a separate process.
 #[derive(Debug)]
 pub struct Peer {
     _process: Process,
@@ -54,7 +54,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts Python, with the KMS at this endpoint.
+    /// Starts Python with the KMS at this endpoint.
     pub fn start(endpoint: Option<&str>) -> Self {
         let mut command = Command::new(python());
         command.arg(repository("tests/python/esdk.py")).arg("serve");
@@ -84,7 +84,7 @@ impl Peer {
         self.folder.path()
     }
 
-    /// Writes a key file of the peer's own kind, and returns its path.
+    /// Writes a key file in the peer's format, and returns its path.
     pub fn key_file(&self, name: &str, entry: &Value) -> String {
         let file = path(self.folder(), name);
         fs::write(&file, entry.to_string()).unwrap();
@@ -123,10 +123,10 @@ impl Peer {
         fs::read(&output).unwrap()
     }
 
-    /// Opens, and checks what the peer says of the message.
+    /// Opens a message, and checks what the peer reports about it.
     ///
     /// # Errors
-    /// Returns what the peer said.
+    /// Returns the peer's error text.
     pub fn open(&mut self, key: &str, context: &EncryptionContext, sealed: &[u8]) -> Result<Vec<u8>, String> {
         let (input, output) = (self.folder.path().join("in"), self.folder.path().join("out"));
         fs::write(&input, sealed).unwrap();
@@ -144,7 +144,7 @@ fn object(context: &EncryptionContext) -> Value {
     context.iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
 }
 
-/// moto's services over HTTP, as long as the value lives.
+/// moto's services over HTTP, until the value is dropped.
 #[derive(Debug)]
 pub struct Moto {
     _process: Process,
@@ -154,7 +154,7 @@ pub struct Moto {
 impl Moto {
     /// Starts moto and waits until it answers.
     pub fn start() -> Self {
-        // The port is free when it is given back, and for long enough after.
+        // The port is free after the listener is dropped. moto binds it before another process is likely to.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = Command::new(python().with_file_name("moto_server"))
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
@@ -188,7 +188,7 @@ impl Moto {
     }
 }
 
-/// Returns the environment in which programs find AWS at this endpoint.
+/// Returns environment variables with which programs use this endpoint as AWS.
 pub fn aws_environment(endpoint: &str) -> [(&'static str, &str); 5] {
     [
         ("AWS_ENDPOINT_URL", endpoint),

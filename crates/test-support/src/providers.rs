@@ -18,13 +18,13 @@ pub struct FixedDataKey {
 }
 
 impl FixedDataKey {
-    /// Returns a provider of this data key, whose messages have one encrypted data key.
+    /// Returns a provider of this data key. Its messages have one encrypted data key.
     pub fn new(data_key: impl Fn() -> SecretKey + Send + Sync + 'static) -> Self {
         let encrypted_data_keys = vec![EncryptedDataKey::new("p", &b"i"[..], &b"c"[..])];
         Self { data_key: Arc::new(data_key), encrypted_data_keys }
     }
 
-    /// Puts these encrypted data keys into the messages.
+    /// Makes messages list these encrypted data keys.
     #[must_use]
     pub fn listing(self, encrypted_data_keys: Vec<EncryptedDataKey>) -> Self {
         Self { encrypted_data_keys, ..self }

@@ -9,7 +9,7 @@ use std::{
 use chacha20::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng, TryCryptoRng, TryRng};
 
-/// Returns a generator that gives the same bytes each time for a seed: ChaCha8.
+/// Returns a ChaCha8 generator, which produces the same bytes each time for a seed.
 pub fn rng(seed: u64) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed)
 }
@@ -21,12 +21,12 @@ pub fn plaintext(len: usize) -> Vec<u8> {
     plaintext
 }
 
-/// The operating system's randomness, which fails after so many calls. Clones share the count.
+/// The operating system's random generator, which fails after a number of calls. Clones share the count.
 #[derive(Clone, Debug)]
 pub struct FailingRng(Arc<AtomicUsize>);
 
 impl FailingRng {
-    /// Returns a generator that works for so many calls.
+    /// Returns a generator that works for this many calls.
     pub fn after(calls: usize) -> Self {
         Self(Arc::new(AtomicUsize::new(calls)))
     }
