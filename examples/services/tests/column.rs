@@ -10,9 +10,9 @@ fn a_thousand_cards_open_and_two_swapped_ones_do_not() {
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
         format!(
-            "inserted 1000 customers: 1000 calls to the key provider so far, 0 saved\n\
-             read their cards: 2000 calls to the key provider so far, 0 saved\n\
-             read them again: 2000 calls to the key provider so far, 1000 saved\n\
+            "inserted 1000 customers: 1000 requests to the key provider so far, 0 saved\n\
+             read their cards: 2000 requests to the key provider so far, 0 saved\n\
+             read them again: 2000 requests to the key provider so far, 1000 saved\n\
              customer 1 after a swap: {refused}\n\
              customer 2 after a swap: {refused}\n"
         )

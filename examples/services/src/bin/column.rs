@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
 
 fn report(what: &str, cache: &DataKeyCache) {
     let stats = cache.stats();
-    println!("{what}: {} calls to the key provider so far, {} saved", stats.calls, stats.hits);
+    println!("{what}: {} requests to the key provider so far, {} saved", stats.calls, stats.hits);
 }
 
 /// Returns a made-up card number.
