@@ -1,4 +1,4 @@
-"""Prints the tables and draws the chart of docs/performance.md, from the results of `cargo bench --all-features`.
+"""Prints the tables and draws the chart of docs/performance.md, from the results of criterion.
 
     python3 benches/report.py [--chart docs/performance.svg] [target/criterion]
 """
@@ -83,7 +83,7 @@ def main():
     arguments = parser.parse_args()
     groups = measured(arguments.criterion)
     if not groups:
-        parser.error(f"{arguments.criterion} has no measurements: run `cargo bench --all-features` first")
+        parser.error(f"{arguments.criterion} has no measurements: run `cargo bench -p kms-envelope-benches --all-features` first")
     for group, rows in groups.items():
         print("\n".join(table(group, rows)))
     if arguments.chart:
