@@ -12,7 +12,7 @@ use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 #[non_exhaustive]
 pub enum ConfigError {
     /// The commitment policy does not allow the suite.
-    #[error("the algorithm suite {suite} is not for sealing under the commitment policy {policy}: {}", policy.advice())]
+    #[error("the commitment policy {policy} does not allow sealing with the algorithm suite {suite}; {}", policy.advice())]
     #[non_exhaustive]
     CommitmentPolicy {
         /// The suite.
@@ -21,7 +21,7 @@ pub enum ConfigError {
         policy: CommitmentPolicy,
     },
     /// A frame length of zero, or one that this envelope itself would refuse to open.
-    #[error("a frame length of {len} bytes is not possible: give 1 to {max}, the limit for opening")]
+    #[error("a frame length of {len} bytes is not allowed; set it to 1 to {max}, the limit for opening")]
     #[non_exhaustive]
     FrameLen {
         /// The length given.
@@ -30,7 +30,7 @@ pub enum ConfigError {
         max: u32,
     },
     /// A length that the buffers of streams cannot have.
-    #[error("stream buffers of {len} bytes are not possible: give {min} to {max}")]
+    #[error("a stream buffer length of {len} bytes is not allowed; set it to {min} to {max}")]
     #[non_exhaustive]
     StreamBufferLen {
         /// The length given.
@@ -41,17 +41,17 @@ pub enum ConfigError {
         max: usize,
     },
     /// A data-key cache that could not work.
-    #[error("a data-key cache cannot be built so: {what}")]
+    #[error("invalid data-key cache settings: {what}")]
     #[non_exhaustive]
     Cache {
         /// What must be otherwise.
         what: &'static str,
     },
     /// A key of a length that AES does not have.
-    #[error("a key of {0} bytes is not possible: AES takes 16, 24 or 32")]
+    #[error("a key of {0} bytes is not allowed: an AES key has 16, 24 or 32 bytes, a branch key 32")]
     KeyLen(usize),
     /// A namespace or name that the format has no room for, or that it keeps for AWS KMS.
-    #[error("the key's {field} is not possible: {reason}")]
+    #[error("the key's {field} is invalid: {reason}")]
     #[non_exhaustive]
     KeyName {
         /// `namespace`, `name` or `id`.
@@ -78,14 +78,14 @@ pub enum ConfigError {
         reason: NameReason,
     },
     /// KMS keys or regions that do not go together.
-    #[error("these KMS keys cannot be used so: {why}")]
+    #[error("invalid KMS configuration: {why}")]
     #[non_exhaustive]
     KmsKeys {
         /// What is wrong with them, and what to do.
         why: String,
     },
     /// A key file that does not hold a key.
-    #[error("the key file does not hold a key: {0}")]
+    #[error("invalid key file: {0}")]
     KeyFile(String),
     /// A key file that cannot be read or written.
     #[error("the key file {path:?} cannot be {action}: {source}", path = path.display())]
@@ -108,17 +108,17 @@ pub enum ConfigError {
 #[non_exhaustive]
 pub enum NameReason {
     /// The namespace is one of those that the format keeps for AWS KMS.
-    #[error("names that begin with \"aws-kms\" are for AWS KMS")]
+    #[error("names that begin with \"aws-kms\" are reserved for AWS KMS")]
     Reserved,
     /// The format has no room for it.
-    #[error("the format has room for {room} bytes")]
+    #[error("it has more than {room} bytes")]
     TooLong {
         /// The bytes that there is room for.
         room: usize,
     },
     /// It names a KMS key, but can name another one tomorrow: it is an alias or a bare key id. `AwsKms::resolve` takes
     /// those.
-    #[error("an alias or a bare id can stand for another key tomorrow; use AwsKms::resolve")]
+    #[error("an alias or a bare key id can refer to another key later; use the key ARN, or AwsKms::resolve")]
     NotForever,
     /// It is no identifier of a KMS key.
     #[error("{0}")]

@@ -9,25 +9,25 @@ use super::ErrorKind;
 #[non_exhaustive]
 pub enum ContextError {
     /// It takes more bytes than the format has room for.
-    #[error("the encryption context takes {len} bytes, more than the 65535 that the format has room for")]
+    #[error("the encryption context has {len} bytes when serialized, more than the maximum of 65535")]
     TooLong {
         /// The bytes it would take.
         len: usize,
     },
     /// A name that the format keeps for itself.
-    #[error("the encryption context has the name {name:?}: names that begin with \"aws-crypto-\" are reserved")]
+    #[error("the encryption context has the name {name:?}; names that begin with \"aws-crypto-\" are reserved")]
     ReservedName {
         /// The name.
         name: String,
     },
     /// A pair that must be given is not.
-    #[error("the encryption context lacks {name:?}, which this envelope requires")]
+    #[error("the encryption context has no {name:?}, which this envelope requires")]
     RequiredNameMissing {
         /// The name.
         name: String,
     },
     /// A message has a pair with another value than the caller expects.
-    #[error("the message's encryption context has another value for {name:?} than expected")]
+    #[error("the message's encryption context has a different value for {name:?} than expected")]
     ValueDiffers {
         /// The name.
         name: String,

@@ -10,7 +10,7 @@ use crate::suite::AlgorithmSuite;
 #[non_exhaustive]
 pub enum DataKeyError {
     /// The data key has not the suite's length.
-    #[error("a data key of {len} bytes, but suite {suite} takes {}", suite.data_key_len())]
+    #[error("a data key of {len} bytes, but suite {suite} requires {}", suite.data_key_len())]
     Len {
         /// Its length, in bytes.
         len: usize,
@@ -18,10 +18,10 @@ pub enum DataKeyError {
         suite: AlgorithmSuite,
     },
     /// There is no encrypted form of the data key.
-    #[error("a data key without an encrypted form")]
+    #[error("a data key without an encrypted data key")]
     NotEncrypted,
     /// The decrypted data key is said to be at a place that the list of encrypted data keys does not have.
-    #[error("the data key at {index} of {count}")]
+    #[error("a data key for the encrypted data key at index {index}, but there are only {count}")]
     Index {
         /// The place, from 0.
         index: usize,
@@ -29,10 +29,10 @@ pub enum DataKeyError {
         count: usize,
     },
     /// An encrypted data key decrypted to another data key than before.
-    #[error("another data key than the one that opened messages")]
+    #[error("a different data key than before for the same encrypted data key")]
     Changed,
     /// The encrypted data keys, or a field of one, are more than the format has room for.
-    #[error("{len} {what}; the format has room for 65535")]
+    #[error("{len} {what}; the maximum is 65535")]
     TooLong {
         /// How many there are.
         len: usize,
@@ -40,10 +40,10 @@ pub enum DataKeyError {
         what: &'static str,
     },
     /// The encrypted data keys cannot be read again.
-    #[error("encrypted data keys that cannot be read again: {0}")]
+    #[error("encrypted data keys that cannot be parsed: {0}")]
     Malformed(#[from] FormatError),
     /// The key provider panicked.
-    #[error("no data key: it panicked")]
+    #[error("no data key because it panicked")]
     Panicked,
 }
 

@@ -11,19 +11,19 @@ use super::ErrorKind;
 #[non_exhaustive]
 pub enum FormatError {
     /// The bytes end before the message does.
-    #[error("the message is truncated: it ends in {0}")]
+    #[error("the message is truncated: unexpected end {0}")]
     Truncated(Cow<'static, str>),
     /// The message was encoded as text on its way.
-    #[error("this looks like a base64-encoded message: decode it first")]
+    #[error("this looks like a base64-encoded message; decode it first")]
     Base64,
     /// The first byte is no version of the format.
-    #[error("not a message of the AWS Encryption SDK: it begins with {0:#04x}, not with a version (0x01 or 0x02)")]
+    #[error("not an AWS Encryption SDK message: the first byte is {0:#04x}, not a version (0x01 or 0x02)")]
     Version(u8),
     /// The second byte of a version-1 message is not its type.
-    #[error("not a message of the AWS Encryption SDK: its type is {0:#04x}, not 0x80")]
+    #[error("not an AWS Encryption SDK message: the message type is {0:#04x}, not 0x80")]
     Type(u8),
     /// The suite id is unknown, or does not belong to the message's version.
-    #[error("the header names the algorithm suite {id:#06x}, which message version {version} does not have")]
+    #[error("unknown algorithm suite {id:#06x} for message version {version}")]
     Suite {
         /// The id in the header.
         id: u16,
@@ -34,13 +34,13 @@ pub enum FormatError {
     #[error("the header's encryption context is malformed: {0}")]
     Context(&'static str),
     /// The public key of a signed message is missing or malformed, or an unsigned message has one.
-    #[error("the header's encryption context is wrong for its suite: {0}")]
+    #[error("the header's encryption context does not match its algorithm suite: {0}")]
     PublicKey(&'static str),
     /// The encrypted data keys are malformed.
     #[error("the header's encrypted data keys are malformed: {0}")]
     EncryptedDataKeys(&'static str),
     /// The bytes are no [detached keys](crate::message::DetachedKeys), or not whole ones.
-    #[error("these are not the detached keys of a message: {0}")]
+    #[error("invalid detached keys: {0}")]
     DetachedKeys(&'static str),
     /// A field has a value that the format does not allow.
     #[error("the header's {field} is {value}, which the format does not allow")]
@@ -51,7 +51,7 @@ pub enum FormatError {
         value: u64,
     },
     /// A frame is out of order.
-    #[error("frame {expected} should come next, but this one says it is frame {found}")]
+    #[error("expected frame {expected}, but found frame {found}")]
     Sequence {
         /// The sequence number that is due.
         expected: u32,
@@ -67,22 +67,26 @@ pub enum FormatError {
         frame_len: u32,
     },
     /// A frame is not at the place where the message's length puts it.
-    #[error("frame {sequence} is not where the message's length puts it: that length is not the message's")]
+    #[error(
+        "frame {sequence} is not at its expected position: the given message length is wrong, or the message was modified"
+    )]
     Misplaced {
         /// The frame's sequence number, from 1.
         sequence: u32,
     },
     /// There is something behind the end of the message.
-    #[error("something follows the end of the message")]
+    #[error("trailing bytes after the end of the message")]
     TrailingBytes,
     /// The message is signed, and its length alone does not say where its frames are.
     #[error(
-        "the message is signed, so the length of its footer is needed: find it with message::footer_lens and give it \
+        "the message is signed, so the length of its footer is needed; find it with message::footer_lens and pass it \
          to Header::signed_geometry"
     )]
     FooterLenNeeded,
     /// No message of these lengths exists.
-    #[error("no message has {sealed_len} bytes in all with a header of {header_len} and frames of {frame_len}")]
+    #[error(
+        "no message has {sealed_len} bytes in total with a header of {header_len} bytes and frames of {frame_len} bytes"
+    )]
     Length {
         /// The length of the whole message, in bytes.
         sealed_len: u64,
@@ -122,7 +126,7 @@ pub enum LimitError {
         limit: u32,
     },
     /// A body without frames that is too long to be held in memory.
-    #[error("the message has a body of {len} bytes without frames, more than the limit of {limit}")]
+    #[error("the message has a non-framed body of {len} bytes, more than the limit of {limit}")]
     NonFramedLen {
         /// The plaintext bytes that the body claims to have.
         len: u64,

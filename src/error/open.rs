@@ -26,8 +26,8 @@ pub enum OpenError {
     Limit(#[from] LimitError),
     /// The commitment policy does not allow its suite.
     #[error(
-        "the message's algorithm suite {suite} has no key commitment, which the commitment policy {policy} demands; \
-         to open it all the same, build the envelope with CommitmentPolicy::RequireEncryptAllowDecrypt"
+        "the message's algorithm suite {suite} has no key commitment, which the commitment policy {policy} requires; \
+         to open it anyway, build the envelope with CommitmentPolicy::RequireEncryptAllowDecrypt"
     )]
     CommitmentPolicy {
         /// The suite.
@@ -36,20 +36,18 @@ pub enum OpenError {
         policy: CommitmentPolicy,
     },
     /// It is signed or has no frames, so that no part of it can be opened without the rest.
-    #[error("the message {what}, so that no part of it can be opened by itself: open it whole, from its start")]
+    #[error("the message {what}, so parts of it cannot be opened separately; open the complete message")]
     NotSeekable {
         /// `is signed` or `has no frames`.
         what: &'static str,
     },
     /// It is signed, and this envelope [refuses to stream](crate::EnvelopeBuilder::refuse_signed_streams) those.
     #[error(
-        "the message is signed, and this envelope gives no plaintext of those before all is verified: open it whole"
+        "the message is signed, and this envelope does not stream signed messages; open it in one piece with Envelope::open"
     )]
     SignedStream,
     /// The [detached keys](crate::Envelope::with_detached_keys) belong to another message.
-    #[error(
-        "the detached keys are those of message {keys}, but this is message {message}: give those that belong to it"
-    )]
+    #[error("the detached keys belong to message {keys}, but this is message {message}; pass the keys of this message")]
     DetachedKeys {
         /// The id of the message that the keys belong to.
         keys: MessageId,
@@ -63,25 +61,31 @@ pub enum OpenError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// The key provider gave a data key that does not fit.
-    #[error("the key provider gave {0}")]
+    #[error("the key provider returned {0}")]
     DataKey(#[from] DataKeyError),
     /// The header does not commit to this data key: the key is wrong or the header was changed.
-    #[error("the key commitment does not match: this data key is not the one that the message was sealed with")]
+    #[error(
+        "the key commitment does not match: the data key is not the one the message was sealed with, or the header was \
+         modified or corrupted"
+    )]
     Commitment,
     /// The header does not authenticate: it was changed, or a required pair of the encryption context is wrong.
-    #[error("the header does not authenticate: the message was changed, or a required context pair is wrong")]
+    #[error(
+        "the header failed authentication: the message was modified or corrupted, or the required encryption context is \
+         wrong"
+    )]
     HeaderTag,
     /// A frame does not authenticate.
-    #[error("frame {sequence} does not authenticate: the message was changed")]
+    #[error("frame {sequence} failed authentication: the message was modified or corrupted")]
     FrameTag {
         /// The frame's sequence number, from 1.
         sequence: u32,
     },
     /// The signature does not match.
-    #[error("the signature does not match: the message was changed, or signed with another key")]
+    #[error("the signature does not match: the message was modified or corrupted, or was signed with another key")]
     Signature,
     /// The plaintext does not have the range that was asked for.
-    #[error("the plaintext has {plaintext_len} bytes, and not the range {} to {}", range.start, range.end)]
+    #[error("the plaintext has {plaintext_len} bytes, so it does not contain the range {}..{}", range.start, range.end)]
     OutOfRange {
         /// The range, in bytes.
         range: std::ops::Range<u64>,
@@ -90,10 +94,10 @@ pub enum OpenError {
     },
     /// The message failed to open, or its source failed, before; what was given out until then must not be taken for
     /// the whole. Only the first error says why.
-    #[error("opening this message has failed before: what was read until then is not all of it")]
+    #[error("opening this message failed earlier; the plaintext read until then is incomplete")]
     FailedBefore,
     /// The requested plaintext has more bytes than this platform can address.
-    #[error("{len} bytes are more than this platform can address: read them in parts")]
+    #[error("{len} bytes are more than this platform can address; read them in parts")]
     TooLongForMemory {
         /// The length, in bytes.
         len: u64,
@@ -107,7 +111,7 @@ pub enum OpenError {
         needed: usize,
     },
     /// The source of the message could not be read.
-    #[error("the message cannot be read")]
+    #[error("the message could not be read")]
     Io(#[from] io::Error),
 }
 

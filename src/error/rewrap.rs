@@ -15,10 +15,10 @@ pub enum RewrapError {
     #[error("{0}")]
     Open(#[from] OpenError),
     /// The new key provider does not encrypt the data key.
-    #[error("the data key cannot be put under the new key")]
+    #[error("the data key could not be encrypted under the new key")]
     Encrypt(#[source] ProviderError),
     /// The new key provider gave encrypted data keys that the format, or this envelope's limits, have no room for.
-    #[error("the new key's encrypted data keys cannot be used")]
+    #[error("the new key provider's encrypted data keys cannot be used")]
     Keys(#[source] SealError),
 }
 
@@ -30,7 +30,7 @@ pub enum ResealError {
     #[error("{0}")]
     Open(#[from] OpenError),
     /// The new one cannot be sealed.
-    #[error("the message opens, but cannot be sealed anew")]
+    #[error("the message was opened, but could not be sealed again")]
     Seal(#[from] SealError),
 }
 

@@ -18,7 +18,7 @@ pub enum SealError {
     #[error(transparent)]
     Provider(#[from] ProviderError),
     /// The key provider gave a data key that does not fit.
-    #[error("the key provider gave {0}")]
+    #[error("the key provider returned {0}")]
     DataKey(#[from] DataKeyError),
     /// The header would exceed a limit that this envelope has for opening.
     #[error(transparent)]
@@ -35,7 +35,7 @@ pub enum SealError {
         frame_len: u32,
     },
     /// The output has more bytes than this platform can address.
-    #[error("the output has {len} bytes, more than this platform can address: seal the plaintext as a stream")]
+    #[error("the output has {len} bytes, more than this platform can address; seal the plaintext as a stream")]
     TooLongForMemory {
         /// Its length, in bytes.
         len: u64,
@@ -49,11 +49,13 @@ pub enum SealError {
         needed: usize,
     },
     /// The message is finished, so it takes no more plaintext; nothing was consumed.
-    #[error("the message is finished and takes no more plaintext: seal the rest as another message")]
+    #[error("the message is finished and accepts no more plaintext; seal the rest as another message")]
     Finished,
     /// The message failed to be sealed, or its source failed, before. It has no end, and no reader accepts it. Only the
     /// first error says why, for example that the source is a reader that opens, and its message was changed.
-    #[error("sealing this message has failed before: it has no end, and does not open; seal it again from the start")]
+    #[error(
+        "sealing this message failed earlier, so it is incomplete and cannot be opened; seal it again from the start"
+    )]
     FailedBefore,
 }
 

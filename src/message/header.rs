@@ -298,7 +298,7 @@ mod tests {
     fn every_truncation_is_reported_as_one() {
         for bytes in [v1(), v2()] {
             for len in 0..bytes.len() {
-                assert_eq!(read(&bytes[..len]).unwrap_err(), FormatError::Truncated("the header".into()).into());
+                assert_eq!(read(&bytes[..len]).unwrap_err(), FormatError::Truncated("in the header".into()).into());
             }
         }
     }
@@ -346,7 +346,7 @@ mod tests {
         let v2_tail = v2.len() - 16 - 32 - 4 - 1;
         let v1_tail = v1.len() - 28 - 4 - 1 - 4 - 1;
         for (bytes, expected) in [
-            (b"hello".to_vec(), "not a message of the AWS Encryption SDK: it begins with 0x68"),
+            (b"hello".to_vec(), "not an AWS Encryption SDK message: the first byte is 0x68"),
             (b"AYAAFA==".to_vec(), "base64"),
             (b"AgR4AAAA".to_vec(), "base64"),
             (b"AgV4AAAA".to_vec(), "base64"),

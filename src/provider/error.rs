@@ -18,7 +18,7 @@ use crate::error::{Cause, ErrorKind, RandomError};
 ///     .with_retry_after(Duration::from_secs(2));
 ///
 /// assert!(error.is_retryable());
-/// assert_eq!(error.to_string(), "Decrypt with key invoices: too many requests; retry later, or ask for a higher quota");
+/// assert_eq!(error.to_string(), "Decrypt with key invoices: too many requests; retry later, or request a higher quota");
 /// assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "429 Too Many Requests");
 /// ```
 #[derive(Clone, Debug)]
@@ -211,29 +211,32 @@ impl fmt::Display for ProviderError {
             ),
             Kind::KeyUnusable => write!(
                 f,
-                "{operation} with key {key_id}: the key's state or kind does not allow it; enable it, or use another"
+                "{operation} with key {key_id}: the key's state or type does not allow this; enable the key, or use another one"
             ),
             Kind::InvalidCiphertext => write!(
                 f,
-                "{operation} with key {key_id}: the encrypted data key is damaged, or belongs to another key or \
+                "{operation} with key {key_id}: the encrypted data key is corrupted, or belongs to another key or \
                  encryption context"
             ),
             Kind::IncorrectKey => {
-                write!(f, "{operation} with key {key_id}: the encrypted data key is damaged, or belongs to another key")
+                write!(
+                    f,
+                    "{operation} with key {key_id}: the encrypted data key is corrupted, or belongs to another key"
+                )
             }
             Kind::Throttled => {
-                write!(f, "{operation} with key {key_id}: too many requests; retry later, or ask for a higher quota")
+                write!(f, "{operation} with key {key_id}: too many requests; retry later, or request a higher quota")
             }
             Kind::Unavailable => write!(
                 f,
-                "{operation} with key {key_id}: the key service did not answer or failed; retry, and check the network"
+                "{operation} with key {key_id}: the key service did not respond, or failed; retry, and check the network"
             ),
             Kind::TimedOut => write!(
                 f,
-                "{operation} with key {key_id}: no answer in time; retry, check the network, or allow more time"
+                "{operation} with key {key_id}: no response in time; retry, check the network, or increase the timeout"
             ),
-            Kind::Unsupported => write!(f, "{operation} with {key_id} is not possible"),
-            Kind::UnexpectedResponse => write!(f, "{operation} with key {key_id}: the answer cannot be right"),
+            Kind::Unsupported => write!(f, "{operation} with {key_id} is not supported"),
+            Kind::UnexpectedResponse => write!(f, "{operation} with key {key_id}: unexpected response"),
             Kind::NoMatchingKey => write!(f, "none of the message's encrypted data keys is for {key_id}"),
             Kind::NotTried => write!(f, "encrypted data keys not tried"),
             Kind::NoneDecrypted => write!(f, "no encrypted data key could be decrypted"),

@@ -154,7 +154,7 @@ async fn a_cache_hides_a_five_second_outage_and_without_one_calls_fail_within_th
         }
     }
     assert!(served > 1000, "{served}");
-    for expected in ["did not answer or failed", "no answer in time"] {
+    for expected in ["did not respond, or failed", "no response in time"] {
         assert_eq!(said.iter().filter(|said| said.contains(expected)).count(), 2, "{said:?}");
     }
     assert_eq!(cache.stats().calls, 2);

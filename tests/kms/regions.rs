@@ -251,7 +251,7 @@ async fn a_rewrapped_message_opens_when_its_old_key_is_disabled() {
     let keys = old.rewrap(&header, &context(), &key(&endpoint, FAR, "0987dcba")).await.unwrap();
     endpoint.disable(KEY);
     let error = old.open(&sealed, &context()).await.unwrap_err();
-    assert!(error.to_string().contains("the key's state"), "{error}");
+    assert!(error.to_string().contains("the key's state or type"), "{error}");
     let new = Envelope::new(key(&endpoint, FAR, "0987dcba")).with_detached_keys(keys);
     assert_eq!(new.open(&sealed, &context()).await.unwrap().plaintext, b"data");
     assert_eq!(endpoint.calls_of("Encrypt"), 1);

@@ -172,16 +172,16 @@ fn the_error_for_a_modified_message_names_the_modified_part() {
         (3, "key commitment"), // The message id, from which the keys are derived.
         (body - 16, "header does not authenticate"),
         (body - 17, "key commitment"),
-        (body + 3, "frame 1 should come next, but this one says it is frame 0"),
-        (body + 4, "frame 1 does not authenticate"),
-        (body + 16, "frame 1 does not authenticate"),
-        (body + frame - 1, "frame 1 does not authenticate"),
-        (body + frame + 30, "frame 2 does not authenticate"),
-        (final_frame, "frame 3 should come next"),
-        (final_frame + 7, "frame 3 should come next"),
-        (final_frame + 8, "frame 3 does not authenticate"),
+        (body + 3, "expected frame 1, but found frame 0"),
+        (body + 4, "frame 1 failed authentication"),
+        (body + 16, "frame 1 failed authentication"),
+        (body + frame - 1, "frame 1 failed authentication"),
+        (body + frame + 30, "frame 2 failed authentication"),
+        (final_frame, "expected frame 3, but found frame"),
+        (final_frame + 7, "expected frame 3, but found frame"),
+        (final_frame + 8, "frame 3 failed authentication"),
         (final_frame + 23, "truncated"),
-        (sealed.len() - 1, "frame 3 does not authenticate"),
+        (sealed.len() - 1, "frame 3 failed authentication"),
     ] {
         let error = changed(at);
         assert!(error.contains(expected), "byte {at}: {expected:?} is not in {error:?}");
@@ -352,7 +352,7 @@ fn any_context_is_returned_unchanged() {
 fn a_context_too_long_for_the_format_is_refused() {
     let context = EncryptionContext::from([("k", "v".repeat(65_535))]);
     let refused = block_on(envelope().seal(b"data", &context)).unwrap_err();
-    assert!(refused.to_string().contains("more than the 65535"), "{refused}");
+    assert!(refused.to_string().contains("more than the maximum of 65535"), "{refused}");
 }
 
 // Keys.

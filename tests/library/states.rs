@@ -811,7 +811,7 @@ fn a_refused_message_stays_refused_for_every_shell_even_if_its_source_continues(
                     Err(failure) => errors.push(failure.text),
                 }
             }
-            assert!(errors[0].contains("truncated") && errors[1].contains("has failed before"), "{name} {errors:?}");
+            assert!(errors[0].contains("truncated") && errors[1].contains("failed earlier"), "{name} {errors:?}");
         }
     }
 }

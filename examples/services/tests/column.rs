@@ -6,7 +6,7 @@ use std::process::Command;
 fn a_thousand_cards_open_and_two_swapped_ones_do_not() {
     let output = Command::new(env!("CARGO_BIN_EXE_column")).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let refused = "the message's encryption context has another value for \"row\" than expected";
+    let refused = "the message's encryption context has a different value for \"row\" than expected";
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
         format!(

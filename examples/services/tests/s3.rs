@@ -77,7 +77,10 @@ async fn uploads_are_sealed_and_download_only_complete_and_under_their_own_name(
     let copy = s3.copy_object().copy_source("letters/2026/plan").bucket("letters").key("2026/other");
     copy.send().await.unwrap();
     let error = run(&moto, &arn, ["get", "s3://letters/2026/other", &opened]).unwrap_err();
-    assert!(error.contains("the message's encryption context has another value for \"key\" than expected"), "{error}");
+    assert!(
+        error.contains("the message's encryption context has a different value for \"key\" than expected"),
+        "{error}"
+    );
 
     let error = run(&moto, &key_file, ["get", "s3://letters/2026/plan", &opened]).unwrap_err();
     assert!(error.contains("none of the message's encrypted data keys is for examples/s3"), "{error}");

@@ -138,8 +138,8 @@ mod tests {
             ("arn:aws::eu-west-1:1:key/a", "service is \"\""),
             ("arn:aws:kms::1:key/a", "region is empty"),
             ("arn:aws:kms:eu-west-1::key/a", "account is empty"),
-            ("arn:aws:kms:eu-west-1:1:key", "nothing follows \"key/\""),
-            ("arn:aws:kms:eu-west-1:1:alias/", "nothing follows \"alias/\""),
+            ("arn:aws:kms:eu-west-1:1:key", "nothing after \"key/\""),
+            ("arn:aws:kms:eu-west-1:1:alias/", "nothing after \"alias/\""),
             ("arn:aws:kms:eu-west-1:1:grant/a", "it names \"grant/a\""),
             ("arn:aws:kms:eu-west-1:1:", "it names \"\""),
         ] {

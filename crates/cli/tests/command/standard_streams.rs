@@ -207,7 +207,7 @@ fn a_failure_after_output_was_written_says_that_it_must_be_discarded() {
     assert!(len > 0);
     let said = ended.failed();
     let words = format!("the {len} bytes already written to standard output are incomplete and must be discarded");
-    assert!(said.contains("does not authenticate") && said.contains(&words), "{said}");
+    assert!(said.contains("failed authentication") && said.contains(&words), "{said}");
     // Not where there was none.
     let said = folder.run_with_input(&open, &sealed[..1000]).failed();
     assert!(!said.contains("discard"), "{said}");
