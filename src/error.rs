@@ -1,10 +1,12 @@
-//! What can go wrong, split by operation.
+//! Error types, one for each operation.
 //!
-//! Each error of an operation answers `kind()`, an [`ErrorKind`] that a service can map to a status,
-//! `is_retryable()` and `retry_after()`.
+//! The errors of sealing, opening, rewrapping and resealing have three methods:
+//! - `kind()` returns an [`ErrorKind`], which a service can map to an HTTP status.
+//! - `is_retryable()` returns whether the same call may succeed if it is repeated later.
+//! - `retry_after()` returns how long to wait before that, if the key service specified it.
 //!
-//! An error of decryption says which check failed, and never anything about the data. The sources are kept: walk
-//! [`std::error::Error::source`] for the cause, such as the error of the AWS SDK.
+//! A decryption error reveals which check failed, but nothing about the data. The text of an error leaves out its
+//! cause, such as the error of the AWS SDK: walk [`std::error::Error::source`] to log it.
 
 pub(crate) mod config;
 mod context;
@@ -33,9 +35,10 @@ pub use self::{
     format::{FormatError, HeaderError, LimitError},
 };
 
-/// The cause of an error, of whatever type. Shared: all who waited for a request that failed are told the same.
+/// The cause of an error: a shared error of any type.
 ///
-/// Any error becomes one by `into`, and so does a text. It dereferences to [`std::error::Error`].
+/// It is cheap to clone, because concurrent callers that wait for the same failed request receive the same cause.
+/// Any error converts into a `Cause` with `into`, and so does a string. It dereferences to [`std::error::Error`].
 #[derive(Clone)]
 pub struct Cause(Arc<dyn StdError + Send + Sync>);
 
@@ -45,7 +48,7 @@ impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for Cause {
     }
 }
 
-// Not an error itself, so that `source()` of an error gives what is inside, ready to be downcast.
+// Not an error itself, so that `source()` returns the inner error, ready to be downcast.
 impl Deref for Cause {
     type Target = dyn StdError + Send + Sync;
 

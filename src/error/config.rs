@@ -1,4 +1,4 @@
-//! Settings that cannot be.
+//! Errors of configuration.
 
 use std::io;
 
@@ -7,126 +7,129 @@ use thiserror::Error;
 use super::{ErrorKind, RandomError};
 use crate::suite::{AlgorithmSuite, CommitmentPolicy};
 
-/// A setting that an [`Envelope`](crate::Envelope), a key provider or a key file cannot have.
+/// An invalid setting of an [`Envelope`](crate::Envelope), a cache or a key provider, or an invalid key file.
+///
+/// Fix the configuration: none of these errors is retryable.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The commitment policy does not allow the suite.
+    /// The commitment policy does not allow sealing with the algorithm suite. Choose another suite or policy.
     #[error("the commitment policy {policy} does not allow sealing with the algorithm suite {suite}; {}", policy.advice())]
     #[non_exhaustive]
     CommitmentPolicy {
-        /// The suite.
+        /// The algorithm suite.
         suite: AlgorithmSuite,
-        /// The policy.
+        /// The commitment policy.
         policy: CommitmentPolicy,
     },
-    /// A frame length of zero, or one that this envelope itself would refuse to open.
+    /// The frame length is zero, or longer than this envelope would accept on opening.
     #[error("a frame length of {len} bytes is not allowed; set it to 1 to {max}, the limit for opening")]
     #[non_exhaustive]
     FrameLen {
-        /// The length given.
+        /// The given length, in bytes.
         len: u32,
-        /// The limit on opening.
+        /// The limit for opening, in bytes.
         max: u32,
     },
-    /// A length that the buffers of streams cannot have.
+    /// The length of the stream buffers is out of range.
     #[error("a stream buffer length of {len} bytes is not allowed; set it to {min} to {max}")]
     #[non_exhaustive]
     StreamBufferLen {
-        /// The length given.
+        /// The given length, in bytes.
         len: usize,
-        /// The shortest.
+        /// The minimum, in bytes.
         min: usize,
-        /// The longest.
+        /// The maximum, in bytes.
         max: usize,
     },
-    /// A data-key cache that could not work.
+    /// The settings of a data-key cache are invalid.
     #[error("invalid data-key cache settings: {what}")]
     #[non_exhaustive]
     Cache {
-        /// What must be otherwise.
+        /// The requirement that is not met.
         what: &'static str,
     },
-    /// A key of a length that AES does not have.
+    /// The key has a length that is not allowed: an AES key has 16, 24 or 32 bytes, a branch key 32. Holds the given
+    /// length, in bytes.
     #[error("a key of {0} bytes is not allowed: an AES key has 16, 24 or 32 bytes, a branch key 32")]
     KeyLen(usize),
-    /// A namespace or name that the format has no room for, or that it keeps for AWS KMS.
+    /// The namespace, name or id of a key is too long, or reserved for AWS KMS.
     #[error("the key's {field} is invalid: {reason}")]
     #[non_exhaustive]
     KeyName {
-        /// `namespace`, `name` or `id`.
+        /// The field: `namespace`, `name` or `id`.
         field: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         reason: NameReason,
     },
-    /// A key in PEM that cannot be used.
+    /// A key in PEM is malformed, or of a type that cannot be used.
     #[error("the {what} cannot be used: {why}")]
     #[non_exhaustive]
     Pem {
-        /// `RSA private key`, for example.
+        /// What was to be read, such as `RSA private key`.
         what: &'static str,
-        /// What is wrong with it, and what to do.
+        /// The reason, and what to do.
         why: String,
     },
-    /// A KMS key identifier that does not name one key for sure.
+    /// The identifier is not the ARN of a KMS key, which alone always names the same key.
     #[error("{key_id:?} is not the ARN of a KMS key: {reason}")]
     #[non_exhaustive]
     KmsKeyId {
-        /// What was given.
+        /// The given identifier.
         key_id: String,
-        /// What is wrong with it, and what to do.
+        /// The reason, and what to do.
         reason: NameReason,
     },
-    /// KMS keys or regions that do not go together.
+    /// The list of KMS keys or regions is empty or has duplicates, or a key does not support the setting.
     #[error("invalid KMS configuration: {why}")]
     #[non_exhaustive]
     KmsKeys {
-        /// What is wrong with them, and what to do.
+        /// The reason, and what to do.
         why: String,
     },
-    /// A key file that does not hold a key.
+    /// The key file does not contain a valid key. Holds the reason, which never quotes the file.
     #[error("invalid key file: {0}")]
     KeyFile(String),
-    /// A key file that cannot be read or written.
+    /// The key file could not be read or written.
     #[error("the key file {path:?} cannot be {action}: {source}", path = path.display())]
     #[non_exhaustive]
     KeyFileIo {
-        /// The file.
+        /// The path of the key file.
         path: std::path::PathBuf,
-        /// `read` or `written`.
+        /// What failed: `read` or `written`.
         action: &'static str,
-        /// Why not.
+        /// The I/O error.
         source: io::Error,
     },
-    /// The system's randomness failed.
+    /// The system's random number generator failed.
     #[error(transparent)]
     Random(#[from] RandomError),
 }
 
-/// What is wrong with the name of a key.
+/// Why a name or identifier of a key is not valid.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum NameReason {
-    /// The namespace is one of those that the format keeps for AWS KMS.
+    /// The namespace begins with `aws-kms`, which the format reserves for AWS KMS.
     #[error("names that begin with \"aws-kms\" are reserved for AWS KMS")]
     Reserved,
-    /// The format has no room for it.
+    /// The name is longer than the format allows.
     #[error("it has more than {room} bytes")]
     TooLong {
-        /// The bytes that there is room for.
+        /// The maximum length, in bytes.
         room: usize,
     },
-    /// It names a KMS key, but can name another one tomorrow: it is an alias or a bare key id. `AwsKms::resolve` takes
-    /// those.
+    /// The identifier is an alias or a bare key id, which can refer to another KMS key later. Use the ARN of the key,
+    /// or resolve the identifier with `AwsKms::resolve`.
     #[error("an alias or a bare key id can refer to another key later; use the key ARN, or AwsKms::resolve")]
     NotForever,
-    /// It is no identifier of a KMS key.
+    /// The identifier does not name a KMS key. Holds the reason.
     #[error("{0}")]
     Malformed(String),
 }
 
 impl ConfigError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::KeyFileIo { .. } => ErrorKind::Io,
@@ -144,7 +147,7 @@ impl ConfigError {
         }
     }
 
-    /// Returns false: the same call fails again until something else has changed.
+    /// Returns `false`: the same call fails again until the configuration changes.
     pub fn is_retryable(&self) -> bool {
         false
     }

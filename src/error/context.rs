@@ -1,38 +1,40 @@
-//! What can be wrong with an encryption context.
+//! Errors of encryption contexts.
 
 use thiserror::Error;
 
 use super::ErrorKind;
 
-/// An encryption context that cannot be used.
+/// An encryption context that is not valid, or that does not match the message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ContextError {
-    /// It takes more bytes than the format has room for.
+    /// The serialized encryption context is longer than 65,535 bytes, the maximum of the format.
     #[error("the encryption context has {len} bytes when serialized, more than the maximum of 65535")]
     TooLong {
-        /// The bytes it would take.
+        /// The serialized length, in bytes.
         len: usize,
     },
-    /// A name that the format keeps for itself.
+    /// A name begins with `aws-crypto-`, which the format reserves.
     #[error("the encryption context has the name {name:?}; names that begin with \"aws-crypto-\" are reserved")]
     ReservedName {
         /// The name.
         name: String,
     },
-    /// A pair that must be given is not.
+    /// The encryption context lacks a name that the envelope
+    /// [requires](crate::EnvelopeBuilder::required_context). Pass the pair.
     #[error("the encryption context has no {name:?}, which this envelope requires")]
     RequiredNameMissing {
         /// The name.
         name: String,
     },
-    /// A message has a pair with another value than the caller expects.
+    /// The message's encryption context has a different value for a name that the caller passed. The message
+    /// may belong to someone else, for example another tenant.
     #[error("the message's encryption context has a different value for {name:?} than expected")]
     ValueDiffers {
         /// The name.
         name: String,
     },
-    /// A message does not have a pair that the caller expects.
+    /// The message's encryption context does not contain a name that the caller passed.
     #[error("the message's encryption context has no {name:?}, which was expected")]
     PairMissing {
         /// The name.
@@ -41,7 +43,7 @@ pub enum ContextError {
 }
 
 impl ContextError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::ValueDiffers { .. } | Self::PairMissing { .. } => ErrorKind::WrongContext,

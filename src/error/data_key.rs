@@ -1,45 +1,47 @@
-//! What can be wrong with what a key provider gave.
+//! Errors of the data keys that key providers return.
 
 use thiserror::Error;
 
 use super::{ErrorKind, FormatError};
 use crate::suite::AlgorithmSuite;
 
-/// What is wrong with a data key that a key provider gave, or with its encrypted forms.
+/// An invalid data key, or invalid encrypted data keys, from a key provider.
+///
+/// The key provider is at fault: fix its implementation.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DataKeyError {
-    /// The data key has not the suite's length.
+    /// The data key does not have the length that the algorithm suite requires.
     #[error("a data key of {len} bytes, but suite {suite} requires {}", suite.data_key_len())]
     Len {
-        /// Its length, in bytes.
+        /// The length of the data key, in bytes.
         len: usize,
-        /// The suite.
+        /// The algorithm suite.
         suite: AlgorithmSuite,
     },
-    /// There is no encrypted form of the data key.
+    /// The key provider returned no encrypted data key.
     #[error("a data key without an encrypted data key")]
     NotEncrypted,
-    /// The decrypted data key is said to be at a place that the list of encrypted data keys does not have.
+    /// The key provider reports that it decrypted an encrypted data key at an index that does not exist.
     #[error("a data key for the encrypted data key at index {index}, but there are only {count}")]
     Index {
-        /// The place, from 0.
+        /// The index, from 0.
         index: usize,
-        /// How many encrypted data keys there are.
+        /// The number of encrypted data keys.
         count: usize,
     },
-    /// An encrypted data key decrypted to another data key than before.
+    /// An encrypted data key decrypted to a different data key than before.
     #[error("a different data key than before for the same encrypted data key")]
     Changed,
-    /// The encrypted data keys, or a field of one, are more than the format has room for.
+    /// There are more than 65,535 encrypted data keys, or a field of one is longer than 65,535 bytes.
     #[error("{len} {what}; the maximum is 65535")]
     TooLong {
-        /// How many there are.
+        /// The number of encrypted data keys, or of bytes.
         len: usize,
-        /// Of what.
+        /// What is counted.
         what: &'static str,
     },
-    /// The encrypted data keys cannot be read again.
+    /// The encrypted data keys do not parse once they are serialized.
     #[error("encrypted data keys that cannot be parsed: {0}")]
     Malformed(#[from] FormatError),
     /// The key provider panicked.
@@ -48,7 +50,7 @@ pub enum DataKeyError {
 }
 
 impl DataKeyError {
-    /// Returns what the error means to a service: [`ErrorKind::Unavailable`], since the key provider is at fault.
+    /// Returns [`ErrorKind::Unavailable`], because the key provider is at fault.
     pub fn kind(&self) -> ErrorKind {
         ErrorKind::Unavailable
     }

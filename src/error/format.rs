@@ -1,4 +1,4 @@
-//! What can be wrong with the bytes of a message.
+//! Errors of the bytes of a message.
 
 use std::borrow::Cow;
 
@@ -6,67 +6,68 @@ use thiserror::Error;
 
 use super::ErrorKind;
 
-/// Bytes that are not a message, or not a whole one.
+/// The bytes are not a message, or the message is malformed or incomplete.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FormatError {
-    /// The bytes end before the message does.
+    /// The input ends before the end of the message. Holds the position, such as `in frame 3`. Get a complete copy.
     #[error("the message is truncated: unexpected end {0}")]
     Truncated(Cow<'static, str>),
-    /// The message was encoded as text on its way.
+    /// The message seems to be encoded in base64. Decode it first.
     #[error("this looks like a base64-encoded message; decode it first")]
     Base64,
-    /// The first byte is no version of the format.
+    /// The first byte, held here, is not a version of the format. The input is something other than a message.
     #[error("not an AWS Encryption SDK message: the first byte is {0:#04x}, not a version (0x01 or 0x02)")]
     Version(u8),
-    /// The second byte of a version-1 message is not its type.
+    /// The message type of a version 1 message, held here, is unknown.
     #[error("not an AWS Encryption SDK message: the message type is {0:#04x}, not 0x80")]
     Type(u8),
-    /// The suite id is unknown, or does not belong to the message's version.
+    /// The algorithm suite is unknown, or does not belong to the message's version.
     #[error("unknown algorithm suite {id:#06x} for message version {version}")]
     Suite {
-        /// The id in the header.
+        /// The suite id in the header.
         id: u16,
-        /// The version in the header.
+        /// The message version in the header.
         version: u8,
     },
-    /// The encryption context is malformed.
+    /// The encryption context in the header is malformed. Holds the reason.
     #[error("the header's encryption context is malformed: {0}")]
     Context(&'static str),
-    /// The public key of a signed message is missing or malformed, or an unsigned message has one.
+    /// The public key of a signed message is missing or malformed, or an unsigned message has one. Holds the reason.
     #[error("the header's encryption context does not match its algorithm suite: {0}")]
     PublicKey(&'static str),
-    /// The encrypted data keys are malformed.
+    /// The encrypted data keys in the header are malformed. Holds the reason.
     #[error("the header's encrypted data keys are malformed: {0}")]
     EncryptedDataKeys(&'static str),
-    /// The bytes are no [detached keys](crate::message::DetachedKeys), or not whole ones.
+    /// The bytes are not [detached keys](crate::message::DetachedKeys), or not complete. Holds the reason.
     #[error("invalid detached keys: {0}")]
     DetachedKeys(&'static str),
-    /// A field has a value that the format does not allow.
+    /// A field of the header has a value that the format does not allow.
     #[error("the header's {field} is {value}, which the format does not allow")]
     Field {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
-        /// Its value.
+        /// The value.
         value: u64,
     },
     /// A frame is out of order.
     #[error("expected frame {expected}, but found frame {found}")]
     Sequence {
-        /// The sequence number that is due.
+        /// The expected sequence number.
         expected: u32,
-        /// The one in the frame.
+        /// The sequence number in the frame.
         found: u32,
     },
-    /// The final frame says that it is longer than a frame may be.
+    /// The length of the final frame exceeds the frame length of the message.
     #[error("the final frame has {len} bytes, more than the frame length of {frame_len}")]
     FinalFrameLen {
-        /// The length that the frame claims, in bytes.
+        /// The length in the final frame, in bytes.
         len: u32,
         /// The message's frame length, in bytes.
         frame_len: u32,
     },
-    /// A frame is not at the place where the message's length puts it.
+    /// A frame is not at the position that follows from the message's length. The length is wrong, or the message was
+    /// modified.
     #[error(
         "frame {sequence} is not at its expected position: the given message length is wrong, or the message was modified"
     )]
@@ -74,81 +75,87 @@ pub enum FormatError {
         /// The frame's sequence number, from 1.
         sequence: u32,
     },
-    /// There is something behind the end of the message.
+    /// There are trailing bytes after the end of the message.
     #[error("trailing bytes after the end of the message")]
     TrailingBytes,
-    /// The message is signed, and its length alone does not say where its frames are.
+    /// The message is signed, so its length alone does not determine where its frames are. Call
+    /// [`footer_lens`](crate::message::footer_lens), then
+    /// [`Header::signed_geometry`](crate::message::Header::signed_geometry).
     #[error(
         "the message is signed, so the length of its footer is needed; find it with message::footer_lens and pass it \
          to Header::signed_geometry"
     )]
     FooterLenNeeded,
-    /// No message of these lengths exists.
+    /// No message has these lengths: the message is truncated, or has trailing bytes.
     #[error(
         "no message has {sealed_len} bytes in total with a header of {header_len} bytes and frames of {frame_len} bytes"
     )]
     Length {
-        /// The length of the whole message, in bytes.
+        /// The length of the complete message, in bytes.
         sealed_len: u64,
         /// The length of the header, in bytes.
         header_len: u64,
-        /// The plaintext bytes of a frame.
+        /// The frame length, in plaintext bytes.
         frame_len: u32,
     },
 }
 
-/// A message asks for more than the [limits](crate::Limits) allow, before anything in it could be authenticated.
+/// The message exceeds one of the [limits](crate::Limits), which protect against resource exhaustion by untrusted
+/// messages.
+///
+/// If you trust the source of the message, raise the limit with
+/// [`EnvelopeBuilder::limits`](crate::EnvelopeBuilder::limits).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LimitError {
-    /// Too many encrypted data keys.
+    /// The header has too many encrypted data keys.
     #[error("the header has {count} encrypted data keys, more than the limit of {limit}")]
     EncryptedDataKeys {
-        /// How many there are.
+        /// The number of encrypted data keys.
         count: u16,
-        /// How many are allowed.
+        /// The maximum number.
         limit: u16,
     },
-    /// A header that is too long.
+    /// The header is too long.
     #[error("the header has at least {len} bytes, more than the limit of {limit}")]
     HeaderLen {
-        /// The bytes known so far.
+        /// The length known so far, in bytes.
         len: usize,
-        /// The bytes allowed.
+        /// The maximum, in bytes.
         limit: usize,
     },
-    /// Frames that are too long to be held in memory.
+    /// The frames are too long to be held in memory.
     #[error("the message has frames of {len} bytes, more than the limit of {limit}")]
     FrameLen {
-        /// The plaintext bytes of a frame.
+        /// The frame length, in plaintext bytes.
         len: u32,
-        /// The bytes allowed.
+        /// The maximum, in bytes.
         limit: u32,
     },
-    /// A body without frames that is too long to be held in memory.
+    /// The non-framed body is too long to be held in memory.
     #[error("the message has a non-framed body of {len} bytes, more than the limit of {limit}")]
     NonFramedLen {
-        /// The plaintext bytes that the body claims to have.
+        /// The length that the message claims, in plaintext bytes.
         len: u64,
-        /// The bytes allowed.
+        /// The maximum, in bytes.
         limit: usize,
     },
 }
 
-/// A header that cannot be read: see [`Header::parse`](crate::message::Header::parse).
+/// A header could not be parsed: see [`Header::parse`](crate::message::Header::parse).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// It is malformed.
+    /// The header is malformed.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// It exceeds a limit.
+    /// The header exceeds a limit.
     #[error(transparent)]
     Limit(#[from] LimitError),
 }
 
 impl FormatError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Base64 | Self::Version(_) | Self::Type(_) | Self::Suite { .. } | Self::DetachedKeys(_) => {
@@ -170,14 +177,14 @@ impl FormatError {
 }
 
 impl LimitError {
-    /// Returns what the error means to a service: [`ErrorKind::Refused`].
+    /// Returns [`ErrorKind::Refused`].
     pub fn kind(&self) -> ErrorKind {
         ErrorKind::Refused
     }
 }
 
 impl HeaderError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Format(error) => error.kind(),

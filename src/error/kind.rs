@@ -1,26 +1,26 @@
-//! What errors mean to a service.
+//! Categories of errors.
 
 use std::{error::Error, io, iter, time::Duration};
 
 use super::{ConfigError, OpenError, SealError};
 use crate::provider::ProviderError;
 
-/// What an error means to a service, whichever operation it comes from.
+/// The category of an error, the same for all operations. A service can map it to an HTTP status.
 ///
-/// | kind | HTTP status that fits |
-/// |---|---|
-/// | [`Unavailable`](Self::Unavailable) | 503 where `is_retryable` returns true, with `Retry-After` from `retry_after`; else 500 |
-/// | [`AccessDenied`](Self::AccessDenied) | 403 where the key belongs to the service's client; else 500 |
-/// | [`WrongContext`](Self::WrongContext) | 403, or 404 where a client must not learn that the message exists |
-/// | [`WrongKey`](Self::WrongKey) | 422 |
-/// | [`NotAMessage`](Self::NotAMessage) | 400 |
-/// | [`Tampered`](Self::Tampered) | 422 |
-/// | [`Refused`](Self::Refused) | 422 |
-/// | [`InvalidInput`](Self::InvalidInput) | 400 (416 for a range) where a client chose the input; else 500 |
-/// | [`Io`](Self::Io) | 502 |
+/// | kind | meaning | HTTP status |
+/// |---|---|---|
+/// | [`Unavailable`](Self::Unavailable) | the key service or the key is not available | 503 with `Retry-After` from `retry_after` if `is_retryable` returns `true`, otherwise 500 |
+/// | [`AccessDenied`](Self::AccessDenied) | the caller may not use the key | 403 if the key belongs to the client, otherwise 500 |
+/// | [`WrongContext`](Self::WrongContext) | the encryption context does not match | 403, or 404 if a client must not learn that the message exists |
+/// | [`WrongKey`](Self::WrongKey) | the message was sealed under another key | 422 |
+/// | [`NotAMessage`](Self::NotAMessage) | the input is not a message | 400 |
+/// | [`Tampered`](Self::Tampered) | the message was modified, corrupted or truncated | 422 |
+/// | [`Refused`](Self::Refused) | a policy or limit does not allow the message | 422 |
+/// | [`InvalidInput`](Self::InvalidInput) | an argument or setting is invalid | 400 (416 for a range) if the client chose the input, otherwise 500 |
+/// | [`Io`](Self::Io) | reading or writing failed | 502 |
 ///
-/// Where the message is from the service's own store, every kind of error but `Unavailable` and `WrongContext` is
-/// the service's: 500, and an alarm.
+/// If the message comes from the service's own storage, the client cannot be at fault for any kind other than
+/// `Unavailable` and `WrongContext`: respond with 500 and raise an alarm.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, ErrorKind, OpenError, RawAes};
@@ -45,33 +45,34 @@ use crate::provider::ProviderError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The key provider could not do its part: it did not answer, has too many requests, its key is disabled, its
-    /// answer cannot be right, or it failed in another way. Or the random number generator failed.
+    /// The key provider failed: it did not respond, throttled the request, its key is disabled, its response was
+    /// unexpected, or it failed in another way. Also: the random number generator failed. Retry if `is_retryable()`
+    /// returns `true`.
     Unavailable,
-    /// The key provider does not let the caller use the key.
+    /// The key provider does not allow the caller to use the key. Fix the key policy or the IAM policy.
     AccessDenied,
-    /// The encryption context is not the message's. Also where an encrypted data key does not decrypt for another
-    /// reason, which key services do not tell apart: it is damaged, or under another key of the same name.
+    /// The encryption context does not match that of the message. Key services do not distinguish this from an
+    /// encrypted data key that is corrupted, or that was encrypted under another key of the same name.
     WrongContext,
-    /// The message was sealed under another key than the provider's.
+    /// The message was sealed under a key that the provider does not have. Configure that key.
     WrongKey,
-    /// The bytes are not a message.
+    /// The input is not a message.
     NotAMessage,
-    /// The message was changed or is not whole.
+    /// The message was modified, corrupted or truncated. Use another copy.
     Tampered,
-    /// A policy or a limit of the envelope does not allow it.
+    /// A policy or a limit of the envelope does not allow the operation. Change the setting if the message is trusted.
     Refused,
-    /// The caller asked for something that cannot be: in a setting, an encryption context, a key's name, a range or a
-    /// buffer. Also a key that does not exist, and a call after one that failed or finished.
+    /// A setting, encryption context, key name, range or buffer is invalid, or the key does not exist. Also: a call
+    /// after an earlier one that failed or that finished the message.
     InvalidInput,
     /// Reading or writing failed.
     Io,
 }
 
 impl ErrorKind {
-    /// Returns what several attempts that all failed for good mean together: of the most telling kind, the first.
+    /// Returns the kind of several failed attempts that are not retryable: the most specific one.
     ///
-    /// That another provider than the message's has no key for it says the least.
+    /// `WrongKey` is the least specific: a provider that has nothing to do with the message reports it.
     pub(crate) fn of_all(attempts: impl IntoIterator<Item = Self>) -> Option<Self> {
         attempts.into_iter().min_by_key(|kind| match kind {
             Self::AccessDenied => 0,
@@ -82,24 +83,24 @@ impl ErrorKind {
     }
 }
 
-/// Returns the first error of this type: the error itself, what is inside an I/O error, or a source.
+/// Returns the first error of type `E` among the error itself, the errors inside I/O errors, and the sources.
 pub(super) fn find<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// Returns the error itself and what is inside it, level by level.
+/// Iterates over the error itself and the errors inside it, from the outermost.
 ///
-/// The source of an error that is `transparent` for thiserror skips the error that it wraps. So the errors that wrap one
-/// of an operation use `{0}` instead.
+/// The `source` of a thiserror variant that is `transparent` skips the error that it wraps. Variants that wrap the
+/// error of an operation therefore use `{0}` instead.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     iter::successors(Some(error), |&cause| match cause.downcast_ref::<io::Error>() {
-        // Its source is not what is inside, but the source of that.
+        // `source()` of an I/O error skips the error inside.
         Some(error) => error.get_ref().map(|inside| inside as _),
         None => cause.source(),
     })
 }
 
-/// What the error of a reader or stream means to a service.
+/// The answers to `kind()`, `is_retryable()` and `retry_after()` for the error of a reader or stream.
 pub(crate) struct Meaning {
     pub(crate) kind: ErrorKind,
     pub(crate) is_retryable: bool,
@@ -107,7 +108,7 @@ pub(crate) struct Meaning {
 }
 
 impl Meaning {
-    /// Returns what this crate's error inside means, and where there is none, that of an I/O error.
+    /// Returns the answers of this crate's error inside, or those of an I/O error if there is none.
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
         causes(error).find_map(Self::of_own).unwrap_or_else(|| Self {
             kind: ErrorKind::Io,
@@ -131,8 +132,8 @@ impl Meaning {
     }
 }
 
-/// Returns whether an error of a reader or writer may pass: then nothing is lost, and the same call can be made again.
-/// Any other ends the message, since nobody knows what a reader that goes on after it has left out.
+/// Returns whether an error of a reader or writer is temporary: no data is lost, and the caller can repeat the call.
+/// Any other error ends the message, because a reader that continues after it may have skipped data.
 pub(crate) fn may_pass(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_key_service_or_the_source_may_get_over_is_retryable_and_nothing_else() {
+    fn only_temporary_errors_of_the_key_service_or_the_source_are_retryable() {
         for (error, _) in seals() {
             assert_eq!(error.is_retryable(), matches!(&error, SealError::Provider(e) if e.is_retryable()), "{error:?}");
         }
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_be_are_the_callers_mistake() {
+    fn invalid_settings_are_invalid_input() {
         let source = || io::Error::from(io::ErrorKind::NotFound);
         let errors = [
             (ConfigError::FrameLen { len: 0, max: 1 }, ErrorKind::InvalidInput),

@@ -1,4 +1,4 @@
-//! What can go wrong when a message is opened.
+//! Errors of opening.
 
 use std::{io, time::Duration};
 
@@ -15,108 +15,118 @@ use crate::{
 };
 
 /// A message could not be opened.
+///
+/// Match on [`kind`](Self::kind) to choose a response, and on the variant for details.
+/// No plaintext of a frame is released before that frame is authenticated.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// It is not a whole, well-formed message.
+    /// The input is not a complete, well-formed message.
     #[error(transparent)]
     Format(#[from] FormatError),
-    /// It asks for more than the limits allow.
+    /// The message exceeds one of the [limits](crate::Limits). If you trust its source, raise the limit.
     #[error("{0}; raise the limit if you trust the message's source")]
     Limit(#[from] LimitError),
-    /// The commitment policy does not allow its suite.
+    /// The commitment policy does not allow the algorithm suite of the message. To open old messages without key
+    /// commitment, use [`CommitmentPolicy::RequireEncryptAllowDecrypt`].
     #[error(
         "the message's algorithm suite {suite} has no key commitment, which the commitment policy {policy} requires; \
          to open it anyway, build the envelope with CommitmentPolicy::RequireEncryptAllowDecrypt"
     )]
     CommitmentPolicy {
-        /// The suite.
+        /// The algorithm suite.
         suite: AlgorithmSuite,
-        /// The policy.
+        /// The commitment policy.
         policy: CommitmentPolicy,
     },
-    /// It is signed or has no frames, so that no part of it can be opened without the rest.
+    /// The message is signed or has no frames, so a range of it cannot be opened on its own. Open the complete message.
     #[error("the message {what}, so parts of it cannot be opened separately; open the complete message")]
     NotSeekable {
-        /// `is signed` or `has no frames`.
+        /// The reason: `is signed` or `has no frames`.
         what: &'static str,
     },
-    /// It is signed, and this envelope [refuses to stream](crate::EnvelopeBuilder::refuse_signed_streams) those.
+    /// The message is signed, and this envelope
+    /// [refuses to stream signed messages](crate::EnvelopeBuilder::refuse_signed_streams). Open it in one piece with
+    /// [`Envelope::open`](crate::Envelope::open).
     #[error(
-        "the message is signed, and this envelope does not stream signed messages; open it in one piece with Envelope::open"
+        "the message is signed, and this envelope does not stream signed messages; open it in one piece with \
+         Envelope::open"
     )]
     SignedStream,
-    /// The [detached keys](crate::Envelope::with_detached_keys) belong to another message.
+    /// The [detached keys](crate::Envelope::with_detached_keys) belong to another message. Pass the ones that were
+    /// written for this message.
     #[error("the detached keys belong to message {keys}, but this is message {message}; pass the keys of this message")]
     DetachedKeys {
         /// The id of the message that the keys belong to.
         keys: MessageId,
-        /// The id of the message that was to be opened.
+        /// The id of the message to open.
         message: MessageId,
     },
-    /// Its encryption context is not what was expected.
+    /// The encryption context of the message is not the expected one.
     #[error(transparent)]
     Context(#[from] ContextError),
-    /// The key provider gave no data key.
+    /// The key provider returned no data key. See [`ProviderError::kind`].
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    /// The key provider gave a data key that does not fit.
+    /// The key provider returned an invalid data key. Fix its implementation.
     #[error("the key provider returned {0}")]
     DataKey(#[from] DataKeyError),
-    /// The header does not commit to this data key: the key is wrong or the header was changed.
+    /// The key commitment in the header does not match the data key. The data key is wrong, or the header was modified
+    /// or corrupted.
     #[error(
         "the key commitment does not match: the data key is not the one the message was sealed with, or the header was \
          modified or corrupted"
     )]
     Commitment,
-    /// The header does not authenticate: it was changed, or a required pair of the encryption context is wrong.
+    /// The header failed authentication. It was modified or corrupted, or a value of the
+    /// [required encryption context](crate::EnvelopeBuilder::required_context) is wrong.
     #[error(
         "the header failed authentication: the message was modified or corrupted, or the required encryption context is \
          wrong"
     )]
     HeaderTag,
-    /// A frame does not authenticate.
+    /// A frame failed authentication. It was modified or corrupted. Use another copy of the message.
     #[error("frame {sequence} failed authentication: the message was modified or corrupted")]
     FrameTag {
         /// The frame's sequence number, from 1.
         sequence: u32,
     },
-    /// The signature does not match.
+    /// The signature does not match. The message was modified or corrupted, or signed with another key.
     #[error("the signature does not match: the message was modified or corrupted, or was signed with another key")]
     Signature,
-    /// The plaintext does not have the range that was asked for.
+    /// The requested range is not within the plaintext.
     #[error("the plaintext has {plaintext_len} bytes, so it does not contain the range {}..{}", range.start, range.end)]
     OutOfRange {
-        /// The range, in bytes.
+        /// The requested range, in bytes.
         range: std::ops::Range<u64>,
         /// The length of the plaintext, in bytes.
         plaintext_len: u64,
     },
-    /// The message failed to open, or its source failed, before; what was given out until then must not be taken for
-    /// the whole. Only the first error says why.
+    /// Opening this message, or reading its source, failed in an earlier call, whose error has the reason. The
+    /// plaintext released until then is incomplete: discard it, or do not treat it as the complete message.
     #[error("opening this message failed earlier; the plaintext read until then is incomplete")]
     FailedBefore,
-    /// The requested plaintext has more bytes than this platform can address.
+    /// The requested plaintext is longer than this platform can address. Read it in parts.
     #[error("{len} bytes are more than this platform can address; read them in parts")]
     TooLongForMemory {
-        /// The length, in bytes.
+        /// The requested length, in bytes.
         len: u64,
     },
-    /// The buffer given for the output is too short; nothing was consumed.
+    /// The output buffer is too short. No input was consumed: repeat the call with a longer buffer.
     #[error("the output buffer has {len} bytes, but up to {needed} are needed")]
     OutputTooShort {
-        /// Its length, in bytes.
+        /// The length of the buffer, in bytes.
         len: usize,
-        /// The length needed, in bytes.
+        /// The required length, in bytes.
         needed: usize,
     },
-    /// The source of the message could not be read.
+    /// Reading the source of the message failed.
     #[error("the message could not be read")]
     Io(#[from] io::Error),
 }
 
 impl OpenError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Format(error) => error.kind(),
@@ -135,8 +145,9 @@ impl OpenError {
         }
     }
 
-    /// Returns whether the same call may succeed when it is made again later: for the key provider's reasons, or since
-    /// the source of the message failed with `WouldBlock`, `TimedOut` or `Interrupted`.
+    /// Returns whether the same call may succeed if it is repeated later. This is the case if the error of the key
+    /// provider [is retryable](ProviderError::is_retryable), or if the source of the message failed with `WouldBlock`,
+    /// `TimedOut` or `Interrupted`.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Provider(error) => error.is_retryable(),
@@ -145,7 +156,7 @@ impl OpenError {
         }
     }
 
-    /// Returns how long the key service wants to be left alone before a retry, if it has said so.
+    /// Returns how long to wait before a retry, if the key service specified it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Provider(error) => error.retry_after(),
@@ -154,8 +165,10 @@ impl OpenError {
         }
     }
 
-    /// Returns the error of opening behind an error of a reader that opens, also where other code has wrapped that in
-    /// another [`io::Error`], or in any error whose [`source`](std::error::Error::source) leads to it.
+    /// Returns the `OpenError` inside an I/O error of a reader that opens a message.
+    ///
+    /// It also finds one that other code has wrapped in another [`io::Error`], or in any error whose
+    /// [`source`](std::error::Error::source) leads to it.
     ///
     /// ```
     /// use std::io;
@@ -187,7 +200,7 @@ impl From<HeaderError> for OpenError {
     }
 }
 
-/// As `std::io`'s traits need it; [`OpenError::from_io`] gives the [`OpenError`] back.
+/// Wraps the error for the traits of `std::io`. [`OpenError::from_io`] returns the inner [`OpenError`].
 impl From<OpenError> for io::Error {
     fn from(error: OpenError) -> Self {
         match error {

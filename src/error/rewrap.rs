@@ -1,4 +1,4 @@
-//! What can go wrong when a message gets other keys.
+//! Errors of rewrapping and resealing.
 
 use std::time::Duration;
 
@@ -7,35 +7,40 @@ use thiserror::Error;
 use super::{ErrorKind, OpenError, SealError};
 use crate::provider::ProviderError;
 
-/// A message's data key could not be put under another key: see [`Envelope::rewrap`](crate::Envelope::rewrap).
+/// A message's data key could not be re-encrypted under another key: see
+/// [`Envelope::rewrap`](crate::Envelope::rewrap).
+///
+/// The old message and its keys remain valid.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RewrapError {
-    /// The message does not open, as far as its header goes.
+    /// The header of the message could not be verified with the old key.
     #[error("{0}")]
     Open(#[from] OpenError),
-    /// The new key provider does not encrypt the data key.
+    /// The new key provider failed to encrypt the data key.
     #[error("the data key could not be encrypted under the new key")]
     Encrypt(#[source] ProviderError),
-    /// The new key provider gave encrypted data keys that the format, or this envelope's limits, have no room for.
+    /// The new key provider returned encrypted data keys that exceed the format's or this envelope's limits.
     #[error("the new key provider's encrypted data keys cannot be used")]
     Keys(#[source] SealError),
 }
 
-/// A message could not be sealed anew: see [`Envelope::reseal`](crate::Envelope::reseal).
+/// A message could not be resealed: see [`Envelope::reseal`](crate::Envelope::reseal).
+///
+/// The old message remains valid.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ResealError {
-    /// The old message does not open.
+    /// The old message could not be opened.
     #[error("{0}")]
     Open(#[from] OpenError),
-    /// The new one cannot be sealed.
+    /// The new message could not be sealed.
     #[error("the message was opened, but could not be sealed again")]
     Seal(#[from] SealError),
 }
 
 impl RewrapError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Open(error) => error.kind(),
@@ -44,7 +49,7 @@ impl RewrapError {
         }
     }
 
-    /// Returns whether the same call may succeed when it is made again later.
+    /// Returns whether the same call may succeed if it is repeated later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Open(error) => error.is_retryable(),
@@ -53,7 +58,7 @@ impl RewrapError {
         }
     }
 
-    /// Returns how long the key service wants to be left alone before a retry, if it has said so.
+    /// Returns how long to wait before a retry, if the key service specified it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Open(error) => error.retry_after(),
@@ -64,7 +69,7 @@ impl RewrapError {
 }
 
 impl ResealError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Open(error) => error.kind(),
@@ -72,7 +77,7 @@ impl ResealError {
         }
     }
 
-    /// Returns whether the same call may succeed when it is made again later.
+    /// Returns whether the same call may succeed if it is repeated later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Open(error) => error.is_retryable(),
@@ -80,7 +85,7 @@ impl ResealError {
         }
     }
 
-    /// Returns how long the key service wants to be left alone before a retry, if it has said so.
+    /// Returns how long to wait before a retry, if the key service specified it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Open(error) => error.retry_after(),

@@ -1,4 +1,4 @@
-//! What can go wrong when a message is sealed.
+//! Errors of sealing.
 
 use std::{io, time::Duration};
 
@@ -8,51 +8,54 @@ use super::{ContextError, DataKeyError, ErrorKind, LimitError, RandomError, kind
 use crate::provider::ProviderError;
 
 /// A message could not be sealed.
+///
+/// Discard what was written: an incomplete message cannot be opened.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum SealError {
-    /// The encryption context cannot be used.
+    /// The encryption context is not valid. Fix it.
     #[error(transparent)]
     Context(#[from] ContextError),
-    /// The key provider gave no data key.
+    /// The key provider returned no data key. See [`ProviderError::kind`].
     #[error(transparent)]
     Provider(#[from] ProviderError),
-    /// The key provider gave a data key that does not fit.
+    /// The key provider returned an invalid data key. Fix its implementation.
     #[error("the key provider returned {0}")]
     DataKey(#[from] DataKeyError),
-    /// The header would exceed a limit that this envelope has for opening.
+    /// The header would exceed one of this envelope's limits for opening. Use fewer keys or a smaller encryption
+    /// context, or raise the limit for all readers.
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// The random number generator failed.
     #[error(transparent)]
     Random(#[from] RandomError),
-    /// The plaintext needs more frames than a message can have.
+    /// The plaintext needs more frames than a message can have. Use a longer frame length.
     #[error(
         "the plaintext is too long: a message has at most 4294967295 frames of {frame_len} bytes; use longer frames"
     )]
     TooLong {
-        /// The plaintext bytes of a frame.
+        /// The frame length, in plaintext bytes.
         frame_len: u32,
     },
-    /// The output has more bytes than this platform can address.
+    /// The output is longer than this platform can address. Seal the plaintext as a stream.
     #[error("the output has {len} bytes, more than this platform can address; seal the plaintext as a stream")]
     TooLongForMemory {
-        /// Its length, in bytes.
+        /// The length of the output, in bytes.
         len: u64,
     },
-    /// The buffer given for the output is too short; nothing was consumed.
+    /// The output buffer is too short. No input was consumed: repeat the call with a longer buffer.
     #[error("the output buffer has {len} bytes, but {needed} are needed")]
     OutputTooShort {
-        /// Its length, in bytes.
+        /// The length of the buffer, in bytes.
         len: usize,
-        /// The length needed, in bytes.
+        /// The required length, in bytes.
         needed: usize,
     },
-    /// The message is finished, so it takes no more plaintext; nothing was consumed.
+    /// The message is already finished and accepts no more plaintext. No input was consumed.
     #[error("the message is finished and accepts no more plaintext; seal the rest as another message")]
     Finished,
-    /// The message failed to be sealed, or its source failed, before. It has no end, and no reader accepts it. Only the
-    /// first error says why, for example that the source is a reader that opens, and its message was changed.
+    /// Sealing this message, or reading its source, failed in an earlier call, whose error has the reason. The message
+    /// is incomplete and no reader accepts it: discard it, and seal again from the start.
     #[error(
         "sealing this message failed earlier, so it is incomplete and cannot be opened; seal it again from the start"
     )]
@@ -60,7 +63,7 @@ pub enum SealError {
 }
 
 impl SealError {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Context(error) => error.kind(),
@@ -75,18 +78,21 @@ impl SealError {
         }
     }
 
-    /// Returns whether the same call may succeed when it is made again later.
+    /// Returns whether the same call may succeed if it is repeated later: whether the error of the key provider
+    /// [is retryable](ProviderError::is_retryable).
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Provider(error) if error.is_retryable())
     }
 
-    /// Returns how long the key service wants to be left alone before a retry, if it has said so.
+    /// Returns how long to wait before a retry, if the key service specified it.
     pub fn retry_after(&self) -> Option<Duration> {
         if let Self::Provider(error) = self { error.retry_after() } else { None }
     }
 
-    /// Returns the error of sealing behind an error of a writer or reader that seals, also where other code has wrapped
-    /// that in another [`io::Error`], or in any error whose [`source`](std::error::Error::source) leads to it.
+    /// Returns the `SealError` inside an I/O error of a writer or reader that seals a message.
+    ///
+    /// It also finds one that other code has wrapped in another [`io::Error`], or in any error whose
+    /// [`source`](std::error::Error::source) leads to it.
     ///
     /// ```
     /// use std::io::Write;
@@ -107,7 +113,7 @@ impl SealError {
     }
 }
 
-/// As `std::io`'s traits need it; [`SealError::from_io`] gives the [`SealError`] back.
+/// Wraps the error for the traits of `std::io`. [`SealError::from_io`] returns the inner [`SealError`].
 impl From<SealError> for io::Error {
     fn from(error: SealError) -> Self {
         let kind = match error {

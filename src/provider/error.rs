@@ -1,13 +1,13 @@
-//! What can go wrong with a key.
+//! The error of key providers.
 
 use std::{borrow::Cow, error::Error, fmt, time::Duration};
 
 use crate::error::{Cause, ErrorKind, RandomError};
 
-/// A key provider could not do its part: see [`KeyProvider`](crate::KeyProvider).
+/// A [`KeyProvider`](crate::KeyProvider) failed to generate, encrypt or decrypt a data key.
 ///
-/// [`kind`](Self::kind) tells what happened, [`is_retryable`](Self::is_retryable) whether the same request may succeed
-/// later. A provider outside of this crate makes one in a line:
+/// [`kind`](Self::kind) returns what happened, and [`is_retryable`](Self::is_retryable) whether the same request may
+/// succeed later. To create one in your own key provider:
 ///
 /// ```
 /// use std::time::Duration;
@@ -17,9 +17,9 @@ use crate::error::{Cause, ErrorKind, RandomError};
 ///     .with_source("429 Too Many Requests")
 ///     .with_retry_after(Duration::from_secs(2));
 ///
-/// assert!(error.is_retryable());
-/// assert_eq!(error.to_string(), "Decrypt with key invoices: too many requests; retry later, or request a higher quota");
-/// assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "429 Too Many Requests");
+/// assert!(error.is_retryable()); assert_eq!(error.to_string(), "Decrypt with key invoices: too many requests; retry
+/// later, or request a higher quota"); assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "429 Too Many
+/// Requests");
 /// ```
 #[derive(Clone, Debug)]
 pub struct ProviderError(Box<Parts>);
@@ -35,52 +35,53 @@ struct Parts {
     source: Option<Cause>,
 }
 
-/// What a [`ProviderError`] is about.
+/// What happened in a [`ProviderError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProviderErrorKind {
-    /// The caller may not use the key in this way.
+    /// The caller is not allowed to use the key for this operation. Allow it in the key policy or an IAM policy.
     AccessDenied,
-    /// There is no such key.
+    /// The key does not exist. Check its id, account and region.
     NotFound,
-    /// The key is disabled, pending deletion, or of a kind that cannot do this.
+    /// The key is disabled, pending deletion, or of a type that does not support this operation. Enable the key, or use
+    /// another one.
     KeyUnusable,
-    /// The encrypted data key does not decrypt: it is damaged, of another key, or of another encryption context.
+    /// The encrypted data key could not be decrypted: it is corrupted, or belongs to another key or encryption context.
     InvalidCiphertext,
-    /// The encrypted data key does not decrypt, which the encryption context has no part in: it is damaged, or of
-    /// another key.
+    /// The encrypted data key could not be decrypted: it is corrupted, or belongs to another key. The encryption
+    /// context is not the cause.
     IncorrectKey,
-    /// Too many requests. A retry makes sense.
+    /// Too many requests. Retryable.
     Throttled,
-    /// The service did not answer, or failed. A retry makes sense.
+    /// The key service did not respond, or failed. Retryable.
     Unavailable,
-    /// There was no answer in time. A retry makes sense.
+    /// The key service did not respond in time. Retryable.
     TimedOut,
-    /// The provider does not do this at all. The [detail](ProviderError::detail) says why.
+    /// The provider does not support this operation. The [detail](ProviderError::detail) contains the reason.
     Unsupported,
-    /// The service answered something that it must not answer. The [detail](ProviderError::detail) says what.
+    /// The key service returned an invalid response. The [detail](ProviderError::detail) describes it.
     UnexpectedResponse,
-    /// None of the message's encrypted data keys belongs to this provider. The [detail](ProviderError::detail) names the
-    /// provider and key of each.
+    /// None of the message's encrypted data keys belongs to this provider. The [detail](ProviderError::detail) lists
+    /// the provider and key of each. Configure one of those keys.
     NoMatchingKey,
-    /// Some encrypted data keys were left alone, since others under the same KMS key had failed: see
-    /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key). It comes last among the attempts of
+    /// Some encrypted data keys were not tried, because too many others of the same KMS key had failed: see
+    /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key). It is the last of the attempts of
     /// [`NoneDecrypted`](Self::NoneDecrypted).
     NotTried,
-    /// Encrypted data keys belong to this provider, but it could decrypt none of them. The
-    /// [attempts](ProviderError::attempts) say what happened with each, in order.
+    /// Encrypted data keys belong to this provider, but it could not decrypt any of them. The
+    /// [attempts](ProviderError::attempts) contain the error of each, in order.
     NoneDecrypted,
-    /// A multi-region key's region failed, and so did all that stand in for it. The
-    /// [attempts](ProviderError::attempts) say what happened in each, in order.
+    /// A multi-region key failed in its first region and in those of all replicas. The
+    /// [attempts](ProviderError::attempts) contain the error of each region, in order.
     AllRegionsFailed,
     /// The random number generator failed.
     Random,
-    /// Anything else. The source says what.
+    /// Another error. See the [source](Error::source).
     Other,
 }
 
 impl ProviderError {
-    /// Creates an error of a provider that was asked for `operation`, such as `Decrypt`, with the key `key_id`.
+    /// Creates an error of `operation`, such as `Decrypt`, with the key `key_id`.
     pub fn new(kind: ProviderErrorKind, operation: &'static str, key_id: impl Into<String>) -> Self {
         Self(Box::new(Parts {
             kind,
@@ -93,37 +94,38 @@ impl ProviderError {
         }))
     }
 
-    /// Adds what happened, in words that the error's own text ends with.
+    /// Adds a detail, which is appended to the error's text.
     #[must_use]
     pub fn with_detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = Some(detail.into());
         self
     }
 
-    /// Adds the cause, such as the service's answer: an error of any type, or a text.
+    /// Adds the cause, such as the service's response: an error of any type, or a string.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Cause>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// Adds how long the service wants to be left alone before a retry, if it has said so.
+    /// Adds how long to wait before a retry, if the service specified it.
     #[must_use]
     pub fn with_retry_after(mut self, retry_after: impl Into<Option<Duration>>) -> Self {
         self.0.retry_after = retry_after.into();
         self
     }
 
-    /// Adds what happened with each of several keys that were tried, in order.
+    /// Adds the errors of the keys or regions that were tried, in order.
     #[must_use]
     pub fn with_attempts(mut self, attempts: Vec<ProviderError>) -> Self {
         self.0.attempts = attempts;
         self
     }
 
-    /// Returns what the error means to a service. Of several attempts: that it is [unavailable](ErrorKind::Unavailable)
-    /// where any may be retried; or else the most telling kind, access denied before a wrong context before all others
-    /// before a wrong key.
+    /// Returns the category of the error, for example to choose an HTTP status.
+    ///
+    /// For several attempts, it is [`Unavailable`](ErrorKind::Unavailable) if any of them is retryable. Otherwise it is
+    /// the most specific kind: `AccessDenied`, then `WrongContext`, then any other kind, and `WrongKey` last.
     pub fn error_kind(&self) -> ErrorKind {
         if self.is_retryable() {
             return ErrorKind::Unavailable;
@@ -137,33 +139,34 @@ impl ProviderError {
         self.0.kind
     }
 
-    /// Returns what the provider was asked for, such as `GenerateDataKey`.
+    /// Returns the operation that failed, such as `GenerateDataKey`.
     pub fn operation(&self) -> &'static str {
         self.0.operation
     }
 
-    /// Returns the key, or the provider where it is not about a single key.
+    /// Returns the key, or the provider if the error is not about a single key.
     pub fn key_id(&self) -> &str {
         &self.0.key_id
     }
 
-    /// Returns what the error's text ends with, if it says more than the kind does.
+    /// Returns the detail that is appended to the error's text, if there is one.
     pub fn detail(&self) -> Option<&str> {
         self.0.detail.as_deref()
     }
 
-    /// Returns how long the service wants to be left alone before a retry, if it has said so: of several attempts, the
-    /// shortest time.
+    /// Returns how long to wait before a retry, if the service specified it. For several attempts, returns the shortest
+    /// time.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after.or_else(|| self.attempts().iter().filter_map(Self::retry_after).min())
     }
 
-    /// Returns one error for each key or region that was tried, in order, where there were several to try.
+    /// Returns the error of each key or region that was tried, in order. Empty if there was only one to try.
     pub fn attempts(&self) -> &[ProviderError] {
         &self.0.attempts
     }
 
-    /// Returns whether the same request may succeed when it is made again later: of several attempts, whether any may.
+    /// Returns whether the same request may succeed if it is repeated later. For several attempts, returns whether any
+    /// of them may.
     pub fn is_retryable(&self) -> bool {
         use ProviderErrorKind::{Throttled, TimedOut, Unavailable};
         matches!(self.kind(), Throttled | Unavailable | TimedOut) || self.attempts().iter().any(Self::is_retryable)
@@ -171,7 +174,7 @@ impl ProviderError {
 }
 
 impl ProviderErrorKind {
-    /// Returns what it means to a service, if it is not for the attempts to say.
+    /// Returns the category of the kind, unless it depends on the attempts.
     fn error_kind(self) -> Option<ErrorKind> {
         match self {
             Self::AccessDenied => Some(ErrorKind::AccessDenied),
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_meaning_for_a_service_and_those_that_may_pass_are_retryable() {
+    fn each_kind_has_its_category_and_temporary_ones_are_retryable() {
         for (kind, expected, is_retryable) in ALL {
             let alone = error(kind);
             for all in [ProviderErrorKind::NoneDecrypted, ProviderErrorKind::AllRegionsFailed] {
@@ -310,7 +313,7 @@ mod tests {
     fn the_text_names_what_failed_on_what_and_why() {
         for (kind, _, _) in ALL {
             let text = error(kind).with_detail("the detail").to_string();
-            // Those two are about no single key.
+            // These two kinds are not about a single key.
             let has_no_key = matches!(kind, ProviderErrorKind::NotTried | ProviderErrorKind::Random);
             assert!(has_no_key || text.contains("the-key"), "{text}");
             assert!(text.ends_with(": the detail"), "{text}");
@@ -322,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn the_random_number_generators_own_cause_is_the_source() {
+    fn the_source_is_the_cause_of_the_random_number_generator() {
         let random = ProviderError::from(RandomError("no entropy".into()));
         assert_eq!(random.to_string(), "the random number generator failed");
         assert_eq!(random.source().unwrap().to_string(), "no entropy");
@@ -338,7 +341,7 @@ mod tests {
         prop::collection::vec(nested, 1..6)
     }
 
-    /// The attempts that have none of their own.
+    /// Returns the attempts that have no attempts of their own.
     fn leaves(attempts: &[ProviderError]) -> Vec<&ProviderError> {
         let of = |attempt| {
             if ProviderError::attempts(attempt).is_empty() { vec![attempt] } else { leaves(attempt.attempts()) }
@@ -348,7 +351,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn of_several_attempts_a_retryable_one_counts_first_then_denied_access_then_the_context_and_last_the_key(
+        fn the_most_specific_of_several_attempts_counts(
             attempts in attempts(),
         ) {
             let all = error(ProviderErrorKind::AllRegionsFailed).with_attempts(attempts.clone());
