@@ -1,4 +1,4 @@
-//! File to file: the command, and the shells of the library, beside a plain loop of reading and writing.
+//! File to file: the command and the library's readers and writers, compared with a plain loop of reading and writing.
 
 use std::{
     fs::{self, File},
@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 const MIB: usize = 1 << 20;
 const LEN: usize = 512 * MIB;
 
-/// In memory where the system has a place for that.
+/// In memory, if the system has a file system for that.
 fn folder() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
@@ -50,7 +50,7 @@ fn files(criterion: &mut Criterion) {
     let envelope = Envelope::new(RawAes::generate("bench", "key").unwrap());
     let (context, mut batch) = (EncryptionContext::from([("tenant", "acme")]), vec![1; MIB]);
     let library_sealed = path("library-sealed");
-    // The file that is written is there already, so that all write to memory that was used before.
+    // The output file already exists, so that all benchmarks write to memory that was used before.
     fs::write(&out, vec![1; LEN + MIB]).unwrap();
     let rewrite = || File::options().write(true).open(&out).unwrap();
 
@@ -96,7 +96,7 @@ fn files(criterion: &mut Criterion) {
         });
     });
     drop(fs::remove_file(&out));
-    // The command makes a new file each time, and so does what it is compared with.
+    // The command creates a new file each time, and so does the loop to compare with.
     group.bench_function("plain loop new file", |bencher| {
         bencher.iter(|| {
             copy(File::open(&plain).unwrap(), File::create(path("new")).unwrap(), &mut batch).unwrap();

@@ -1,4 +1,4 @@
-//! The arguments.
+//! The command-line arguments.
 
 use std::{
     env,
@@ -20,18 +20,18 @@ use crate::{
     key_source::{KeySource, RsaOptions},
 };
 
-/// Envelope encryption of files and pipes, with AWS KMS or a local key, in the AWS Encryption SDK's message format
+/// Encrypt files and pipes with AWS KMS or a local key, in the message format of the AWS Encryption SDK
 #[derive(Debug, Parser)]
 #[command(name = "kms-envelope", version, arg_required_else_help = true, after_help = after_help())]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Show no progress and say nothing but warnings and errors
+    /// Print only warnings and errors, and show no progress
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 }
 
-/// One a line.
+/// One per line.
 pub(crate) const EXAMPLES: &str = "\
 kms-envelope keygen backup.key
 kms-envelope seal --key backup.key -c table=orders -o orders.msg orders.csv
@@ -42,9 +42,10 @@ kms-envelope open --key new.key --keys orders.keys -o orders.csv orders.msg
 kms-envelope inspect orders.msg";
 
 pub(crate) const GENERATED: &str =
-    "`kms-envelope completions SHELL` prints completions for a shell, and `kms-envelope man [COMMAND]` a manual page.";
+    "`kms-envelope completions SHELL` prints shell completions, and `kms-envelope man [COMMAND]` a manual page.";
 
-pub(crate) const EXIT_STATUS: &str = "0 done, 1 failed, 2 wrong arguments, 141 the reader of the output has gone away.";
+pub(crate) const EXIT_STATUS: &str =
+    "0: success, 1: failure, 2: invalid arguments, 141: the reader of the output closed the pipe.";
 
 fn after_help() -> String {
     let examples = EXAMPLES.replace('\n', "\n  ");
@@ -53,30 +54,34 @@ fn after_help() -> String {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a local key file that only you can read; never overwrites one
+    /// Create a local key file that only you can read; an existing file is never overwritten
     Keygen(KeygenArguments),
-    /// Encrypt a file or a pipe
+    /// Encrypt a file or standard input
     Seal(SealArguments),
-    /// Decrypt what `seal` or any AWS Encryption SDK wrote
+    /// Decrypt a message from `seal` or any AWS Encryption SDK
     Open(OpenArguments),
-    /// Put a message's data key under another key; the message stays as it is
+    /// Encrypt a message's data key under another key, without changing the message
+    ///
+    /// Reads the header of the message only. Writes the new encrypted data keys to a separate file of detached keys,
+    /// which `open --keys` uses instead of the encrypted data keys in the message. The old key can still open the
+    /// message.
     Rewrap(RewrapArguments),
-    /// Show what a message says of itself, without a key and without any check
+    /// Show a message's header and lengths; verifies nothing without --key
     Inspect(InspectArguments),
-    /// Print completions for a shell
+    /// Print shell completions
     #[command(hide = true)]
     Completions(CompletionsArguments),
-    /// Print a manual page, such as for `man -l -`
+    /// Print a manual page, for example to view with `man -l -`
     #[command(hide = true)]
     Man(ManArguments),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct KeygenArguments {
-    /// Where the key goes
+    /// The key file to create
     #[arg(value_name = "KEYFILE", value_parser = OsStringValueParser::new().try_map(new_key_file))]
     pub(crate) path: PathBuf,
-    /// The key's namespace: the "provider id" that messages store
+    /// The key's namespace, which messages store as the provider id
     #[arg(long, value_name = "TEXT", default_value = "kms-envelope")]
     pub(crate) namespace: String,
     /// The key's name, which messages store [default: 16 random hexadecimal digits]
@@ -88,21 +93,20 @@ pub(crate) struct KeygenArguments {
 pub(crate) struct SealArguments {
     #[command(flatten)]
     pub(crate) key: KeyArguments,
-    /// Make the local key file if it is not there
+    /// Create the local key file if it does not exist
     #[arg(long)]
     pub(crate) new_key: bool,
     #[command(flatten)]
     pub(crate) context: ContextArguments,
-    /// The plaintext bytes of a frame, 1 to 16MiB: a number of bytes, or of KiB or MiB such as 256KiB
+    /// The frame length in plaintext bytes, from 1 to 16MiB, optionally with the suffix KiB or MiB
     /// [default: 64KiB]
     #[arg(long, value_name = "BYTES", value_parser = frame_len)]
     pub(crate) frame_len: Option<u32>,
-    /// The algorithm suite, as its id in hexadecimal, such as 0478 [default: 0478, or 0178 where the policy forbids
-    /// commitment]
+    /// The id of the algorithm suite in hexadecimal [default: 0478, or 0178 if the policy forbids commitment]
     #[arg(long, value_name = "ID", value_parser = suite)]
     pub(crate) suite: Option<AlgorithmSuite>,
-    /// Sign the message, so that those who can open it cannot forge it: suite 0578, or 0378 where the policy forbids
-    /// commitment
+    /// Sign the message, so that those who can only open messages cannot forge one: uses suite 0578, or 0378 if the
+    /// policy forbids commitment
     #[arg(long, conflicts_with = "suite")]
     pub(crate) sign: bool,
     #[command(flatten)]
@@ -129,7 +133,7 @@ pub(crate) struct OpenArguments {
 pub(crate) struct RewrapArguments {
     #[command(flatten)]
     pub(crate) key: KeyArguments,
-    /// The new key. With several, each of them opens the message
+    /// The new key, like --key. If repeated, any one of the keys opens the message
     #[arg(long = "to", value_name = "KEY", required = true,
         value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
     pub(crate) to: Vec<KeySource>,
@@ -146,8 +150,8 @@ pub(crate) struct InspectArguments {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
-    /// Say whether this key opens the message, as far as its header tells: makes the request to the key service, and
-    /// reads no body
+    /// Check whether this key opens the message: calls the key service and verifies the header, but does not read the
+    /// body
     #[arg(long = "key", value_name = "KEY",
         value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
     pub(crate) sources: Vec<KeySource>,
@@ -166,25 +170,25 @@ pub(crate) struct CompletionsArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ManArguments {
-    /// The command that the page is about [default: all of kms-envelope]
+    /// The command to describe [default: kms-envelope itself]
     #[arg(value_name = "COMMAND")]
     pub(crate) command: Option<String>,
 }
 
-/// What is needed to open a message besides its key.
+/// The arguments for opening a message, besides its key.
 #[derive(Debug, Args)]
 pub(crate) struct OpeningArguments {
     #[command(flatten)]
     pub(crate) context: ContextArguments,
     #[command(flatten)]
     pub(crate) policy: PolicyArgument,
-    /// What `rewrap` wrote for this message: used instead of the encrypted data keys in the message
+    /// The detached keys from `rewrap` for this message, to use instead of the encrypted data keys in it
     #[arg(long = "keys", value_name = "FILE")]
     pub(crate) keys: Option<PathBuf>,
 }
 
 impl OpeningArguments {
-    /// Whether there is anything that only opening has a use for.
+    /// Returns whether any argument is given that is only of use for opening.
     pub(crate) fn are_given(&self) -> bool {
         self.keys.is_some() || !self.context.pairs.is_empty() || !self.context.required.is_empty()
     }
@@ -192,10 +196,11 @@ impl OpeningArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct KeyArguments {
-    /// A local key file, a KMS key, or rsa:PATH for an RSA key in PEM. With several, each of them opens what was sealed
+    /// A local key file, a KMS key, or rsa:PATH for an RSA key in PEM. If repeated when sealing, any one of the keys
+    /// opens the message
     ///
-    /// A KMS key is named by its ARN or an alias's ARN, or by alias/NAME or its id in the AWS region of the environment.
-    /// A file whose name looks like one of these is named ./NAME.
+    /// Name a KMS key by its ARN, by the ARN of an alias, or by alias/NAME or a key id in the AWS region of the
+    /// environment. For a file whose name looks like one of these, write ./NAME.
     #[arg(long = "key", value_name = "KEY", env = "KMS_ENVELOPE_KEY", hide_env_values = true, required = true,
         value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
     pub(crate) sources: Vec<KeySource>,
@@ -205,13 +210,13 @@ pub(crate) struct KeyArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct RsaArguments {
-    /// The namespace of the RSA keys: the "provider id" that messages store
+    /// The namespace of the RSA keys, which messages store as the provider id
     #[arg(long = "rsa-namespace", value_name = "TEXT", default_value = "kms-envelope")]
     namespace: String,
     /// The name of the RSA keys, which messages store
     #[arg(long = "rsa-name", value_name = "TEXT", default_value = "rsa")]
     name: String,
-    /// How RSA pads data keys
+    /// The padding of data keys that are encrypted with RSA
     #[arg(long = "rsa-padding", value_name = "PADDING", default_value = "oaep-sha256")]
     padding: Padding,
 }
@@ -240,15 +245,15 @@ enum Padding {
 
 #[derive(Debug, Args)]
 pub(crate) struct PolicyArgument {
-    /// Whether messages must commit to their data key. To open old messages, choose
+    /// Whether messages must have key commitment. To open older messages that have none, use
     /// require-encrypt-allow-decrypt
     #[arg(long = "commitment-policy", value_name = "POLICY", default_value = "require-encrypt-require-decrypt")]
     pub(crate) policy: Policy,
 }
 
-/// AWS's names, and lengths.
+/// AWS's names.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-#[expect(clippy::enum_variant_names, reason = "these are their names")]
+#[expect(clippy::enum_variant_names, reason = "AWS's names")]
 pub(crate) enum Policy {
     ForbidEncryptAllowDecrypt,
     RequireEncryptAllowDecrypt,
@@ -267,31 +272,31 @@ impl From<Policy> for CommitmentPolicy {
 
 #[derive(Debug, Args)]
 pub(crate) struct ContextArguments {
-    /// A pair of the encryption context: sealing stores it in the clear, opening demands it
+    /// A pair of the encryption context. Sealing stores it unencrypted in the message; opening requires it to match
     #[arg(short = 'c', long = "context", value_name = "NAME=VALUE", value_parser = pair)]
     pairs: Vec<(String, String)>,
-    /// A pair that is authenticated but not stored in the message: it must be given to open it
+    /// A pair that is authenticated but not stored in the message; it must be given again to open it
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     required: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgument {
-    /// Where to write, `-` for standard output; a file appears only when it is complete [default: standard output, but
-    /// nothing encrypted goes to a terminal]
+    /// The file to write, or `-` for standard output. A file appears only once it is complete [default: standard
+    /// output, unless it is a terminal and the output is binary]
     #[arg(id = "output", short = 'o', long = "output", value_name = "OUT")]
     output: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InputArgument {
-    /// What to read [default: standard input]
+    /// The file to read, or `-` for standard input [default: standard input]
     #[arg(id = "input", value_name = "IN")]
     input: Option<PathBuf>,
 }
 
-/// Names that begin so belong to the format (specification, `framework/structures.md`, "Encryption Context"). Opening
-/// may demand them.
+/// Names with this prefix are reserved by the format (specification, `framework/structures.md`, "Encryption Context").
+/// They are allowed for opening.
 const RESERVED_PREFIX: &str = "aws-crypto-";
 
 impl ContextArguments {
@@ -300,13 +305,13 @@ impl ContextArguments {
         let context = self.to_open()?;
         match context.iter().find(|(name, _)| name.starts_with(RESERVED_PREFIX)) {
             Some((name, _)) => Err(Failure::usage(format!(
-                "the encryption context has {name:?}, but names that begin with {RESERVED_PREFIX:?} are reserved"
+                "the encryption context has the name {name:?}; names that begin with {RESERVED_PREFIX:?} are reserved"
             ))),
             None => Ok(context),
         }
     }
 
-    /// Returns the encryption context that a message must have.
+    /// Returns the encryption context that a message is required to have.
     pub(crate) fn to_open(&self) -> Result<EncryptionContext, Failure> {
         let mut context = EncryptionContext::new();
         for (name, value) in self.pairs.iter().chain(&self.required) {
@@ -326,7 +331,7 @@ impl ContextArguments {
     }
 }
 
-/// Names of the standard streams, which may be closed.
+// Names of the standard streams, which may be closed.
 const STDIN: [&str; 4] = ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
@@ -336,7 +341,7 @@ impl OutputArgument {
         self.output.as_deref().filter(|path| !STDOUT.map(Path::new).contains(path))
     }
 
-    /// Whether the user said where to write.
+    /// Returns whether the user specified an output.
     pub(crate) fn is_given(&self) -> bool {
         self.output.is_some()
     }
@@ -349,10 +354,10 @@ impl InputArgument {
     }
 }
 
-/// What other tools call these commands.
+/// Other tools' names for these commands.
 const OTHER_NAMES: [(&str, &str); 2] = [("encrypt", "seal"), ("decrypt", "open")];
 
-/// Parses the process's arguments. Ends the process where they are wrong, or ask for help only.
+/// Parses the arguments of the process. Exits if they are invalid, or after printing help.
 pub(crate) fn parse() -> Arguments {
     Arguments::try_parse().unwrap_or_else(|mut error| {
         if let Some(ContextValue::String(given)) = error.get(ContextKind::InvalidSubcommand)
@@ -361,7 +366,7 @@ pub(crate) fn parse() -> Arguments {
             let suggested = ContextValue::Strings(vec![(*ours).to_owned()]);
             error.insert(ContextKind::SuggestedSubcommand, suggested);
         }
-        // What was given, such as the name of a file by a stranger, must not drive the terminal.
+        // An argument, such as a file name chosen by an attacker, must not control the terminal.
         for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
             if let Some(ContextValue::String(given)) = error.get(kind) {
                 let escaped = one_line(given);
@@ -372,10 +377,10 @@ pub(crate) fn parse() -> Arguments {
     })
 }
 
-/// Says that the arguments are wrong, and ends the process with status 2.
+/// Reports invalid arguments, and exits with status 2.
 pub(crate) fn exit_with_usage(what: &str) -> ! {
     let mut arguments = Arguments::command();
-    // Parsed again, for the usage of the command that was given.
+    // Parsed again, to show the usage of the given command.
     let given = arguments.try_get_matches_from_mut(env::args_os()).ok();
     let name = given.as_ref().and_then(ArgMatches::subcommand_name);
     match name.and_then(|name| arguments.find_subcommand_mut(name)) {
@@ -389,7 +394,7 @@ fn suite(text: &str) -> Result<AlgorithmSuite, String> {
     let id = u16::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok();
     id.and_then(AlgorithmSuite::from_id).ok_or_else(|| {
         let suites: Vec<_> = AlgorithmSuite::all().map(|suite| suite.to_string()).collect();
-        format!("the suites are {}", suites.join(", "))
+        format!("the algorithm suites are {}", suites.join(", "))
     })
 }
 
@@ -402,28 +407,28 @@ fn frame_len(text: &str) -> Result<u32, String> {
     };
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
     if !is_number {
-        return Err("it must be a number of bytes, or of KiB or MiB such as 64KiB".into());
+        return Err("expected a number of bytes, optionally with the suffix KiB or MiB, such as 64KiB".into());
     }
     let len = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
     len.filter(|len| (1..=max).contains(len)).ok_or_else(|| format!("it must be from 1 to {max} bytes"))
 }
 
-/// The name may be empty, as it may in the format.
+/// The name may be empty: the format allows it.
 fn pair(text: &str) -> Result<(String, String), &'static str> {
-    let (name, value) = text.split_once('=').ok_or("it must be NAME=VALUE")?;
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// Refuses what `--key` would not take for a file.
+/// Rejects a path that `--key` would not read as a local key file.
 fn new_key_file(path: OsString) -> Result<PathBuf, &'static str> {
     if path == "-" {
-        return Err("a key goes to a file of its own");
+        return Err("a key cannot be written to standard output");
     }
     match KeySource::parse(path)? {
         KeySource::File(path) => Ok(path),
         KeySource::KmsArn { .. } | KeySource::KmsName(_) => {
-            Err("--key would take it for a KMS key; put ./ in front of it to name a file")
+            Err("--key would read it as a KMS key; to name a file, put ./ in front")
         }
-        KeySource::Rsa(_) => Err("--key would take it for an RSA key; put ./ in front of it to name a file"),
+        KeySource::Rsa(_) => Err("--key would read it as an RSA key; to name a file, put ./ in front"),
     }
 }

@@ -1,5 +1,5 @@
-//! What the environment configures AWS's SDK with. It panics on some of it, and of the rest it does not say which variable
-//! is wrong.
+//! Checks of the environment variables that configure the AWS SDK. The SDK panics on some invalid values, and its
+//! errors do not name the variable.
 
 use std::env;
 
@@ -22,15 +22,15 @@ const CHECKS: [(&str, Check, &str); 8] = [
     ("AWS_SESSION_TOKEN", is_one_line, "one line"),
 ];
 
-/// What endpoints must be.
+/// Describes a valid endpoint.
 pub(crate) const URL: &str = "a URL that begins with http:// or https://";
 
-/// Fails where a variable is set to what the SDK does not take. The values are not shown: some are secret.
+/// Fails if a variable has a value that the SDK does not accept. The text does not show values: some are secret.
 pub(crate) fn check() -> Result<(), Failure> {
     for (name, is_valid, wanted) in CHECKS {
         if env::var_os(name).is_some_and(|value| !value.to_str().is_some_and(is_valid)) {
-            return Err(Failure::new(format!("the environment variable {name} is not {wanted}"))
-                .advise("set it to that, or unset it"));
+            return Err(Failure::new(format!("the environment variable {name} must be {wanted}"))
+                .advise("correct it, or unset it"));
         }
     }
     Ok(())

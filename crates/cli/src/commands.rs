@@ -1,4 +1,4 @@
-//! The commands. Each reads its arguments and ties the parts below together.
+//! The commands. Each reads its arguments and connects input, keys and output.
 
 mod generated;
 mod inspect;
@@ -25,10 +25,10 @@ use crate::{
     standard,
 };
 
-/// What must not be written over: nothing that the key has sealed would open.
-const A_KEY: &str = "a key that was given, and not to be replaced";
+/// A key must not be overwritten: messages sealed with it could no longer be opened.
+const A_KEY: &str = "one of the given keys, which must not be overwritten";
 
-/// Does what the arguments ask for.
+/// Runs the command.
 pub(crate) fn run(Arguments { command, quiet }: Arguments) -> Result<(), Failure> {
     let console = Console { quiet };
     match command {
@@ -46,20 +46,20 @@ fn keygen(arguments: &KeygenArguments, console: Console) -> Result<(), Failure> 
     keys::generate(&arguments.path, &arguments.namespace, arguments.name.as_deref(), console).map(drop)
 }
 
-/// For the requests to the key service, which are made before the body is touched.
+/// Returns a runtime for the calls to the key service, which happen before the body is processed.
 fn runtime() -> Result<Runtime, Failure> {
     Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(format!("the async runtime does not start: {error}")))
+        .map_err(|error| Failure::new(format!("cannot start the async runtime: {error}")))
 }
 
-/// Returns what makes providers of keys that must be there.
+/// Returns a factory of providers for keys that must exist.
 fn existing_keys(arguments: &KeyArguments, console: Console) -> Keys {
     Keys { rsa: arguments.rsa.options(), new_key: false, console }
 }
 
-/// Returns the envelope that opens with this key.
+/// Returns an envelope for opening with this key.
 fn opening_envelope(terms: &OpeningArguments, provider: Arc<dyn KeyProvider>) -> Result<Envelope, Failure> {
     let envelope = Envelope::builder(provider)
         .commitment_policy(CommitmentPolicy::from(terms.policy.policy))
@@ -72,7 +72,7 @@ fn opening_envelope(terms: &OpeningArguments, provider: Arc<dyn KeyProvider>) ->
     }
 }
 
-/// Reads what `rewrap` wrote.
+/// Reads detached keys that `rewrap` wrote.
 fn read_detached(path: &Path) -> Result<DetachedKeys, Failure> {
     let mut bytes = Vec::new();
     File::open(path)
@@ -81,7 +81,7 @@ fn read_detached(path: &Path) -> Result<DetachedKeys, Failure> {
     parse_detached(&bytes).map_err(|failure| failure.of(path.display()))
 }
 
-/// Writes all of a text to standard output.
+/// Writes a text to standard output.
 fn print(text: &[u8]) -> Result<(), Failure> {
     let written: io::Result<()> = standard::output()?.write_all(text);
     written.map_err(|error| Failure::writing("standard output", &error))

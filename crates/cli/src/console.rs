@@ -1,37 +1,37 @@
-//! What is said on standard error.
+//! Output to standard error.
 
 use std::io::{self, Write};
 
-/// Says things besides what the command was asked for. Warnings and errors are said always, the rest unless the user
-/// wants quiet.
+/// Prints notes and warnings. Warnings are always printed, notes only without `--quiet`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Console {
     pub(crate) quiet: bool,
 }
 
 impl Console {
-    /// Prints a line that is good to know, such as the name of a new key.
+    /// Prints useful information, such as the name of a new key.
     pub(crate) fn note(self, text: &str) {
         if !self.quiet {
             say(text);
         }
     }
 
-    /// Prints a line about something that should be changed.
+    /// Prints a warning about something that the user should change.
     pub(crate) fn warn(self, text: &str) {
         say(&format!("warning: {text}"));
     }
 }
 
-/// Prints a line. Standard error may be closed: nobody reads it then.
+/// Prints a line. Ignores errors, because standard error may be closed.
 pub(crate) fn say(text: &str) {
     let _ = writeln!(io::stderr(), "kms-envelope: {}", one_line(text));
 }
 
-/// Nobody reads more, and strangers choose how much a message or an answer says.
+/// The maximum length of a line: attackers control the length of names in a message or a response.
 const MAX_LEN: usize = 4000;
 
-/// Control characters and those that reverse text as escapes: a file's name or a service's answer must not drive the terminal.
+/// Escapes control characters and those that change the direction of text: a file name or the response of a service
+/// must not control the terminal.
 pub(crate) fn one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len().min(MAX_LEN));
     for c in text.chars() {

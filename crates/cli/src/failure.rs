@@ -1,4 +1,4 @@
-//! What is said when something fails: what, and what to do about it.
+//! Failures as the user reads them: what failed, and a hint about what to do.
 
 use std::{
     error::Error,
@@ -18,7 +18,7 @@ use kms_envelope::{
 
 use crate::console::say;
 
-/// Why the command did not do its work.
+/// Why the command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     what: String,
@@ -29,9 +29,9 @@ pub(crate) struct Failure {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Kind {
     Failed,
-    /// The arguments are wrong.
+    /// The arguments are invalid.
     Usage,
-    /// The reader of the output has gone away, as `head` does when it has enough.
+    /// The reader of the output closed the pipe, like `head` when it has read enough.
     NoReader,
 }
 
@@ -40,7 +40,7 @@ impl Failure {
         Self { what: what.into(), advice: None, kind: Kind::Failed }
     }
 
-    /// The arguments are wrong.
+    /// Creates a failure because of invalid arguments.
     pub(crate) fn usage(what: impl Into<String>) -> Self {
         Self { kind: Kind::Usage, ..Self::new(what) }
     }
@@ -53,7 +53,7 @@ impl Failure {
         &self.what
     }
 
-    /// Says more about what failed.
+    /// Appends a detail.
     pub(crate) fn and(mut self, more: &str) -> Self {
         self.what.push_str("; ");
         self.what.push_str(more);
@@ -65,7 +65,7 @@ impl Failure {
         self
     }
 
-    /// Puts the name of what failed in front.
+    /// Prepends the name of the file or stream that failed.
     pub(crate) fn of(mut self, name: impl Display) -> Self {
         self.what = format!("{name}: {}", self.what);
         self
@@ -86,21 +86,23 @@ impl Failure {
             ConfigError::KeyFileIo { source, action, .. } => {
                 let this = Self::new(format!("{name}: the key file cannot be {action}: {source}"));
                 match (source.kind(), *action) {
-                    (io::ErrorKind::AlreadyExists, _) => this.advise("a key is never overwritten: choose another name"),
+                    (io::ErrorKind::AlreadyExists, _) => {
+                        this.advise("an existing key is never overwritten; choose another name")
+                    }
                     (io::ErrorKind::NotFound, "read") => {
-                        this.advise("`kms-envelope keygen KEYFILE` makes one, and so does `seal --new-key`")
+                        this.advise("create one with `kms-envelope keygen KEYFILE` or `seal --new-key`")
                     }
                     _ => this,
                 }
             }
             ConfigError::KeyFile(_) => Self::new(error.to_string())
                 .of(name)
-                .advise("use a copy of the key file: a new key does not open what was sealed before"),
+                .advise("restore the key file from a backup; a new key does not open existing messages"),
             _ => Self::new(error.to_string()),
         }
     }
 
-    /// Prints it.
+    /// Prints the failure and its hint.
     pub(crate) fn report(&self) {
         say(&self.what);
         if let Some(advice) = self.advice {
@@ -133,7 +135,9 @@ impl From<SealError> for Failure {
     fn from(error: SealError) -> Self {
         match error {
             SealError::Provider(error) => error.into(),
-            SealError::TooLong { .. } => Self::new(error.to_string()).advise("`--frame-len` makes frames longer"),
+            SealError::TooLong { .. } => {
+                Self::new(error.to_string()).advise("set a longer frame length with `--frame-len`")
+            }
             error => Self::new(chain(&error)),
         }
     }
@@ -152,12 +156,11 @@ impl From<OpenError> for Failure {
             OpenError::Commitment | OpenError::HeaderTag | OpenError::FrameTag { .. } | OpenError::Signature => {
                 Self::new(error.to_string()).advise(ANOTHER_COPY)
             }
-            OpenError::DetachedKeys { .. } => {
-                Self::new(error.to_string()).advise("`--keys` takes what `kms-envelope rewrap` wrote for this message")
-            }
+            OpenError::DetachedKeys { .. } => Self::new(error.to_string())
+                .advise("`--keys` needs the file that `kms-envelope rewrap` wrote for this message"),
             OpenError::CommitmentPolicy { suite, .. } => {
                 Self::new(format!("the message's algorithm suite {suite} has no key commitment"))
-                    .advise("`--commitment-policy require-encrypt-allow-decrypt` opens it all the same")
+                    .advise("to open it anyway, use `--commitment-policy require-encrypt-allow-decrypt`")
             }
             error => Self::new(chain(&error)),
         }
@@ -176,22 +179,22 @@ impl From<RewrapError> for Failure {
     }
 }
 
-const ANOTHER_COPY: &str = "nothing can mend it: use another copy of the message";
+const ANOTHER_COPY: &str = "it cannot be repaired; use another copy of the message";
 
 impl From<FormatError> for Failure {
     fn from(error: FormatError) -> Self {
         let this = Self::new(error.to_string());
         match error {
-            FormatError::Base64 => {
-                this.advise("if this is base64, decode it first: `base64 -d FILE | kms-envelope open ...`")
+            FormatError::Base64 => this.advise("for example: `base64 -d FILE | kms-envelope open ...`"),
+            FormatError::Truncated(_) => {
+                this.advise("a copy or download may have stopped early; get the complete message")
             }
-            FormatError::Truncated(_) => this.advise("a copy or a download that stopped early: get the whole of it"),
             FormatError::Version(_) | FormatError::Type(_) => {
-                this.advise("give what `kms-envelope seal` or an AWS Encryption SDK wrote")
+                this.advise("use a file that `kms-envelope seal` or an AWS Encryption SDK wrote")
             }
-            FormatError::DetachedKeys(_) => this.advise("give what `kms-envelope rewrap` wrote"),
-            FormatError::TrailingBytes => this.advise("something was appended to it: use another copy of the message"),
-            FormatError::Length { .. } => this.advise("it was cut off, or something follows its end"),
+            FormatError::DetachedKeys(_) => this.advise("use a file that `kms-envelope rewrap` wrote"),
+            FormatError::TrailingBytes => this.advise("something was appended to the message; use another copy"),
+            FormatError::Length { .. } => this.advise("the message is truncated, or has trailing bytes after its end"),
             _ => this.advise(ANOTHER_COPY),
         }
     }
@@ -199,7 +202,8 @@ impl From<FormatError> for Failure {
 
 impl From<LimitError> for Failure {
     fn from(error: LimitError) -> Self {
-        Self::new(error.to_string()).advise("the library can be told to accept it: kms_envelope::Limits")
+        Self::new(error.to_string())
+            .advise("the command cannot raise this limit, but the library can: see kms_envelope::Limits")
     }
 }
 
@@ -213,7 +217,7 @@ impl From<HeaderError> for Failure {
     }
 }
 
-/// What errors say where the credentials are missing or not accepted: words of the SDK, and codes of AWS.
+/// Parts of error texts for missing or rejected credentials: words of the SDK, and error codes of AWS.
 const CREDENTIALS: [&str; 6] = [
     "credential",
     "ExpiredTokenException",
@@ -225,13 +229,13 @@ const CREDENTIALS: [&str; 6] = [
 
 fn advice_on_provider(error: &ProviderError, described: &str) -> Option<&'static str> {
     match error.kind() {
-        ProviderErrorKind::NoMatchingKey => Some("give the key that the message names with --key"),
+        ProviderErrorKind::NoMatchingKey => Some("pass one of the keys that the message names with --key"),
         ProviderErrorKind::NoneDecrypted => {
             error.attempts().iter().find_map(|attempt| advice_on_provider(attempt, described))
         }
         ProviderErrorKind::InvalidCiphertext | ProviderErrorKind::IncorrectKey => Some(
-            "check the key, and the pairs that `--required` had when it was sealed; if both are right, the message was \
-                 changed: use another copy",
+            "check the key, and the `--required` pairs that the message was sealed with; if both are right, the \
+                 message was modified or corrupted: use another copy",
         ),
         ProviderErrorKind::Unavailable | ProviderErrorKind::Other
             if CREDENTIALS.iter().any(|about| described.contains(about)) =>
@@ -242,17 +246,17 @@ fn advice_on_provider(error: &ProviderError, described: &str) -> Option<&'static
     }
 }
 
-/// The error with its causes, on one line.
+/// Returns the error with its causes, on one line.
 fn provider(error: &ProviderError) -> String {
     match (error.kind(), error.source()) {
-        // Each attempt has causes of its own, which its Display leaves away.
+        // The Display of an attempt omits its causes.
         (ProviderErrorKind::NoneDecrypted, _) => {
             let attempts: Vec<_> = error.attempts().iter().map(provider).collect();
             format!("no encrypted data key could be decrypted: {}", attempts.join("; "))
         }
         (ProviderErrorKind::Unavailable, Some(source)) if is_about_credentials(source) => {
             let cause = causes(source).last().map(ToString::to_string).unwrap_or_default();
-            // A list of all the places that have been looked at follows.
+            // A list of all the sources that were tried follows.
             let why = first_line(&cause).trim_end_matches(" Attempted:");
             format!("{} with key {}: no usable AWS credentials: {why}", error.operation(), error.key_id())
         }
@@ -260,24 +264,24 @@ fn provider(error: &ProviderError) -> String {
     }
 }
 
-/// Whether the SDK found no credentials to sign the request with. It has no public type for that error.
+/// Returns whether the SDK found no credentials to sign the request with. It has no public type for this error.
 fn is_about_credentials(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|error| error.to_string().contains("credential"))
 }
 
-/// The error itself, its source, that one's source, and so on.
+/// Iterates over the error itself, its source, the source of that, and so on.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     iter::successors(Some(error), |&error| error.source())
 }
 
-/// The error and those of its causes that say something new: their first lines, and of an answer of KMS its code and
-/// its words.
+/// Returns the text of the error and of those of its causes that add something new: their first lines, or for a
+/// response of KMS, its error code and message.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in error.source().into_iter().flat_map(causes) {
         #[cfg(feature = "aws-kms")]
         if let Some(answer) = kms_answer(cause) {
-            // What is behind it says the same again.
+            // Its causes repeat the same text.
             return format!("{text}: {answer}");
         }
         let cause = cause.to_string();
@@ -290,14 +294,14 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// The first line, up to where the SDK shows a request or response: there may be a data key in its body.
+/// Returns the first line, without a request or response that the SDK shows: its body may contain a data key.
 fn first_line(text: &str) -> &str {
     let line = text.lines().next().unwrap_or_default();
     let end = ["Request {", "Response {", "SdkBody {"].iter().filter_map(|shown| line.find(shown)).min();
     end.map_or(line, |end| line[..end].trim_end_matches([' ', '`']))
 }
 
-/// What KMS answered, if it did.
+/// Returns the error code and message of the KMS response, if the error is one.
 #[cfg(feature = "aws-kms")]
 fn kms_answer(error: &(dyn Error + 'static)) -> Option<String> {
     use aws_sdk_kms::{

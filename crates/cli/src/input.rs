@@ -1,4 +1,4 @@
-//! What is read: files, pipes, devices.
+//! Input from files, pipes and devices.
 
 use std::{
     collections::VecDeque,
@@ -14,25 +14,25 @@ use kms_envelope::{
 
 use crate::{console::Console, failure::Failure, progress::Progress, standard};
 
-/// How much is read and written at once, at most.
+/// The maximum number of bytes to read or write at once.
 pub(crate) const PIECE: usize = 1 << 20;
 
-/// What files of detached keys begin with. No message does.
+/// The first bytes of detached keys. No message begins with them.
 const DETACHED_KEYS: [u8; 4] = *b"KEDK";
 
-/// What the start of an input shows it to be.
+/// The start of an input.
 #[derive(Debug)]
 pub(crate) enum Start {
     Message(Header),
     DetachedKeys(DetachedKeys),
 }
 
-/// What is read.
+/// The input of a command.
 #[derive(Debug)]
 pub(crate) struct Input {
     file: File,
     name: String,
-    /// Where the message begins in the file.
+    /// The offset of the message in the file.
     start: u64,
     len: Option<u64>,
     console: Console,
@@ -40,7 +40,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// Opens a file, or takes standard input.
+    /// Opens a file, or standard input.
     pub(crate) fn open(path: Option<&Path>, console: Console) -> Result<Self, Failure> {
         let name = path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
         let cannot_read = |error: io::Error| Failure::reading(&name, &error);
@@ -50,13 +50,11 @@ impl Input {
         };
         let metadata = file.metadata().map_err(cannot_read)?;
         if metadata.is_dir() {
-            return Err(Failure::new("this is a directory, and only files are read")
-                .of(&name)
-                .advise("pack it with `tar` first"));
+            return Err(Failure::new("this is a directory, not a file").of(&name).advise("pack it with `tar` first"));
         }
-        // Standard input may have been read in part.
+        // Another process may have read part of standard input.
         let start = if metadata.is_file() { file.stream_position().unwrap_or(0) } else { 0 };
-        // Files of /proc claim to be empty.
+        // Files in /proc report a length of zero.
         let len = metadata.len().checked_sub(start).filter(|len| metadata.is_file() && *len > 0);
         Ok(Self { file, name, start, len, console, progress: None })
     }
@@ -65,23 +63,23 @@ impl Input {
         &self.name
     }
 
-    /// Returns what the system knows of the file.
+    /// Returns the file's metadata.
     pub(crate) fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
-    /// The bytes that are left, where they are known without reading them.
+    /// Returns the number of remaining bytes, if it is known without reading them.
     pub(crate) fn len(&self) -> Option<u64> {
         self.len
     }
 
-    /// Shows how much has been read, unless that gets in the way of what is typed.
+    /// Shows the progress of reading, unless the input is typed on a terminal.
     pub(crate) fn show_progress(&mut self) {
         let wanted = !self.console.quiet && !self.file.is_terminal();
         self.progress = Some(Progress::new(self.len, wanted));
     }
 
-    /// Reads a piece, which is empty at the end only.
+    /// Reads a piece. Returns 0 only at the end.
     pub(crate) fn read_piece(&mut self, piece: &mut [u8]) -> Result<usize, Failure> {
         loop {
             match self.read(piece) {
@@ -91,7 +89,7 @@ impl Input {
         }
     }
 
-    /// Fills `out`, or as much of it as there is. Returns how much that is.
+    /// Fills `out` as far as there is input. Returns the number of bytes.
     fn fill(&mut self, out: &mut [u8]) -> Result<usize, Failure> {
         let mut filled = 0;
         while filled < out.len() {
@@ -103,9 +101,9 @@ impl Input {
         Ok(filled)
     }
 
-    /// Reads a message's header and nothing beyond, or detached keys to their end.
+    /// Reads a message's header but not beyond it, or detached keys to their end.
     pub(crate) fn read_start(&mut self) -> Result<Start, Failure> {
-        // Every header is longer.
+        // Every header is longer than this.
         let mut start = [0; DETACHED_KEYS.len()];
         let len = self.fill(&mut start)?;
         if start != DETACHED_KEYS {
@@ -117,24 +115,24 @@ impl Input {
         parse_detached(&keys[..len]).map(Start::DetachedKeys).map_err(|failure| failure.of(&self.name))
     }
 
-    /// Reads a message's header and nothing beyond.
+    /// Reads a message's header but not beyond it.
     pub(crate) fn read_header(&mut self) -> Result<Header, Failure> {
         match self.read_start()? {
             Start::Message(header) => Ok(header),
-            Start::DetachedKeys(_) => Err(Failure::new("these are detached keys, and not a message")
+            Start::DetachedKeys(_) => Err(Failure::new("these are detached keys, not a message")
                 .of(&self.name)
-                .advise("give the message, and these keys with --keys")),
+                .advise("pass the message, and these keys with --keys")),
         }
     }
 
-    /// Reads the rest of a header, of which `start` has been read.
+    /// Reads the rest of a header that begins with `start`.
     fn read_header_after(&mut self, start: &[u8]) -> Result<Header, Failure> {
         let mut header = HeaderReader::new(&Limits::default());
         header.feed(start).map_err(|error| Failure::from(error).of(&self.name))?;
         let mut piece = [0; 1024];
         while header.needed() > 0 {
-            let room = header.needed().min(piece.len());
-            match self.read_piece(&mut piece[..room])? {
+            let len = header.needed().min(piece.len());
+            match self.read_piece(&mut piece[..len])? {
                 0 => break,
                 len => header.feed(&piece[..len]).map_err(|error| Failure::from(error).of(&self.name))?,
             };
@@ -142,7 +140,7 @@ impl Input {
         header.finish().map_err(|error| Failure::from(error).of(&self.name))
     }
 
-    /// Reads to the end. Returns how many bytes that were, and the last of them, at most `keep`.
+    /// Reads to the end. Returns the number of bytes, and at most the last `keep` of them.
     pub(crate) fn count(&mut self, keep: usize) -> Result<(u64, Vec<u8>), Failure> {
         let mut piece = vec![0; PIECE];
         let (mut count, mut end) = (0, VecDeque::new());
@@ -165,11 +163,14 @@ impl Input {
     }
 }
 
-/// Reads detached keys, of which there are at most the bytes of the longest header.
+/// Parses detached keys, which are at most as long as the longest header.
 pub(crate) fn parse_detached(keys: &[u8]) -> Result<DetachedKeys, Failure> {
     let limits = Limits::default();
     if keys.len() > limits.header_len {
-        return Err(Failure::new(format!("it has more than {} bytes, which no detached keys have", limits.header_len)));
+        return Err(Failure::new(format!(
+            "it is longer than {} bytes, the limit for detached keys",
+            limits.header_len
+        )));
     }
     Ok(DetachedKeys::parse(keys, &limits)?)
 }

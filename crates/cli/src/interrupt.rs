@@ -1,4 +1,4 @@
-//! A signal that asks the process to end leaves no half-written file behind.
+//! Removes the unfinished output file if a signal ends the process.
 
 use std::{
     fs, io,
@@ -6,14 +6,14 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// The file that is being written and does not have its name yet.
+/// The temporary file that is being written.
 static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes a file that is removed when the process is interrupted, once it is [watched](watch) for.
+/// Creates a file that is removed if a signal ends the process. Call [`watch`] first.
 pub(crate) fn create<F>(create: impl FnOnce() -> io::Result<F>, path: impl FnOnce(&F) -> &Path) -> io::Result<F> {
     let mut unfinished = unfinished();
     let file = create()?;
@@ -21,7 +21,7 @@ pub(crate) fn create<F>(create: impl FnOnce() -> io::Result<F>, path: impl FnOnc
     Ok(file)
 }
 
-/// Gives the file its name, by `rename`: until then it is removed when the process is interrupted, afterwards not.
+/// Renames the file with `rename`. From then on, a signal does not remove it.
 pub(crate) fn complete<T>(rename: impl FnOnce() -> T) -> T {
     let mut unfinished = unfinished();
     let renamed = rename();
@@ -29,7 +29,7 @@ pub(crate) fn complete<T>(rename: impl FnOnce() -> T) -> T {
     renamed
 }
 
-/// From now on, the signals remove the unfinished file.
+/// Starts to remove the unfinished file on signals that end the process.
 #[cfg(unix)]
 pub(crate) fn watch() -> io::Result<()> {
     use std::{future::poll_fn, os::unix::net::UnixStream, process, task::Poll, thread};
@@ -47,12 +47,12 @@ pub(crate) fn watch() -> io::Result<()> {
     // Signals that the parent ignores stay ignored: `nohup` ignores SIGHUP, shells SIGINT for background jobs.
     let ignored = ignored_signals();
     kinds.retain(|kind| ignored >> (kind.as_raw_value() - 1) & 1 == 0);
-    // tokio panics where there are no descriptors left for its signals, of which it needs no more than these.
+    // tokio panics if no file descriptors are left for its signals. It needs at most this many.
     drop([UnixStream::pair()?, UnixStream::pair()?, UnixStream::pair()?]);
     let runtime = Builder::new_current_thread().enable_io().build()?;
     let entered = runtime.enter();
     let mut signals = kinds.iter().copied().map(signal).collect::<io::Result<Vec<_>>>()?;
-    // Only so that it does not end the process: writing fails at the limit of a file's size, and says so.
+    // Prevents SIGXFSZ from ending the process: at the file size limit, writing fails with an error instead.
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
     drop(entered);
     thread::Builder::new().name("signals".into()).spawn(move || {
@@ -60,12 +60,12 @@ pub(crate) fn watch() -> io::Result<()> {
             let came = signals.iter_mut().position(|signal| signal.poll_recv(context).is_ready());
             came.map_or(Poll::Pending, Poll::Ready)
         }));
-        // Held until the end, so that nothing is made or renamed meanwhile.
+        // Held until the process ends, so that no file is created or renamed meanwhile.
         let unfinished = unfinished();
         if let Some(path) = &*unfinished {
             let _ = fs::remove_file(path);
         }
-        // A shell ends its loop only where it sees that the signal itself ended the process.
+        // A shell stops its loop only if the signal itself ended the process.
         let number = kinds[came].as_raw_value();
         let _ = emulate_default_handler(number);
         process::exit(128 + number);
@@ -73,7 +73,7 @@ pub(crate) fn watch() -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the signals that are ignored, the lowest bit for signal 1; none where the system has no /proc.
+/// Returns a bit mask of the ignored signals, with the lowest bit for signal 1. Zero on systems without /proc.
 #[cfg(unix)]
 fn ignored_signals() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

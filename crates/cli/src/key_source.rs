@@ -1,4 +1,4 @@
-//! What `--key` names. Its text alone decides, so that no file that appears or goes away changes what it means.
+//! The argument of `--key`. Its meaning depends on its text alone, not on which files exist.
 
 use std::{
     ffi::OsString,
@@ -13,13 +13,13 @@ pub(crate) enum KeySource {
     File(PathBuf),
     /// A file with an RSA key in PEM.
     Rsa(PathBuf),
-    /// The ARN of a KMS key or alias. No region but its own could serve it.
+    /// The ARN of a KMS key or alias, and its region.
     KmsArn { arn: String, region: String },
-    /// An alias or a key id of KMS, in the region of the environment.
+    /// A KMS alias or key id, in the region of the environment.
     KmsName(String),
 }
 
-/// How RSA keys are used, and what messages store of them. PEM says neither.
+/// The settings of RSA keys that PEM does not contain.
 #[derive(Clone, Debug)]
 pub(crate) struct RsaOptions {
     pub(crate) namespace: String,
@@ -28,7 +28,7 @@ pub(crate) struct RsaOptions {
 }
 
 impl KeySource {
-    /// Reads the argument. What is none of the other forms is a path: `./alias/x` names a file.
+    /// Parses the argument. Text that has none of the other forms is a path: `./alias/x` names a file.
     pub(crate) fn parse(text: OsString) -> Result<Self, &'static str> {
         let Some(known) = text.to_str() else { return Self::parse_path(text) };
         if known.is_empty() {
@@ -41,14 +41,14 @@ impl KeySource {
             return Self::parse_arn(known);
         }
         match known.strip_prefix("alias/") {
-            Some("") => Err("a KMS alias is alias/NAME; a file of this name is ./alias/"),
+            Some("") => Err("expected alias/NAME for a KMS alias; for a file, write ./alias/"),
             Some(_) => Ok(Self::KmsName(known.to_owned())),
             None if is_key_id(known) => Ok(Self::KmsName(known.to_owned())),
             None => Ok(Self::File(text.into())),
         }
     }
 
-    /// Reads what is not UTF-8 and so can be a path only, of a local key file or an RSA key.
+    /// Parses text that is not UTF-8, which can only be the path of a local key file or an RSA key.
     fn parse_path(text: OsString) -> Result<Self, &'static str> {
         #[cfg(unix)]
         if let Some(path) = std::os::unix::ffi::OsStrExt::as_bytes(&*text).strip_prefix(b"rsa:") {
@@ -70,11 +70,11 @@ impl KeySource {
             [_, _, "kms", region, _, resource] if !region.is_empty() && !resource.is_empty() => {
                 Ok(Self::KmsArn { arn: arn.to_owned(), region: region.to_owned() })
             }
-            _ => Err("a KMS key is arn:aws:kms:REGION:ACCOUNT:key/ID, an alias arn:aws:kms:REGION:ACCOUNT:alias/NAME"),
+            _ => Err("expected arn:aws:kms:REGION:ACCOUNT:key/ID or arn:aws:kms:REGION:ACCOUNT:alias/NAME"),
         }
     }
 
-    /// Returns the file that holds the key, if one does.
+    /// Returns the path of the key file, if the key is in a file.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::File(path) | Self::Rsa(path) => Some(path),
@@ -83,7 +83,7 @@ impl KeySource {
     }
 }
 
-/// Whether this has the shape of a KMS key id: a UUID, or `mrk-` and 32 hexadecimal digits.
+/// Returns whether the text looks like a KMS key id: a UUID, or `mrk-` and 32 hexadecimal digits.
 fn is_key_id(text: &str) -> bool {
     let is_hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     match text.strip_prefix("mrk-") {
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_text_alone_says_whether_a_key_is_a_file_or_of_kms() {
+    fn the_text_alone_decides_whether_a_key_is_a_file_or_a_kms_key() {
         let uuid = "1234abcd-12ab-34cd-56ef-1234567890ab";
         let multi_region = "mrk-1234abcd12ab34cd56ef1234567890ab";
         for name in ["alias/backup", "alias/a/b", uuid, multi_region] {

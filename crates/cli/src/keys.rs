@@ -1,4 +1,4 @@
-//! Key providers for what `--key` names.
+//! Key providers for the arguments of `--key`.
 
 use std::{
     fmt::Display,
@@ -27,20 +27,20 @@ use crate::{
     key_source::{KeySource, RsaOptions},
 };
 
-/// The longest file that is read as an RSA key, as of local key files.
+/// The maximum length of an RSA key file, the same as for local key files.
 const MAX_PEM_LEN: usize = 1 << 20;
 
-/// Makes key providers.
+/// Creates key providers.
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) rsa: RsaOptions,
-    /// Whether to make a local key file that is not there.
+    /// Whether to create a local key file that does not exist.
     pub(crate) new_key: bool,
     pub(crate) console: Console,
 }
 
 impl Keys {
-    /// Returns the key, or all of them as one.
+    /// Returns a provider for one key, or for several.
     pub(crate) async fn provider(&self, sources: &[KeySource]) -> Result<Arc<dyn KeyProvider>, Failure> {
         let mut providers = Vec::new();
         for source in sources {
@@ -79,19 +79,19 @@ impl Keys {
         }
     }
 
-    /// Reads a private or a public key, as the file's label says.
+    /// Reads a private or a public key, depending on the PEM label.
     fn rsa_key(&self, path: &Path) -> Result<RawRsa, Failure> {
         let cannot_read =
             |what: &dyn Display| Failure::new(format!("{}: the key cannot be read: {what}", path.display()));
-        // It does not grow, and so leaves no copies of the key.
+        // Never reallocated, so no copies of the key remain in memory.
         let mut pem = Zeroizing::new(Vec::with_capacity(MAX_PEM_LEN + 1));
         File::open(path)
             .and_then(|file| file.take(MAX_PEM_LEN as u64 + 1).read_to_end(&mut pem))
             .map_err(|error| cannot_read(&error))?;
         if pem.len() > MAX_PEM_LEN {
-            return Err(cannot_read(&format_args!("it has more than {MAX_PEM_LEN} bytes")));
+            return Err(cannot_read(&format_args!("it is longer than {MAX_PEM_LEN} bytes")));
         }
-        let pem = str::from_utf8(&pem).map_err(|_| cannot_read(&"it is not text"))?;
+        let pem = str::from_utf8(&pem).map_err(|_| cannot_read(&"it is not UTF-8 text"))?;
         let is_private = !pem.contains("PUBLIC KEY-----");
         let key = RawRsa::new(&self.rsa.namespace, &self.rsa.name, self.rsa.padding)
             .and_then(|key| if is_private { key.with_private_key_pem(pem) } else { key.with_public_key_pem(pem) })
@@ -100,24 +100,24 @@ impl Keys {
         Ok(key)
     }
 
-    /// Warns where others than the owner can read a secret key, or put another key in the place of any key.
+    /// Warns if users other than the owner can read a secret key, or modify any key.
     fn warn_if_exposed(&self, path: &Path, is_secret: bool) {
         let Ok(metadata) = fs::metadata(path) else { return };
         let (name, argument) = (path.display(), shell_word(path));
         match others_can(&metadata) {
             (true, true) if is_secret => {
-                self.console.warn(&format!("{name}: others can read and change this key: chmod 600 {argument}"));
+                self.console.warn(&format!("{name}: other users can read and modify this key: chmod 600 {argument}"));
             }
             (true, false) if is_secret => {
-                self.console.warn(&format!("{name}: others can read this key: chmod 600 {argument}"));
+                self.console.warn(&format!("{name}: other users can read this key: chmod 600 {argument}"));
             }
-            (_, true) => self.console.warn(&format!("{name}: others can change this key: chmod go-w {argument}")),
+            (_, true) => self.console.warn(&format!("{name}: other users can modify this key: chmod go-w {argument}")),
             (_, false) => {}
         }
     }
 }
 
-/// Returns a path as it is written in a shell.
+/// Quotes a path for a shell.
 fn shell_word(path: &Path) -> String {
     let path = path.display().to_string();
     let path = if path.starts_with('-') { format!("./{path}") } else { path };
@@ -125,23 +125,27 @@ fn shell_word(path: &Path) -> String {
     if is_plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) }
 }
 
-/// Makes a local key file.
+/// Creates a local key file.
 pub(crate) fn generate(path: &Path, namespace: &str, name: Option<&str>, console: Console) -> Result<RawAes, Failure> {
     let name = match name {
         Some(name) => name.to_owned(),
-        // Not from the path: keys that were made under the same one must not pass for each other.
+        // Not from the path: two keys created at the same path must have different names.
         None => {
-            let id = getrandom::u64().map_err(|error| Failure::new(format!("no randomness: {error}")))?;
+            let id = getrandom::u64()
+                .map_err(|error| Failure::new(format!("the random number generator failed: {error}")))?;
             format!("{id:016x}")
         }
     };
     let made = RawAes::generate(namespace, name).and_then(|key| key.write_key_file(path).map(|()| key));
     let key = made.map_err(|error| Failure::of_key_file(path, &error))?;
-    console.note(&format!("{}: new key {key}; nothing that it seals opens without this file", path.display()));
+    console.note(&format!(
+        "{}: created the new key {key}; keep this file: messages sealed with it cannot be opened without it",
+        path.display()
+    ));
     Ok(key)
 }
 
-/// Returns a KMS key in this region, or in that of the environment.
+/// Returns a KMS key in this region, or in the region of the environment.
 #[cfg(feature = "aws-kms")]
 async fn kms_key(id: &str, region: Option<&str>) -> Result<Arc<dyn KeyProvider>, Failure> {
     aws_environment::check()?;
@@ -151,13 +155,13 @@ async fn kms_key(id: &str, region: Option<&str>) -> Result<Arc<dyn KeyProvider>,
     }
     let config = config.load().await;
     if config.endpoint_url().is_some_and(|url| !aws_environment::is_url(url)) {
-        return Err(Failure::new(format!("the endpoint that is configured for AWS is not {}", aws_environment::URL)));
+        return Err(Failure::new(format!("the configured AWS endpoint must be {}", aws_environment::URL)));
     }
-    // Nothing else is in the name of a region, but it may be set to nothing.
+    // Region names contain only these characters, but the variable may be empty.
     let is_name = |region: &Region| region.as_ref().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if !config.region().is_some_and(|region| !region.as_ref().is_empty() && is_name(region)) {
-        return Err(Failure::new(format!("{id}: no AWS region is configured that could have this KMS key"))
-            .advise("set AWS_REGION, or give the ARN of the key"));
+        return Err(Failure::new(format!("{id}: no AWS region is configured, which is needed to find this KMS key"))
+            .advise("set AWS_REGION, or pass the ARN of the key"));
     }
     Ok(Arc::new(AwsKms::resolve(aws_sdk_kms::Client::new(&config), id).await?))
 }
@@ -165,11 +169,11 @@ async fn kms_key(id: &str, region: Option<&str>) -> Result<Arc<dyn KeyProvider>,
 #[cfg(not(feature = "aws-kms"))]
 async fn kms_key(id: &str, _: Option<&str>) -> Result<Arc<dyn KeyProvider>, Failure> {
     Err(Failure::new(format!(
-        "{id} is a key of AWS KMS, and this build of kms-envelope has none: build it with its default features"
+        "{id} is an AWS KMS key, which this build of kms-envelope does not support; build it with its default features"
     )))
 }
 
-/// Whether others than the owner can read the file, and whether they can write it.
+/// Returns whether users other than the owner can read the file, and whether they can write to it.
 #[cfg(unix)]
 fn others_can(metadata: &Metadata) -> (bool, bool) {
     let mode = std::os::unix::fs::PermissionsExt::mode(&metadata.permissions());

@@ -1,4 +1,4 @@
-//! The command `kms-envelope`: seals and opens files and pipes, shows what a message says of itself, makes keys.
+//! The command `kms-envelope`: seals, opens, rewraps and inspects messages in files and pipes, and creates keys.
 
 mod args;
 #[cfg(feature = "aws-kms")]
@@ -20,11 +20,11 @@ use std::process::ExitCode;
 
 use crate::failure::Kind;
 
-/// What a shell reports of a process that SIGPIPE ended, as it ends other tools whose reader has gone away: a script
-/// with `set -o pipefail` learns that not everything was read.
+/// The exit status that a shell reports for a process ended by SIGPIPE, like other tools whose reader has closed the
+/// pipe. A script with `set -o pipefail` notices that the output was not read completely.
 const NO_READER: u8 = 128 + 13;
 
-/// 0: done. 1: failed, and said why. 2: the arguments are wrong; clap says how. 141: the reader has gone away.
+/// Exits with 0: success, 1: failure, 2: invalid arguments (reported by clap), 141: the reader closed the pipe.
 fn main() -> ExitCode {
     let Err(failure) = commands::run(args::parse()) else { return ExitCode::SUCCESS };
     match failure.kind() {

@@ -1,4 +1,4 @@
-//! What is written: files, pipes, devices.
+//! Output to files, pipes and devices.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -17,7 +17,8 @@ use crate::{
     standard,
 };
 
-/// What is written. A file has its name only after [`finish`](Self::finish); dropped before, it leaves nothing.
+/// The output of a command. A file appears under its name only after [`finish`](Self::finish). If the value is dropped
+/// before that, no file remains.
 #[derive(Debug)]
 pub(crate) struct Output {
     target: Target,
@@ -30,14 +31,14 @@ pub(crate) struct Output {
 enum Target {
     /// Standard output, a pipe or a device.
     Direct(File),
-    /// A file in the folder of `path`, which it is renamed to at the end, and the file that it replaces.
-    /// SIGKILL, a signal that is not watched, or a loss of power leaves the temporary file behind; only its owner may
-    /// read it.
+    /// A temporary file in the directory of `path`, which is renamed to `path` at the end, and the file that it
+    /// replaces. SIGKILL, a signal that is not watched, or a power loss leaves the temporary file behind. Only its
+    /// owner can read it.
     Beside { temporary: NamedTempFile, path: PathBuf, existing: Option<File> },
 }
 
 impl Output {
-    /// Makes ready to write to a path, or to standard output. Nothing is changed there yet.
+    /// Prepares to write to a path or to standard output, without changing anything there yet.
     pub(crate) fn create(path: Option<&Path>, input: &Input, console: Console) -> Result<Self, Failure> {
         let name = path.map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
         let target = match path {
@@ -46,7 +47,9 @@ impl Output {
         };
         let this = Self { target, name, written: 0, console };
         if this.is_also(input) {
-            return Err(Failure::new("this is the input as well").of(&this.name).advise("give another file with -o"));
+            return Err(Failure::new("this is also the input")
+                .of(&this.name)
+                .advise("choose another output file with -o"));
         }
         Ok(this)
     }
@@ -59,17 +62,17 @@ impl Output {
         matches!(&self.target, Target::Direct(file) if file.is_terminal())
     }
 
-    /// Fails where this is a terminal, which binary data would only confuse.
+    /// Fails if this is a terminal, because the output is binary.
     pub(crate) fn refuse_terminal(&self) -> Result<(), Failure> {
         if self.is_terminal() {
             return Err(Failure::new("this is a terminal, and the output is binary")
                 .of(&self.name)
-                .advise("name a file with `-o FILE`, or write it here all the same with `-o -`"));
+                .advise("write to a file with `-o FILE`, or write to the terminal anyway with `-o -`"));
         }
         Ok(())
     }
 
-    /// Whether writing would change what is still to be read. What is written beside a file does not.
+    /// Returns whether writing would change the input that is still to be read. Writing to a temporary file does not.
     fn is_also(&self, input: &Input) -> bool {
         match &self.target {
             Target::Beside { .. } => false,
@@ -80,43 +83,46 @@ impl Output {
         }
     }
 
-    /// Fails where this would replace or change one of these files, which are still needed.
+    /// Fails if this would replace or modify one of these files, which are still needed.
     pub(crate) fn spare<'a>(&self, needed: impl IntoIterator<Item = &'a Path>, what: &str) -> Result<(), Failure> {
-        // It may not be there, and then nothing is replaced.
+        // If the path does not exist, nothing is replaced.
         let (path, changed) = match &self.target {
             Target::Beside { path, .. } => (fs::canonicalize(path).ok(), fs::metadata(path).ok()),
             Target::Direct(file) => (None, file.metadata().ok().filter(holds_data)),
         };
-        // Not every path to a file has the same canonical form: a bind mount has its own.
+        // A file can have several canonical paths, for example through a bind mount.
         let is_changed = |needed: &Path| {
             path.is_some() && fs::canonicalize(needed).ok() == path
                 || changed.as_ref().is_some_and(|changed| fs::metadata(needed).is_ok_and(|it| is_same(&it, changed)))
         };
         if needed.into_iter().any(is_changed) {
-            return Err(Failure::new(format!("this is {what}")).of(&self.name).advise("give another file with -o"));
+            return Err(Failure::new(format!("this is {what}"))
+                .of(&self.name)
+                .advise("choose another output file with -o"));
         }
         Ok(())
     }
 
-    /// The end: everything is on the disk, and the file gets its name.
+    /// Flushes everything to the disk, and renames the file.
     pub(crate) fn finish(self) -> Result<(), Failure> {
         let Target::Beside { temporary, path, existing } = self.target else { return Ok(()) };
         let file = temporary.as_file();
         let cannot_write = |error: io::Error| Failure::writing(&self.name, &error);
-        // The data first, which takes long: meanwhile only the owner may read it.
+        // The data first, which can take long: until then, only the owner can read the file.
         file.sync_all().map_err(cannot_write)?;
         let permitted = match existing {
-            // As it is now: not another file that has got its name, but with what has been forbidden meanwhile.
+            // The permissions of the file that was opened at the start, including changes since then, and not those of
+            // another file that has been given its name.
             Some(existing) => take_over(file, &existing),
             None => permit_as_new(file, folder_of(&path)),
         };
         file.sync_all().map_err(cannot_write)?;
-        // Such as a file mounted by itself, or one of somebody else in /tmp.
+        // Fails for example for a bind-mounted file, or another user's file in /tmp.
         interrupt::complete(|| temporary.persist(&path)).map_err(|error| {
-            cannot_write(error.error).advise("if it cannot be replaced, redirect standard output to it: `> FILE`")
+            cannot_write(error.error).advise("if the file cannot be replaced, redirect standard output to it: `> FILE`")
         })?;
         if let Err(error) = sync_folder(&path) {
-            self.console.warn(&format!("{}: written, but a loss of power may still undo it: {error}", self.name));
+            self.console.warn(&format!("{}: written, but a power loss may still undo it: {error}", self.name));
         }
         if let Err(lost) = permitted {
             self.console.warn(&format!("{}: {lost}", self.name));
@@ -124,7 +130,7 @@ impl Output {
         Ok(())
     }
 
-    /// The end where something failed: a file is not there, but what went to a pipe or a device cannot be taken back.
+    /// Adds a warning to the failure if output already went to a pipe or device, where it cannot be removed.
     pub(crate) fn abandon(self, failure: Failure) -> Failure {
         match self.target {
             Target::Direct(_) if self.written > 0 => failure.and(&format!(
@@ -146,7 +152,7 @@ impl Write for Output {
         Ok(written)
     }
 
-    /// Nothing is buffered here.
+    /// Does nothing: the output is not buffered.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -157,30 +163,30 @@ impl Target {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
             Ok(metadata) => {
-                // Such as /dev/stdout, whatever it stands for: an open file must not be replaced by another.
+                // For example /dev/stdout: an open file must not be replaced by another.
                 let stdout = standard::stdout()?;
                 if stdout.metadata().is_ok_and(|stdout| is_same(&stdout, &metadata)) {
                     return Ok(Self::Direct(stdout));
                 }
-                // Asks for permission: renaming a file to this name would not.
+                // Checks the permission to write, which renaming a file to this name would not check.
                 let existing = OpenOptions::new().write(true).open(path)?;
                 if !metadata.is_file() {
                     return Ok(Self::Direct(existing));
                 }
                 if is_descriptor(path) {
-                    // Those who have it open would go on with the file that was replaced.
-                    let what = "it is an open file, which would be replaced: redirect standard output to it";
+                    // Other processes that have it open would continue with the file that was replaced.
+                    let what = "it is an open file, which would be replaced; redirect standard output to it instead";
                     return Err(io::Error::other(what));
                 }
-                // A symbolic link stays one.
+                // A symbolic link remains one.
                 Self::beside(fs::canonicalize(path)?, Some(existing))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if fs::symlink_metadata(path).is_ok() {
-                    return Err(io::Error::new(error.kind(), "it is a symbolic link to nothing"));
+                    return Err(io::Error::new(error.kind(), "it is a symbolic link whose target does not exist"));
                 }
                 if path.to_string_lossy().ends_with(is_separator) {
-                    return Err(io::Error::new(error.kind(), "there is no such directory"));
+                    return Err(io::Error::new(error.kind(), "the directory does not exist"));
                 }
                 Self::beside(path.to_owned(), None)
             }
@@ -188,18 +194,18 @@ impl Target {
         }
     }
 
-    /// A file in the same folder.
+    /// Creates a temporary file in the same directory.
     fn beside(path: PathBuf, existing: Option<File>) -> io::Result<Self> {
         let folder = folder_of(&path);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".kms-envelope-").suffix(".tmp");
         interrupt::watch()
-            .map_err(|error| io::Error::new(error.kind(), format!("signals cannot be watched for: {error}")))?;
-        // The error names the temporary file, which says nothing to anybody.
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot watch for signals: {error}")))?;
+        // The name of the temporary file in the error means nothing to the user.
         let temporary = interrupt::create(|| builder.tempfile_in(folder), NamedTempFile::path).map_err(|error| {
             let text = error.to_string();
             let why = text.split(" at path ").next().unwrap_or(&text);
-            io::Error::new(error.kind(), format!("no file can be made in the folder {}: {why}", folder.display()))
+            io::Error::new(error.kind(), format!("cannot create a file in the directory {}: {why}", folder.display()))
         })?;
         Ok(Self::Beside { temporary, path, existing })
     }
@@ -209,7 +215,7 @@ fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Whether this names an open file by its number, such as `/dev/stderr`, `/dev/fd/3` or `/proc/self/fd/3`.
+/// Returns whether this names an open file by its number, such as `/dev/stderr`, `/dev/fd/3` or `/proc/self/fd/3`.
 fn is_descriptor(path: &Path) -> bool {
     let is_in_proc = |path: &Path| {
         fs::canonicalize(folder_of(path)).is_ok_and(|folder| folder.starts_with("/proc") && folder.ends_with("fd"))
@@ -217,11 +223,11 @@ fn is_descriptor(path: &Path) -> bool {
     is_in_proc(path) || fs::read_link(path).is_ok_and(|target| is_in_proc(&folder_of(path).join(target)))
 }
 
-/// Writes the new name of a file to the disk.
+/// Flushes the new name of a file to the disk.
 #[cfg(unix)]
 fn sync_folder(path: &Path) -> io::Result<()> {
     match File::open(folder_of(path)).and_then(|folder| folder.sync_all()) {
-        // A folder that may be written to but not listed, and file systems that do this for no folder.
+        // A directory that can be written to but not listed, or a file system that cannot flush directories.
         Err(error)
             if matches!(
                 error.kind(),
@@ -239,7 +245,7 @@ fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether what is written to it can be read from it again.
+/// Returns whether data that is written to it can be read back.
 fn holds_data(metadata: &Metadata) -> bool {
     #[cfg(unix)]
     let is_block_device = std::os::unix::fs::FileTypeExt::is_block_device(&metadata.file_type());

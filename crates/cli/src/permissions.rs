@@ -1,11 +1,11 @@
-//! Who may read and write a file that gets its name.
+//! Permissions of the output file.
 
 #[cfg(unix)]
 use std::io;
 use std::{fs::File, path::Path};
 
-/// Gives a file the owner, group, mode and access control list that the file which it replaces has now. The error says
-/// what could not be kept.
+/// Copies the owner, group, mode and access control list of the file that is replaced. The error names what could not
+/// be kept.
 #[cfg(unix)]
 pub(crate) fn take_over(file: &File, existing: &File) -> Result<(), String> {
     use std::os::unix::fs::{MetadataExt, fchown};
@@ -14,7 +14,7 @@ pub(crate) fn take_over(file: &File, existing: &File) -> Result<(), String> {
     let (uid, gid) = (metadata.uid(), metadata.gid());
     let kept = || file.metadata().map_or((false, false), |own| (own.uid() == uid, own.gid() == gid));
     if kept() != (true, true) {
-        // Only root may give a file away, but its owner may give it to another of their groups.
+        // Only root can change the owner, but the owner can change the group to another of their groups.
         let _ = fchown(file, Some(uid), Some(gid)).or_else(|_| fchown(file, None, Some(gid)));
     }
     let (keeps_owner, keeps_group) = kept();
@@ -25,19 +25,19 @@ pub(crate) fn take_over(file: &File, existing: &File) -> Result<(), String> {
     if !keeps_group {
         lost.push("group");
     }
-    // As when a file is written to, it does not keep setuid and setgid.
+    // Drops setuid and setgid, as writing to a file does.
     let mode = metadata.mode() & 0o777;
     match acl::of(existing) {
         Ok(None) => {
-            // The folder's default has given it one, which the mode would bring to life.
+            // The file may have a list from the directory's default, which setting the mode would activate.
             acl::remove(file).map_err(not_permitted)?;
-            // Another group than before gets no permission that others do not have.
+            // A group other than before gets no permission that others do not have.
             let for_another_group = mode & 0o707 | mode & (mode & 0o007) << 3;
             set_mode(file, if keeps_group { mode } else { for_another_group })?;
         }
-        // This sets the mode as well.
+        // Setting the list also sets the mode.
         Ok(Some(acl)) if keeps_group && acl::set(file, &acl).is_ok() => {}
-        // The mode's bits of the group are not the group's then, but the most that anybody in the list gets.
+        // With a list, the group bits of the mode are not the group's permissions but the maximum for all entries.
         _ => {
             lost.push("access control list");
             set_mode(file, mode & 0o700)?;
@@ -51,7 +51,7 @@ pub(crate) fn take_over(_: &File, _: &File) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives a new file the mode that it would have got if it had been made under its name in this folder.
+/// Sets the mode that a new file in this directory would have.
 #[cfg(unix)]
 pub(crate) fn permit_as_new(file: &File, folder: &Path) -> Result<(), String> {
     use rustix::{
@@ -63,7 +63,7 @@ pub(crate) fn permit_as_new(file: &File, folder: &Path) -> Result<(), String> {
     let mode = match acl::default_mode(folder).map_err(not_permitted)? {
         Some(most) => requested & most,
         None => {
-            // The umask can be read only by setting it. No other thread makes files now.
+            // The umask can be read only by setting it. No other thread creates files at this point.
             let mask = umask(Mode::RWXG | Mode::RWXO);
             umask(mask);
             requested - mask
@@ -88,7 +88,7 @@ fn not_permitted(error: io::Error) -> String {
     format!("its permissions could not be set: {error}")
 }
 
-/// POSIX access control lists, as Linux keeps them in extended attributes (acl(5), linux/posix_acl_xattr.h).
+/// POSIX access control lists, which Linux stores in extended attributes (acl(5), linux/posix_acl_xattr.h).
 #[cfg(target_os = "linux")]
 mod acl {
     use rustix::{
@@ -101,7 +101,7 @@ mod acl {
 
     const ACCESS: &str = "system.posix_acl_access";
     const DEFAULT: &str = "system.posix_acl_default";
-    /// The length that no attribute exceeds (XATTR_SIZE_MAX).
+    /// The maximum length of an attribute (XATTR_SIZE_MAX).
     const MAX_LEN: usize = 1 << 16;
 
     pub(super) fn of(file: &File) -> io::Result<Option<Vec<u8>>> {
@@ -118,7 +118,7 @@ mod acl {
         if_any(fremovexattr(file, ACCESS)).map(drop)
     }
 
-    /// Returns the most that the folder's default list permits of new files. The umask does not apply to it.
+    /// Returns the maximum mode that the directory's default list allows for new files. The umask does not apply to it.
     pub(super) fn default_mode(folder: &Path) -> io::Result<Option<Mode>> {
         let mut acl = Vec::with_capacity(MAX_LEN);
         match if_any(getxattr(folder, DEFAULT, spare_capacity(&mut acl)))? {
@@ -129,7 +129,7 @@ mod acl {
 
     fn mode(acl: &[u8]) -> Option<Mode> {
         let [user_obj, group_obj, mask, other] = [0x01, 0x04, 0x10, 0x20];
-        // A version, and then tags, permissions and ids, of 16, 16 and 32 bits.
+        // A version, followed by entries of a tag, permissions and an id of 16, 16 and 32 bits.
         let entries = acl.get(4..)?.chunks_exact(8);
         let permissions = |wanted| {
             entries.clone().find_map(|entry| match *entry {
@@ -141,7 +141,7 @@ mod acl {
         Some(Mode::from_raw_mode(permissions(user_obj)? << 6 | group << 3 | permissions(other)?))
     }
 
-    /// None where there is no list, or where the file system has none.
+    /// Returns `None` if there is no list, or if the file system does not support lists.
     fn if_any<T>(result: Result<T, Errno>) -> io::Result<Option<T>> {
         match result {
             Err(Errno::NODATA | Errno::NOTSUP | Errno::NOSYS) => Ok(None),

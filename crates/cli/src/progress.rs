@@ -7,12 +7,12 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar on standard error, or nothing; gone when dropped.
+/// A progress bar on standard error, or nothing. It is removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
-    /// A bar for `len` bytes, if they are known, where somebody sees it.
+    /// Creates a bar for `len` bytes, if known. It is hidden if standard error is not a terminal.
     pub(crate) fn new(len: Option<u64>, wanted: bool) -> Self {
         if !wanted || !io::stderr().is_terminal() {
             return Self(ProgressBar::hidden());
@@ -22,9 +22,9 @@ impl Progress {
             None => (ProgressBar::no_length(), "{spinner} {bytes}, {bytes_per_sec}, {elapsed}"),
         };
         bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-        // The templates are valid; if they were not, the default ones would do.
+        // The templates are valid. If one were not, the default would be fine.
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        // The time left goes on, also while nothing arrives.
+        // Updates the remaining time even if no data arrives.
         bar.enable_steady_tick(Duration::from_millis(500));
         Self(bar)
     }

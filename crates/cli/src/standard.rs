@@ -1,4 +1,4 @@
-//! Unbuffered standard input and output. A closed one is an error.
+//! Unbuffered standard input and output. A closed stream is an error.
 
 use std::{fs::File, io};
 
@@ -28,14 +28,14 @@ pub(crate) fn output() -> Result<File, Failure> {
     Ok(stdout)
 }
 
-const CLOSED: &str = "closed (or the null device, opened for both reading and writing)";
+const CLOSED: &str = "it is closed, or the null device opened for both reading and writing";
 
-/// Whether the descriptor was closed when the process began. Rust's runtime opens the null device for both reading and
-/// writing in the place of a closed descriptor, which leaves no other trace.
+/// Returns whether the descriptor was closed when the process started. Rust's runtime replaces a closed descriptor with
+/// the null device, opened for both reading and writing, which is the only way to tell.
 ///
-/// Shells, systemd, Go and Rust open the null device one way only, so `< /dev/null` and `> /dev/null` work. Python's
-/// `subprocess.DEVNULL`, Node's `ignore` for output and daemon(3) open it both ways and are refused too: that is better
-/// than to lose what was written, or to seal nothing, and exit with 0.
+/// Shells, systemd, Go and Rust open the null device in one direction only, so `< /dev/null` and `> /dev/null` work.
+/// Python's `subprocess.DEVNULL`, Node's `ignore` for output and daemon(3) open it in both directions, and are refused
+/// too: this is better than losing the output, or sealing an empty input, with exit status 0.
 #[cfg(unix)]
 fn is_closed(file: &File) -> bool {
     use std::{
@@ -65,7 +65,7 @@ fn stdin() -> io::Result<File> {
     Ok(stdin.into())
 }
 
-/// Returns standard output as it is, closed or not.
+/// Returns standard output, even if it is closed.
 pub(crate) fn stdout() -> io::Result<File> {
     #[cfg(unix)]
     let stdout = std::os::fd::AsFd::as_fd(&io::stdout()).try_clone_to_owned()?;

@@ -1,4 +1,4 @@
-//! Sealing and opening from input to output, a piece at a time.
+//! Seals and opens from input to output, piece by piece.
 
 use std::{
     io::{self, Write},
@@ -18,15 +18,15 @@ use crate::{
     output::Output,
 };
 
-/// What happens to a piece between input and output.
+/// The processing of a piece between input and output.
 pub(crate) trait Stage {
-    /// How many bytes to read at once, so that whole frames are.
+    /// Returns how many bytes to read at once, a multiple of the frame length.
     fn piece_len(&self) -> usize;
 
-    /// Works on the next piece, into `out`, which may grow. Gives the number of bytes written.
+    /// Processes the next piece into `out`, which may grow. Returns the number of bytes written.
     fn update(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<usize, Failure>;
 
-    /// The same at the end of the input.
+    /// Processes the end of the input, like [`update`](Self::update).
     fn finish(self, out: &mut Vec<u8>) -> Result<usize, Failure>;
 }
 
@@ -37,12 +37,12 @@ impl Stage for Sealer {
 
     fn update(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<usize, Failure> {
         let len = self.update_len(piece.len())?;
-        Ok(Self::update(self, piece, room(out, len))?)
+        Ok(Self::update(self, piece, grow_to(out, len))?)
     }
 
     fn finish(self, out: &mut Vec<u8>) -> Result<usize, Failure> {
         let len = self.finish_len();
-        Ok(Self::finish(self, room(out, len))?)
+        Ok(Self::finish(self, grow_to(out, len))?)
     }
 }
 
@@ -53,7 +53,7 @@ impl Stage for Opener {
 
     fn update(&mut self, piece: &[u8], out: &mut Vec<u8>) -> Result<usize, Failure> {
         let len = self.update_len(piece.len());
-        Ok(Self::update(self, piece, room(out, len))?)
+        Ok(Self::update(self, piece, grow_to(out, len))?)
     }
 
     fn finish(mut self, _: &mut Vec<u8>) -> Result<usize, Failure> {
@@ -62,26 +62,26 @@ impl Stage for Opener {
     }
 }
 
-/// As many frames as a piece has, with what encryption adds to them; at least one.
+/// Returns the number of sealed frames in a piece, at least one.
 fn frames_in_piece(frame_len: usize) -> usize {
     (PIECE / (frame_len + FRAME_OVERHEAD)).max(1)
 }
 
-fn room(out: &mut Vec<u8>, len: usize) -> &mut [u8] {
+fn grow_to(out: &mut Vec<u8>, len: usize) -> &mut [u8] {
     if out.len() < len {
         out.resize(len, 0);
     }
     &mut out[..len]
 }
 
-/// Works on one piece while the one before is written: to a file in memory, writing takes longer than all the rest.
+/// Processes one piece while the previous one is written: even to a file in memory, writing takes longest.
 pub(crate) fn transfer(mut input: Input, mut output: Output, stage: impl Stage) -> Result<(), Failure> {
     if !output.is_terminal() {
         input.show_progress();
     }
     let (to_writer, filled) = sync_channel::<(Vec<u8>, usize)>(1);
     let (give_back, buffers) = channel();
-    // One is filled, one is written, and one is on its way.
+    // One is being filled, one is being written, and one is in the channel.
     for _ in 0..3 {
         let _ = give_back.send(Vec::new());
     }
@@ -90,7 +90,7 @@ pub(crate) fn transfer(mut input: Input, mut output: Output, stage: impl Stage) 
         let write_all = move || {
             for (buffer, len) in filled {
                 output.write_all(&buffer[..len])?;
-                // Nobody takes it after the end of the input.
+                // The receiver is gone after the end of the input.
                 let _ = give_back.send(buffer);
             }
             Ok(())
@@ -100,8 +100,8 @@ pub(crate) fn transfer(mut input: Input, mut output: Output, stage: impl Stage) 
         let written: io::Result<()> = writer.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked));
         Ok((fed, written))
     })
-    .map_err(|error: io::Error| Failure::new(format!("no thread can be started: {error}")))?;
-    // And the progress bar with it, before anything is said.
+    .map_err(|error: io::Error| Failure::new(format!("cannot start a thread: {error}")))?;
+    // Removes the progress bar before anything is printed.
     drop(input);
     match written.map_err(|error| Failure::writing(output.name(), &error)).and(fed) {
         Ok(()) => output.finish(),
@@ -109,7 +109,7 @@ pub(crate) fn transfer(mut input: Input, mut output: Output, stage: impl Stage) 
     }
 }
 
-/// Sends everything on, until the end of the input or until the writer, which has failed then, takes no more.
+/// Sends all output to the writer, until the end of the input or until the writer has failed.
 fn feed(
     input: &mut Input,
     mut stage: impl Stage,

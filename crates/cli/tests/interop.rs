@@ -1,11 +1,12 @@
-//! Files go both ways between the command and AWS's Encryption SDK for Python, with moto as KMS. Run with
+//! Exchanges files in both directions between the command and the AWS Encryption SDK for Python, with moto as KMS. Run
+//! with
 //!
 //! ```text
 //! python3 -m venv .venv && .venv/bin/pip install -r tests/python/requirements.txt
 //! cargo test -p kms-envelope-cli --test interop -- --ignored
 //! ```
 //!
-//! or name another Python, which has the same packages, in `KMS_ENVELOPE_PYTHON`.
+//! To use another Python with the same packages, set `KMS_ENVELOPE_PYTHON`.
 
 use std::{fs, path::Path, process::Command};
 
@@ -15,7 +16,7 @@ use test_support::{
     plaintext,
 };
 
-/// Runs the command and gives its error output where it fails.
+/// Runs the command. Returns its error output if it fails.
 fn command(endpoint: &str, args: &[&str]) -> Result<(), String> {
     let output = Command::new(env!("CARGO_BIN_EXE_kms-envelope"))
         .args(args)
@@ -29,7 +30,7 @@ fn command(endpoint: &str, args: &[&str]) -> Result<(), String> {
 
 #[tokio::test]
 #[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of crates/cli/tests/interop.rs"]
-async fn files_go_both_ways_between_the_command_and_python() {
+async fn the_command_and_python_open_each_others_files() {
     let moto = Moto::start();
     let arn = moto.create_key().await;
     let alias = format!("{}:alias/files", arn.rsplit_once(':').unwrap().0);

@@ -1,4 +1,4 @@
-//! `kms-envelope completions` and `kms-envelope man`: made from the definition of the arguments.
+//! `kms-envelope completions` and `kms-envelope man`, generated from the definition of the arguments.
 
 use clap::{CommandFactory, builder::Resettable};
 use clap_mangen::{
@@ -15,7 +15,7 @@ use crate::{
 pub(super) fn completions(arguments: &CompletionsArguments) -> Result<(), Failure> {
     let mut out = Vec::new();
     clap_complete::generate(arguments.shell, &mut Arguments::command(), "kms-envelope", &mut out);
-    // clap_complete gives the names with a hyphen two forms in the script for bash, which then completes nothing
+    // clap_complete writes a name with a hyphen in two forms into the script for bash, which then completes nothing
     // (clap-rs/clap#6421).
     let script = String::from_utf8_lossy(&out).replace("kms__subcmd__envelope", "kms__envelope");
     print(script.as_bytes())
@@ -23,15 +23,15 @@ pub(super) fn completions(arguments: &CompletionsArguments) -> Result<(), Failur
 
 pub(super) fn man(arguments: &ManArguments) -> Result<(), Failure> {
     let mut command = Arguments::command();
-    // Gives the commands their full names.
+    // Sets the full names of the commands.
     command.build();
     if let Some(name) = &arguments.command {
         let Some(found) = command.find_subcommand(name) else {
-            return Err(Failure::usage(format!("there is no command {name:?}")));
+            return Err(Failure::usage(format!("unknown command {name:?}")));
         };
         command = found.clone();
     }
-    // What follows the help would be filled and justified, and could not be copied.
+    // clap_mangen would fill and justify the text after the help, so that the examples could not be copied.
     let mut more = Roff::new();
     if arguments.command.is_none() {
         command = command.after_help(Resettable::Reset);
@@ -48,6 +48,6 @@ pub(super) fn man(arguments: &ManArguments) -> Result<(), Failure> {
         .source(source)
         .render(&mut out)
         .and_then(|()| more.to_writer(&mut out))
-        .map_err(|error| Failure::new(format!("no manual page: {error}")))?;
+        .map_err(|error| Failure::new(format!("cannot create the manual page: {error}")))?;
     print(&out)
 }

@@ -1,4 +1,4 @@
-//! `kms-envelope inspect`: what a message says of itself.
+//! `kms-envelope inspect`: shows the header and lengths of a message.
 
 use std::{
     collections::BTreeMap,
@@ -29,7 +29,7 @@ use crate::{
 
 pub(super) fn inspect(arguments: &InspectArguments, console: Console) -> Result<(), Failure> {
     if arguments.sources.is_empty() && arguments.terms.are_given() {
-        return Err(Failure::usage("--context, --required and --keys need --key"));
+        return Err(Failure::usage("--context, --required and --keys require --key"));
     }
     let context = arguments.terms.context.to_open()?;
     let mut input = Input::open(arguments.input.path(), console)?;
@@ -39,9 +39,9 @@ pub(super) fn inspect(arguments: &InspectArguments, console: Console) -> Result<
             inspect_message(arguments.json, input, &header, opens)
         }
         Start::DetachedKeys(_) if !arguments.sources.is_empty() => {
-            Err(Failure::new("these are detached keys, which --key cannot be tried on without their message")
+            Err(Failure::new("these are detached keys; to check --key, their message is needed as well")
                 .of(input.name())
-                .advise("inspect the message, and give these keys with --keys"))
+                .advise("inspect the message, and pass these keys with --keys"))
         }
         Start::DetachedKeys(keys) if arguments.json => print(keys_json(&keys)?.as_bytes()),
         Start::DetachedKeys(keys) => print(keys_text(&keys).as_bytes()),
@@ -89,8 +89,8 @@ fn inspect_message(
     }
 }
 
-/// How many of a message's last bytes show where its final frame begins: none where its length is enough. A final frame
-/// that is longer than a frame may be on opening is not looked for.
+/// Returns how many of a message's last bytes are needed to find its final frame: none if its length is enough. Does
+/// not look for a final frame that exceeds the limit for opening.
 fn needed_of_end(header: &Header) -> usize {
     match (header.content_type().frame_len(), header.suite().signature()) {
         (Some(frame_len), Some(_)) => {
@@ -100,14 +100,15 @@ fn needed_of_end(header: &Header) -> usize {
     }
 }
 
-/// The bytes at this offset in the message, of which `end` is the end, if they are in it.
+/// Returns the bytes at this offset in the message if they are within `end`, its last bytes.
 fn part_of_end(end: &[u8], sealed_len: u64, offset: u64, len: usize) -> Option<Vec<u8>> {
     let start = offset.checked_sub(sealed_len - end.len() as u64)?;
     Some(end.get(usize::try_from(start).ok()?..)?.get(..len)?.to_vec())
 }
 
-/// The geometry of a signed message, if its final frame is where its footer's length puts it; an error if no message
-/// has its length, whatever the footer's. `read` returns bytes at an offset in the message, where they can be had.
+/// Returns the geometry of a signed message if its final frame is at the position that the footer's length implies, or
+/// an error if no message can have this length. `read` returns bytes at an offset in the message, if they are
+/// available.
 fn signed_geometry(
     header: &Header,
     algorithm: SignatureAlgorithm,
@@ -129,7 +130,7 @@ fn signed_geometry(
     Ok(is_impossible.then(|| geometry(MIN_FOOTER_LEN)))
 }
 
-/// What opens the message, if a key was given. It is asked for the data key, and the header verifies or does not.
+/// Verifies the header with the given key. Returns `None` if no key was given.
 fn try_key(
     arguments: &InspectArguments,
     context: &EncryptionContext,
@@ -162,7 +163,7 @@ fn text(
     line("message", &format_args!("{sealed_len} bytes"));
     match header.content_type().frame_len() {
         Some(frame_len) => line("frame length", &format_args!("{frame_len} bytes")),
-        None => line("frame length", &"none: the body is one piece"),
+        None => line("frame length", &"none (non-framed body)"),
     }
     match geometry {
         Some(geometry) => {
@@ -170,8 +171,8 @@ fn text(
             line("plaintext", &format_args!("{} bytes", geometry.plaintext_len()));
         }
         None => {
-            line("frames", &"not known");
-            line("plaintext", &"not known");
+            line("frames", &"unknown");
+            line("plaintext", &"unknown");
         }
     }
     for key in header.encrypted_data_keys() {
@@ -189,23 +190,23 @@ fn text(
                 "opens with",
                 &format_args!("{} (encrypted data key {})", info.key_id.escape_debug(), info.encrypted_data_key_index),
             );
-            out.push_str("\nThe header verifies under this key; only `kms-envelope open` checks the rest.\n");
+            out.push_str("\nThe header is authenticated with this key; only `kms-envelope open` verifies the body.\n");
         }
         Some(Err(_)) => {
-            line("opens with", &"not with this key");
-            out.push_str("\nNothing of this is authenticated.\n");
+            line("opens with", &"none of the given keys");
+            out.push_str("\nNone of this is authenticated.\n");
         }
-        None => out.push_str("\nNothing of this is authenticated: only `kms-envelope open` checks a message.\n"),
+        None => out.push_str("\nNone of this is authenticated: only `kms-envelope open` verifies a message.\n"),
     }
     out
 }
 
 fn add_line(out: &mut String, name: &str, value: &dyn fmt::Display) {
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let _ = writeln!(out, "{name:<20} {value}");
 }
 
-/// The same of detached keys.
+/// Describes detached keys.
 fn keys_text(keys: &DetachedKeys) -> String {
     let mut out = String::new();
     add_line(&mut out, "format", &"detached keys of an AWS Encryption SDK message");
@@ -214,7 +215,7 @@ fn keys_text(keys: &DetachedKeys) -> String {
         add_line(&mut out, "encrypted data key", &format_args!("{key} ({} bytes)", key.ciphertext.len()));
     }
     out.push_str(
-        "\nNothing of this is authenticated: only `kms-envelope open --keys` checks them, with their message.\n",
+        "\nNone of this is authenticated: only `kms-envelope open --keys` verifies the keys, with their message.\n",
     );
     out
 }
@@ -222,9 +223,9 @@ fn keys_text(keys: &DetachedKeys) -> String {
 #[derive(Serialize)]
 struct Report<'a> {
     kind: &'static str,
-    /// Whether the header has been verified, with a key that was given; for the programs that would forget it.
+    /// Whether the header was verified with a given key. Always present, so that programs take note of it.
     authenticated: bool,
-    /// Where a key was given.
+    /// Present if a key was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     opens: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -245,7 +246,7 @@ struct Report<'a> {
     plaintext_len: Option<u64>,
 }
 
-/// The same of detached keys.
+/// The report of detached keys.
 #[derive(Serialize)]
 struct KeysReport<'a> {
     kind: &'static str,
@@ -318,7 +319,7 @@ fn to_json(report: &impl Serialize) -> Result<String, Failure> {
     Ok(ascii(&json) + "\n")
 }
 
-/// The same JSON in printable ASCII, as it may go to a terminal. Other characters are in its strings only.
+/// Returns the same JSON in printable ASCII, because it may go to a terminal. Other characters occur in strings only.
 fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
@@ -333,7 +334,7 @@ fn ascii(json: &str) -> String {
     out
 }
 
-/// Such as `AES-256-GCM, HKDF-SHA512, key commitment`.
+/// Returns a description such as `AES-256-GCM, HKDF-SHA512, key commitment`.
 fn suite_name(suite: AlgorithmSuite) -> String {
     let mut name = format!("AES-{}-GCM, {}", suite.data_key_len() * 8, suite.key_derivation());
     if suite.is_committing() {

@@ -1,4 +1,4 @@
-//! `kms-envelope rewrap`: another key for a message that is there already.
+//! `kms-envelope rewrap`: encrypts a message's data key under another key.
 
 use std::io::Write;
 
@@ -17,7 +17,7 @@ pub(super) fn rewrap(arguments: &RewrapArguments, console: Console) -> Result<()
     }
     let sources = &arguments.key.sources;
     output.spare(sources.iter().chain(&arguments.to).filter_map(KeySource::path), A_KEY)?;
-    output.spare(arguments.input.path(), "the message, which the keys belong beside")?;
+    output.spare(arguments.input.path(), "the message, which is still needed with its detached keys")?;
     let runtime = runtime()?;
     let keys = existing_keys(&arguments.key, console);
     let old = opening_envelope(&arguments.terms, runtime.block_on(keys.provider(sources))?)?;

@@ -11,13 +11,13 @@ use crate::{
 pub(super) fn seal(arguments: &SealArguments, console: Console) -> Result<(), Failure> {
     let sources = &arguments.key.sources;
     if arguments.new_key && sources.iter().any(|source| source.path().is_none()) {
-        return Err(Failure::usage("--new-key makes local key files, but KEY is a KMS key"));
+        return Err(Failure::usage("--new-key creates local key files, but --key names a KMS key"));
     }
     let policy = CommitmentPolicy::from(arguments.policy.policy);
     if let Some(suite) = arguments.suite.filter(|suite| !policy.allows_sealing(*suite)) {
         let allows =
             if suite.is_committing() { "require-encrypt-require-decrypt" } else { "forbid-encrypt-allow-decrypt" };
-        return Err(Failure::usage(format!("--suite {suite} is used with --commitment-policy {allows}")));
+        return Err(Failure::usage(format!("--suite {suite} requires --commitment-policy {allows}")));
     }
     let context = arguments.context.to_seal()?;
     let input = Input::open(arguments.input.path(), console)?;
@@ -28,7 +28,7 @@ pub(super) fn seal(arguments: &SealArguments, console: Console) -> Result<(), Fa
     let runtime = runtime()?;
     let keys = Keys { new_key: arguments.new_key, ..existing_keys(&arguments.key, console) };
     let provider = runtime.block_on(keys.provider(sources))?;
-    // Only now is a new key there.
+    // A new key exists only now.
     output.spare(sources.iter().filter_map(KeySource::path), A_KEY)?;
     let mut envelope =
         Envelope::builder(provider).commitment_policy(policy).required_context(arguments.context.required_names());

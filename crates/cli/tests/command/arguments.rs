@@ -1,11 +1,11 @@
-//! Arguments: what is wrong with them, what they silence, and what is generated from them.
+//! Arguments: invalid ones, `--quiet`, completions and manual pages.
 
 use serde_json::Value;
 
 use crate::{Folder, data, rewrapped};
 
 #[test]
-fn a_wrong_pair_is_told_apart_from_a_failure_and_makes_no_key() {
+fn an_invalid_pair_is_a_usage_error_and_creates_no_key() {
     let folder = Folder::with_key();
     let twice = ["-c", "a=1", "-c", "b=2", "-c", "a=1"];
     let said = folder.run(&[&["seal", "--new-key", "--key", "fresh", "-o", "out"][..], &twice].concat()).usage();
@@ -26,7 +26,7 @@ fn a_wrong_pair_is_told_apart_from_a_failure_and_makes_no_key() {
 }
 
 #[test]
-fn a_suite_that_the_policy_forbids_is_a_usage_error_that_names_the_option_and_makes_no_key() {
+fn a_suite_that_the_policy_forbids_is_a_usage_error_that_names_the_option_and_creates_no_key() {
     let folder = Folder::new();
     let forbid = "forbid-encrypt-allow-decrypt";
     for (more, allows) in [
@@ -56,13 +56,13 @@ fn the_names_that_other_tools_use_suggest_ours() {
         let said = folder.run(&[other, "--key", "key"]).usage();
         assert!(said.contains(&format!("'{ours}'")), "{said}");
     }
-    // What is close to one of ours still suggests that.
+    // A typo still suggests the closest command.
     assert!(folder.run(&["sael"]).usage().contains("'seal'"));
 }
 
 #[cfg(unix)]
 #[test]
-fn an_argument_does_not_drive_the_terminal() {
+fn an_argument_does_not_control_the_terminal() {
     let folder = Folder::new();
     let evil = "\u{1b}]0;evil\u{7}\u{202e}";
     for args in [&["open", "--key", "key", "in", evil][..], &[evil], &["seal", "--frame-len", evil], &["inspect", evil]]
@@ -76,7 +76,7 @@ fn an_argument_does_not_drive_the_terminal() {
 }
 
 #[test]
-fn quiet_silences_what_is_neither_a_warning_nor_an_error() {
+fn quiet_silences_everything_except_warnings_and_errors() {
     let folder = Folder::new();
     assert!(folder.run(&["keygen", "a"]).stderr.contains("new key"));
     assert_eq!(folder.run(&["keygen", "--quiet", "b"]).stderr, "");
@@ -86,14 +86,14 @@ fn quiet_silences_what_is_neither_a_warning_nor_an_error() {
 }
 
 #[test]
-fn inspect_says_which_message_detached_keys_belong_to() {
+fn inspect_shows_which_message_detached_keys_belong_to() {
     let folder = rewrapped(&data(1000));
     let message: Value = serde_json::from_slice(&folder.run(&["inspect", "--json", "sealed"]).done()).unwrap();
     let new: Value = serde_json::from_slice(&folder.read("new")).unwrap();
 
     let text = String::from_utf8(folder.run(&["inspect", "keys"]).done()).unwrap();
     let key = format!("kms-envelope/{}", new["name"].as_str().unwrap());
-    for part in ["detached keys", message["message_id"].as_str().unwrap(), &key, "Nothing of this is authenticated"] {
+    for part in ["detached keys", message["message_id"].as_str().unwrap(), &key, "None of this is authenticated"] {
         assert!(text.contains(part), "{part}: {text}");
     }
 
@@ -108,7 +108,7 @@ fn inspect_says_which_message_detached_keys_belong_to() {
     let said = folder.run(&["inspect", "--key", "new", "keys"]).failed();
     assert!(said.contains("keys: these are detached keys") && said.contains("--keys"), "{said}");
     let said = folder.run(&["open", "--key", "new", "keys"]).failed();
-    assert!(said.contains("keys: these are detached keys, and not a message") && said.contains("--keys"), "{said}");
+    assert!(said.contains("keys: these are detached keys, not a message") && said.contains("--keys"), "{said}");
     for len in [4, 10, keys.len() - 1] {
         let said = folder.run_with_input(&["inspect"], &keys[..len]).failed();
         assert!(said.contains("truncated"), "{said}");
@@ -118,7 +118,7 @@ fn inspect_says_which_message_detached_keys_belong_to() {
     folder.write("long", &[b"KEDK", &[0; 300_000][..]].concat());
     for args in [&["inspect", "long"][..], &["open", "--key", "key", "--keys", "long", "sealed"]] {
         let said = folder.run(args).failed();
-        assert!(said.contains("long: it has more than 262144 bytes, which no detached keys have"), "{said}");
+        assert!(said.contains("long: it is longer than 262144 bytes, the limit for detached keys"), "{said}");
     }
 }
 
@@ -159,7 +159,7 @@ fn a_manual_page_is_printed_for_the_command_and_for_each_of_its_commands() {
     let page = |args: &[&str]| String::from_utf8(folder.run(args).done()).unwrap();
     let whole = page(&["man"]);
     assert!(whole.contains(".TH kms-envelope 1") && whole.contains(".SH \"EXIT STATUS\""), "{whole}");
-    // A line as it is typed, not filled and justified.
+    // The examples are not filled and justified.
     let (_, examples) = whole.split_once(".SH EXAMPLES\n.nf\n").unwrap();
     let (examples, _) = examples.split_once(".fi\n").unwrap();
     assert!(examples.lines().all(|line| line.contains("kms\\-envelope ")), "{examples}");

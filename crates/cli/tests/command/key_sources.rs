@@ -1,11 +1,11 @@
-//! What `--key` names, as far as AWS KMS is concerned.
+//! The arguments of `--key` for AWS KMS, and files with similar names.
 
 use crate::{Folder, KEY_ARN};
 
 const KEY_ID: &str = "1234abcd-12ab-34cd-56ef-1234567890ab";
 
 #[test]
-fn a_file_with_a_name_that_kms_could_have_is_named_with_a_dot() {
+fn a_file_named_like_a_kms_key_needs_a_leading_dot() {
     let folder = Folder::new();
     std::fs::create_dir(folder.path("alias")).unwrap();
     for name in ["alias/backup", KEY_ID] {
@@ -15,7 +15,7 @@ fn a_file_with_a_name_that_kms_could_have_is_named_with_a_dot() {
         folder.run(&["keygen", &path]).done();
         let sealed = folder.run_with_input(&["seal", "--key", &path], b"data").done();
         assert_eq!(folder.run_with_input(&["open", "--key", &path], &sealed).done(), b"data");
-        // The file is there, and yet:
+        // The existing file is not used without `./`.
         let said = folder.run(&["seal", "--key", name]).failed();
         assert!(said.contains(&format!("write {path}")), "{said}");
     }
@@ -24,7 +24,7 @@ fn a_file_with_a_name_that_kms_could_have_is_named_with_a_dot() {
 }
 
 #[test]
-fn new_keys_are_no_kms_keys() {
+fn new_key_is_refused_for_kms_keys() {
     let folder = Folder::new();
     for key in [KEY_ARN, KEY_ID, "alias/backup"] {
         assert!(folder.run(&["seal", "--key", key, "--new-key"]).usage().contains("--new-key"));
@@ -48,7 +48,7 @@ fn an_rsa_key_whose_path_is_not_utf_8_is_not_taken_for_a_local_key_file() {
 
 #[cfg(not(feature = "aws-kms"))]
 #[test]
-fn a_build_without_kms_says_so_of_every_kms_key() {
+fn a_build_without_kms_reports_it_for_every_kms_key() {
     let folder = Folder::with_key();
     let sealed = folder.seal(b"data");
     for key in [KEY_ARN, KEY_ID, "alias/backup"] {
@@ -74,7 +74,8 @@ mod kms {
     use super::*;
     use crate::{end, with_credentials};
 
-    /// Answers one request with this status and JSON. Returns its address, and then the head and body of the request.
+    /// Starts a server that responds to one request with this status and JSON. Returns its address, and a handle that
+    /// returns the head and body of the request.
     fn answer_once(status: &'static str, json: String) -> (String, thread::JoinHandle<(String, String)>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -117,7 +118,7 @@ mod kms {
     }
 
     #[test]
-    fn an_alias_that_kms_does_not_know_is_a_failure_that_says_how_to_name_a_file() {
+    fn an_unknown_alias_is_reported_with_the_way_to_name_a_file() {
         let folder = Folder::new();
         let json = r#"{"__type": "NotFoundException", "message": "Alias is not found."}"#;
         let (address, served) = answer_once("400 Bad Request", json.into());
@@ -129,7 +130,7 @@ mod kms {
     }
 
     #[test]
-    fn a_wrong_variable_of_the_environment_is_a_failure_that_names_it_and_shows_no_data_key() {
+    fn an_invalid_environment_variable_is_named_and_no_data_key_is_shown() {
         let folder = Folder::with_key();
         folder.write("sealed", &folder.seal(b"data"));
         for (name, value) in [
@@ -144,7 +145,7 @@ mod kms {
         ] {
             let mut command = folder.command(&["rewrap", "--key", "key", "-c", crate::PAIR, "--to", KEY_ARN, "sealed"]);
             let said = end(with_credentials(&mut command).env(name, value), b"").failed();
-            assert!(said.contains(&format!("variable {name} is not")) && !said.contains("Plaintext"), "{said}");
+            assert!(said.contains(&format!("variable {name} must be")) && !said.contains("Plaintext"), "{said}");
         }
         for region in ["", "eu west"] {
             let mut command = folder.command(&["seal", "--key", "alias/backup"]);

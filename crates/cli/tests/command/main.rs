@@ -29,7 +29,7 @@ const KEY_ARN: &str = "arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd
 #[cfg(feature = "aws-kms")]
 const ALIAS_ARN: &str = "arn:aws:kms:eu-west-1:111122223333:alias/backup";
 
-/// How a run ended.
+/// The result of a run.
 #[derive(Debug)]
 struct Ended {
     status: i32,
@@ -38,14 +38,14 @@ struct Ended {
 }
 
 impl Ended {
-    /// The output of a run that did its work.
+    /// Returns the output of a successful run.
     #[track_caller]
     fn done(self) -> Vec<u8> {
         assert_eq!(self.status, 0, "{}", self.stderr);
         self.stdout
     }
 
-    /// What a failed run said: one or two lines, which begin with the command's name.
+    /// Returns the error output of a failed run: one or two lines, which begin with the command's name.
     #[track_caller]
     fn failed(self) -> String {
         assert_eq!(self.status, 1, "{}", self.stderr);
@@ -55,7 +55,7 @@ impl Ended {
         self.stderr
     }
 
-    /// What a run with wrong arguments said.
+    /// Returns the error output of a run with invalid arguments.
     #[track_caller]
     fn usage(self) -> String {
         assert_eq!(self.status, 2, "{}", self.stderr);
@@ -64,7 +64,7 @@ impl Ended {
     }
 }
 
-/// An empty folder to run the command in, with nothing of this process's environment that it would read.
+/// An empty folder to run the command in, without the environment variables of this process that the command reads.
 struct Folder(TempDir);
 
 impl Folder {
@@ -91,7 +91,7 @@ impl Folder {
         fs::read(self.path(name)).unwrap()
     }
 
-    /// The files that are there, sorted, without the key.
+    /// Returns the names of the files, sorted, without the key.
     fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(self.0.path())
             .unwrap()
@@ -125,7 +125,7 @@ impl Folder {
         end(&mut self.command(args), input)
     }
 
-    /// Seals, with the key and the context of [`PAIR`].
+    /// Seals with the key and the context of [`PAIR`].
     fn seal(&self, plaintext: &[u8]) -> Vec<u8> {
         self.run_with_input(&["seal", "--key", "key", "-c", PAIR, "--frame-len", "100"], plaintext).done()
     }
@@ -137,7 +137,7 @@ fn end(command: &mut Command, input: &[u8]) -> Ended {
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = process.stdin.take().unwrap();
     let output = thread::scope(|scope| {
-        // It may end without having read everything.
+        // The command may exit without reading everything.
         scope.spawn(move || drop(stdin.write_all(input)));
         process.wait_with_output().unwrap()
     });
@@ -149,7 +149,7 @@ fn end(command: &mut Command, input: &[u8]) -> Ended {
 }
 
 #[test]
-fn a_file_comes_back_whatever_its_length() {
+fn seal_and_open_return_a_file_of_any_length() {
     let folder = Folder::with_key();
     for len in [0, 1, 65_536, 65_537, 3_000_000] {
         folder.write("in", &data(len));
@@ -161,7 +161,7 @@ fn a_file_comes_back_whatever_its_length() {
 }
 
 #[test]
-fn standard_input_and_output_are_the_default_and_a_dash_says_so() {
+fn standard_input_and_output_are_the_default_and_can_be_named_with_a_dash() {
     let folder = Folder::with_key();
     let plaintext = data(100_000);
     for dashes in [&[][..], &["-"], &["-o", "-"], &["-o", "-", "-"]] {
@@ -196,7 +196,7 @@ fn a_pipe_from_seal_to_open_carries_more_than_any_buffer_holds() {
 }
 
 #[test]
-fn keygen_makes_a_key_that_differs_each_time_and_says_its_name() {
+fn keygen_creates_a_different_key_each_time_and_prints_its_name() {
     let folder = Folder::new();
     let mut keys = Vec::new();
     for name in ["a", "b"] {
@@ -223,7 +223,7 @@ fn keygen_never_overwrites() {
 }
 
 #[test]
-fn keygen_refuses_what_no_key_can_be() {
+fn keygen_refuses_invalid_paths_and_names() {
     let folder = Folder::new();
     folder.run(&["keygen"]).usage();
     folder.run(&["keygen", "-"]).usage();
@@ -234,7 +234,7 @@ fn keygen_refuses_what_no_key_can_be() {
 }
 
 #[test]
-fn new_key_makes_the_key_file_once() {
+fn new_key_creates_the_key_file_once() {
     let folder = Folder::new();
     let seal = ["seal", "--key", "key", "--new-key"];
     let first = folder.run_with_input(&seal, b"one");
@@ -248,7 +248,7 @@ fn new_key_makes_the_key_file_once() {
 }
 
 #[test]
-fn the_key_may_stand_in_the_environment() {
+fn the_key_can_be_set_in_the_environment() {
     let folder = Folder::with_key();
     let sealed = end(folder.command(&["seal"]).env("KMS_ENVELOPE_KEY", "key"), b"data").done();
     assert_eq!(end(folder.command(&["open"]).env("KMS_ENVELOPE_KEY", "key"), &sealed).done(), b"data");
@@ -256,7 +256,7 @@ fn the_key_may_stand_in_the_environment() {
 }
 
 #[test]
-fn a_missing_key_file_comes_with_advice() {
+fn a_missing_key_file_is_reported_with_a_hint() {
     let folder = Folder::new();
     for command in ["seal", "open"] {
         let said = folder.run(&[command, "--key", "nowhere.key"]).failed();
@@ -277,7 +277,7 @@ fn a_file_without_a_key_is_refused_and_not_quoted() {
 }
 
 #[test]
-fn another_key_does_not_open_and_the_message_says_whose_it_is() {
+fn opening_with_another_key_fails_and_names_the_right_one() {
     let folder = Folder::with_key();
     let sealed = folder.seal(b"data");
     folder.run(&["keygen", "other"]).done();
@@ -285,7 +285,7 @@ fn another_key_does_not_open_and_the_message_says_whose_it_is() {
     let said = folder.run_with_input(&["open", "--key", "other"], &sealed).failed();
     assert!(said.contains(key["name"].as_str().unwrap()) && said.contains("--key"), "{said}");
 
-    // The same name, but other bytes.
+    // A key with the same name, but other bytes.
     let mut same_name: Value = serde_json::from_slice(&folder.read("other")).unwrap();
     same_name["name"] = key["name"].clone();
     folder.write("other", same_name.to_string().as_bytes());
@@ -294,7 +294,7 @@ fn another_key_does_not_open_and_the_message_says_whose_it_is() {
 }
 
 #[test]
-fn what_a_stranger_wrote_into_a_message_does_not_flood_the_terminal() {
+fn names_in_an_untrusted_message_do_not_flood_the_terminal() {
     let folder = Folder::with_key();
     folder.run(&["-q", "keygen", "other", "--name", &"x".repeat(60_000)]).done();
     let sealed = folder.run_with_input(&["seal", "--key", "other"], b"data").done();
@@ -303,7 +303,7 @@ fn what_a_stranger_wrote_into_a_message_does_not_flood_the_terminal() {
 }
 
 #[test]
-fn what_open_demands_of_the_context_must_be_in_the_message() {
+fn open_requires_the_given_context_pairs_in_the_message() {
     let folder = Folder::with_key();
     folder.write("in", b"data");
     folder.run(&["seal", "--key", "key", "-c", "tenant=acme", "-c", "formula=a=b", "-o", "sealed", "in"]).done();
@@ -320,7 +320,7 @@ fn what_open_demands_of_the_context_must_be_in_the_message() {
     assert_eq!(folder.names(), ["in", "sealed"]);
 }
 
-/// Opens `message` to a file that is not there and to one that is: neither may change.
+/// Opens `message` to a new file and to an existing one. Asserts that no file is created or modified.
 #[track_caller]
 fn assert_refused(folder: &Folder, message: &[u8], what: &str) -> String {
     folder.write("message", message);
@@ -333,7 +333,7 @@ fn assert_refused(folder: &Folder, message: &[u8], what: &str) -> String {
 }
 
 #[test]
-fn a_changed_byte_anywhere_is_refused_and_leaves_nothing() {
+fn a_modified_byte_anywhere_is_refused_and_leaves_no_output() {
     let folder = Folder::with_key();
     let sealed = folder.seal(&data(250));
     let header_len = sealed.len() - 2 * 132 - (50 + 40);
@@ -349,7 +349,7 @@ fn a_changed_byte_anywhere_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn a_message_that_is_cut_off_is_refused_and_leaves_nothing() {
+fn a_truncated_message_is_refused_and_leaves_no_output() {
     let folder = Folder::with_key();
     let sealed = folder.seal(&data(250));
     let header_len = sealed.len() - 2 * 132 - (50 + 40);
@@ -361,7 +361,7 @@ fn a_message_that_is_cut_off_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn one_byte_more_is_refused_and_leaves_nothing() {
+fn a_trailing_byte_is_refused_and_leaves_no_output() {
     let folder = Folder::with_key();
     let sealed = folder.seal(&data(250));
     let said = assert_refused(&folder, &[&sealed[..], b"\n"].concat(), "one more");
@@ -370,11 +370,11 @@ fn one_byte_more_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn what_is_no_message_is_called_so() {
+fn input_that_is_not_a_message_is_reported() {
     let folder = Folder::with_key();
     let base64 = Base64::encode_string(&folder.seal(b"data"));
     for (bytes, words) in [
-        (&b"plain text\n"[..], "not a message"),
+        (&b"plain text\n"[..], "not an AWS Encryption SDK message"),
         (b"\x02\x04\x79 and more", "algorithm suite"),
         (b"", "truncated"),
         (base64.as_bytes(), "base64"),
@@ -428,7 +428,7 @@ fn a_full_disk_is_a_failure() {
 }
 
 #[test]
-fn wrong_arguments_are_told_apart_from_failures() {
+fn invalid_arguments_have_another_exit_status_than_failures() {
     let folder = Folder::with_key();
     for args in [
         &[][..],
@@ -459,7 +459,7 @@ fn wrong_arguments_are_told_apart_from_failures() {
 }
 
 #[test]
-fn help_and_version_are_no_failures() {
+fn help_and_version_succeed() {
     let folder = Folder::new();
     for args in [&["--help"][..], &["seal", "--help"], &["open", "-h"], &["inspect", "-h"], &["keygen", "-h"]] {
         assert!(String::from_utf8(folder.run(args).done()).unwrap().contains("Usage: kms-envelope"));
@@ -486,7 +486,7 @@ fn inspect_json(folder: &Folder, message: &[u8]) -> Value {
 }
 
 #[test]
-fn inspect_shows_what_a_message_says_of_itself_and_that_it_proves_nothing() {
+fn inspect_shows_the_header_and_that_it_is_not_authenticated() {
     let folder = Folder::with_key();
     let sealed = folder.seal(&data(250));
     let key: Value = serde_json::from_slice(&folder.read("key")).unwrap();
@@ -498,7 +498,7 @@ fn inspect_shows_what_a_message_says_of_itself_and_that_it_proves_nothing() {
     {
         assert!(text.contains(part), "{part}: {text}");
     }
-    assert!(text.contains("Nothing of this is authenticated"), "{text}");
+    assert!(text.contains("None of this is authenticated"), "{text}");
 
     let shown = inspect_json(&folder, &sealed);
     let header_len = sealed.len() - 2 * 132 - (50 + 40);
@@ -526,7 +526,7 @@ fn inspect_shows_what_a_message_says_of_itself_and_that_it_proves_nothing() {
 }
 
 #[test]
-fn inspect_says_the_same_of_a_file_and_of_a_pipe() {
+fn inspect_prints_the_same_for_a_file_and_a_pipe() {
     let folder = Folder::with_key();
     let sealed = folder.run_with_input(&["seal", "--key", "key"], &data(3_000_000)).done();
     folder.write("sealed", &sealed);
@@ -589,7 +589,7 @@ fn inspect_does_not_guess_the_length_of_a_signed_message_without_its_end() {
     for message in [&sealed[..sealed.len() - 1], &sealed[..header_len + body_len], &no_final_frame] {
         folder.write("sealed", message);
         let text = folder.run(&["inspect", "sealed"]).done();
-        assert!(String::from_utf8_lossy(&text).contains("plaintext            not known"));
+        assert!(String::from_utf8_lossy(&text).contains("plaintext            unknown"));
         assert_eq!(folder.run_with_input(&["inspect"], message).done(), text);
     }
     // Too short for a final frame and any footer.
@@ -615,7 +615,7 @@ fn inspect_holds_no_more_of_a_pipe_than_a_frame_may_have() {
 }
 
 #[test]
-fn inspect_leaves_out_what_a_header_does_not_say() {
+fn inspect_omits_what_the_header_does_not_contain() {
     let folder = Folder::new();
     for (name, suite, content_type, frames) in [
         ("0378/framed-len-129.msg", "0378", "framed", 2.into()),
@@ -628,12 +628,12 @@ fn inspect_leaves_out_what_a_header_does_not_say() {
         let fields = ["suite", "content_type", "frames"].map(|field| shown[field].clone());
         assert_eq!(fields, [suite.into(), content_type.into(), frames.clone()], "{name}");
         let text = folder.run(&["inspect".as_ref(), fixture(name).as_os_str()]).done();
-        assert_eq!(String::from_utf8(text).unwrap().contains("not known"), frames.is_null(), "{name}");
+        assert_eq!(String::from_utf8(text).unwrap().contains("unknown"), frames.is_null(), "{name}");
     }
 }
 
 #[test]
-fn what_a_stranger_wrote_into_a_message_does_not_drive_the_terminal() {
+fn names_in_an_untrusted_message_do_not_control_the_terminal() {
     let folder = Folder::with_key();
     let evil = "\u{1b}[31m\r\u{7f}\u{9b}2J\u{202e}\u{1f600}\"\\";
     let sealed = folder.run(&["seal", "--key", "key", "-c", &format!("{evil}={evil}")]).done();
@@ -657,7 +657,7 @@ fn rewrapped(plaintext: &[u8]) -> Folder {
 }
 
 #[test]
-fn what_was_rewrapped_opens_with_the_new_key_and_still_with_the_old_one() {
+fn a_rewrapped_message_opens_with_the_new_key_and_still_with_the_old_one() {
     let plaintext = data(3_000_000);
     let folder = rewrapped(&plaintext);
     let sealed = folder.read("sealed");
@@ -675,14 +675,14 @@ fn what_was_rewrapped_opens_with_the_new_key_and_still_with_the_old_one() {
 }
 
 #[test]
-fn keys_of_another_message_or_of_none_are_refused() {
+fn detached_keys_of_another_message_and_invalid_ones_are_refused() {
     let folder = rewrapped(b"data");
     folder.write("other", &folder.seal(b"data"));
     let open = |keys: &str, message: &str| {
         folder.run(&["open", "--key", "new", "--keys", keys, "-o", "out", message]).failed()
     };
-    assert!(open("keys", "other").contains("the detached keys are those of message"));
-    assert!(open("sealed", "sealed").contains("give what `kms-envelope rewrap` wrote"));
+    assert!(open("keys", "other").contains("the detached keys belong to message"));
+    assert!(open("sealed", "sealed").contains("use a file that `kms-envelope rewrap` wrote"));
     assert!(open("none", "sealed").contains("none: cannot be read"));
     folder.write("cut", &folder.read("keys")[..50]);
     assert!(open("cut", "sealed").contains("truncated"));
@@ -690,7 +690,7 @@ fn keys_of_another_message_or_of_none_are_refused() {
 }
 
 #[test]
-fn rewrap_says_which_of_the_keys_failed_and_leaves_nothing() {
+fn rewrap_reports_which_key_failed_and_leaves_no_output() {
     let folder = rewrapped(b"data");
     let said = folder.run(&["rewrap", "--key", "new", "--to", "key", "-o", "out", "sealed"]).failed();
     assert!(said.contains("none of the message's encrypted data keys is for"), "{said}");
@@ -712,19 +712,19 @@ fn rewrap_says_which_of_the_keys_failed_and_leaves_nothing() {
 }
 
 #[test]
-fn keys_and_what_they_belong_to_are_never_written_over() {
+fn keys_and_their_message_are_never_overwritten() {
     let folder = rewrapped(b"data");
     #[cfg(unix)]
     std::os::unix::fs::symlink(folder.path("key"), folder.path("link")).unwrap();
     let before = ["key", "new", "sealed"].map(|name| folder.read(name));
     let key_is_spared = |args: &[&str]| {
         let said = folder.run(args).failed();
-        assert!(said.contains("a key that was given") && said.contains("give another file"), "{said}");
+        assert!(said.contains("one of the given keys") && said.contains("choose another output file"), "{said}");
     };
     key_is_spared(&["seal", "--key", "key", "-o", "key", "sealed"]);
     key_is_spared(&["seal", "--key", "new", "--key", "./key", "-o", "key", "sealed"]);
     let fresh = folder.run(&["seal", "--key", "fresh", "--new-key", "-o", "fresh", "sealed"]);
-    assert!(fresh.status == 1 && fresh.stderr.contains("a key that was given"), "{}", fresh.stderr);
+    assert!(fresh.status == 1 && fresh.stderr.contains("one of the given keys"), "{}", fresh.stderr);
     folder.run(&["seal", "--key", "fresh", "-o", "out", "sealed"]).done();
     key_is_spared(&["open", "--key", "key", "-o", "key", "sealed"]);
     key_is_spared(&["open", "--key", "new", "--keys", "keys", "-o", "keys", "sealed"]);
@@ -742,13 +742,13 @@ fn keys_and_what_they_belong_to_are_never_written_over() {
     let said = folder.run(&["rewrap", "--key", "key", "--to", "new", "-o", "sealed", "sealed"]).failed();
     assert!(said.contains("this is the message"), "{said}");
     assert_eq!(["key", "new", "sealed"].map(|name| folder.read(name)), before);
-    // The keys of before may be: they have done their work, and the message still has its own.
+    // The previous detached keys may be overwritten: the message still has its own keys.
     folder.run(&["rewrap", "--key", "new", "--keys", "keys", "--to", "key", "-o", "keys", "sealed"]).done();
     assert_eq!(folder.run(&["open", "--key", "key", "--keys", "keys", "sealed"]).done(), b"data");
 }
 
 #[test]
-fn inspect_with_a_key_says_whether_it_opens_the_message_without_its_body() {
+fn inspect_with_a_key_reports_whether_it_opens_the_message_without_its_body() {
     let folder = rewrapped(&data(3_000));
     let inspect = |more: &[&str]| folder.run(&[&["inspect", "--json"], more, &["sealed"]].concat());
     let shown = |ended: &Ended| serde_json::from_slice::<Value>(&ended.stdout).unwrap();
@@ -777,7 +777,7 @@ fn inspect_with_a_key_says_whether_it_opens_the_message_without_its_body() {
 
     let text = String::from_utf8(folder.run(&["inspect", "--key", "key", "sealed"]).done()).unwrap();
     assert!(text.contains("opens with           kms-envelope/") && text.contains("(encrypted data key 0)"), "{text}");
-    // A changed header does not open; a changed body is not looked at.
+    // A modified header does not open. A modified body is not read.
     let sealed = folder.read("sealed");
     for (at, opens) in [(100, false), (sealed.len() - 1, true)] {
         let mut changed = sealed.clone();
@@ -787,7 +787,7 @@ fn inspect_with_a_key_says_whether_it_opens_the_message_without_its_body() {
     }
 }
 
-/// What the command needs to believe that it may talk to AWS, which it then does not reach.
+/// Sets credentials, and an endpoint that nobody listens on.
 #[cfg(feature = "aws-kms")]
 fn with_credentials(command: &mut Command) -> &mut Command {
     command
@@ -799,7 +799,7 @@ fn with_credentials(command: &mut Command) -> &mut Command {
 
 #[cfg(feature = "aws-kms")]
 #[test]
-fn a_kms_that_does_not_answer_is_a_failure_that_says_so_soon() {
+fn an_unreachable_kms_is_reported_soon() {
     let folder = Folder::with_key();
     let start = Instant::now();
     for key in [KEY_ARN, ALIAS_ARN] {
@@ -814,7 +814,7 @@ fn a_kms_that_does_not_answer_is_a_failure_that_says_so_soon() {
 
 #[cfg(feature = "aws-kms")]
 #[test]
-fn missing_credentials_are_a_failure_that_says_what_to_set() {
+fn missing_credentials_are_reported_with_the_variables_to_set() {
     let folder = Folder::new();
     let said = folder.run(&["seal", "--key", KEY_ARN, "-o", "out"]).failed();
     assert!(said.contains("no usable AWS credentials") && said.contains("AWS_PROFILE"), "{said}");
@@ -823,7 +823,7 @@ fn missing_credentials_are_a_failure_that_says_what_to_set() {
 
 #[cfg(feature = "aws-kms")]
 #[test]
-fn a_message_for_a_local_key_is_not_asked_of_kms() {
+fn kms_is_not_called_for_a_message_of_a_local_key() {
     let folder = Folder::with_key();
     let sealed = folder.seal(b"data");
     let said = end(with_credentials(&mut folder.command(&["open", "--key", KEY_ARN])), &sealed).failed();
@@ -849,7 +849,7 @@ mod unix {
     use super::*;
 
     #[test]
-    fn a_symbolic_link_stays_one_and_its_file_is_replaced() {
+    fn a_symbolic_link_remains_and_its_target_is_replaced() {
         let folder = Folder::with_key();
         fs::create_dir(folder.path("elsewhere")).unwrap();
         folder.write("elsewhere/file", b"old");
@@ -865,14 +865,14 @@ mod unix {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_written_to() {
+    fn devices_and_standard_output_are_written_to_directly() {
         let folder = Folder::with_key();
         folder.run_with_input(&["seal", "--key", "key", "-o", "/dev/null"], b"data").done();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
         let sealed = folder.run_with_input(&["seal", "--key", "key", "-o", "/dev/stdout"], b"data").done();
         assert_eq!(folder.run_with_input(&["open", "--key", "key", "-o", "/dev/stdout"], &sealed).done(), b"data");
 
-        // Standard output may be a file that others write to as well.
+        // Standard output may be a file that other processes write to as well.
         let mut file = fs::File::create(folder.path("log")).unwrap();
         file.write_all(b"before ").unwrap();
         let mut child = folder.command(&["open", "--key", "key", "-o", "/dev/stdout"]);
@@ -884,7 +884,7 @@ mod unix {
     }
 
     #[test]
-    fn a_named_pipe_is_written_to_and_stays() {
+    fn a_named_pipe_is_written_to_and_remains() {
         let folder = Folder::with_key();
         assert!(Command::new("mkfifo").arg(folder.path("pipe")).status().unwrap().success());
         let pipe = folder.path("pipe");
@@ -895,18 +895,18 @@ mod unix {
     }
 
     #[test]
-    fn an_input_that_would_be_written_over_while_it_is_read_is_refused() {
+    fn an_input_that_would_be_overwritten_while_it_is_read_is_refused() {
         let folder = Folder::with_key();
         folder.write("file", b"data");
         let file = fs::OpenOptions::new().append(true).open(folder.path("file")).unwrap();
         let output = folder.command(&["seal", "--key", "key", "file"]).stdout(file).output().unwrap();
         assert_eq!(output.status.code(), Some(1));
-        assert!(String::from_utf8(output.stderr).unwrap().contains("the input as well"));
+        assert!(String::from_utf8(output.stderr).unwrap().contains("also the input"));
         assert_eq!(folder.read("file"), b"data");
     }
 }
 
-// Suites, several keys, RSA keys, pairs that are not stored.
+// Suites, several keys, RSA keys, required encryption context.
 
 const ALLOW_DECRYPT: &[&str] = &["--commitment-policy", "require-encrypt-allow-decrypt"];
 
@@ -928,7 +928,7 @@ fn every_suite_is_sealed_and_opened_under_a_policy_that_allows_it() {
         } else {
             let said = by_default.failed();
             assert!(said.contains(suite) && said.contains("--commitment-policy"), "{said}");
-            // And the other way round.
+            // Sealing is refused under the default policy, too.
             let refused = folder.run(&["seal", "--key", "key", "--suite", suite]).usage();
             assert!(refused.contains(suite), "{refused}");
         }
@@ -946,7 +946,7 @@ fn sign_chooses_the_suite_that_signs_under_the_policy() {
         assert_eq!(serde_json::from_slice::<Value>(&shown).unwrap()["suite"], suite);
         let open = [&["open", "--key", "key"], ALLOW_DECRYPT].concat();
         assert_eq!(folder.run_with_input(&open, &sealed).done(), b"data");
-        // Without its signature, a file is not there.
+        // Without the complete signature, no file is created.
         folder.write("cut", &sealed[..sealed.len() - 1]);
         let open = [&open[..], &["-o", "out", "cut"]].concat();
         assert!(folder.run(&open).failed().contains("truncated"));
@@ -1009,15 +1009,15 @@ fn an_rsa_key_is_used_with_its_padding_and_its_name() {
 }
 
 #[test]
-fn what_is_too_long_for_an_rsa_key_is_refused_unread() {
+fn a_file_too_long_for_an_rsa_key_is_not_read_completely() {
     let folder = Folder::new();
-    // Longer than memory, where it has no end.
+    // On Unix, the file is endless.
     let endless = if cfg!(unix) { "rsa:/dev/zero" } else { "rsa:long" };
     folder.write("long", &vec![0; (1 << 20) + 1]);
     for key in [endless, "rsa:long"] {
         let said = folder.run(&["seal", "--key", key]).failed();
-        assert!(said.contains("the key cannot be read: it has more than 1048576 bytes"), "{said}");
+        assert!(said.contains("the key cannot be read: it is longer than 1048576 bytes"), "{said}");
     }
     folder.write("long", &[0xff; 1 << 20]);
-    assert!(folder.run(&["seal", "--key", "rsa:long"]).failed().contains("it is not text"));
+    assert!(folder.run(&["seal", "--key", "rsa:long"]).failed().contains("it is not UTF-8 text"));
 }

@@ -1,4 +1,4 @@
-//! Who may read and write what the command makes and uses.
+//! Permissions of the files that the command creates and uses.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// The command, run by a shell after `prelude`.
+/// Returns the command, to be run by a shell after `prelude`.
 pub(super) fn in_shell(folder: &Folder, prelude: &str, args: &[&str]) -> Command {
     let command = folder.command(args);
     let mut shell = Command::new("sh");
@@ -52,7 +52,7 @@ fn a_replaced_file_keeps_its_mode() {
     }
 }
 
-/// Whether this process may give files away.
+/// Returns whether this process can change the owner of files.
 fn is_root(folder: &Folder) -> bool {
     let is_root = chown(folder.path("."), Some(0), None).is_ok();
     if !is_root {
@@ -75,7 +75,7 @@ fn a_replaced_file_keeps_its_owner_and_group() {
     assert_eq!((metadata.uid(), metadata.gid(), mode(&folder.path("out"))), (12345, 54321, 0o640));
 }
 
-/// Seals to `out` as another user than root, in a folder of root with this mode. Returns the warnings.
+/// Seals to `out` as a user other than root, in a folder of root with this mode. Returns the warnings.
 fn seal_as_other(folder: &Folder, folder_mode: u32, uid: u32, gid: u32) -> String {
     set_mode(&folder.path("."), folder_mode);
     set_mode(&folder.path("key"), 0o644);
@@ -90,7 +90,7 @@ fn seal_as_other(folder: &Folder, folder_mode: u32, uid: u32, gid: u32) -> Strin
 }
 
 #[test]
-fn an_owner_or_group_that_cannot_be_kept_is_warned_of_and_gains_nobody_access() {
+fn the_command_warns_of_a_lost_owner_or_group_and_grants_nobody_access() {
     let folder = Folder::with_key();
     if !is_root(&folder) {
         return;
@@ -112,7 +112,7 @@ fn an_owner_or_group_that_cannot_be_kept_is_warned_of_and_gains_nobody_access() 
     }
 }
 
-/// Access control lists, as Linux keeps them.
+/// Access control lists, as Linux stores them.
 #[cfg(target_os = "linux")]
 mod acl {
     use rustix::{
@@ -131,7 +131,7 @@ mod acl {
     const MASK: u16 = 0x10;
     const OTHER: u16 = 0x20;
 
-    /// Tags and permissions. The user that one may name is number 1000.
+    /// Returns a list with these tags and permissions. A user entry is for user 1000.
     fn list(entries: &[(u16, u16)]) -> Vec<u8> {
         let mut list = 2u32.to_le_bytes().to_vec();
         for (tag, permissions) in entries {
@@ -142,7 +142,7 @@ mod acl {
         list
     }
 
-    /// Whether the file system has them.
+    /// Sets a list. Returns whether the file system supports lists.
     fn set(path: &Path, name: &str, list: &[u8]) -> bool {
         match setxattr(path, name, list, XattrFlags::empty()) {
             Err(Errno::NOTSUP) => {
@@ -164,7 +164,7 @@ mod acl {
         let folder = Folder::with_key();
         let path = folder.path("out");
         folder.write("out", b"");
-        // The group of the file may do nothing, but the mode shows what user 1000 may.
+        // The group has no permissions, but the group bits of the mode show those of user 1000.
         let before = list(&[(OWNER, 6), (USER, 6), (GROUP, 0), (MASK, 6), (OTHER, 0)]);
         if !set(&path, ACCESS, &before) {
             return;
@@ -211,7 +211,7 @@ mod acl {
     }
 
     #[test]
-    fn an_access_control_list_that_cannot_be_kept_is_warned_of_and_leaves_access_to_the_owner_only() {
+    fn the_command_warns_of_a_lost_access_control_list_and_leaves_access_to_the_owner_only() {
         let folder = Folder::with_key();
         let path = folder.path("out");
         let before = list(&[(OWNER, 6), (USER, 6), (GROUP, 4), (MASK, 6), (OTHER, 4)]);
@@ -227,7 +227,7 @@ mod acl {
 }
 
 #[test]
-fn a_file_that_cannot_be_replaced_comes_with_advice() {
+fn a_file_that_cannot_be_replaced_is_reported_with_a_hint() {
     let folder = Folder::with_key();
     if !is_root(&folder) {
         return;
@@ -241,7 +241,7 @@ fn a_file_that_cannot_be_replaced_comes_with_advice() {
 }
 
 #[test]
-fn a_name_that_a_shell_would_not_take_as_it_is_is_quoted_in_advice() {
+fn file_names_in_commands_to_copy_are_quoted_for_a_shell() {
     let folder = Folder::with_key();
     for (name, argument) in [("a key; true", "'a key; true'"), ("it's", r"'it'\''s'"), ("-R", "./-R")] {
         fs::copy(folder.path("key"), folder.path(name)).unwrap();
@@ -255,7 +255,7 @@ fn a_name_that_a_shell_would_not_take_as_it_is_is_quoted_in_advice() {
 }
 
 #[test]
-fn keys_that_others_can_read_or_change_are_warned_of() {
+fn the_command_warns_of_keys_that_other_users_can_read_or_modify() {
     let folder = Folder::with_key();
     let private = folder.path("private.pem");
     let public = folder.path("public.pem");
@@ -273,14 +273,14 @@ fn keys_that_others_can_read_or_change_are_warned_of() {
     let opens = ["open", "--key", "rsa:private.pem", "sealed"];
     for (path, args, mode, words) in [
         (&key, &seals[..], 0o600, ""),
-        (&key, &seals, 0o644, "others can read this key: chmod 600 key"),
-        (&key, &seals, 0o640, "others can read this key: chmod 600 key"),
-        (&key, &seals, 0o620, "others can change this key: chmod go-w key"),
-        (&key, &seals, 0o666, "others can read and change this key: chmod 600 key"),
+        (&key, &seals, 0o644, "other users can read this key: chmod 600 key"),
+        (&key, &seals, 0o640, "other users can read this key: chmod 600 key"),
+        (&key, &seals, 0o620, "other users can modify this key: chmod go-w key"),
+        (&key, &seals, 0o666, "other users can read and modify this key: chmod 600 key"),
         (&private, &opens, 0o600, ""),
-        (&private, &opens, 0o640, "others can read this key: chmod 600 private.pem"),
-        (&private, &opens, 0o602, "others can change this key: chmod go-w private.pem"),
-        (&public, &seals_publicly, 0o664, "others can change this key: chmod go-w public.pem"),
+        (&private, &opens, 0o640, "other users can read this key: chmod 600 private.pem"),
+        (&private, &opens, 0o602, "other users can modify this key: chmod go-w private.pem"),
+        (&public, &seals_publicly, 0o664, "other users can modify this key: chmod go-w public.pem"),
         (&public, &seals_publicly, 0o444, ""),
     ] {
         set_mode(path, mode);
@@ -293,7 +293,7 @@ fn keys_that_others_can_read_or_change_are_warned_of() {
             words => format!("kms-envelope: warning: {name}: {words}\n"),
         };
         assert_eq!(warned, expected, "{path:?} {mode:o}");
-        // A warning is not silenced.
+        // `--quiet` does not silence a warning.
         assert_eq!(folder.run(&[&["--quiet"], args].concat()).stderr, warned);
         set_mode(path, 0o600);
     }

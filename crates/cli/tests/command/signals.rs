@@ -18,7 +18,7 @@ fn send(signal: &str, process: &Child) {
 }
 
 /// Starts a command that reads a pipe, and writes `input` to it, which is more than the pipe holds: afterwards the
-/// command is reading, and its file is there. The pipe ends when the second value is dropped.
+/// command is reading, and its temporary file exists. The pipe ends when the second value is dropped.
 fn start(command: &mut Command, input: &[u8]) -> (Child, ChildStdin) {
     let mut process = command.stdin(Stdio::piped()).spawn().unwrap();
     let mut pipe = process.stdin.take().unwrap();
@@ -27,7 +27,7 @@ fn start(command: &mut Command, input: &[u8]) -> (Child, ChildStdin) {
 }
 
 #[test]
-fn a_run_that_a_signal_ends_leaves_nothing() {
+fn a_signal_leaves_no_unfinished_file() {
     let folder = Folder::with_key();
     folder.write("out", b"as it was");
     let plaintext = data(3_000_000);
@@ -39,7 +39,7 @@ fn a_run_that_a_signal_ends_leaves_nothing() {
             let (mut process, _pipe) = start(&mut in_shell(&folder, "ulimit -c 0", &args), &input[..2_000_000]);
             assert_eq!(folder.names().len(), 2);
             send(signal, &process);
-            // Not an exit status: a shell would go on with its loop.
+            // Not an exit status, with which a shell would continue its loop.
             assert_eq!(process.wait().unwrap().signal(), Some(number), "{args:?} {signal}");
             assert_eq!(folder.names(), ["out"], "{args:?} {signal}");
             assert_eq!(folder.read("out"), b"as it was");
@@ -48,7 +48,7 @@ fn a_run_that_a_signal_ends_leaves_nothing() {
 }
 
 #[test]
-fn a_limit_of_the_size_of_files_is_a_failure_that_leaves_nothing() {
+fn exceeding_the_file_size_limit_fails_and_leaves_no_output() {
     let folder = Folder::with_key();
     // In units of 512 or 1024 bytes.
     let mut command = in_shell(&folder, "ulimit -f 100", &["seal", "--key", "key", "-o", "out"]);
@@ -59,17 +59,17 @@ fn a_limit_of_the_size_of_files_is_a_failure_that_leaves_nothing() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn why_no_file_can_be_made_is_said_in_the_words_of_the_system() {
+fn a_file_that_cannot_be_created_is_reported_with_the_system_error() {
     let folder = Folder::with_key();
     let args = ["seal", "--key", "key", "-o", "out"];
     let said = end(&mut in_shell(&folder, "ulimit -n 5", &args), b"data").failed();
-    assert!(said.contains("out: cannot be written: signals cannot be watched for: Too many open files"), "{said}");
+    assert!(said.contains("out: cannot be written: cannot watch for signals: Too many open files"), "{said}");
     for limit in 4..20 {
         let ended = end(&mut in_shell(&folder, &format!("ulimit -n {limit}"), &args), b"data");
         assert!(ended.status == 0 && folder.names() == ["out"] || !ended.failed().is_empty(), "{limit}");
     }
     let said = folder.run(&["seal", "--key", "key", "-o", "none/out"]).failed();
-    assert!(said.contains("in the folder none: No such file or directory (os error 2)\n"), "{said}");
+    assert!(said.contains("in the directory none: No such file or directory (os error 2)\n"), "{said}");
 }
 
 #[test]

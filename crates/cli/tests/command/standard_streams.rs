@@ -22,7 +22,7 @@ fn redirected(folder: &Folder, args: &[&str], redirections: &str) -> Ended {
 }
 
 #[test]
-fn a_closed_standard_input_is_not_taken_for_an_empty_one() {
+fn a_closed_standard_input_is_not_read_as_an_empty_one() {
     let folder = Folder::with_key();
     for args in [
         &["seal", "--key", "key", "-o", "out"][..],
@@ -33,12 +33,12 @@ fn a_closed_standard_input_is_not_taken_for_an_empty_one() {
         &["inspect", "/proc/self/fd/0"],
     ] {
         let said = redirected(&folder, args, "<&-").failed();
-        assert!(said.contains("standard input: closed") && said.contains("< /dev/null"), "{said}");
+        assert!(said.contains("standard input: it is closed") && said.contains("< /dev/null"), "{said}");
     }
     assert!(folder.names().is_empty());
     let sealed = redirected(&folder, &["seal", "--key", "key"], "< /dev/null").done();
     assert_eq!(folder.run_with_input(&["open", "--key", "key"], &sealed).done(), b"");
-    // As it is where it is not needed.
+    // Commands that do not need it ignore it.
     folder.write("in", b"data");
     redirected(&folder, &["seal", "--key", "key", "-o", "out", "in"], "<&-").done();
 }
@@ -61,7 +61,7 @@ fn a_closed_standard_output_loses_nothing_with_status_0() {
         &["man"],
     ] {
         let said = redirected(&folder, args, ">&-").failed();
-        assert!(said.contains("standard output: closed") && said.contains("> /dev/null"), "{said}");
+        assert!(said.contains("standard output: it is closed") && said.contains("> /dev/null"), "{said}");
         redirected(&folder, args, "> /dev/null").done();
     }
     redirected(&folder, &["open", "--key", "key", "-o", "out", "sealed"], ">&- 2>&-").done();
@@ -83,14 +83,14 @@ fn a_key_is_not_appended_to_by_redirection() {
         (&["open", "--key", "key", "--keys", "keys", "sealed"], ">> keys"),
     ] {
         let said = redirected(&folder, args, redirection).failed();
-        assert!(said.contains("a key that was given"), "{said}");
+        assert!(said.contains("one of the given keys"), "{said}");
     }
     assert_eq!(["key", "keys"].map(|name| folder.read(name)), before);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_file_that_is_open_already_is_not_replaced() {
+fn a_file_that_is_already_open_is_not_replaced() {
     let folder = Folder::with_key();
     folder.write("log", b"precious");
     for (out, redirection) in
@@ -106,7 +106,7 @@ fn a_file_that_is_open_already_is_not_replaced() {
     }
 }
 
-/// Makes a terminal. Returns it for a process, and what collects everything that it shows until no process has it.
+/// Opens a pseudoterminal. Returns its end for a process, and a handle that returns everything that was written to it.
 fn terminal() -> (Stdio, JoinHandle<String>) {
     let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&terminal).unwrap();
@@ -115,17 +115,17 @@ fn terminal() -> (Stdio, JoinHandle<String>) {
     let process_side = OpenOptions::new().read(true).write(true).open(name).unwrap();
     let shown = thread::spawn(move || {
         let (mut terminal, mut shown) = (File::from(terminal), Vec::new());
-        // Linux ends it with the error EIO, other systems without one.
+        // At the end, Linux returns the error EIO, other systems no error.
         let _ = terminal.read_to_end(&mut shown);
         String::from_utf8_lossy(&shown).into_owned()
     });
     (process_side.into(), shown)
 }
 
-/// Runs the command with a terminal as its output. Returns its status, what it said, and what the terminal shows.
+/// Runs the command with a terminal as its output. Returns its status, its error output, and what the terminal shows.
 fn on_terminal(folder: &Folder, args: &[&str]) -> (i32, String, String) {
     let (stdout, shown) = terminal();
-    // The command is gone afterwards, and its side of the terminal with it.
+    // The temporary `Command` is dropped here, and with it this process's copy of the terminal.
     let process = folder.command(args).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
     let output = process.wait_with_output().unwrap();
     (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap(), shown.join().unwrap())
@@ -139,7 +139,7 @@ pub(super) fn errors_on_terminal(folder: &Folder, args: &[&str]) -> (i32, String
 }
 
 #[test]
-fn progress_is_shown_on_a_terminal_unless_quiet_is_wanted() {
+fn progress_is_shown_on_a_terminal_unless_quiet_is_given() {
     let folder = Folder::with_key();
     for (args, is_shown) in [(&[][..], true), (&["--quiet"], false)] {
         let (stderr, shown) = terminal();
@@ -158,7 +158,7 @@ fn progress_is_shown_on_a_terminal_unless_quiet_is_wanted() {
 }
 
 #[test]
-fn nothing_encrypted_is_written_to_a_terminal_unless_that_is_asked_for() {
+fn encrypted_output_goes_to_a_terminal_only_if_requested() {
     let folder = Folder::with_key();
     folder.write("in", b"data");
     folder.run(&["seal", "--key", "key", "-c", "tenant=acme", "-o", "sealed", "in"]).done();
@@ -174,13 +174,13 @@ fn nothing_encrypted_is_written_to_a_terminal_unless_that_is_asked_for() {
     assert_eq!((status, &said[..], &shown[..]), (0, "", "data"));
     let (_, _, shown) = on_terminal(&folder, &["inspect", "sealed"]);
     assert!(shown.contains("\"tenant\" = \"acme\""), "{shown}");
-    // No key is made for nothing.
+    // No key is created for a refused run.
     assert_eq!(on_terminal(&folder, &["seal", "--new-key", "--key", "fresh", "in"]).0, 1);
     assert_eq!(folder.names(), ["in", "sealed"]);
 }
 
 #[test]
-fn a_reader_that_has_enough_ends_the_command_quietly() {
+fn a_closed_pipe_ends_the_command_quietly() {
     let folder = Folder::with_key();
     folder.write("in", &data(3_000_000));
     folder.run(&["seal", "--key", "key", "-o", "sealed", "in"]).done();
@@ -191,7 +191,7 @@ fn a_reader_that_has_enough_ends_the_command_quietly() {
         drop(reader);
         let output = folder.command(args).stdout(writer).output().unwrap();
         assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
-        // As of a process that SIGPIPE ended.
+        // Like a process ended by SIGPIPE.
         assert_eq!(output.status.code(), Some(141));
     }
 }
@@ -208,7 +208,7 @@ fn a_failure_after_output_was_written_says_that_it_must_be_discarded() {
     let said = ended.failed();
     let words = format!("the {len} bytes already written to standard output are incomplete and must be discarded");
     assert!(said.contains("failed authentication") && said.contains(&words), "{said}");
-    // Not where there was none.
+    // No such warning without output.
     let said = folder.run_with_input(&open, &sealed[..1000]).failed();
     assert!(!said.contains("discard"), "{said}");
     let said = folder.run_with_input(&[&open[..], &["-o", "out"]].concat(), &sealed).failed();
