@@ -147,7 +147,7 @@ fn try_key(
     Ok(Some(opener.map(|opener| opener.info().clone()).map_err(Failure::from)))
 }
 
-/// What people read. The strings are whatever the message's author wrote: they are escaped.
+/// Returns the report as text. Strings from the message are escaped, because an attacker may have written them.
 fn text(
     header: &Header,
     sealed_len: u64,
