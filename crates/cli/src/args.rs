@@ -45,7 +45,7 @@ pub(crate) const GENERATED: &str =
     "`kms-envelope completions SHELL` prints shell completions, and `kms-envelope man [COMMAND]` a manual page.";
 
 pub(crate) const EXIT_STATUS: &str =
-    "0: success, 1: failure, 2: invalid arguments, 141: the reader of the output closed the pipe.";
+    "0 on success, 1 on failure, 2 if the arguments are invalid, 141 if the reader of the output closed the pipe.";
 
 fn after_help() -> String {
     let examples = EXAMPLES.replace('\n', "\n  ");
@@ -81,10 +81,10 @@ pub(crate) struct KeygenArguments {
     /// The key file to create
     #[arg(value_name = "KEYFILE", value_parser = OsStringValueParser::new().try_map(new_key_file))]
     pub(crate) path: PathBuf,
-    /// The key's namespace, which messages store as the provider id
+    /// The key's namespace, stored in messages as the provider id
     #[arg(long, value_name = "TEXT", default_value = "kms-envelope")]
     pub(crate) namespace: String,
-    /// The key's name, which messages store [default: 16 random hexadecimal digits]
+    /// The key's name, stored in messages [default: 16 random hexadecimal digits]
     #[arg(long, value_name = "TEXT")]
     pub(crate) name: Option<String>,
 }
@@ -210,10 +210,10 @@ pub(crate) struct KeyArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct RsaArguments {
-    /// The namespace of the RSA keys, which messages store as the provider id
+    /// The namespace of the RSA keys, stored in messages as the provider id
     #[arg(long = "rsa-namespace", value_name = "TEXT", default_value = "kms-envelope")]
     namespace: String,
-    /// The name of the RSA keys, which messages store
+    /// The name of the RSA keys, stored in messages
     #[arg(long = "rsa-name", value_name = "TEXT", default_value = "rsa")]
     name: String,
     /// The padding of data keys that are encrypted with RSA

@@ -158,10 +158,10 @@ impl From<OpenError> for Failure {
             }
             OpenError::DetachedKeys { .. } => Self::new(error.to_string())
                 .advise("`--keys` needs the file that `kms-envelope rewrap` wrote for this message"),
-            OpenError::CommitmentPolicy { suite, .. } => {
-                Self::new(format!("the message's algorithm suite {suite} has no key commitment"))
-                    .advise("to open it anyway, use `--commitment-policy require-encrypt-allow-decrypt`")
-            }
+            OpenError::CommitmentPolicy { suite, .. } => Self::new(format!(
+                "the message's algorithm suite {suite} has no key commitment, which the policy requires"
+            ))
+            .advise("to open it anyway, use `--commitment-policy require-encrypt-allow-decrypt`"),
             error => Self::new(chain(&error)),
         }
     }
