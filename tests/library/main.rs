@@ -22,3 +22,5 @@ mod streams;
 mod suites;
 #[cfg(feature = "tokio")]
 mod tokio_streams;
+#[cfg(all(feature = "aws-kms", feature = "aws-lc", feature = "key-file"))]
+mod troubleshooting;
