@@ -7,7 +7,7 @@
 //! | symmetric key in AWS KMS | [`AwsKms`](crate::AwsKms) | `aws-kms` |
 //! | any KMS key that a message names (opens only) | [`AwsKmsDiscovery`] | `aws-kms` |
 //! | RSA key in AWS KMS | [`AwsKmsRsa`] | `aws-kms` and `rsa` |
-//! | AES key in memory or in a key file | [`RawAes`](crate::RawAes) | file: `key-file` |
+//! | AES key in memory or in a key file | [`RawAes`] | file: `key-file` |
 //! | RSA key in memory | [`RawRsa`] | `rsa` |
 //! | ECDH key in memory | [`RawEcdh`] | `ecdh` |
 //! | branch key in memory | [`StaticBranchKey`] | `branch-key` |

@@ -53,8 +53,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// # Requirements
 /// - The provider's `Display` output is not empty. Its `Display` and `Debug` output and its errors do not contain a
-/// data
-///   key or a [secret](Self::with_secret).
+///   data key or a [secret](Self::with_secret).
 /// - Each generated data key is new and has the length that the suite requires. Each encrypted data key fits into a
 ///   message.
 /// - Each encrypted data key decrypts to the data key that was generated or passed in, and
@@ -64,8 +63,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// - An encrypted data key does not decrypt with another encryption context, unless
 ///   [this is not required](Self::without_context_binding).
 /// - An encrypted data key whose ciphertext is modified in any byte, truncated or extended is refused with an error
-/// that
-///   is not retryable. Fields of any length and content are refused without a panic.
+///   that is not retryable. Fields of any length and content are refused without a panic.
 /// - Concurrent requests do not affect each other.
 /// - A request whose deadline has passed succeeds or fails with a retryable error within 5 seconds.
 #[derive(Debug)]
