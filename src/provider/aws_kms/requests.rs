@@ -46,7 +46,7 @@ pub(super) struct Requests {
 macro_rules! send {
     ($this:expr, $operation:expr, $key_id:expr, $deadline:expr, $request:expr) => {{
         let (operation, key_id): (&'static str, &str) = ($operation, $key_id);
-        debug!(operation, key_id, "sending a request to AWS KMS");
+        debug!(operation, key_id, "a request to AWS KMS");
         let config = $this.config(operation, key_id, $deadline)?;
         let request = $request.customize().config_override(config);
         request.send().await.map_err(|error| provider_error(operation, key_id, error))
