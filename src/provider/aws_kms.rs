@@ -109,7 +109,7 @@ impl AwsKms {
     /// A key ARN is used without a request. Any other identifier is looked up once, with a `DescribeKey` request. If
     /// the alias is later updated to point to a different key, this provider continues to use the old key.
     ///
-    /// The request is limited by the client's operation timeout, or to 10 seconds if the client has none.
+    /// The request is limited to the client's operation timeout, or to 10 seconds if the client has none.
     ///
     /// # Errors
     /// Returns [`ResolveError::Config`] if `key_id` is not a valid identifier, and [`ResolveError::Provider`] if the
