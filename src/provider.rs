@@ -72,10 +72,10 @@ fn check_names(namespace: &str, name: &str, max_name_len: usize) -> Result<(), C
         return refused("namespace", NameReason::Reserved);
     }
     if namespace.len() > max_namespace_len {
-        return refused("namespace", NameReason::TooLong { room: max_namespace_len });
+        return refused("namespace", NameReason::TooLong { max: max_namespace_len });
     }
     if name.len() > max_name_len {
-        return refused("name", NameReason::TooLong { room: max_name_len });
+        return refused("name", NameReason::TooLong { max: max_name_len });
     }
     Ok(())
 }

@@ -114,10 +114,10 @@ pub enum NameReason {
     #[error("names that begin with \"aws-kms\" are reserved for AWS KMS")]
     Reserved,
     /// The name is longer than the format allows.
-    #[error("it has more than {room} bytes")]
+    #[error("it is longer than {max} bytes")]
     TooLong {
         /// The maximum length, in bytes.
-        room: usize,
+        max: usize,
     },
     /// The identifier is an alias or a bare key id, which can refer to another KMS key later. Use the ARN of the key,
     /// or resolve the identifier with `AwsKms::resolve`.

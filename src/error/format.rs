@@ -10,8 +10,8 @@ use super::ErrorKind;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FormatError {
-    /// The input ends before the end of the message. Holds the position, such as `in frame 3`. Get a complete copy.
-    #[error("the message is truncated: unexpected end {0}")]
+    /// The input ends before the end of the message. Holds the position, such as `frame 3`. Get a complete copy.
+    #[error("the message is truncated: unexpected end in {0}")]
     Truncated(Cow<'static, str>),
     /// The message seems to be encoded in base64. Decode it first.
     #[error("this looks like a base64-encoded message; decode it first")]

@@ -298,7 +298,7 @@ mod tests {
     fn every_truncation_is_reported_as_one() {
         for bytes in [v1(), v2()] {
             for len in 0..bytes.len() {
-                assert_eq!(read(&bytes[..len]).unwrap_err(), FormatError::Truncated("in the header".into()).into());
+                assert_eq!(read(&bytes[..len]).unwrap_err(), FormatError::Truncated("the header".into()).into());
             }
         }
     }
@@ -352,8 +352,8 @@ mod tests {
             (b"AgV4AAAA".to_vec(), "base64"),
             (changed(v1.clone(), 1, 0x81), "type is 0x81"),
             (changed(v1.clone(), 3, 0x79), "suite 0x0379"),
-            (changed(v2.clone(), 1, 0x03), "suite 0x0378, which message version 2 does not have"),
-            (changed(v1.clone(), 2, 0x04), "suite 0x0478, which message version 1 does not have"),
+            (changed(v2.clone(), 1, 0x03), "suite 0x0378 for message version 2"),
+            (changed(v1.clone(), 2, 0x04), "suite 0x0478 for message version 1"),
             (changed(v1.clone(), 23, 0), "context is malformed"),
             (changed(v1.clone(), 31, 0), "encrypted data keys are malformed: the list is empty"),
             (changed(v1.clone(), v1_tail, 3), "content type is 3"),

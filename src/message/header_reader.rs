@@ -334,7 +334,7 @@ impl Parser {
     /// Returns the header that was parsed from these bytes.
     fn finish(self, bytes: Bytes) -> Result<Header, HeaderError> {
         if self.next != Field::End {
-            return Err(FormatError::Truncated("in the header".into()).into());
+            return Err(FormatError::Truncated("the header".into()).into());
         }
         let Self { suite, message_id, context, keys, body, commitment, iv, tag, .. } = self;
         let encrypted_data_keys = keys.into_keys(&bytes);

@@ -59,7 +59,7 @@ impl StaticBranchKey {
         let (id, key) = (id.into(), key.into());
         let max = usize::from(u16::MAX);
         if id.len() > max {
-            return Err(ConfigError::KeyName { field: "id", reason: NameReason::TooLong { room: max } });
+            return Err(ConfigError::KeyName { field: "id", reason: NameReason::TooLong { max } });
         }
         if key.len() != 32 {
             return Err(ConfigError::KeyLen(key.len()));

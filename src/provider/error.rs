@@ -17,9 +17,12 @@ use crate::error::{Cause, ErrorKind, RandomError};
 ///     .with_source("429 Too Many Requests")
 ///     .with_retry_after(Duration::from_secs(2));
 ///
-/// assert!(error.is_retryable()); assert_eq!(error.to_string(), "Decrypt with key invoices: too many requests; retry
-/// later, or request a higher quota"); assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "429 Too Many
-/// Requests");
+/// assert!(error.is_retryable());
+/// assert_eq!(
+///     error.to_string(),
+///     "Decrypt with key invoices: too many requests; retry later, or request a higher quota",
+/// );
+/// assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "429 Too Many Requests");
 /// ```
 #[derive(Clone, Debug)]
 pub struct ProviderError(Box<Parts>);

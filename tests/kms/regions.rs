@@ -97,9 +97,9 @@ async fn replicas_are_for_multi_region_keys_and_each_region_once() {
     let with = |id, region: &str| key(&endpoint, NEAR, id).with_replica(endpoint.client(region), region);
     for (refused, why) in [
         (with(KEY, FAR), "mrk-"),
-        (with(REPLICATED, NEAR), "there already"),
-        (with(REPLICATED, ""), "not the name"),
-        (with(REPLICATED, "eu:west"), "not the name"),
+        (with(REPLICATED, NEAR), "already been added"),
+        (with(REPLICATED, ""), "not a valid region name"),
+        (with(REPLICATED, "eu:west"), "not a valid region name"),
     ] {
         let error = refused.unwrap_err();
         assert!(matches!(error, ConfigError::KmsKeys { .. }) && error.to_string().contains(why), "{error}");

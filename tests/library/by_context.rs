@@ -91,7 +91,7 @@ fn a_context_without_the_name_is_refused_before_a_key_is_chosen() {
     let (keys, calls) = by_tenant(0);
     let error = block_on(Envelope::new(keys).seal(b"data", &EncryptionContext::from([("user", "alice")]))).unwrap_err();
     let expected =
-        "by-context/tenant is not possible: the encryption context has no \"tenant\" pair, which selects the key";
+        "by-context/tenant is not supported: the encryption context has no \"tenant\" pair, which selects the key";
     assert!(error.to_string().ends_with(expected), "{error}");
     assert_eq!(calls.load(Ordering::SeqCst), 0);
 }

@@ -967,7 +967,7 @@ fn invalid_limits_are_refused() {
         (DataKeyCache::builder(Duration::ZERO), "max_age"),
         (DataKeyCache::builder(AGE).max_messages(0), "max_messages"),
         (DataKeyCache::builder(AGE).max_messages((1 << 32) + 1), "max_messages"),
-        (DataKeyCache::builder(AGE).capacity(0), "the capacity"),
+        (DataKeyCache::builder(AGE).capacity(0), "capacity must"),
         (DataKeyCache::builder(AGE).capacity_bytes(0), "capacity_bytes"),
         (DataKeyCache::builder(AGE).refresh_ahead(AGE, spawn), "refresh_ahead"),
         (DataKeyCache::builder(AGE).refresh_ahead(2 * AGE, spawn), "refresh_ahead"),

@@ -170,7 +170,7 @@ fn the_error_for_a_modified_message_names_the_modified_part() {
         (0, "version"),
         (2, "suite"),
         (3, "key commitment"), // The message id, from which the keys are derived.
-        (body - 16, "header does not authenticate"),
+        (body - 16, "header failed authentication"),
         (body - 17, "key commitment"),
         (body + 3, "expected frame 1, but found frame 0"),
         (body + 4, "frame 1 failed authentication"),
@@ -206,7 +206,7 @@ fn the_error_for_a_message_truncated_at_a_frame_boundary_names_the_missing_frame
     let error = open(&envelope(), &sealed[..cut]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the message is truncated: it ends in the body before frame 2; the final frame is missing"
+        "the message is truncated: unexpected end in the body before frame 2; the final frame is missing"
     );
 }
 
@@ -437,15 +437,15 @@ impl KeyProvider for Misbehaving {
 #[test]
 fn invalid_responses_of_a_provider_are_errors() {
     for (provider, expected) in [
-        (Misbehaving::ShortKey, "a data key of 16 bytes, but suite 0478 takes 32"),
-        (Misbehaving::NoEncryptedForm, "a data key without an encrypted form"),
+        (Misbehaving::ShortKey, "a data key of 16 bytes, but suite 0478 requires 32"),
+        (Misbehaving::NoEncryptedForm, "a data key without an encrypted data key"),
     ] {
         let error = block_on(Envelope::new(provider).seal(b"", &context())).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
     let sealed = seal(&envelope(), b"data");
     for (provider, expected) in [
-        (Misbehaving::ShortKey, "a data key of 24 bytes, but suite 0478 takes 32"),
+        (Misbehaving::ShortKey, "a data key of 24 bytes, but suite 0478 requires 32"),
         (Misbehaving::WrongIndex, "the data key at 1 of 1"),
         (Misbehaving::OtherKey, "the key commitment does not match"),
     ] {

@@ -396,7 +396,7 @@ fn a_seek_does_not_revive_a_failed_reader() {
 #[test]
 fn signed_and_non_framed_messages_have_no_ranges() {
     for (file, expected) in [("0578/framed-len-129", "is signed"), ("0478/non-framed-len-129", "has no frames")] {
-        let message = std::fs::read(format!("tests/fixtures/{file}.msg")).unwrap();
+        let message = std::fs::read(test_support::fixtures::path(&format!("{file}.msg"))).unwrap();
         let refused =
             block_on(envelope(16).range_reader(&message[..], message.len() as u64, &EncryptionContext::new()));
         let error = refused.unwrap_err().to_string();

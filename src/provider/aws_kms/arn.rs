@@ -96,7 +96,7 @@ impl KeyId {
         }
         let (kind, id) = resource.split_once('/').unwrap_or((resource, ""));
         match kind {
-            "key" | "alias" if id.is_empty() => Err(format!("nothing follows \"{kind}/\"; {FORMAT}")),
+            "key" | "alias" if id.is_empty() => Err(format!("it has nothing after \"{kind}/\"; {FORMAT}")),
             "key" => {
                 let [partition, region, account, id] = [partition, region, account, id].map(str::to_owned);
                 Ok(Self::Key(KeyArn { partition, region, account, id }))

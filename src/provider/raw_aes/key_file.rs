@@ -352,7 +352,7 @@ mod tests {
             assert!(!message(&json).contains("U0VD"), "{}", message(&json));
         }
         let text = message("{\"namespace\": \"n\",\n \"key\": x}");
-        assert_eq!(text, "the key file does not hold a key: line 2, column 9: invalid JSON");
+        assert_eq!(text, "invalid key file: line 2, column 9: invalid JSON");
     }
 
     #[test]
