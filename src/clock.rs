@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Instant};
 
 /// Provides the time to a [`DataKeyCache`](crate::DataKeyCache). Tests can use `ManualClock` (feature `mock`).
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// Returns the current time. It should not go backwards.
+    /// Returns the current time, which should not go backwards.
     fn now(&self) -> Instant;
 }
 

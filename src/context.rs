@@ -17,13 +17,13 @@ const MAX_SERIALIZED_LEN: usize = u16::MAX as usize;
 
 /// Name-value pairs that are authenticated with a message but **not secret**.
 ///
-/// Use the context to describe the data and its owner, such as a tenant or a table. A message only opens if its context
-/// has the pairs that the caller expects. The context is stored unencrypted in the message's header, except for a
-/// [required encryption context](crate::EnvelopeBuilder::required_context), and sent to the key provider with every
-/// call. AWS KMS
-/// [logs it in CloudTrail and can use it as a condition of access](https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html),
-/// so do not put secrets into it. Names that begin with `aws-crypto-` are reserved. The message format allows at most
-/// 65,535 bytes for the serialized context.
+/// Use the context to describe the data and its owner, such as a tenant or a table. A message opens only if its context
+/// contains the pairs that you pass to [`open`](crate::Envelope::open). The context is stored unencrypted in the
+/// message's header, except for a [required encryption context](crate::EnvelopeBuilder::required_context), and is sent
+/// to the key provider with every call. AWS KMS [logs it in CloudTrail and can use it as a condition of
+/// access](https://docs.aws.amazon.com/kms/latest/developerguide/encrypt_context.html), so do not put secrets into it.
+/// Names that begin with `aws-crypto-` are reserved. The message format allows at most 65,535 bytes for the serialized
+/// context.
 ///
 /// ```
 /// use kms_envelope::EncryptionContext;
@@ -45,7 +45,7 @@ impl EncryptionContext {
         Self::default()
     }
 
-    /// Inserts a pair. Returns the previous value of the name, if there was one.
+    /// Inserts a pair. Returns the name's previous value, if it had one.
     pub fn insert(&mut self, name: impl Into<String>, value: impl Into<String>) -> Option<String> {
         self.0.insert(name.into(), value.into())
     }
@@ -60,7 +60,7 @@ impl EncryptionContext {
         self.0.len()
     }
 
-    /// Returns `true` if there are no pairs.
+    /// Returns whether the context has no pairs.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -44,7 +44,7 @@ use crate::{
 ///
 /// # Methods by task
 ///
-/// | to | use |
+/// | to … | use … |
 /// |---|---|
 /// | seal and open data in memory | [`seal`](Self::seal), [`open`](Self::open) |
 /// | the same, reusing buffers | [`seal_into`](Self::seal_into), [`open_into`](Self::open_into) |
@@ -53,14 +53,14 @@ use crate::{
 /// | stream `Bytes`, such as HTTP bodies (feature `stream`) | [`seal_stream`], [`open_stream`] |
 /// | read a part of the plaintext | [`range_reader`](Self::range_reader), [`async_range_reader`](Self::async_range_reader) |
 /// | do the I/O yourself | [`sealer`](Self::sealer), [`opener`](Self::opener), [`range_opener`](Self::range_opener) |
-/// | give a message another KMS key, without decrypting its body | [`rewrap`](Self::rewrap), then [`with_detached_keys`](Self::with_detached_keys) |
+/// | re-encrypt a message's data key under another key | [`rewrap`](Self::rewrap), then [`with_detached_keys`](Self::with_detached_keys) |
 /// | encrypt a message again, with another data key | [`reseal`](Self::reseal), [`reseal_reader`](Self::reseal_reader), [`reseal_async_reader`] |
 ///
 /// # Calls to the key provider
-/// A method that seals calls the provider's `generate_data_key` once, and a method that opens calls its
-/// `decrypt_data_key` once. Readers, writers and streams make this call when they are created, and none afterwards.
-/// [`rewrap`](Self::rewrap) calls `decrypt_data_key`, and `encrypt_data_key` of the new provider. The three `reseal`
-/// methods open with this envelope and seal with the new one.
+/// A method that seals calls the provider's `generate_data_key` once, and a method that opens calls `decrypt_data_key`
+/// once. Readers, writers and streams make this call when they are created, and none afterwards.
+/// [`rewrap`](Self::rewrap) calls `decrypt_data_key` of this provider, and `encrypt_data_key` of the new one. The three
+/// `reseal` methods open with this envelope and seal with the new one.
 ///
 /// With a [cache](EnvelopeBuilder::cache), a method that finds the data key in the cache skips the call. Methods that
 /// open check the header's format, the limits, the commitment policy and the encryption context before they call the
@@ -76,7 +76,7 @@ use crate::{
 ///
 /// # Panics
 /// The methods do not panic. A panic in your own key provider, reader, writer or stream propagates to the caller. If a
-/// cache shares the call to the key provider, all callers get an error instead.
+/// key provider panics during a call that a cache shares, all callers receive an error instead.
 #[cfg_attr(feature = "tokio", doc = "")]
 #[cfg_attr(feature = "tokio", doc = "[`seal_async_writer`]: Self::seal_async_writer")]
 #[cfg_attr(feature = "tokio", doc = "[`seal_async_reader`]: Self::seal_async_reader")]
@@ -123,7 +123,7 @@ impl Envelope {
     ///
     /// # Errors
     /// Returns [`OpenError::NotSeekable`] if the message is signed or not framed,
-    /// [`FormatError::Length`](crate::error::FormatError::Length) if no message with this header can be `sealed_len`
+    /// [`FormatError::Length`](crate::error::FormatError::Length) if a message with this header cannot be `sealed_len`
     /// bytes long, [`OpenError::Io`] if `source` fails, and otherwise the errors of [`open`](Self::open) for the header
     /// and the final frame.
     pub async fn range_reader<S: ReadAt>(
@@ -192,7 +192,7 @@ impl Envelope {
         self.sealer_for(context, None).await
     }
 
-    /// Creates the sealer for a plaintext of this length, if the length is known.
+    /// Creates a sealer. `plaintext_len` is the length of the plaintext, if it is known.
     async fn sealer_for(&self, context: &EncryptionContext, plaintext_len: Option<u64>) -> Result<Sealer, SealError> {
         let settings = &*self.settings;
         materials::check_sealing(context, &settings.required_context)?;
@@ -239,7 +239,8 @@ impl Envelope {
 
 /// An opened message: the plaintext, and the message's metadata. [`Envelope::open`] returns it.
 ///
-/// All of it is authenticated, except for [`MessageInfo::encrypted_data_key`] if that is a detached one.
+/// All of it is authenticated, except for [`MessageInfo::encrypted_data_key`] if it comes from
+/// [detached keys](DetachedKeys).
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Opened {

@@ -1,12 +1,12 @@
 //! Error types, one for each operation.
 //!
-//! The errors of sealing, opening, rewrapping and resealing have three methods:
+//! The errors of sealing, opening, rewrapping and resealing have these methods:
 //! - `kind()` returns an [`ErrorKind`], which a service can map to an HTTP status.
 //! - `is_retryable()` returns whether the same call may succeed if it is repeated later.
 //! - `retry_after()` returns how long to wait before that, if the key service specified it.
 //!
-//! A decryption error reveals which check failed, but nothing about the data. The text of an error leaves out its
-//! cause, such as the error of the AWS SDK: walk [`std::error::Error::source`] to log it.
+//! A decryption error reveals which check failed, but nothing about the data. The text of an error may leave out its
+//! causes, such as the error of the AWS SDK. To log them, walk [`std::error::Error::source`].
 
 pub(crate) mod config;
 mod context;
@@ -37,8 +37,8 @@ pub use self::{
 
 /// The cause of an error: a shared error of any type.
 ///
-/// It is cheap to clone, because concurrent callers that wait for the same failed request receive the same cause.
-/// Any error converts into a `Cause` with `into`, and so does a string. It dereferences to [`std::error::Error`].
+/// It is cheap to clone, because concurrent callers that share a failed call to a key provider receive the same cause.
+/// Any error or string converts into a `Cause` with `into`. A `Cause` dereferences to [`std::error::Error`].
 #[derive(Clone)]
 pub struct Cause(Arc<dyn StdError + Send + Sync>);
 

@@ -1,8 +1,9 @@
 //! Envelope encryption with AWS KMS, in the message format of the AWS Encryption SDK.
 //!
-//! [`Envelope::seal`] requests a new data key from the key provider, encrypts the data with AES-256-GCM, wipes the data
-//! key, and returns one message that holds the encrypted data key and the ciphertext. [`Envelope::open`] has the key
-//! provider decrypt the data key and returns the plaintext. The AWS Encryption SDKs read and write the same messages.
+//! [`Envelope::seal`] requests a new data key from the key provider, encrypts the data with AES-256-GCM, zeroizes the
+//! data key, and returns one message that holds the encrypted data key and the ciphertext. [`Envelope::open`] has the
+//! key provider decrypt the data key and returns the plaintext. The AWS Encryption SDKs read and write the same
+//! messages.
 //!
 //! # With AWS KMS
 //!
@@ -25,8 +26,8 @@
 //! ```
 //!
 //! The encryption context is authenticated and stored unencrypted in the message. KMS receives it with every call, so
-//! IAM policies can refer to it. [`Envelope::open`] checks the pairs that you pass before it calls the key provider, and
-//! fails if the message does not contain all of them.
+//! IAM policies can refer to it. [`Envelope::open`] checks the pairs that you pass before it calls the key provider,
+//! and fails if the message does not contain all of them.
 //!
 //! # With a local key
 //!
@@ -55,7 +56,7 @@
 //! # }
 //! ```
 //!
-//! # Where to find what
+//! # Types and methods by task
 //!
 //! | to … | use … |
 //! |---|---|
@@ -68,13 +69,14 @@
 //! | use several threads for one message | [`EnvelopeBuilder::threads`] |
 //! | encrypt with a key in AWS KMS | [`AwsKms`]; several keys: [`AwsKms::multi`]; RSA keys: [`AwsKmsRsa`](provider::AwsKmsRsa) |
 //! | decrypt with any KMS key that a message names | [`AwsKmsDiscovery`](provider::AwsKmsDiscovery) |
-//! | reduce calls to KMS, or keep working while KMS is unavailable | [`DataKeyCache`] |
+//! | reduce calls to KMS, or continue to work while KMS is unavailable | [`DataKeyCache`] |
 //! | use a different key for each tenant | [`ByContext`](provider::ByContext) |
 //! | encrypt or decrypt with several providers | [`MultiProvider`](provider::MultiProvider) |
 //! | use a local key | [`RawAes`]; RSA: [`RawRsa`](provider::RawRsa); elliptic curves: [`RawEcdh`](provider::RawEcdh); branch keys: [`StaticBranchKey`](provider::StaticBranchKey) |
 //! | use another key service | [`KeyProvider`], tested by [`testing::Conformance`] |
-//! | change the key of a message | [`Envelope::rewrap`], which leaves the message as it is, or [`reseal`](Envelope::reseal), which encrypts it again |
-//! | sign messages, or read old ones | [`EnvelopeBuilder::suite`] and [`commitment_policy`](EnvelopeBuilder::commitment_policy) |
+//! | re-encrypt a message's data key under another key | [`Envelope::rewrap`], which does not modify the message |
+//! | encrypt a message again, with another data key | [`Envelope::reseal`], [`reseal_reader`](Envelope::reseal_reader) |
+//! | sign messages, or open old ones | [`EnvelopeBuilder::suite`] and [`commitment_policy`](EnvelopeBuilder::commitment_policy) |
 //! | inspect a message without a key | [`message::Header`]; compute lengths: [`message::Geometry`] |
 //! | turn an error into a status code or a retry | [`OpenError::kind`] and [`is_retryable`](OpenError::is_retryable), on every error type: [`ErrorKind`] |
 //! | test your service without KMS | the [`testing`] module |
@@ -86,15 +88,15 @@
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `aws-kms` | yes | [`AwsKms`] and [`AwsKmsDiscovery`](provider::AwsKmsDiscovery), which call AWS KMS through an `aws-sdk-kms` client that you provide |
-//! | `aws-lc` | yes | AWS-LC as cryptographic [`Backend`]: several times faster than pure Rust, with the same output. Needs a C compiler |
+//! | `aws-lc` | yes | AWS-LC as the cryptographic [`Backend`]: several times faster than pure Rust, with the same output. Needs a C compiler |
 //! | `tokio` | | streams over tokio's `AsyncRead` and `AsyncWrite`; range reads from tokio's files |
-//! | `stream` | | streams of `Bytes`, by the `Stream` trait of futures |
+//! | `stream` | | streams of `Bytes`, with the `Stream` trait of the futures crates |
 //! | `parallel` | | [`Threads`](stream::Threads): several threads for one message, in a rayon pool |
 //! | `rsa` | | [`RawRsa`](provider::RawRsa), and with `aws-kms` also [`AwsKmsRsa`](provider::AwsKmsRsa). Enables `aws-lc` |
 //! | `ecdh` | | [`RawEcdh`](provider::RawEcdh) on P-256, P-384 and P-521 |
 //! | `branch-key` | | [`StaticBranchKey`](provider::StaticBranchKey), a branch key of the AWS KMS hierarchical keyring |
 //! | `key-file` | | [`RawAes`] keys in JSON files |
-//! | `tracing` | | `tracing` events of the data-key cache and of calls to AWS KMS |
+//! | `tracing` | | `tracing` events of the data-key cache and of requests to AWS KMS |
 //! | `mock` | | the [`testing`] module |
 //!
 //! # Guide

@@ -15,7 +15,8 @@ use crate::{
     suite::AlgorithmSuite,
 };
 
-/// An error that prevents sealing or opening a message. Cloneable, because the callers of a shared request all get it.
+/// An error that prevents sealing or opening a message. It can be cloned, because all callers that share a request
+/// receive it.
 #[derive(Clone, Debug)]
 pub(crate) enum MaterialsError {
     Context(ContextError),

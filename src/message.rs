@@ -1,14 +1,14 @@
 //! The AWS Encryption SDK's message format, versions 1 and 2.
 //!
-//! Use this module to inspect a message without a key, or to compute where its parts are. Nothing here does I/O or
-//! decrypts anything.
+//! Use this module to inspect a message without a key, or to compute the offsets of its parts. It does no I/O and
+//! decrypts nothing.
 //!
 //! A message is a header, a body and, if the algorithm suite signs, a footer with the signature. The body is a sequence
 //! of frames that ends with a final frame; some writers, but not this crate, can also write it as one block without
 //! frames. Integers are big-endian. The format is defined in the
 //! [AWS Encryption SDK specification](https://github.com/awslabs/aws-encryption-sdk-specification/tree/master/data-format).
 //!
-//! | to … | use |
+//! | to … | use … |
 //! |---|---|
 //! | read the header at the start of a buffer | [`Header::parse`] |
 //! | read a header whose bytes arrive in pieces | [`HeaderReader`] |

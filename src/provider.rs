@@ -1,17 +1,18 @@
 //! Key providers, which generate, encrypt and decrypt data keys.
 //!
-//! A [`KeyProvider`] connects an [`Envelope`](crate::Envelope) to a key. Choose one by where the key is:
+//! A [`KeyProvider`] connects an [`Envelope`](crate::Envelope) to a key. Choose one by the kind and location of the
+//! key:
 //!
 //! | key | provider | feature |
 //! |---|---|---|
 //! | symmetric key in AWS KMS | [`AwsKms`](crate::AwsKms) | `aws-kms` |
 //! | any KMS key that a message names (opens only) | [`AwsKmsDiscovery`] | `aws-kms` |
 //! | RSA key in AWS KMS | [`AwsKmsRsa`] | `aws-kms` and `rsa` |
-//! | AES key in memory or in a key file | [`RawAes`] | file: `key-file` |
+//! | AES key in memory or in a key file | [`RawAes`] | `key-file` for files |
 //! | RSA key in memory | [`RawRsa`] | `rsa` |
 //! | ECDH key in memory | [`RawEcdh`] | `ecdh` |
 //! | branch key in memory | [`StaticBranchKey`] | `branch-key` |
-//! | several keys, any of which opens a message | [`MultiProvider`], [`AwsKms::multi`](crate::AwsKms::multi) | |
+//! | several keys, any of which can open a message | [`MultiProvider`], [`AwsKms::multi`](crate::AwsKms::multi) | |
 //! | a key for each tenant | [`ByContext`] | |
 //!
 //! To use another key service, implement [`KeyProvider`].

@@ -2,16 +2,16 @@
 //!
 //! The methods of [`Envelope`](crate::Envelope) create these types:
 //!
-//! | to | sealing | opening | a range |
+//! | I/O | seal | open | read a range |
 //! |---|---|---|---|
-//! | use `std::io` | [`SealWriter`], [`SealReader`] | [`OpenReader`] | [`RangeReader`] |
-//! | use tokio (feature `tokio`) | `AsyncSealWriter`, `AsyncSealReader` | `AsyncOpenReader` | [`AsyncRangeReader`] |
-//! | use streams of `Bytes` (feature `stream`) | `SealStream` | `OpenStream` | `RangeStream` |
-//! | do the I/O yourself | [`Sealer`] | [`Opener`] | [`RangeOpener`] |
+//! | `std::io` | [`SealWriter`], [`SealReader`] | [`OpenReader`] | [`RangeReader`] |
+//! | tokio (feature `tokio`) | `AsyncSealWriter`, `AsyncSealReader` | `AsyncOpenReader` | [`AsyncRangeReader`] |
+//! | streams of `Bytes` (feature `stream`) | `SealStream` | `OpenStream` | `RangeStream` |
+//! | your own | [`Sealer`] | [`Opener`] | [`RangeOpener`] |
 //!
-//! All of them hold a bounded amount of memory, whatever the length of the message. They release only authenticated
+//! All of them use a bounded amount of memory, regardless of the message's length. They release only authenticated
 //! plaintext, and report success at the end only if the message is complete. After an error that is not transient,
-//! readers, writers and streams of a whole message return an error from every later call.
+//! readers, writers and streams of a complete message return an error from every later call.
 //!
 //! [`Sealer`] and [`Opener`] implement the format and do no I/O. The other types add I/O and buffers to them.
 

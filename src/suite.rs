@@ -16,7 +16,7 @@ pub(crate) const RAW_AES_LENGTHS: [u8; 8] = [0, 0, 0, TAG_LEN as u8 * 8, 0, 0, 0
 /// The length of a header's commitment to its data key, in bytes.
 pub(crate) const COMMITMENT_LEN: usize = 32;
 
-/// The algorithms that a message is sealed with.
+/// The algorithms that seal a message.
 ///
 /// All suites encrypt with AES-GCM, 12-byte IVs and 16-byte tags. They differ in the key length, in how the encryption
 /// key is derived from the data key, and in whether they have key commitment and a signature. An
@@ -40,11 +40,11 @@ pub(crate) const COMMITMENT_LEN: usize = 32;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum AlgorithmSuite {
-    /// `0x0014`: AES-128-GCM under the data key itself.
+    /// `0x0014`: AES-128-GCM, without key derivation.
     Aes128Gcm,
-    /// `0x0046`: AES-192-GCM under the data key itself.
+    /// `0x0046`: AES-192-GCM, without key derivation.
     Aes192Gcm,
-    /// `0x0078`: AES-256-GCM under the data key itself.
+    /// `0x0078`: AES-256-GCM, without key derivation.
     Aes256Gcm,
     /// `0x0114`: AES-128-GCM, HKDF-SHA256.
     Aes128GcmHkdfSha256,
@@ -92,7 +92,7 @@ impl MessageVersion {
     }
 }
 
-/// How a message's encryption key is derived from its data key.
+/// The method that derives a message's encryption key from its data key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyDerivation {
@@ -259,11 +259,11 @@ impl AlgorithmSuite {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CommitmentPolicy {
-    /// Seals without key commitment, and opens messages with or without it. Use it only if some readers do not support
-    /// key commitment. The default suite is then [`Aes256GcmHkdfSha256`](AlgorithmSuite::Aes256GcmHkdfSha256).
+    /// Seals without key commitment, and opens messages with or without it. Use this policy only if some readers do not
+    /// support key commitment. The default suite is then [`Aes256GcmHkdfSha256`](AlgorithmSuite::Aes256GcmHkdfSha256).
     ForbidEncryptAllowDecrypt,
-    /// Seals with key commitment, and opens messages with or without it. Use it while there are messages without key
-    /// commitment to open.
+    /// Seals with key commitment, and opens messages with or without it. Use this policy while you still have messages
+    /// without key commitment.
     RequireEncryptAllowDecrypt,
     /// Seals with key commitment, and opens only messages with key commitment. The default.
     #[default]

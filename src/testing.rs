@@ -2,7 +2,7 @@
 //!
 //! This module needs the feature `mock`. Enable it in `[dev-dependencies]` only.
 //!
-//! | to … | use |
+//! | to … | use … |
 //! |---|---|
 //! | test code that seals and opens, without a key service | [`MemoryKey`] |
 //! | test how your code handles throttling, outages, delays and denied access, and count calls | [`ScriptedProvider`] |

@@ -61,9 +61,9 @@ const SIGNING_KEY_BYTES: usize = 1024;
 /// ```
 ///
 /// # Security trade-off
-/// - A data key stolen from memory opens all messages that were sealed with it.
-/// - After a permission to decrypt is revoked, cached data keys still open messages for up to `max_age`.
-/// - KMS and CloudTrail record one request for many messages.
+/// - An attacker who obtains a data key from memory can open all messages that were sealed with it.
+/// - After you revoke a permission to decrypt, cached data keys still open messages for up to `max_age`.
+/// - CloudTrail records one KMS request for many messages.
 ///
 /// # Which messages share a data key
 /// A cached data key is used for messages with the **same** suite, encryption context and required names, until it
@@ -71,18 +71,18 @@ const SIGNING_KEY_BYTES: usize = 1024;
 /// Suites without key derivation are not cached. Envelopes can share a cache, with its capacity and
 /// [`stats`](Self::stats), but an envelope only uses entries of its own and of its clones.
 ///
-/// On opening, an entry is for one encrypted data key, and is used for every message whose list contains that key at
-/// any index. It is added only after a message's header has been verified with the data key, so a message that does not
-/// open adds nothing to the cache. Messages of suites without key commitment must have the same list of encrypted data
-/// keys.
+/// For opening, an entry belongs to one encrypted data key. It is used for every message whose list contains that
+/// encrypted data key, at any index. It is added only after a message's header has been verified with the data key, so
+/// a message that does not open adds no entry. For suites without key commitment, an entry belongs to the entire list
+/// of encrypted data keys, and is used only for messages with the same list.
 ///
 /// # Concurrent callers and failures
-/// Concurrent callers that need the same data key share one request. If it fails, all of them get the error, and the
-/// next caller starts a new request. If one of them is cancelled, the request continues for the others. While the key
-/// service is unavailable, cached data keys can still be used until they expire.
+/// Concurrent callers that need the same data key share one call to the key provider. If it fails, all of them receive
+/// the error, and the next caller starts a new call. If one of them is canceled, the call continues for the others.
+/// While the key service is unavailable, cached data keys can still be used until they expire.
 ///
 /// # Removal of keys
-/// A data key is zeroized once it is removed from the cache and no message that is being sealed or opened uses it.
+/// A data key is zeroized when it is no longer in the cache and no message that is being sealed or opened uses it.
 /// Expired data keys are removed when new ones are added, or by [`remove_expired`](Self::remove_expired).
 #[derive(Clone)]
 pub struct DataKeyCache(pub(super) Arc<Inner>);
@@ -95,11 +95,11 @@ pub(super) struct Inner {
 }
 
 impl DataKeyCache {
-    /// Returns a builder of a cache whose data keys expire `max_age` after they were requested.
+    /// Creates a builder for a cache whose data keys expire `max_age` after they were requested.
     ///
-    /// Sealing or opening a message never starts with an expired data key, except for callers that were waiting for a
-    /// request that took longer than `max_age`. A stream that has started can continue. While the machine is suspended,
-    /// the age may not increase: see [`clock`](DataKeyCacheBuilder::clock).
+    /// Sealing or opening a message never starts with an expired data key, except after a call to the key provider that
+    /// took longer than `max_age`. A stream that has started can continue. While the machine is suspended, the age may
+    /// not increase: see [`clock`](DataKeyCacheBuilder::clock).
     pub fn builder(max_age: Duration) -> DataKeyCacheBuilder {
         DataKeyCacheBuilder(Settings {
             max_age,
@@ -119,7 +119,8 @@ impl DataKeyCache {
         stats
     }
 
-    /// Removes all data keys. Pending requests continue for their callers, but their data keys are not cached.
+    /// Removes all data keys. Calls in progress continue for the callers that wait for them, but their data keys are
+    /// not cached.
     pub fn clear(&self) {
         self.0.sealing.clear();
         self.0.opening.clear();
@@ -151,7 +152,7 @@ pub(crate) struct Partition {
 }
 
 impl Partition {
-    /// Returns the materials for sealing a message with a plaintext of this length, if it is known.
+    /// Returns the materials for sealing a message. `plaintext_len` is the length of its plaintext, if it is known.
     pub(crate) async fn sealing(
         &self,
         suite: AlgorithmSuite,
@@ -318,7 +319,7 @@ impl Material for DecryptedDataKey {
     }
 }
 
-/// A builder of a [`DataKeyCache`], returned by [`DataKeyCache::builder`].
+/// Configures a [`DataKeyCache`]. Created by [`DataKeyCache::builder`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -349,8 +350,8 @@ impl DataKeyCacheBuilder {
         self
     }
 
-    /// Sets the maximum number of plaintext bytes that a data key seals. With a limit, each message that exceeds it by
-    /// itself is sealed with its own data key, and so is each stream, because its length is unknown. Default: no limit.
+    /// Sets the maximum number of plaintext bytes that a data key seals. With a limit, a message that exceeds it is
+    /// sealed with its own data key. So is every stream, because its length is unknown. Default: no limit.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.0.max_bytes = bytes;
         self
@@ -364,11 +365,11 @@ impl DataKeyCacheBuilder {
     }
 
     /// Sets the maximum memory of the entries in bytes, separately for sealing and for opening. When the cache is full,
-    /// it evicts the least recently used entries. An entry that exceeds the limit by itself is not cached. Default: 16
-    /// KiB times the [`capacity`](Self::capacity), but at least 1 MiB.
+    /// it evicts the least recently used entries. An entry that exceeds the limit is not cached. Default: 16 KiB times
+    /// the [`capacity`](Self::capacity), but at least 1 MiB.
     ///
-    /// The memory of an entry is estimated as that of its data key, context and encrypted data keys, and at least
-    /// 512 bytes in addition. The estimate does not include the allocator's overhead.
+    /// The memory of an entry is estimated as the memory of its data key, context and encrypted data keys, plus at
+    /// least 512 bytes. The estimate does not include the allocator's overhead.
     pub fn capacity_bytes(mut self, bytes: usize) -> Self {
         self.0.capacity_bytes = Some(bytes);
         self
@@ -376,13 +377,13 @@ impl DataKeyCacheBuilder {
 
     /// Renews data keys in the background before they expire. Default: off.
     ///
-    /// A renewal starts when a data key is used within `ahead` of its expiry. Callers then do not wait for the renewal
-    /// of a data key that is in regular use, nor notice an outage of the key service that is shorter than `ahead`.
-    /// After a failed renewal, the first use after a tenth of `ahead` starts another one.
+    /// A renewal starts when a data key is used within `ahead` of its expiry. If a data key is used regularly, callers
+    /// do not wait for its renewal, and do not notice an outage of the key service that is shorter than `ahead`. After
+    /// a failed renewal, the first use after a tenth of `ahead` starts another one.
     ///
-    /// On opening, a renewal must return the same data key again. Otherwise it counts as failed.
+    /// A renewal for opening must return the same data key. Otherwise, it counts as failed.
     ///
-    /// `spawn` must run the task that it is given. With tokio, pass `|task| { tokio::spawn(task); }`.
+    /// `spawn` must run the task that it receives. With tokio, pass `|task| { tokio::spawn(task); }`.
     pub fn refresh_ahead(mut self, ahead: Duration, spawn: impl Fn(Refresh) + Send + Sync + 'static) -> Self {
         self.0.refresh = Some((ahead, Box::new(spawn)));
         self
@@ -390,9 +391,9 @@ impl DataKeyCacheBuilder {
 
     /// Sets the source of time. Default: [`Instant::now`](std::time::Instant::now).
     ///
-    /// On Linux and macOS, the default clock stops while the machine is suspended, so data keys expire later by that
-    /// time. If this matters, call [`clear`](DataKeyCache::clear) when the machine resumes, or pass a clock that does
-    /// not stop.
+    /// On Linux and macOS, the default clock stops while the machine is suspended, which delays the expiry of data keys
+    /// by that time. If this matters, call [`clear`](DataKeyCache::clear) when the machine resumes, or pass a clock
+    /// that does not stop.
     pub fn clock(mut self, clock: impl Clock + 'static) -> Self {
         self.0.clock = Box::new(clock);
         self
@@ -402,7 +403,7 @@ impl DataKeyCacheBuilder {
     ///
     /// # Errors
     /// Returns [`ConfigError::Cache`] if the maximum age or a capacity is zero, the number of messages is zero or more
-    /// than 2³², or the time of `refresh_ahead` is not shorter than the maximum age.
+    /// than 2³², or `ahead` of [`refresh_ahead`](Self::refresh_ahead) is not shorter than the maximum age.
     pub fn build(self) -> Result<DataKeyCache, ConfigError> {
         let settings = self.0;
         let refused = |what| Err(ConfigError::Cache { what });

@@ -10,8 +10,8 @@ use std::{
 
 use super::Clock;
 
-/// A task that renews a data key. It is passed to the function given to
-/// [`DataKeyCacheBuilder::refresh_ahead`](super::DataKeyCacheBuilder::refresh_ahead).
+/// A task that renews a data key. [`DataKeyCacheBuilder::refresh_ahead`](super::DataKeyCacheBuilder::refresh_ahead)
+/// passes it to your function.
 pub type Refresh = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(super) type Spawn = Box<dyn Fn(Refresh) + Send + Sync>;
@@ -24,7 +24,7 @@ pub(super) struct Settings {
     pub(super) capacity: usize,
     pub(super) capacity_bytes: Option<usize>,
     pub(super) clock: Box<dyn Clock>,
-    /// How long before its `max_age` a key is renewed, and the function that runs the renewal.
+    /// The time before its expiry at which a data key is renewed, and the function that runs the renewal.
     pub(super) refresh: Option<(Duration, Spawn)>,
 }
 

@@ -7,20 +7,21 @@ use std::ops::AddAssign;
 /// Sealing or opening a message normally counts as one of a hit, a miss, a wait or a bypass. The hit rate is `hits`
 /// divided by the sum of these four.
 ///
-/// A message can count more than once on opening. If its header does not verify with a cached data key, the lookup
-/// continues with the message's other encrypted data keys. It counts one hit for each cached data key that it tries,
-/// and a miss or a wait if it needs a request.
+/// A message can count more than once on opening. If a cached data key does not verify its header, the lookup continues
+/// with the message's other encrypted data keys. It counts one hit for each cached data key that it tries, and a miss
+/// or a wait if it needs a call to the key provider.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CacheStats {
-    /// Lookups that found a cached data key, including data keys with which the header then did not verify.
+    /// Lookups that found a cached data key, including data keys that then failed to verify the message's header.
     pub hits: u64,
-    /// Lookups that started a request to the key provider.
+    /// Lookups that started a call to the key provider.
     pub misses: u64,
-    /// Lookups that waited for a request that another caller had started.
+    /// Lookups that waited for a call that another caller had started.
     pub waits: u64,
     /// Messages that cannot use the cache: those of a suite without key derivation and, if
-    /// [`max_bytes`](crate::cache::DataKeyCacheBuilder::max_bytes) is set, sealed streams and longer sealed messages.
+    /// [`max_bytes`](crate::cache::DataKeyCacheBuilder::max_bytes) is set, sealed streams and sealed messages that
+    /// exceed it.
     pub bypasses: u64,
     /// Entries removed because the cache was full.
     pub evictions: u64,

@@ -83,7 +83,7 @@ pub(super) enum Found<T: Material> {
     Pending(Waiter<T>),
 }
 
-/// A caller that waits for a pending request. The request is cancelled when all its waiters are dropped.
+/// A caller that waits for a pending request. The request is canceled when all its waiters are dropped.
 pub(super) struct Waiter<T: Material> {
     store: Arc<Store<T>>,
     key: Arc<Key>,
@@ -151,7 +151,7 @@ impl<T: Material> Store<T> {
         }
     }
 
-    /// Returns the first entry that exists for the lookup's keys, starting at index `from`. If there is none, joins the
+    /// Returns the first entry that exists for the lookup's keys, starting at index `from`. If none exists, joins the
     /// pending request, or starts one. `bytes` is the length of the message, if it counts against the entry's limits.
     pub(super) fn find(
         self: &Arc<Self>,
@@ -174,7 +174,7 @@ impl<T: Material> Store<T> {
         }
     }
 
-    /// Returns an entry or joins a pending request. If there is neither, starts the request in `new`, if any.
+    /// Returns an entry or joins a pending request. If neither exists, starts the request in `new`, if any.
     fn look_up(
         self: &Arc<Self>,
         lookup: &Lookup,
@@ -400,7 +400,7 @@ mod tests {
         let brings: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Ok(NonZeroUsize::MIN) });
         let fails: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Err(DataKeyError::NotEncrypted.into()) });
 
-        // All waiters are cancelled.
+        // All waiters are canceled.
         let waiters = [begin(brings), begin(brings)];
         assert_eq!(pending(&store), 1);
         let [one, other] = waiters;

@@ -1,4 +1,4 @@
-//! AES-GCM of the RustCrypto crates.
+//! AES-GCM by the RustCrypto crates.
 
 pub(super) mod ecdsa;
 

@@ -13,7 +13,7 @@ use crate::{
 /// A plaintext AES key of 16, 24 or 32 bytes.
 ///
 /// The bytes are zeroized when the key is dropped, and `Debug` does not print them. They are stored on the heap, so
-/// that moving the key leaves no copy behind.
+/// that moving the key does not copy them.
 ///
 /// ```
 /// use kms_envelope::provider::SecretKey;

@@ -15,7 +15,7 @@ impl Envelope {
         EnvelopeBuilder::new(provider).settings.into()
     }
 
-    /// Returns a builder for an envelope with other settings.
+    /// Creates a builder for an envelope with other settings.
     pub fn builder(provider: impl KeyProvider + 'static) -> EnvelopeBuilder {
         EnvelopeBuilder::new(provider)
     }
@@ -27,7 +27,7 @@ impl Envelope {
     ///
     /// # In an async service
     /// After the call to the key provider, this method encrypts in the calling task without yielding, and
-    /// [`open`](Self::open) decrypts in the same way. Either takes about:
+    /// [`open`](Self::open) decrypts in the same way. Each of them takes about this long:
     ///
     /// | plaintext | in a [reused buffer](Self::seal_into) | in a new buffer |
     /// |---|---|---|
@@ -67,9 +67,9 @@ impl Envelope {
 
     /// Decrypts the message `sealed`, and returns its plaintext and metadata. Calls the key provider once.
     ///
-    /// `context` is what you require of the message's encryption context: the message must contain each of these pairs,
-    /// and may contain others, which [`MessageInfo::context`] includes. This is checked before the key provider is
-    /// called. An empty context requires nothing.
+    /// `context` contains the pairs that you require: the message's encryption context must contain each of them, and
+    /// may contain others, which [`MessageInfo::context`] includes. This is checked before the key provider is called.
+    /// An empty context requires no pair.
     ///
     /// Like [`seal`](Self::seal), this method occupies the calling task while it decrypts.
     ///
@@ -92,14 +92,14 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// Returns an [`OpenError`] that specifies which check failed. No plaintext is released then.
+    /// Returns an [`OpenError`] that specifies which check failed. In this case, no plaintext is released.
     pub async fn open(&self, sealed: &[u8], context: &EncryptionContext) -> Result<Opened, OpenError> {
         let mut plaintext = Vec::new();
         let info = self.open_into(sealed, context, &mut plaintext).await?;
         Ok(Opened { plaintext, info })
     }
 
-    /// Like [`seal`](Self::seal), but writes the message to `sealed`: replaces its contents and reuses its memory.
+    /// Like [`seal`](Self::seal), but writes the message to `sealed`, replacing its contents and reusing its memory.
     ///
     /// For a long plaintext, this takes half the time or less. Do not clear the buffer between calls: this method would
     /// have to fill it with zeros again.
@@ -129,7 +129,7 @@ impl Envelope {
         context: &EncryptionContext,
         sealed: &mut Vec<u8>,
     ) -> Result<(), SealError> {
-        // Taken out, so that the buffer does not hold an earlier message if this call fails or is canceled.
+        // Take the buffer, so that `sealed` does not contain an earlier message if this call fails or is canceled.
         let mut buffer = std::mem::take(sealed);
         let sealer = self.sealer_for(context, Some(plaintext.len() as u64)).await?;
         let len = sealer.sealed_len(plaintext.len() as u64)?;
@@ -139,7 +139,8 @@ impl Envelope {
         Ok(())
     }
 
-    /// Like [`open`](Self::open), but writes the plaintext to `plaintext`: replaces its contents and reuses its memory.
+    /// Like [`open`](Self::open), but writes the plaintext to `plaintext`, replacing its contents and reusing its
+    /// memory.
     ///
     /// # Errors
     /// Same as [`open`](Self::open). On error, and if the future is dropped, `plaintext` is empty and its memory has
@@ -150,7 +151,8 @@ impl Envelope {
         context: &EncryptionContext,
         plaintext: &mut Vec<u8>,
     ) -> Result<MessageInfo, OpenError> {
-        // Taken out, so that the buffer does not hold another message's plaintext if this call fails or is canceled.
+        // Take the buffer, so that `plaintext` does not contain that of another message if this call fails or is
+        // canceled.
         let mut buffer = std::mem::take(plaintext);
         let header = Header::parse(sealed, &self.settings.limits)?;
         let mut opener = self.opener_for_buffer(&header, context).await?;

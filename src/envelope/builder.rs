@@ -22,7 +22,7 @@ use crate::{
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
-/// The default frame length. AES runs at full speed, and the frames' overhead is 0.05 % of the plaintext.
+/// The default frame length. AES runs at full speed, and the frames' overhead is 0.05% of the plaintext.
 const DEFAULT_FRAME_LEN: u32 = 65_536;
 
 #[derive(Debug)]
@@ -100,13 +100,13 @@ impl From<Settings> for Envelope {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// | to | use | default |
+/// | to … | use … | default |
 /// |---|---|---|
 /// | reuse data keys for many messages | [`cache`](Self::cache) | a call to the key provider for every message |
 /// | limit the time of the calls to the key provider | [`key_timeout`](Self::key_timeout) | 10 seconds |
-/// | require context pairs, and not store them | [`required_context`](Self::required_context) | none |
+/// | require context pairs that messages do not store | [`required_context`](Self::required_context) | none |
 /// | limit what a message may request | [`limits`](Self::limits) | [`Limits::default`] |
-/// | sign messages, or choose another suite | [`suite`](Self::suite) | the policy's: AES-256-GCM with key commitment, unsigned |
+/// | sign messages, or choose another suite | [`suite`](Self::suite) | AES-256-GCM with key commitment, unsigned |
 /// | open old messages, without key commitment | [`commitment_policy`](Self::commitment_policy) | refuse them |
 /// | refuse to stream signed messages | [`refuse_signed_streams`](Self::refuse_signed_streams) | stream them |
 /// | open messages of AWS's SDK for .NET 4.0.0 | [`accept_esdk_net_4_0_0`](Self::accept_esdk_net_4_0_0) | refuse them |
@@ -163,7 +163,8 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// Opens signed messages in memory only. By default, they can be streamed as well.
+    /// Refuses to stream signed messages, so that they can only be opened in memory. By default, they can also be
+    /// streamed.
     ///
     /// A stream releases the frames of a signed message, except for the last one, before it verifies the signature. Use
     /// this setting if your code cannot undo what it does with the first frames. Methods that stream a signed message
@@ -173,7 +174,7 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// Also opens messages from version 4.0.0 of the AWS Encryption SDK for .NET. By default, they are refused.
+    /// Accepts messages from version 4.0.0 of the AWS Encryption SDK for .NET. By default, they are refused.
     ///
     /// That version computed the header's tag, and the encryption key of suites without key commitment, differently
     /// from the specification. All other checks stay the same.
@@ -184,8 +185,8 @@ impl EnvelopeBuilder {
 
     /// Sets the number of plaintext bytes in a frame, for sealing. Default: 65,536.
     ///
-    /// Each frame adds 32 bytes to the message. Readers hold one frame in memory, so longer frames need more memory. Range
-    /// readers decrypt complete frames, so short ranges of long frames are slower.
+    /// Each frame adds 32 bytes to the message. Readers hold one frame in memory, so longer frames need more memory.
+    /// Range readers decrypt complete frames, so short ranges of long frames are slower.
     pub fn frame_len(mut self, bytes: u32) -> Self {
         self.frame_len = bytes;
         self
@@ -193,8 +194,8 @@ impl EnvelopeBuilder {
 
     /// Sets the limits on a message's header, frames and encrypted data keys. Default: [`Limits::default`].
     ///
-    /// They protect opening from untrusted messages. They apply to sealing too, so that the envelope can open what it
-    /// seals.
+    /// They protect opening from untrusted messages. They also apply to sealing, so that the envelope can open the
+    /// messages that it seals.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.settings.limits = limits;
         self
@@ -214,8 +215,9 @@ impl EnvelopeBuilder {
 
     /// Sets the names of required encryption context pairs, which are authenticated but **not stored** in the message.
     ///
-    /// Every context for sealing and opening must contain these names. To open a message, the reader must pass the same
-    /// values again. Use this for values that a message must not reveal, and that its readers know from elsewhere.
+    /// Every context for sealing and opening must contain these names. To open a message, pass the same values as for
+    /// sealing. Use this for values that a message must not reveal, and that the code that opens it knows from
+    /// elsewhere.
     ///
     /// AWS's SDKs call these names required encryption context keys, and also need them to open such a message.
     pub fn required_context<N: Into<String>>(mut self, names: impl IntoIterator<Item = N>) -> Self {
@@ -251,9 +253,9 @@ impl EnvelopeBuilder {
     /// also holds up to one incomplete frame. Buffers grow with the data up to this length, or up to one frame if a
     /// frame is longer.
     ///
-    /// Choose shorter buffers if a process has many streams at once. Buffers below 64 KiB, or with several threads
-    /// below 128 KiB for each thread, are slower. Streams of `Bytes` have no buffers: they process each item as it
-    /// comes.
+    /// Choose shorter buffers if a process has many concurrent streams. Buffers below 64 KiB, or with several threads
+    /// below 128 KiB for each thread, are slower. Streams of `Bytes` have no buffers: they process each item when it
+    /// arrives.
     pub fn stream_buffer_len(mut self, bytes: usize) -> Self {
         self.settings.stream_buffer_len = Some(bytes);
         self
@@ -265,7 +267,7 @@ impl EnvelopeBuilder {
     /// this process, such as [`RawAes`](crate::RawAes). AWS KMS uses its own randomness, and so does AWS-LC for
     /// signatures and RSA padding.
     ///
-    /// This is for tests that need reproducible messages. Signed messages are reproducible with
+    /// Use this only for tests that need reproducible messages. Signed messages are reproducible with
     /// [`Backend::RustCrypto`](crate::Backend::RustCrypto) only.
     ///
     /// **In production, a generator that repeats its output reveals the plaintext.**

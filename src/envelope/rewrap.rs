@@ -15,10 +15,11 @@ use crate::{
 };
 
 impl Envelope {
-    /// Encrypts a message's data key under another key, and returns it as detached keys. The message stays unchanged.
+    /// Re-encrypts a message's data key under another key, and returns it as detached keys. The message is not
+    /// modified.
     ///
-    /// *Detached keys* are encrypted data keys stored beside the message. Store what this method returns; an envelope
-    /// with the new key opens the message [with these keys](Self::with_detached_keys).
+    /// *Detached keys* are encrypted data keys stored beside the message. Store the returned keys: an envelope with the
+    /// new key needs them to open the message, with [`with_detached_keys`](Self::with_detached_keys).
     ///
     /// This envelope must be able to open the message; `context` has the same meaning as for [`open`](Self::open). The
     /// header is verified first. The encryption context stays the same, and `new` receives it too.
@@ -29,9 +30,9 @@ impl Envelope {
     ///
     /// # Rewrapping does not revoke the old key
     /// The message still contains its old encrypted data keys, so it opens with the old key as long as that key can be
-    /// used. They cannot be replaced: anyone who sees two different headers with one data key and message id can forge
-    /// the message. Rewrapping does not revoke a leaked data key either. If the old key or the data key may have been
-    /// compromised, use [`reseal`](Self::reseal).
+    /// used. They cannot be replaced: anyone who sees two different headers with the same data key and message id can
+    /// forge the message. Rewrapping does not revoke a leaked data key either. If the old key or the data key may have
+    /// been compromised, use [`reseal`](Self::reseal).
     ///
     /// ```
     /// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::{DetachedKeys, Header}};
@@ -73,7 +74,7 @@ impl Envelope {
             .with_randomness(Randomness(&self.settings.random));
         let encrypted = new.encrypt_data_key(&request).await.map_err(RewrapError::Encrypt)?;
         let keys = DetachedKeys::new(info.message_id, encrypted).to_bytes().map_err(RewrapError::Keys)?;
-        // Keys that could not be parsed again must not be returned.
+        // Do not return keys that could not be parsed again.
         DetachedKeys::parse(&keys, &self.settings.limits).map_err(|error| {
             RewrapError::Keys(match error {
                 HeaderError::Limit(error) => error.into(),
@@ -85,15 +86,15 @@ impl Envelope {
     /// Returns an envelope that opens one message with detached keys instead of the keys in the message's header.
     ///
     /// The keys apply to all methods that open: in memory, as a stream, by ranges, and in [`rewrap`](Self::rewrap) and
-    /// [`reseal`](Self::reseal). These methods return [`OpenError::DetachedKeys`](crate::OpenError::DetachedKeys) for
-    /// any other message. Sealing is unaffected. [`rewrap`](Self::rewrap) has an example.
+    /// [`reseal`](Self::reseal). For any other message, they fail with
+    /// [`OpenError::DetachedKeys`](crate::OpenError::DetachedKeys). Sealing is unaffected. [`rewrap`](Self::rewrap) has
+    /// an example.
     #[must_use]
     pub fn with_detached_keys(&self, keys: DetachedKeys) -> Self {
         Self { settings: self.settings.clone(), detached_keys: Some(Arc::new(keys)) }
     }
 
-    /// Opens a message and seals its plaintext again with `new`: into a new message, with another data key and message
-    /// id.
+    /// Opens a message, and seals its plaintext with `new` as a new message, with another data key and message id.
     ///
     /// The suite and the frame length are those of `new`. The encryption context stays the same; the settings of `new`
     /// determine which pairs are stored. Calls the key provider of this envelope once, and that of `new` once.
@@ -127,8 +128,8 @@ impl Envelope {
     /// Like [`reseal`](Self::reseal), but for streams: creates a reader of the new message from a reader of the old
     /// one.
     ///
-    /// If a later part of the old message cannot be opened, reading returns that [`OpenError`](crate::OpenError). What
-    /// has been read until then is a truncated message, which cannot be opened.
+    /// If a later part of the old message cannot be opened, reading returns that [`OpenError`](crate::OpenError). The
+    /// bytes read until then are a truncated message, which cannot be opened.
     ///
     /// ```
     /// use std::io;

@@ -33,7 +33,7 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// Same as [`seal`](Self::seal). Writes nothing to `writer`.
+    /// Same as [`seal`](Self::seal). On error, nothing has been written to `writer`.
     pub async fn seal_writer<W: Write>(
         &self,
         writer: W,
@@ -62,7 +62,7 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// Same as [`seal`](Self::seal). Reads nothing from `reader`.
+    /// Same as [`seal`](Self::seal). On error, nothing has been read from `reader`.
     pub async fn seal_reader<R: Read>(
         &self,
         reader: R,
@@ -127,7 +127,7 @@ impl Envelope {
     /// ```
     ///
     /// # Errors
-    /// Same as [`seal`](Self::seal). Writes nothing to `writer`.
+    /// Same as [`seal`](Self::seal). On error, nothing has been written to `writer`.
     #[cfg(feature = "tokio")]
     pub async fn seal_async_writer<W: tokio::io::AsyncWrite>(
         &self,
@@ -140,7 +140,7 @@ impl Envelope {
     /// Like [`seal_reader`](Self::seal_reader), but for tokio's [`AsyncRead`](tokio::io::AsyncRead).
     ///
     /// # Errors
-    /// Same as [`seal`](Self::seal). Reads nothing from `reader`.
+    /// Same as [`seal`](Self::seal). On error, nothing has been read from `reader`.
     #[cfg(feature = "tokio")]
     pub async fn seal_async_reader<R: tokio::io::AsyncRead>(
         &self,
@@ -199,7 +199,7 @@ impl Envelope {
     /// let plaintext = stream::iter(["attack ", "at dawn"]).map(Ok::<_, Infallible>);
     /// let mut sealed = envelope.seal_stream(plaintext, &context).await?;
     /// while let Some(piece) = sealed.next().await {
-    ///     let piece: bytes::Bytes = piece?; // On error, what came before is a truncated message.
+    ///     let piece: bytes::Bytes = piece?; // On error, the pieces before are a truncated message.
     ///     # let _ = piece;
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())

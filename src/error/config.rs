@@ -66,12 +66,12 @@ pub enum ConfigError {
     #[error("the {what} cannot be used: {why}")]
     #[non_exhaustive]
     Pem {
-        /// What was to be read, such as `RSA private key`.
+        /// The kind of key, such as `RSA private key`.
         what: &'static str,
         /// The reason, and what to do.
         why: String,
     },
-    /// The identifier is not the ARN of a KMS key, which alone always names the same key.
+    /// The identifier is not a key ARN. Only a key ARN always names the same KMS key.
     #[error("{key_id:?} is not the ARN of a KMS key: {reason}")]
     #[non_exhaustive]
     KmsKeyId {
@@ -101,7 +101,7 @@ pub enum ConfigError {
         /// The I/O error.
         source: io::Error,
     },
-    /// The system's random number generator failed.
+    /// The operating system's random number generator failed.
     #[error(transparent)]
     Random(#[from] RandomError),
 }
@@ -119,9 +119,9 @@ pub enum NameReason {
         /// The maximum length, in bytes.
         max: usize,
     },
-    /// The identifier is an alias or a bare key id, which can refer to another KMS key later. Use the ARN of the key,
+    /// The identifier is an alias or a bare key id, which does not always refer to the same KMS key. Use the key's ARN,
     /// or resolve the identifier with `AwsKms::resolve`.
-    #[error("an alias or a bare key id can refer to another key later; use the key ARN, or AwsKms::resolve")]
+    #[error("an alias or a bare key id does not always refer to the same key; use the key ARN, or AwsKms::resolve")]
     NotForever,
     /// The identifier does not name a KMS key. Holds the reason.
     #[error("{0}")]
@@ -147,7 +147,7 @@ impl ConfigError {
         }
     }
 
-    /// Returns `false`: the same call fails again until the configuration changes.
+    /// Returns `false`: configuration errors are not retryable.
     pub fn is_retryable(&self) -> bool {
         false
     }

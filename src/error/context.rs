@@ -27,8 +27,8 @@ pub enum ContextError {
         /// The name.
         name: String,
     },
-    /// The message's encryption context has a different value for a name that the caller passed. The message
-    /// may belong to someone else, for example another tenant.
+    /// The message's encryption context has a different value for a name that the caller passed. The message may belong
+    /// to another user or tenant.
     #[error("the message's encryption context has a different value for {name:?} than expected")]
     ValueDiffers {
         /// The name.

@@ -41,7 +41,7 @@ pub enum DataKeyError {
         /// What is counted.
         what: &'static str,
     },
-    /// The encrypted data keys do not parse once they are serialized.
+    /// The encrypted data keys cannot be parsed after they have been serialized.
     #[error("encrypted data keys that cannot be parsed: {0}")]
     Malformed(#[from] FormatError),
     /// The key provider panicked.

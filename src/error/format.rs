@@ -10,16 +10,16 @@ use super::ErrorKind;
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum FormatError {
-    /// The input ends before the end of the message. Holds the position, such as `frame 3`. Get a complete copy.
+    /// The input ends before the end of the message. Holds the position, such as `frame 3`. Use a complete copy.
     #[error("the message is truncated: unexpected end in {0}")]
     Truncated(Cow<'static, str>),
     /// The message seems to be encoded in base64. Decode it first.
     #[error("this looks like a base64-encoded message; decode it first")]
     Base64,
-    /// The first byte, held here, is not a version of the format. The input is something other than a message.
+    /// The input is not a message: its first byte is not a version of the format. Holds that byte.
     #[error("not an AWS Encryption SDK message: the first byte is {0:#04x}, not a version (0x01 or 0x02)")]
     Version(u8),
-    /// The message type of a version 1 message, held here, is unknown.
+    /// The input is not a message: its message type is unknown. Holds the type.
     #[error("not an AWS Encryption SDK message: the message type is {0:#04x}, not 0x80")]
     Type(u8),
     /// The algorithm suite is unknown, or does not belong to the message's version.
@@ -39,7 +39,7 @@ pub enum FormatError {
     /// The encrypted data keys in the header are malformed. Holds the reason.
     #[error("the header's encrypted data keys are malformed: {0}")]
     EncryptedDataKeys(&'static str),
-    /// The bytes are not [detached keys](crate::message::DetachedKeys), or not complete. Holds the reason.
+    /// The bytes are not valid [detached keys](crate::message::DetachedKeys). Holds the reason.
     #[error("invalid detached keys: {0}")]
     DetachedKeys(&'static str),
     /// A field of the header has a value that the format does not allow.
@@ -78,7 +78,7 @@ pub enum FormatError {
     /// There are trailing bytes after the end of the message.
     #[error("trailing bytes after the end of the message")]
     TrailingBytes,
-    /// The message is signed, so its length alone does not determine where its frames are. Call
+    /// The message is signed, so its length alone does not determine the positions of its frames. Call
     /// [`footer_lens`](crate::message::footer_lens), then
     /// [`Header::signed_geometry`](crate::message::Header::signed_geometry).
     #[error(

@@ -19,8 +19,8 @@ use crate::provider::ProviderError;
 /// | [`InvalidInput`](Self::InvalidInput) | an argument or setting is invalid | 400 (416 for a range) if the client chose the input, otherwise 500 |
 /// | [`Io`](Self::Io) | reading or writing failed | 502 |
 ///
-/// If the message comes from the service's own storage, the client cannot be at fault for any kind other than
-/// `Unavailable` and `WrongContext`: respond with 500 and raise an alarm.
+/// These statuses assume that the client sent the message. If the service has stored the message itself, the client is
+/// not at fault for `WrongKey`, `NotAMessage`, `Tampered` or `Refused`: respond with 500 and raise an alarm.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, ErrorKind, OpenError, RawAes};
@@ -45,9 +45,9 @@ use crate::provider::ProviderError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The key provider failed: it did not respond, throttled the request, its key is disabled, its response was
-    /// unexpected, or it failed in another way. Also: the random number generator failed. Retry if `is_retryable()`
-    /// returns `true`.
+    /// The key provider or the random number generator failed. For example, the key service did not respond, throttled
+    /// the request or returned an unexpected response, or the key is disabled. Retry if `is_retryable()` returns
+    /// `true`.
     Unavailable,
     /// The key provider does not allow the caller to use the key. Fix the key policy or the IAM policy.
     AccessDenied,
@@ -62,8 +62,8 @@ pub enum ErrorKind {
     Tampered,
     /// A policy or a limit of the envelope does not allow the operation. Change the setting if the message is trusted.
     Refused,
-    /// A setting, encryption context, key name, range or buffer is invalid, or the key does not exist. Also: a call
-    /// after an earlier one that failed or that finished the message.
+    /// A setting, encryption context, key name, range or buffer is invalid, the key does not exist, or an earlier call
+    /// failed or finished the message.
     InvalidInput,
     /// Reading or writing failed.
     Io,
@@ -72,7 +72,7 @@ pub enum ErrorKind {
 impl ErrorKind {
     /// Returns the kind of several failed attempts that are not retryable: the most specific one.
     ///
-    /// `WrongKey` is the least specific: a provider that has nothing to do with the message reports it.
+    /// `WrongKey` is the least specific: providers that are unrelated to the message report it.
     pub(crate) fn of_all(attempts: impl IntoIterator<Item = Self>) -> Option<Self> {
         attempts.into_iter().min_by_key(|kind| match kind {
             Self::AccessDenied => 0,
@@ -100,7 +100,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-/// The answers to `kind()`, `is_retryable()` and `retry_after()` for the error of a reader or stream.
+/// The results of `kind()`, `is_retryable()` and `retry_after()` for the error of a reader or stream.
 pub(crate) struct Meaning {
     pub(crate) kind: ErrorKind,
     pub(crate) is_retryable: bool,
@@ -108,7 +108,7 @@ pub(crate) struct Meaning {
 }
 
 impl Meaning {
-    /// Returns the answers of this crate's error inside, or those of an I/O error if there is none.
+    /// Returns the results for the error of this crate that the error contains, or otherwise for an I/O error.
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
         causes(error).find_map(Self::of_own).unwrap_or_else(|| Self {
             kind: ErrorKind::Io,
@@ -132,7 +132,7 @@ impl Meaning {
     }
 }
 
-/// Returns whether an error of a reader or writer is temporary: no data is lost, and the caller can repeat the call.
+/// Returns whether an error of a reader or writer is transient: no data is lost, and the caller can repeat the call.
 /// Any other error ends the message, because a reader that continues after it may have skipped data.
 pub(crate) fn may_pass(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)

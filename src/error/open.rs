@@ -16,8 +16,8 @@ use crate::{
 
 /// A message could not be opened.
 ///
-/// Match on [`kind`](Self::kind) to choose a response, and on the variant for details.
-/// No plaintext of a frame is released before that frame is authenticated.
+/// Match on [`kind`](Self::kind) to choose a response, and on the variant for details. No plaintext of a frame is
+/// released before that frame is authenticated.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -39,7 +39,7 @@ pub enum OpenError {
         /// The commitment policy.
         policy: CommitmentPolicy,
     },
-    /// The message is signed or has no frames, so a range of it cannot be opened on its own. Open the complete message.
+    /// The message is signed or has no frames, so a range of it cannot be opened separately. Open the complete message.
     #[error("the message {what}, so parts of it cannot be opened separately; open the complete message")]
     NotSeekable {
         /// The reason: `is signed` or `has no frames`.
@@ -53,8 +53,8 @@ pub enum OpenError {
          Envelope::open"
     )]
     SignedStream,
-    /// The [detached keys](crate::Envelope::with_detached_keys) belong to another message. Pass the ones that were
-    /// written for this message.
+    /// The [detached keys](crate::Envelope::with_detached_keys) belong to another message. Pass the keys of this
+    /// message.
     #[error("the detached keys belong to message {keys}, but this is message {message}; pass the keys of this message")]
     DetachedKeys {
         /// The id of the message that the keys belong to.
@@ -91,7 +91,7 @@ pub enum OpenError {
         /// The frame's sequence number, from 1.
         sequence: u32,
     },
-    /// The signature does not match. The message was modified or corrupted, or signed with another key.
+    /// The signature does not match. The message was modified or corrupted, or was signed with another key.
     #[error("the signature does not match: the message was modified or corrupted, or was signed with another key")]
     Signature,
     /// The requested range is not within the plaintext.
@@ -103,7 +103,7 @@ pub enum OpenError {
         plaintext_len: u64,
     },
     /// Opening this message, or reading its source, failed in an earlier call, whose error has the reason. The
-    /// plaintext released until then is incomplete: discard it, or do not treat it as the complete message.
+    /// plaintext released until then is incomplete: do not treat it as the complete plaintext.
     #[error("opening this message failed earlier; the plaintext read until then is incomplete")]
     FailedBefore,
     /// The requested plaintext is longer than this platform can address. Read it in parts.

@@ -9,7 +9,7 @@ use crate::provider::ProviderError;
 
 /// A message could not be sealed.
 ///
-/// Discard what was written: an incomplete message cannot be opened.
+/// Discard any output: an incomplete message cannot be opened.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum SealError {
@@ -23,7 +23,7 @@ pub enum SealError {
     #[error("the key provider returned {0}")]
     DataKey(#[from] DataKeyError),
     /// The header would exceed one of this envelope's limits for opening. Use fewer keys or a smaller encryption
-    /// context, or raise the limit for all readers.
+    /// context, or raise the limit in all envelopes that open the message.
     #[error(transparent)]
     Limit(#[from] LimitError),
     /// The random number generator failed.
@@ -55,7 +55,7 @@ pub enum SealError {
     #[error("the message is finished and accepts no more plaintext; seal the rest as another message")]
     Finished,
     /// Sealing this message, or reading its source, failed in an earlier call, whose error has the reason. The message
-    /// is incomplete and no reader accepts it: discard it, and seal again from the start.
+    /// is incomplete and cannot be opened: discard it, and seal again from the start.
     #[error(
         "sealing this message failed earlier, so it is incomplete and cannot be opened; seal it again from the start"
     )]

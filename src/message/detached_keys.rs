@@ -94,7 +94,7 @@ impl DetachedKeys {
         Ok(Self { message_id, encrypted_data_keys: keys.into_keys(&Bytes::copy_from_slice(bytes)) })
     }
 
-    /// Serializes the keys, to be stored beside the message.
+    /// Serializes the keys, so that they can be stored beside the message.
     ///
     /// # Errors
     /// Returns [`SealError::DataKey`] if there are more than 65,535 encrypted data keys or a field of one is longer

@@ -1,4 +1,4 @@
-//! A data key as it is stored in a message: encrypted, with the name of the key that encrypted it.
+//! Encrypted data keys, as messages store them.
 
 use std::fmt;
 

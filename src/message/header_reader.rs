@@ -60,7 +60,7 @@ pub struct HeaderReader {
 }
 
 impl HeaderReader {
-    /// Returns a reader for the header of one message.
+    /// Creates a reader for the header of one message.
     pub fn new(limits: &Limits) -> Self {
         Self { limits: *limits, bytes: Vec::new(), parser: Parser::new(), failure: None }
     }

@@ -20,7 +20,8 @@ use crate::error::LimitError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The maximum number of encrypted data keys in a header. Each one can cause a call to a key service. Default: 16.
+    /// The maximum number of encrypted data keys in a header. Each one can cause a request to a key service.
+    /// Default: 16.
     pub encrypted_data_keys: u16,
     /// The maximum length of a header, in bytes. Default: 262,144.
     pub header_len: usize,
@@ -29,10 +30,10 @@ pub struct Limits {
     /// The maximum length of a body without frames on opening, in plaintext bytes. The entire body is held in memory.
     /// Default: 67,108,864.
     pub non_framed_len: usize,
-    /// The maximum number of a message's encrypted data keys under the same KMS key that KMS answers for. The others
-    /// under that key are skipped. Replicas of a multi-Region key count as one key. Calls that are throttled, time out
-    /// or reach no server do not count. Default: 2, because a message normally has one encrypted data key for each KMS
-    /// key.
+    /// The maximum number of encrypted data keys under the same KMS key that are tried for one message. Further ones
+    /// under that key are skipped. An encrypted data key counts only if KMS answers a request for it: requests that are
+    /// throttled, time out or reach no server do not count. Replicas of a multi-region key count as one key.
+    /// Default: 2, because a message normally has one encrypted data key for each KMS key.
     pub tries_per_kms_key: u16,
 }
 

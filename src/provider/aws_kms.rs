@@ -68,10 +68,10 @@ pub(super) use tries::Outcomes;
 ///
 /// # Time limits and retries
 /// You create the client, which determines the region, credentials, retries and timeouts: see
-/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). In addition, all requests for one message share a deadline: 10
-/// seconds by default, or the time set with [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout). The
-/// client's operation timeout or [`with_timeout`](Self::with_timeout) can limit each request further. Dropping the
-/// future of an operation cancels its requests.
+/// [`aws_sdk_kms`](https://docs.rs/aws-sdk-kms). In addition, all requests for one message share a deadline: 10 seconds
+/// by default, or the time set with [`EnvelopeBuilder::key_timeout`](crate::EnvelopeBuilder::key_timeout). The client's
+/// operation timeout or [`with_timeout`](Self::with_timeout) can limit each request further. Dropping the future of an
+/// operation cancels its requests.
 ///
 /// # Multi-region keys
 /// A multi-region key opens messages that any of its replicas sealed. Add replicas with
@@ -179,8 +179,8 @@ impl AwsKms {
 
     /// Adds the replica of this multi-region key in another region. `client` must be a client for that region.
     ///
-    /// To seal and to open messages, replicas are used in the order in which they were added, when the key in every
-    /// region before them has failed.
+    /// Replicas are used in the order in which they were added, each one after the key has failed in every region
+    /// before it. This applies to sealing and opening.
     ///
     /// ```no_run
     /// use aws_sdk_kms::Client;

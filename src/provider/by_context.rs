@@ -58,9 +58,9 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// calls the function again.
 ///
 /// # Errors of the function
-/// The function can return any error. A [`ProviderError`] is passed on unchanged, also if it is inside a
+/// The function can return any error. A [`ProviderError`] is passed on unchanged, even if it is inside a
 /// [`ResolveError`](super::ResolveError), so that its kind and [`is_retryable`](ProviderError::is_retryable) stay
-/// correct. A context that lacks one of the names is refused without a call.
+/// correct. If the context lacks one of the names, the request fails and the function is not called.
 ///
 /// The function is not bound by the request's deadline. It must limit the time of its own calls;
 /// [`AwsKms::resolve`](crate::AwsKms::resolve) does.
@@ -73,8 +73,9 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// - Pass the tenant that you expect in the context of [`open`](crate::Envelope::open), as in the example. A message
 ///   with a different value, or without the pair, is refused before the function is called. With an empty context,
 ///   `open` opens a message of any tenant, with that tenant's key.
-/// - Or do not store the pair. With [`EnvelopeBuilder::required_context`](crate::EnvelopeBuilder::required_context),
-///   every caller of `open` must pass the pair, and the function never receives a value from a message.
+/// - Alternatively, do not store the pair: with
+///   [`EnvelopeBuilder::required_context`](crate::EnvelopeBuilder::required_context), every caller of `open` must pass
+///   the pair, and the function never receives a value from a message.
 /// - Do not create keys in the function, and do not use a value in a path or query without validating it.
 pub struct ByContext<const N: usize> {
     names: [String; N],
@@ -130,7 +131,7 @@ fn panicked(pairs: String) -> ProviderError {
 impl<const N: usize> ByContext<N> {
     /// Creates a provider that calls `choose` with the values of the pairs `names`, in that order.
     ///
-    /// List only the names that the selection depends on: each combination of values has its own provider. See
+    /// List only the names on which the selection depends: each combination of values has its own provider. See
     /// [`ByContext`] for an example.
     pub fn new<S, F, R, P, E>(names: [S; N], choose: F) -> Self
     where

@@ -18,7 +18,7 @@ pub(super) fn deadline_or_default(given: Option<Instant>) -> Instant {
 }
 
 /// Returns the deadline for one of several consecutive attempts: half of the remaining time, or all of it for the last
-/// attempt. An attempt that gets no answer therefore leaves time for the next ones, regardless of their number.
+/// attempt. Time therefore remains for the next attempts if an attempt gets no answer, regardless of their number.
 pub(super) fn share(deadline: Instant, is_last: bool) -> Instant {
     let left = deadline.saturating_duration_since(Instant::now());
     if is_last { deadline } else { deadline.checked_sub(left / 2).unwrap_or(deadline) }

@@ -54,7 +54,7 @@ pub enum ProviderErrorKind {
     /// The encrypted data key could not be decrypted: it is corrupted, or belongs to another key. The encryption
     /// context is not the cause.
     IncorrectKey,
-    /// Too many requests. Retryable.
+    /// The key service throttled the request. Retryable.
     Throttled,
     /// The key service did not respond, or failed. Retryable.
     Unavailable,
@@ -67,15 +67,15 @@ pub enum ProviderErrorKind {
     /// None of the message's encrypted data keys belongs to this provider. The [detail](ProviderError::detail) lists
     /// the provider and key of each. Configure one of those keys.
     NoMatchingKey,
-    /// Some encrypted data keys were not tried, because too many others of the same KMS key had failed: see
-    /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key). It is the last of the attempts of
-    /// [`NoneDecrypted`](Self::NoneDecrypted).
+    /// Some encrypted data keys were not tried, because too many others under the same KMS key had failed: see
+    /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key). An error of this kind is the last of the
+    /// attempts of a [`NoneDecrypted`](Self::NoneDecrypted) error.
     NotTried,
-    /// Encrypted data keys belong to this provider, but it could not decrypt any of them. The
+    /// Some of the encrypted data keys belong to this provider, but it could not decrypt any of them. The
     /// [attempts](ProviderError::attempts) contain the error of each, in order.
     NoneDecrypted,
-    /// A multi-region key failed in its first region and in those of all replicas. The
-    /// [attempts](ProviderError::attempts) contain the error of each region, in order.
+    /// The requests failed in every region of a multi-region key. The [attempts](ProviderError::attempts) contain the
+    /// error of each region, in order.
     AllRegionsFailed,
     /// The random number generator failed.
     Random,
@@ -152,7 +152,7 @@ impl ProviderError {
         &self.0.key_id
     }
 
-    /// Returns the detail that is appended to the error's text, if there is one.
+    /// Returns the detail that is appended to the error's text, if any.
     pub fn detail(&self) -> Option<&str> {
         self.0.detail.as_deref()
     }
@@ -163,7 +163,7 @@ impl ProviderError {
         self.0.retry_after.or_else(|| self.attempts().iter().filter_map(Self::retry_after).min())
     }
 
-    /// Returns the error of each key or region that was tried, in order. Empty if there was only one to try.
+    /// Returns the error of each key or region that was tried, in order. Empty if only one was tried.
     pub fn attempts(&self) -> &[ProviderError] {
         &self.0.attempts
     }

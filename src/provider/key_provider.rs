@@ -94,11 +94,11 @@ use crate::message::EncryptedDataKey;
 ///
 /// - Bind each encrypted data key to the encryption context, so that it does not decrypt with a different context. If a
 ///   provider cannot do this (such as [`RawRsa`](super::RawRsa)), only the message's header authenticates the context.
-/// - Return the index of the encrypted data key that the returned data key was decrypted from.
+/// - Return the index of the encrypted data key that was decrypted.
 /// - Enforce the request's deadline, which all requests for one message share. After the deadline, do not start calls
 ///   to the key service, and cancel calls in progress. The envelope does not cancel the provider.
-/// - Take random bytes from the request, so that tests that set
-///   [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng) are reproducible.
+/// - Take random bytes from the request, so that tests that set [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng)
+///   are reproducible.
 ///
 /// [`testing::Conformance`](crate::testing::Conformance) tests a provider against these rules and others.
 ///
@@ -159,12 +159,11 @@ use crate::message::EncryptedDataKey;
 /// ```
 #[async_trait]
 pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
-    /// Generates a data key of the [length](crate::AlgorithmSuite::data_key_len) that the suite needs, and returns it
-    /// with its encrypted data keys, of which there is at least one.
+    /// Generates a data key of the [length](crate::AlgorithmSuite::data_key_len) that the suite requires, and returns
+    /// it with at least one encrypted data key.
     ///
-    /// [`AwsKms`](crate::AwsKms) calls `GenerateDataKey`. The default implementation
-    /// [generates](SecretKey::generate) the key from the request's randomness and encrypts it with
-    /// [`encrypt_data_key`](Self::encrypt_data_key).
+    /// [`AwsKms`](crate::AwsKms) calls `GenerateDataKey`. The default implementation [generates](SecretKey::generate)
+    /// the key from the request's randomness and encrypts it with [`encrypt_data_key`](Self::encrypt_data_key).
     ///
     /// # Errors
     /// Returns a [`ProviderError`] if the data key cannot be generated or encrypted.
@@ -187,8 +186,8 @@ pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
 
     /// Decrypts the first of the request's encrypted data keys that this provider can decrypt.
     ///
-    /// [`AwsKms`](crate::AwsKms) calls `Decrypt`.
-    /// [`first_decrypted`](DecryptDataKeyRequest::first_decrypted) implements the loop for other providers.
+    /// [`AwsKms`](crate::AwsKms) calls `Decrypt`. [`first_decrypted`](DecryptDataKeyRequest::first_decrypted)
+    /// implements the loop for other providers.
     ///
     /// # Errors
     /// Returns a [`ProviderError`] of the kind [`NoMatchingKey`](super::ProviderErrorKind::NoMatchingKey) if none of
@@ -202,7 +201,7 @@ pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
     /// The method must not call a key service. The default implementation returns `true`.
     ///
     /// [`MultiProvider`](super::MultiProvider) skips a provider that can decrypt none of a message's encrypted data
-    /// keys, so that it takes no share of the time limit.
+    /// keys, so that the provider uses none of the time before the deadline.
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         let _ = encrypted;
         true

@@ -14,7 +14,7 @@ use crate::{
 /// A request to generate a data key: the argument of
 /// [`KeyProvider::generate_data_key`](crate::KeyProvider::generate_data_key).
 ///
-/// The envelope creates requests. To call a key provider yourself, such as in its tests, create one with `new`:
+/// The envelope creates requests. To call a key provider yourself, for example in its tests, create one with `new`:
 ///
 /// ```
 /// use kms_envelope::{
@@ -309,7 +309,7 @@ pub struct DecryptedDataKey {
     pub plaintext: SecretKey,
     /// The index, from 0, of the request's encrypted data key that was decrypted.
     pub index: usize,
-    /// A display name of the key that decrypted it: the ARN of a KMS key, or `namespace/name` of a local key.
+    /// A display name of the key that decrypted the data key: the ARN of a KMS key, or `namespace/name` of a local key.
     pub key_id: String,
 }
 

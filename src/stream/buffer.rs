@@ -67,7 +67,7 @@ impl InputBuffer {
         &mut self.bytes[..len]
     }
 
-    /// Grows if a read of `len` bytes has filled all that it was given.
+    /// Grows if a read of `len` bytes has filled all of the `given` bytes.
     fn filled(&mut self, len: usize, given: usize) {
         if len == given {
             self.len = self.len.saturating_mul(2).min(self.max);

@@ -40,7 +40,7 @@ pub enum StreamError<E> {
 }
 
 impl<E: StdError + 'static> StreamError<E> {
-    /// Returns what the error means to a service.
+    /// Returns the category of the error, for example to choose an HTTP status.
     ///
     /// An error of the inner stream has the kind [`ErrorKind::Io`]. If an error of this crate caused it, for example
     /// because the inner stream opens a message itself, it has the kind of that error.
@@ -64,7 +64,7 @@ impl<E: StdError + 'static> StreamError<E> {
         }
     }
 
-    /// Returns how long to wait before a retry, if the key service has specified it.
+    /// Returns how long to wait before a retry, if the key service specified it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Source(error) => Meaning::of(error).retry_after,
@@ -111,7 +111,7 @@ pub(crate) async fn read_header<B: AsRef<[u8]>, E>(
 ///
 /// Created by [`Envelope::seal_stream`](crate::Envelope::seal_stream). The message is complete when the stream ends
 /// without an error. [`sealed_len`](Self::sealed_len) computes its length in advance. Each item of the inner stream is
-/// sealed in one poll, so split items that would take too long.
+/// sealed in one poll, so split large items.
 ///
 /// # Errors
 /// Every error is final, including an error of the inner stream: the message stays truncated, and every further item is
@@ -260,7 +260,7 @@ where
 
 debug_without_inner!(SealStream<S>: sealing, OpenStream<S>: opener);
 
-/// A stream of other items does not compile where it is passed to the envelope, rather than where the result is used.
+/// A stream of other items fails to compile at the call that passes it to the envelope, not where the result is used.
 ///
 /// ```compile_fail,E0271
 /// # use kms_envelope::{EncryptionContext, Envelope};

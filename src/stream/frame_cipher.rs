@@ -39,7 +39,7 @@ impl BodyCipher {
     }
 
     /// Like [`open`](Self::open), but decrypts in the memory of the frame, and returns the range of the plaintext in
-    /// it. If authentication fails, the frame is wiped.
+    /// it. If authentication fails, the frame is zeroized.
     #[cfg(feature = "stream")]
     pub(crate) fn open_in_place(
         &self,

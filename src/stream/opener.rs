@@ -24,7 +24,8 @@ use crate::{
 
 /// The metadata of a message whose header has been verified: its suite, id and encryption context, and its key.
 ///
-/// All of it is authenticated, except for [`encrypted_data_key`](Self::encrypted_data_key) if that is a detached one.
+/// All of it is authenticated, except for [`encrypted_data_key`](Self::encrypted_data_key) if it comes from
+/// [detached keys](crate::message::DetachedKeys).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MessageInfo {
@@ -38,15 +39,15 @@ pub struct MessageInfo {
     pub context: EncryptionContext,
     /// The encrypted data key that opened the message.
     ///
-    /// It is either one of those in the header, which are authenticated, or a
-    /// [detached](crate::Envelope::with_detached_keys) one. The header proves which data key a detached one contains,
-    /// but its bytes, names and index are not authenticated.
+    /// It comes from the header, which is authenticated, or from [detached keys](crate::Envelope::with_detached_keys).
+    /// For detached keys, the header authenticates the decrypted data key, but not the bytes, names and index of the
+    /// encrypted one.
     pub encrypted_data_key: EncryptedDataKey,
     /// The index of that encrypted data key in the header, or in the detached keys.
     pub encrypted_data_key_index: usize,
     /// The id of the key that decrypted the data key: the ARN of a KMS key, or `namespace/name` of a local key.
     ///
-    /// For a KMS multi-region key, this is the replica that was called, which may be in another region than the one in
+    /// For a KMS multi-region key, this is the replica that was called. Its region may differ from that of the ARN in
     /// the message.
     pub key_id: String,
 }
@@ -202,7 +203,7 @@ impl Opener {
         Ok((self.info, cipher))
     }
 
-    /// Continues with the frame `sequence`, whatever came before.
+    /// Continues with the frame `sequence`, regardless of the frames opened before.
     pub(super) fn restart(&mut self, sequence: u32) -> Result<(), OpenError> {
         self.check_not_failed()?;
         self.seekable()?;
@@ -272,8 +273,8 @@ impl Opener {
     /// `out`, and returns the number of bytes written.
     ///
     /// # Errors
-    /// Returns [`OpenError::OutputTooShort`] if `out` is shorter than [`update_len`](Self::update_len) returns. Then
-    /// nothing is consumed, and the call can be repeated with a longer buffer.
+    /// Returns [`OpenError::OutputTooShort`] if `out` is shorter than [`update_len`](Self::update_len) returns. In this
+    /// case, nothing is consumed, and the call can be repeated with a longer buffer.
     ///
     /// Any other error is final: `out` is filled with zeros, and every later call returns [`OpenError::FailedBefore`].
     pub fn update(&mut self, sealed: &[u8], out: &mut [u8]) -> Result<usize, OpenError> {

@@ -28,7 +28,8 @@ use crate::{
 ///
 /// Created by [`Envelope::range_opener`](crate::Envelope::range_opener). For each range,
 /// [`sealed_range`](Self::sealed_range) returns which bytes of the message to fetch, and [`open`](Self::open) decrypts
-/// them. It has no state, and threads can share it. [`RangeReader`] and [`AsyncRangeReader`] fetch the bytes as well.
+/// them. A `RangeOpener` has no state, so threads can share it. [`RangeReader`] and [`AsyncRangeReader`] fetch the
+/// bytes as well.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, Limits, RawAes, message::Header};

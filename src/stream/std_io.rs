@@ -32,8 +32,8 @@ pub(crate) fn read_header(reader: &mut impl Read, limits: &Limits) -> Result<Hea
 /// Created by [`Envelope::seal_writer`](crate::Envelope::seal_writer). Call [`finish`](Self::finish) at the end. A
 /// writer that is dropped without it leaves a truncated message, which cannot be opened.
 ///
-/// It holds at most one frame and one [stream buffer](crate::EnvelopeBuilder::stream_buffer_len), whatever the length
-/// of the message. `flush` writes the complete frames that are followed by more plaintext, and flushes the inner
+/// It holds at most one frame and one [stream buffer](crate::EnvelopeBuilder::stream_buffer_len), regardless of the
+/// message's length. `flush` writes the complete frames that are followed by more plaintext, and flushes the inner
 /// writer. The last frame is written by `finish`.
 ///
 /// # Errors
@@ -62,7 +62,8 @@ impl<W: Write> SealWriter<W> {
         Ok(self.inner)
     }
 
-    /// Like [`finish`](Self::finish), but keeps the writer, so that the call can be repeated after a transient error.
+    /// Like [`finish`](Self::finish), but does not consume the writer, so the call can be repeated after a transient
+    /// error.
     ///
     /// After a success, further calls have no effect.
     ///
@@ -100,7 +101,7 @@ impl<W: Write> SealWriter<W> {
 }
 
 impl<W: Write> Write for SealWriter<W> {
-    /// On error, nothing of `plaintext` has been consumed.
+    /// On error, no byte of `plaintext` has been consumed.
     fn write(&mut self, plaintext: &[u8]) -> io::Result<usize> {
         self.buffer.check_open()?;
         self.write_output()?;
@@ -126,8 +127,8 @@ impl<W: Write> Write for SealWriter<W> {
 /// Created by [`Envelope::seal_reader`](crate::Envelope::seal_reader). The message is complete when the reader returns
 /// `Ok(0)`.
 ///
-/// It holds at most one frame and two [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), whatever the length
-/// of the message. It implements [`BufRead`], which saves a copy.
+/// It holds at most one frame and two [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), regardless of the
+/// message's length. It implements [`BufRead`], which avoids a copy.
 ///
 /// # Errors
 /// Errors of the inner reader with the kind `WouldBlock`, `TimedOut` or `Interrupted` are transient: nothing is lost,
@@ -183,16 +184,17 @@ impl<R: Read> BufRead for SealReader<R> {
 /// A reader that yields the plaintext of the message in an inner reader.
 ///
 /// Created by [`Envelope::open_reader`](crate::Envelope::open_reader). Every byte that it returns is authenticated. It
-/// returns `Ok(0)` only after it has verified the end of the message, and no bytes follow. For signed messages, see
-/// [`Opener`](super::Opener#signed-messages).
+/// returns `Ok(0)` only after it has verified the end of the message and that no bytes follow it. For signed messages,
+/// see [`Opener`](super::Opener#signed-messages).
 ///
 /// It holds at most one frame and two [stream buffers](crate::EnvelopeBuilder::stream_buffer_len), which grow with the
-/// data that arrives. It implements [`BufRead`], which saves a copy, and [`Seek`] if the inner reader does.
+/// data that arrives. It implements [`BufRead`], which avoids a copy, and [`Seek`] if the inner reader does.
 ///
 /// # Errors
 /// Errors of the inner reader with the kind `WouldBlock`, `TimedOut` or `Interrupted` are transient: nothing is lost,
-/// and the call can be repeated. Any other error of it, and any [`OpenError`] about the message, is final: every
-/// further read returns an error. What was read before is authentic, but must not be treated as the complete plaintext.
+/// and the call can be repeated. Any other error of the inner reader, and any [`OpenError`] about the message, is
+/// final: every further read returns an error. The plaintext read before is authentic, but must not be treated as
+/// complete.
 pub struct OpenReader<R> {
     inner: R,
     buffer: OpenBuffer,

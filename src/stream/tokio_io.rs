@@ -51,7 +51,7 @@ pub(crate) async fn read_header(reader: &mut (impl AsyncRead + Unpin), limits: &
 /// Errors of the inner writer with the kind `WouldBlock`, `TimedOut` or `Interrupted` are transient: the call has
 /// consumed nothing and can be repeated. After any other error, and after the end of the message, every further write
 /// returns an error of the kind [`BrokenPipe`](io::ErrorKind::BrokenPipe) that contains a [`SealError`]. After a
-/// successful `shutdown`, further calls of `shutdown` have no effect.
+/// successful `shutdown`, further calls to `shutdown` have no effect.
 ///
 /// # Cancel safety
 /// [`write`](tokio::io::AsyncWriteExt::write), `flush` and `shutdown` are cancel safe: a canceled `write` has consumed
@@ -139,7 +139,7 @@ impl<W: AsyncWrite> AsyncWrite for AsyncSealWriter<W> {
 /// reader returns `Ok(0)`.
 ///
 /// It holds as much memory as a [`SealReader`](super::SealReader). Each poll encrypts at most one
-/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len). It implements `AsyncBufRead`, which saves a copy.
+/// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len). It implements `AsyncBufRead`, which avoids a copy.
 ///
 /// # Errors
 /// Same as [`SealReader`](super::SealReader): transient errors of the inner reader lose nothing, and any other error is
@@ -199,15 +199,15 @@ impl<R: AsyncRead> AsyncBufRead for AsyncSealReader<R> {
 /// An asynchronous reader that yields the plaintext of the message in an inner reader.
 ///
 /// Created by [`Envelope::open_async_reader`](crate::Envelope::open_async_reader). Every byte that it returns is
-/// authenticated. It returns `Ok(0)` only after it has verified the end of the message, and no bytes follow.
+/// authenticated. It returns `Ok(0)` only after it has verified the end of the message and that no bytes follow it.
 ///
 /// It holds as much memory as an [`OpenReader`](super::OpenReader). Each poll decrypts at most one
 /// [stream buffer](crate::EnvelopeBuilder::stream_buffer_len), or a complete non-framed body. It implements
-/// `AsyncBufRead`, which saves a copy.
+/// `AsyncBufRead`, which avoids a copy.
 ///
 /// # Errors
-/// Same as [`OpenReader`](super::OpenReader): transient errors of the inner reader lose nothing. Any other error of it,
-/// and any [`OpenError`] about the message, is final.
+/// Same as [`OpenReader`](super::OpenReader): transient errors of the inner reader lose nothing. Any other error of the
+/// inner reader, and any [`OpenError`] about the message, is final.
 ///
 /// # Cancel safety
 /// [`read`](tokio::io::AsyncReadExt::read) is cancel safe: a canceled read loses no data.

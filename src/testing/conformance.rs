@@ -137,7 +137,7 @@ impl<'a> Conformance<'a> {
     pub async fn check(&self) {
         self.has_a_name();
         for suite in &self.suites {
-            self.keys_come_back(*suite).await;
+            self.keys_round_trip(*suite).await;
         }
         // For the other requirements, one suite for each key length is enough.
         let mut suites: Vec<_> = self.suites.clone();
@@ -162,7 +162,7 @@ impl<'a> Conformance<'a> {
         }
     }
 
-    async fn keys_come_back(&self, suite: AlgorithmSuite) {
+    async fn keys_round_trip(&self, suite: AlgorithmSuite) {
         let context = self.context(COMMON);
         let generated = self.generate(suite, &context).await;
         let again = self.generate(suite, &context).await;
@@ -170,23 +170,23 @@ impl<'a> Conformance<'a> {
             generated.plaintext.expose() != again.plaintext.expose(),
             "generate_data_key must return a new key for each request",
         );
-        self.come_back(suite, &context, &generated, "generate_data_key").await;
+        self.round_trip(suite, &context, &generated, "generate_data_key").await;
 
         let plaintext = given_key(suite);
         let request = EncryptDataKeyRequest::new(suite, &context, &plaintext);
         let encrypted = self.sealing.encrypt_data_key(&request).await;
         let encrypted = encrypted.unwrap_or_else(|error| self.failed("encrypt_data_key", &error));
         let given = GeneratedDataKey::new(plaintext, encrypted);
-        self.come_back(suite, &context, &given, "encrypt_data_key").await;
+        self.round_trip(suite, &context, &given, "encrypt_data_key").await;
 
         // An empty context is valid.
         let none = self.context(&[]);
         let generated = self.generate(suite, &none).await;
-        self.come_back(suite, &none, &generated, "generate_data_key with an empty context").await;
+        self.round_trip(suite, &none, &generated, "generate_data_key with an empty context").await;
     }
 
     /// Tests each encrypted form of a data key.
-    async fn come_back(&self, suite: AlgorithmSuite, context: &EncryptionContext, key: &GeneratedDataKey, of: &str) {
+    async fn round_trip(&self, suite: AlgorithmSuite, context: &EncryptionContext, key: &GeneratedDataKey, of: &str) {
         self.require(!key.encrypted_data_keys.is_empty(), format_args!("{of} must return an encrypted data key"));
         for encrypted in &key.encrypted_data_keys {
             self.require(!encrypted.provider_id.is_empty(), format_args!("{of} must name a provider id"));
@@ -294,7 +294,7 @@ impl<'a> Conformance<'a> {
                 self.require(
                     !opened.is_ok_and(|opened| opened.plaintext.expose() != key.plaintext.expose()),
                     format_args!(
-                        "an encrypted data key with byte {at} of its provider info modified must not give another key"
+                        "an encrypted data key with byte {at} of its provider info modified must not yield another key"
                     ),
                 );
             }

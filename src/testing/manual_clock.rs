@@ -22,7 +22,7 @@ use crate::clock::Clock;
 pub struct ManualClock(Arc<Mutex<Instant>>);
 
 impl ManualClock {
-    /// Returns a clock that is set to the current time and does not advance by itself.
+    /// Creates a clock that is set to the current time and does not advance by itself.
     #[expect(clippy::new_without_default, reason = "each one has its own time")]
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))

@@ -99,7 +99,7 @@ impl fmt::Display for MockKeyProvider {
 
 /// A key provider with a random key in memory, for tests that only need sealing and opening to work.
 ///
-/// Messages can be opened only with the same `MemoryKey`: its key cannot be stored.
+/// Only the same `MemoryKey` opens its messages: the key cannot be stored.
 ///
 /// ```
 /// use kms_envelope::{EncryptionContext, Envelope, testing::MemoryKey};

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// A wrapper of a key provider that counts its requests, delays them, or makes them fail as scripted.
+/// A wrapper around a key provider that counts its calls, delays them, or makes them fail as scripted.
 ///
 /// Use it to test what your service does when its key service is slow, throttles or is unavailable. Clones share the
 /// script and the counters, so a test can keep a clone of the provider that it passes to an
@@ -36,7 +36,7 @@ use crate::{
 /// let envelope = Envelope::new(kms.clone());
 /// let context = EncryptionContext::new();
 ///
-/// // The next two requests are throttled.
+/// // The next two calls are throttled.
 /// kms.script([Fault::Throttled, Fault::Throttled]);
 /// assert!(envelope.seal(b"data", &context).await.is_err());
 /// assert!(envelope.seal(b"data", &context).await.is_err());
@@ -72,38 +72,38 @@ struct State {
     delay: Option<Delay>,
 }
 
-/// The result of a request to a [`ScriptedProvider`].
+/// The result of a call to a [`ScriptedProvider`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The request succeeds.
+    /// The call succeeds.
     None,
-    /// The request fails with [`ProviderErrorKind::Throttled`], to be retried after one second.
+    /// The call fails with [`ProviderErrorKind::Throttled`], to be retried after one second.
     Throttled,
-    /// The request fails with [`ProviderErrorKind::Unavailable`].
+    /// The call fails with [`ProviderErrorKind::Unavailable`].
     Unavailable,
-    /// The request fails with [`ProviderErrorKind::AccessDenied`].
+    /// The call fails with [`ProviderErrorKind::AccessDenied`].
     AccessDenied,
-    /// The request fails with [`ProviderErrorKind::InvalidCiphertext`].
+    /// The call fails with [`ProviderErrorKind::InvalidCiphertext`].
     InvalidCiphertext,
-    /// The request succeeds with a wrong data key: messages sealed with it do not open, and it opens no message.
+    /// The call succeeds with a wrong data key: messages sealed with it do not open, and it opens no message.
     WrongKey,
 }
 
-/// The number of requests to a [`ScriptedProvider`], including those that failed.
+/// The number of calls to a [`ScriptedProvider`], including those that failed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Calls {
-    /// The number of calls of [`KeyProvider::generate_data_key`].
+    /// The number of calls to [`KeyProvider::generate_data_key`].
     pub generate: u64,
-    /// The number of calls of [`KeyProvider::encrypt_data_key`].
+    /// The number of calls to [`KeyProvider::encrypt_data_key`].
     pub encrypt: u64,
-    /// The number of calls of [`KeyProvider::decrypt_data_key`].
+    /// The number of calls to [`KeyProvider::decrypt_data_key`].
     pub decrypt: u64,
 }
 
 impl ScriptedProvider {
-    /// Wraps a provider. All requests succeed until faults are scripted.
+    /// Wraps a provider. All calls succeed until faults are scripted.
     pub fn new(provider: impl KeyProvider + 'static) -> Self {
         Self(Arc::new(Inner { provider: Box::new(provider), state: Mutex::default() }))
     }
@@ -115,8 +115,8 @@ impl ScriptedProvider {
         self
     }
 
-    /// Sets a delay before each request. `delay` returns the future to wait for, for example `||
-    /// tokio::time::sleep(..)`.
+    /// Sets a delay before each call. `delay` returns the future to wait for: for example, pass
+    /// `|| tokio::time::sleep(..)`.
     #[must_use]
     pub fn with_delay<F: Future<Output = ()> + Send + 'static>(
         self,
@@ -126,20 +126,20 @@ impl ScriptedProvider {
         self
     }
 
-    /// Adds results for the next requests. Each request of any kind uses up one. After the last one, requests succeed
+    /// Adds results for the next calls. Each call of any kind consumes one result. After the last one, calls succeed
     /// again.
     pub fn script(&self, faults: impl IntoIterator<Item = Fault>) {
         self.state().script.extend(faults);
     }
 
-    /// Makes every request fail with [`ProviderErrorKind::Unavailable`] for this time from now. These requests use up
-    /// nothing of the [script](Self::script).
+    /// Makes every call fail with [`ProviderErrorKind::Unavailable`] for this time from now. These calls do not consume
+    /// results of the [script](Self::script).
     pub fn down_for(&self, duration: Duration) {
         let mut state = self.state();
         state.down = Some((state.now(), duration));
     }
 
-    /// Returns the number of requests so far.
+    /// Returns the number of calls so far.
     pub fn calls(&self) -> Calls {
         self.state().calls
     }
@@ -148,7 +148,7 @@ impl ScriptedProvider {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts and delays a request. Returns its scripted error, or whether it must return a wrong key.
+    /// Counts and delays a call. Returns its scripted error, or whether it must return a wrong key.
     async fn begin(&self, operation: &'static str, count: fn(&mut Calls)) -> Result<bool, ProviderError> {
         let (fault, delay) = {
             let mut state = self.state();

@@ -1,4 +1,4 @@
-//! ECDSA of AWS-LC.
+//! ECDSA by AWS-LC.
 
 use aws_lc_rs::{
     digest::{self, Digest},

@@ -18,7 +18,7 @@ pub(super) enum Strategy {
     CopyFirst,
 }
 
-/// Shorter frames are not measured, because their time says little about the strategy.
+/// Shorter frames are not measured, because their times depend little on the strategy.
 const SHORTEST: usize = 4096;
 /// The number of frames to measure, half of them with each strategy.
 const TRIALS: u32 = 32;

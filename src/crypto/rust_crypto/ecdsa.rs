@@ -1,4 +1,4 @@
-//! ECDSA of the RustCrypto crates.
+//! ECDSA by the RustCrypto crates.
 
 use p256::ecdsa::signature::hazmat::{PrehashVerifier, RandomizedPrehashSigner};
 use p384::elliptic_curve::Generate;

@@ -22,7 +22,7 @@ pub enum ResolveError {
 }
 
 impl ResolveError {
-    /// Returns the category of the error, for a service's response to its caller.
+    /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Config(error) => error.kind(),
@@ -30,7 +30,7 @@ impl ResolveError {
         }
     }
 
-    /// Returns whether the same call can succeed if it is repeated later.
+    /// Returns whether the same call may succeed if it is repeated later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Config(error) => error.is_retryable(),
@@ -38,7 +38,7 @@ impl ResolveError {
         }
     }
 
-    /// Returns the time to wait before a retry, if the key service specified it.
+    /// Returns how long to wait before a retry, if the key service specified it.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Config(_) => None,

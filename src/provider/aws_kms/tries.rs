@@ -59,7 +59,7 @@ impl<'a> Outcomes<'a> {
 }
 
 impl Facts {
-    /// Returns why a candidate must not be tried, if so.
+    /// Returns the reason not to try a candidate, if any.
     fn obstacle(&self, candidate: &Candidate<'_>, limit: u16) -> Option<Obstacle<'_>> {
         let Candidate { requests, arn, algorithm, index } = candidate;
         let invalid = || self.invalid.get(&(*index, algorithm.clone()));

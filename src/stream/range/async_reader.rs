@@ -184,8 +184,8 @@ impl<S: AsyncReadAt + Sync> AsyncRangeReader<S> {
     /// [concurrently](Self::with_concurrency).
     ///
     /// The result is as long as all ranges together. Limit their number and length if a client chooses them. In
-    /// addition, the method holds one piece for each concurrent request, and one more for ranges that share frames: 9
-    /// MiB by default.
+    /// addition, the method holds one piece for each concurrent request, and one more for ranges that share frames:
+    /// 9 MiB by default.
     ///
     /// ```
     /// use bytes::Bytes;

@@ -33,7 +33,7 @@ use crate::stream::buffer::buffer_len;
 pub trait ReadAt {
     /// Reads bytes at `offset` into `out`, and returns their number.
     ///
-    /// It may be less than the length of `out`. 0 means that the source ends there.
+    /// The number may be less than the length of `out`. 0 means that the source has no bytes at `offset` or after it.
     ///
     /// # Errors
     /// Returns the errors of the source.
@@ -129,8 +129,7 @@ pub(super) fn read_range(source: &(impl ReadAt + ?Sized), range: &Range<u64>) ->
 pub trait AsyncReadAt {
     /// Reads a range, which is never empty.
     ///
-    /// A shorter result means that the source ends there. Extra bytes are ignored. Several calls can run at the same
-    /// time.
+    /// A shorter result means that the source ends there. Extra bytes are ignored. Calls can run concurrently.
     ///
     /// # Errors
     /// Returns the errors of the source.
