@@ -1,8 +1,8 @@
 //! Envelope encryption with AWS KMS, in the message format of the AWS Encryption SDK.
 //!
 //! [`Envelope::seal`] requests a new data key from the key provider, encrypts the data with AES-256-GCM, zeroizes the
-//! data key, and returns one message that holds the encrypted data key and the ciphertext. [`Envelope::open`] has the
-//! key provider decrypt the data key and returns the plaintext. The AWS Encryption SDKs read and write the same
+//! data key, and returns one message that holds the encrypted data key and the ciphertext. [`Envelope::open`] calls the
+//! key provider to decrypt the data key, and returns the plaintext. The AWS Encryption SDKs read and write the same
 //! messages.
 //!
 //! # With AWS KMS
@@ -46,7 +46,7 @@
 //! // Streams use a bounded amount of memory. The writer can be a file or a socket as well.
 //! let mut writer = pollster::block_on(envelope.seal_writer(Vec::new(), &context))?;
 //! writer.write_all(b"attack at dawn")?;
-//! let sealed = writer.finish()?; // An unfinished message is refused on opening.
+//! let sealed = writer.finish()?; // Without this, the message is truncated and cannot be opened.
 //!
 //! let mut reader = pollster::block_on(envelope.open_reader(&sealed[..], &context))?;
 //! let mut plaintext = String::new();
@@ -78,7 +78,7 @@
 //! | encrypt a message again, with another data key | [`Envelope::reseal`], [`reseal_reader`](Envelope::reseal_reader) |
 //! | sign messages, or open old ones | [`EnvelopeBuilder::suite`] and [`commitment_policy`](EnvelopeBuilder::commitment_policy) |
 //! | inspect a message without a key | [`message::Header`]; compute lengths: [`message::Geometry`] |
-//! | turn an error into a status code or a retry | [`OpenError::kind`] and [`is_retryable`](OpenError::is_retryable), on every error type: [`ErrorKind`] |
+//! | map an error to a status code or a retry | [`OpenError::kind`] and [`is_retryable`](OpenError::is_retryable), on every error type: [`ErrorKind`] |
 //! | test your service without KMS | the [`testing`] module |
 //!
 //! # Features

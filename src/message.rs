@@ -4,9 +4,9 @@
 //! decrypts nothing.
 //!
 //! A message is a header, a body and, if the algorithm suite signs, a footer with the signature. The body is a sequence
-//! of frames that ends with a final frame; some writers, but not this crate, can also write it as one block without
-//! frames. Integers are big-endian. The format is defined in the
-//! [AWS Encryption SDK specification](https://github.com/awslabs/aws-encryption-sdk-specification/tree/master/data-format).
+//! of frames that ends with a final frame; some writers, but not this crate, can also write a non-framed body, which is
+//! a single block. Integers are big-endian. The format is defined in the [AWS Encryption SDK
+//! specification](https://github.com/awslabs/aws-encryption-sdk-specification/tree/master/data-format).
 //!
 //! | to … | use … |
 //! |---|---|

@@ -5,8 +5,8 @@
 //! | I/O | seal | open | read a range |
 //! |---|---|---|---|
 //! | `std::io` | [`SealWriter`], [`SealReader`] | [`OpenReader`] | [`RangeReader`] |
-//! | tokio (feature `tokio`) | `AsyncSealWriter`, `AsyncSealReader` | `AsyncOpenReader` | [`AsyncRangeReader`] |
-//! | streams of `Bytes` (feature `stream`) | `SealStream` | `OpenStream` | `RangeStream` |
+//! | tokio (feature `tokio`) | [`AsyncSealWriter`], [`AsyncSealReader`] | [`AsyncOpenReader`] | [`AsyncRangeReader`] |
+//! | streams of `Bytes` (feature `stream`) | [`SealStream`] | [`OpenStream`] | [`RangeStream`] |
 //! | your own | [`Sealer`] | [`Opener`] | [`RangeOpener`] |
 //!
 //! All of them use a bounded amount of memory, regardless of the message's length. They release only authenticated

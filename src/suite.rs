@@ -250,7 +250,7 @@ impl AlgorithmSuite {
     }
 }
 
-/// Whether messages must have key commitment.
+/// The policy on key commitment: which suites an envelope seals with, and which it opens.
 ///
 /// Without key commitment, a sender can create a message that opens with two data keys, to a different plaintext with
 /// each. Use the default unless you exchange messages with software that does not support key commitment. Set the

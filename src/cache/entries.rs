@@ -33,7 +33,7 @@ pub(super) fn context_bytes<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>)
 #[derive(Debug)]
 pub(super) struct Entry<T> {
     pub(super) value: Arc<T>,
-    /// When its request started.
+    /// The time at which its request started.
     pub(super) fetched: Instant,
     /// The number of its request, unique among entries.
     pub(super) number: u64,

@@ -96,7 +96,7 @@ pub enum ConfigError {
     KeyFileIo {
         /// The path of the key file.
         path: std::path::PathBuf,
-        /// What failed: `read` or `written`.
+        /// The action that failed: `read` or `written`.
         action: &'static str,
         /// The I/O error.
         source: io::Error,

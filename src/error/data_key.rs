@@ -38,7 +38,7 @@ pub enum DataKeyError {
     TooLong {
         /// The number of encrypted data keys, or of bytes.
         len: usize,
-        /// What is counted.
+        /// The items that are counted.
         what: &'static str,
     },
     /// The encrypted data keys cannot be parsed after they have been serialized.

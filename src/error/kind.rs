@@ -112,7 +112,7 @@ impl Meaning {
     pub(crate) fn of(error: &(dyn Error + 'static)) -> Self {
         causes(error).find_map(Self::of_own).unwrap_or_else(|| Self {
             kind: ErrorKind::Io,
-            is_retryable: find(error).is_some_and(may_pass),
+            is_retryable: find(error).is_some_and(is_transient),
             retry_after: None,
         })
     }
@@ -134,7 +134,7 @@ impl Meaning {
 
 /// Returns whether an error of a reader or writer is transient: no data is lost, and the caller can repeat the call.
 /// Any other error ends the message, because a reader that continues after it may have skipped data.
-pub(crate) fn may_pass(error: &io::Error) -> bool {
+pub(crate) fn is_transient(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
 }
 

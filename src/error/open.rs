@@ -39,7 +39,7 @@ pub enum OpenError {
         /// The commitment policy.
         policy: CommitmentPolicy,
     },
-    /// The message is signed or has no frames, so a range of it cannot be opened separately. Open the complete message.
+    /// The message is signed or not framed, so a range of it cannot be opened separately. Open the complete message.
     #[error("the message {what}, so parts of it cannot be opened separately; open the complete message")]
     NotSeekable {
         /// The reason: `is signed` or `has no frames`.

@@ -1,4 +1,4 @@
-//! The fields before the ciphertext of a frame, or of the single block of a body without frames, and the additional
+//! The fields before the ciphertext of a frame, or of the single block of a non-framed body, and the additional
 //! authenticated data (specification, `data-format/message-body.md`).
 
 use super::{Limits, Parsed};
@@ -20,7 +20,7 @@ pub const FRAME_OVERHEAD: usize = REGULAR_HEAD_LEN + TAG_LEN;
 /// The number of bytes by which the final frame is longer than its plaintext.
 pub const FINAL_FRAME_OVERHEAD: usize = FINAL_HEAD_LEN + TAG_LEN;
 
-/// The number of bytes by which a body without frames is longer than its plaintext.
+/// The number of bytes by which a non-framed body is longer than its plaintext.
 pub(crate) const BLOCK_OVERHEAD: usize = BLOCK_HEAD_LEN + TAG_LEN;
 
 /// The kind of a part of a body.
@@ -30,7 +30,7 @@ pub(crate) enum FrameKind {
     Regular,
     /// The last frame.
     Final,
-    /// The entire body of a message without frames. This crate reads it, but never writes it.
+    /// The entire body of a message that is not framed. This crate reads it, but never writes it.
     Block,
 }
 
@@ -119,7 +119,7 @@ impl FrameHead {
         Ok(Parsed::Complete(Self { kind, sequence, content_len: content_len as usize, iv: iv_at(head, iv_offset) }))
     }
 
-    /// Parses the head of a body without frames.
+    /// Parses the head of a non-framed body.
     pub(crate) fn parse_block(bytes: &[u8], limits: &Limits) -> Result<Parsed<Self>, LimitError> {
         let Some(head) = bytes.first_chunk::<BLOCK_HEAD_LEN>() else {
             return Ok(Parsed::Incomplete { needed: BLOCK_HEAD_LEN });

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::{FormatError, SealError};
 
-/// The offsets and lengths of the parts of a message with frames, in bytes.
+/// The offsets and lengths of the parts of a framed message, in bytes.
 ///
 /// A geometry is computed from the length of the plaintext before sealing, or from the length of the message before
 /// opening. It is not authenticated: it is correct only if the given lengths are. Opening the final frame proves that.

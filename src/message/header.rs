@@ -20,7 +20,7 @@ pub(super) const TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA: u8 = 0x80;
 pub(super) const NON_FRAMED: u8 = 1;
 pub(super) const FRAMED: u8 = 2;
 
-/// How a message's body is divided.
+/// The structure of a message's body: frames, or a single block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ContentType {
@@ -34,7 +34,7 @@ pub enum ContentType {
 }
 
 impl ContentType {
-    /// Returns the plaintext length of a frame in bytes, or `None` if the body has no frames.
+    /// Returns the plaintext length of a frame in bytes, or `None` if the message is not framed.
     pub const fn frame_len(self) -> Option<NonZeroU32> {
         match self {
             Self::NonFramed => None,
@@ -96,7 +96,7 @@ impl Header {
         &self.encrypted_data_keys
     }
 
-    /// Returns how the body is divided.
+    /// Returns the structure of the body.
     pub fn content_type(&self) -> ContentType {
         self.content_type
     }
@@ -107,13 +107,13 @@ impl Header {
         self.bytes.len()
     }
 
-    /// Computes the offsets and lengths of the parts of an unsigned message with frames. `sealed_len` is the length of
-    /// the entire message, in bytes.
+    /// Computes the offsets and lengths of the parts of an unsigned, framed message. `sealed_len` is the length of the
+    /// entire message, in bytes.
     ///
     /// # Errors
-    /// Returns [`FormatError::FooterLenNeeded`] if the message is signed. Use
-    /// [`signed_geometry`](Self::signed_geometry) for it. Returns [`FormatError::Length`] if no message with this
-    /// header can have this length, or if the message has no frames.
+    /// Returns [`FormatError::FooterLenNeeded`] if the message is signed: use
+    /// [`signed_geometry`](Self::signed_geometry) instead. Returns [`FormatError::Length`] if no message with this
+    /// header can have this length, or if the message is not framed.
     pub fn geometry(&self, sealed_len: u64) -> Result<Geometry, FormatError> {
         match (self.content_type, self.suite.signature()) {
             (ContentType::Framed { .. }, Some(_)) => Err(FormatError::FooterLenNeeded),
@@ -121,7 +121,7 @@ impl Header {
         }
     }
 
-    /// Computes the offsets and lengths of the parts of a signed message with frames. `sealed_len` is the length of the
+    /// Computes the offsets and lengths of the parts of a signed, framed message. `sealed_len` is the length of the
     /// entire message and `footer_len` that of its footer, in bytes.
     ///
     /// The footer is the signature and the two bytes of its length. The length of signatures varies:
@@ -129,8 +129,8 @@ impl Header {
     /// if `footer_len` is not the message's own.
     ///
     /// # Errors
-    /// Returns [`FormatError::Length`] if no message with this header can have these lengths, or if the message has no
-    /// frames.
+    /// Returns [`FormatError::Length`] if no message with this header can have these lengths, or if the message is not
+    /// framed.
     pub fn signed_geometry(&self, sealed_len: u64, footer_len: usize) -> Result<Geometry, FormatError> {
         let header_len = self.len() as u64;
         match self.content_type {

@@ -27,7 +27,7 @@ pub struct Limits {
     pub header_len: usize,
     /// The maximum length of a frame on opening, in plaintext bytes. A frame is held in memory. Default: 16,777,216.
     pub frame_len: u32,
-    /// The maximum length of a body without frames on opening, in plaintext bytes. The entire body is held in memory.
+    /// The maximum length of a non-framed body on opening, in plaintext bytes. The entire body is held in memory.
     /// Default: 67,108,864.
     pub non_framed_len: usize,
     /// The maximum number of encrypted data keys under the same KMS key that are tried for one message. Further ones
@@ -115,7 +115,7 @@ impl Limits {
         if len > limit { Err(LimitError::FrameLen { len, limit }) } else { Ok(()) }
     }
 
-    /// Checks and returns the plaintext length that a body without frames claims. The entire body must fit into memory.
+    /// Checks and returns the plaintext length that a non-framed body claims. The entire body must fit into memory.
     pub(crate) fn check_non_framed_len(&self, len: u64) -> Result<usize, LimitError> {
         let limit = self.non_framed_len;
         let addressable = isize::MAX.unsigned_abs() - BLOCK_OVERHEAD;

@@ -6,8 +6,8 @@ use crate::error::{Cause, ErrorKind, RandomError};
 
 /// A [`KeyProvider`](crate::KeyProvider) failed to generate, encrypt or decrypt a data key.
 ///
-/// [`kind`](Self::kind) returns what happened, and [`is_retryable`](Self::is_retryable) whether the same request may
-/// succeed later. To create one in your own key provider:
+/// [`kind`](Self::kind) returns the kind of failure, and [`is_retryable`](Self::is_retryable) returns whether the same
+/// request may succeed later. To create one in your own key provider:
 ///
 /// ```
 /// use std::time::Duration;
@@ -38,7 +38,7 @@ struct Parts {
     source: Option<Cause>,
 }
 
-/// What happened in a [`ProviderError`].
+/// The kind of failure in a [`ProviderError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ProviderErrorKind {
@@ -127,8 +127,8 @@ impl ProviderError {
 
     /// Returns the category of the error, for example to choose an HTTP status.
     ///
-    /// For several attempts, it is [`Unavailable`](ErrorKind::Unavailable) if any of them is retryable. Otherwise it is
-    /// the most specific kind: `AccessDenied`, then `WrongContext`, then any other kind, and `WrongKey` last.
+    /// For several attempts, it is [`Unavailable`](ErrorKind::Unavailable) if any of them is retryable. Otherwise, it
+    /// is the most specific kind: `AccessDenied`, then `WrongContext`, then any other kind, and `WrongKey` last.
     pub fn error_kind(&self) -> ErrorKind {
         if self.is_retryable() {
             return ErrorKind::Unavailable;
@@ -137,7 +137,7 @@ impl ProviderError {
         self.kind().error_kind().or_else(of_attempts).unwrap_or(ErrorKind::Unavailable)
     }
 
-    /// Returns what happened.
+    /// Returns the kind of failure.
     pub fn kind(&self) -> ProviderErrorKind {
         self.0.kind
     }

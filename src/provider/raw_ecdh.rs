@@ -203,7 +203,7 @@ impl Info {
     }
 }
 
-/// What both parties derive to encrypt or decrypt one data key.
+/// The values that both parties derive to encrypt or decrypt one data key.
 struct Wrapping {
     commitment: [u8; COMMITMENT_LEN],
     cipher: AesGcm,

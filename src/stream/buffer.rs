@@ -1,5 +1,5 @@
-//! What all readers and writers share: a sealer or an opener with buffers, so that each read, encryption and write
-//! handles many frames; and which I/O errors end a message.
+//! The parts that all readers and writers share: a sealer or an opener with buffers, so that each read, encryption and
+//! write handles many frames.
 
 use std::{
     fmt, io,
@@ -12,7 +12,7 @@ use super::{
     sealer::{Layout, Sealing, lengthen},
 };
 use crate::{
-    error::{OpenError, SealError, kind::may_pass},
+    error::{OpenError, SealError, kind::is_transient},
     message::FRAME_OVERHEAD,
 };
 
@@ -161,9 +161,9 @@ impl SealBuffer {
         Ok(())
     }
 
-    /// Returns an error of the inner reader or writer. Unless it is [transient](may_pass), the message has failed.
+    /// Returns an error of the inner reader or writer. Unless it is [transient](is_transient), the message has failed.
     pub(super) fn failed(&mut self, error: io::Error) -> io::Error {
-        if !may_pass(&error) {
+        if !is_transient(&error) {
             self.sealing.fail();
         }
         error
@@ -273,9 +273,9 @@ impl OpenBuffer {
         Ok(())
     }
 
-    /// Returns an error of the inner reader. Unless it is [transient](may_pass), the message has failed.
+    /// Returns an error of the inner reader. Unless it is [transient](is_transient), the message has failed.
     pub(super) fn failed(&mut self, error: io::Error) -> io::Error {
-        if !may_pass(&error) {
+        if !is_transient(&error) {
             self.opener.fail();
         }
         error

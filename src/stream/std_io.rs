@@ -7,7 +7,7 @@ use super::{
     buffer::{OpenBuffer, SealBuffer, debug_without_inner},
 };
 use crate::{
-    error::{OpenError, SealError, kind::may_pass},
+    error::{OpenError, SealError, kind::is_transient},
     message::{Geometry, Header, HeaderReader, Limits},
 };
 
@@ -336,7 +336,7 @@ impl<R: Read + Seek> OpenReader<R> {
     /// error, or if it cannot be moved back, the message has failed.
     fn or_back_to<T>(&mut self, here: u64, work: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
         work(self).map_err(|error| {
-            if may_pass(&error) && self.inner.seek(SeekFrom::Start(here)).is_err() {
+            if is_transient(&error) && self.inner.seek(SeekFrom::Start(here)).is_err() {
                 return self.buffer.failed(io::Error::other(error));
             }
             self.buffer.failed(error)
