@@ -69,7 +69,7 @@ const SIGNING_KEY_BYTES: usize = 1024;
 /// A cached data key is used for messages with the **same** suite, encryption context and required names, until it
 /// reaches a limit of age, messages or bytes. Each message still has its own encryption key, derived from the data key.
 /// Suites without key derivation are not cached. Envelopes can share a cache, with its capacity and
-/// [`stats`](Self::stats), but an envelope only uses entries of its own and of its clones.
+/// [`stats`](Self::stats), but an envelope uses only the entries that it or its clones have added.
 ///
 /// For opening, an entry belongs to one encrypted data key. It is used for every message whose list contains that
 /// encrypted data key, at any index. It is added only after a message's header has been verified with the data key, so

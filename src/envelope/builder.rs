@@ -204,7 +204,7 @@ impl EnvelopeBuilder {
     /// Sets the total timeout of all calls to the key provider for one message. Default: 10 seconds.
     ///
     /// [`Duration::MAX`] means no limit. Encryption, decryption and I/O do not count. A call that a
-    /// [cache](Self::cache) shares between callers has its own timeout, from the time when the call starts.
+    /// [cache](Self::cache) shares between callers has its own timeout, which starts with the call.
     ///
     /// The key provider must enforce the timeout. The providers for AWS KMS do; for others, see
     /// [`KeyProvider`](crate::KeyProvider).

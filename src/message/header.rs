@@ -126,7 +126,7 @@ impl Header {
     ///
     /// The footer is the signature and the two bytes of its length. The length of signatures varies:
     /// [`footer_lens`](super::footer_lens) returns the lengths that fit the message's last bytes. The result is wrong
-    /// if `footer_len` is not the message's own.
+    /// if `footer_len` is not the length of this message's footer.
     ///
     /// # Errors
     /// Returns [`FormatError::Length`] if no message with this header can have these lengths, or if the message is not

@@ -65,7 +65,7 @@ impl HeaderReader {
         Self { limits: *limits, bytes: Vec::new(), parser: Parser::new(), failure: None }
     }
 
-    /// Returns the minimum number of bytes that the header still lacks, or 0 if it is complete.
+    /// Returns the minimum number of bytes that are missing from the header, or 0 if it is complete.
     ///
     /// Reading that many bytes never reads into the body.
     pub fn needed(&self) -> usize {

@@ -104,7 +104,7 @@ impl RawRsa {
     /// Sets the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), of 2048 to 8192 bits.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Pem`] if `pem` is not such a key.
+    /// Returns [`ConfigError::Pem`] if `pem` does not contain such a key.
     pub fn with_public_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
         self.public = Some(public_key_of_pem(pem)?);
         Ok(self)
@@ -115,7 +115,7 @@ impl RawRsa {
     /// To seal as well, also set the [public key](Self::with_public_key_pem).
     ///
     /// # Errors
-    /// Returns [`ConfigError::Pem`] if `pem` is not such a key.
+    /// Returns [`ConfigError::Pem`] if `pem` does not contain such a key.
     pub fn with_private_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
         const WHAT: &str = "RSA private key";
         let der = pem_contents(pem, "PRIVATE KEY", WHAT)?;

@@ -28,7 +28,7 @@ pub enum Threads {
     Pool(std::sync::Arc<rayon::ThreadPool>),
 }
 
-/// The minimum number of bytes for which a separate task pays off.
+/// The minimum number of bytes in a separate task: with fewer, the task costs more time than it saves.
 #[cfg(feature = "parallel")]
 const TASK: usize = 128 << 10;
 

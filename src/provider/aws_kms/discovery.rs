@@ -61,7 +61,7 @@ impl AwsKmsDiscovery {
         let regions: Vec<String> = regions.into_iter().map(Into::into).collect();
         let unique: BTreeSet<_> = regions.iter().filter(|region| !region.is_empty()).collect();
         if regions.is_empty() || unique.len() < regions.len() {
-            let why = format!("expected one or more regions, each of them once, but got {regions:?}");
+            let why = format!("expected one or more different regions, but got {regions:?}");
             return Err(ConfigError::KmsKeys { why });
         }
         let regions = regions.into_iter().map(|region| (Requests::new(client(&region)), region)).collect();

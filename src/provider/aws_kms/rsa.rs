@@ -89,7 +89,7 @@ impl AwsKmsRsa {
     /// It must be the public key of this KMS key: if it is not, KMS cannot decrypt the data keys.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Pem`] if `pem` is not such a key.
+    /// Returns [`ConfigError::Pem`] if `pem` does not contain such a key.
     pub fn with_public_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
         self.public = Some(public_key_of_pem(pem)?);
         Ok(self)
