@@ -32,7 +32,8 @@ use crate::{
 /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
 ///
 /// # pollster::block_on(async {
-/// let envelope = Envelope::new(RawAes::generate("my-service", "2026-11")?); // in production: AwsKms
+/// // A local key. In production, use AwsKms.
+/// let envelope = Envelope::new(RawAes::generate("my-service", "2026-11")?);
 /// let context = EncryptionContext::from([("tenant", "acme")]);
 ///
 /// let sealed: Vec<u8> = envelope.seal(b"attack at dawn", &context).await?;
@@ -71,8 +72,8 @@ use crate::{
 /// [`seal_into`](Self::seal_into) or [`open_into`](Self::open_into) is then empty, and a reader that was passed by
 /// reference may have been read in part.
 ///
-/// A call to the key provider is canceled with the future that made it. A call that a cache shares between several
-/// callers continues until all of them have been canceled.
+/// Dropping a future also cancels its call to the key provider. A call that a cache shares between several callers
+/// continues until all of them have been canceled.
 ///
 /// # Panics
 /// The methods do not panic. A panic in your own key provider, reader, writer or stream propagates to the caller. If a

@@ -23,7 +23,7 @@ impl Envelope {
     /// Encrypts `plaintext`, and returns it as one message. Calls the key provider once.
     ///
     /// The encryption context is authenticated, and is stored in the message unencrypted. [`open`](Self::open) can
-    /// require it.
+    /// require its pairs.
     ///
     /// # In an async service
     /// After the call to the key provider, this method encrypts in the calling task without yielding, and

@@ -190,7 +190,7 @@ impl Stream for Inner {
 }
 
 /// Transient errors, for `std` and tokio. Streams have no such errors.
-fn may_pass(kind: ErrorKind) -> bool {
+fn is_transient(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
@@ -320,7 +320,7 @@ fn operate(
     }
     match (&result, operation) {
         (Some(Err(error)), _) if before == State::Finishing && is_finished(error) => {}
-        (Some(Err(error)), _) if !may_pass(error.kind()) => *state = State::Failed,
+        (Some(Err(error)), _) if !is_transient(error.kind()) => *state = State::Failed,
         (Some(Ok(())), Operation::Finish) => *state = State::Finished,
         _ => {}
     }
@@ -375,18 +375,18 @@ type Reader = Box<dyn FnMut(usize) -> Option<Result<Vec<u8>, Failure>>>;
 #[derive(Debug)]
 struct Failure {
     text: String,
-    may_pass: bool,
+    is_transient: bool,
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self { text: error.to_string(), may_pass: may_pass(error.kind()) }
+        Self { text: error.to_string(), is_transient: is_transient(error.kind()) }
     }
 }
 
 impl From<StreamError<io::Error>> for Failure {
     fn from(error: StreamError<io::Error>) -> Self {
-        Self { text: error.to_string(), may_pass: false }
+        Self { text: error.to_string(), is_transient: false }
     }
 }
 
@@ -445,7 +445,7 @@ fn read_all(name: &str, reader: &mut Reader, lens: &[usize]) -> Result<(Vec<u8>,
         match (read, ended) {
             (Ok(piece), None) if piece.is_empty() => ended = Some(true),
             (Ok(piece), None) => all.extend(piece),
-            (Err(failure), None) if failure.may_pass => {}
+            (Err(failure), None) if failure.is_transient => {}
             (Err(_), None) => ended = Some(false),
             // Once more.
             (Ok(piece), Some(true)) => {
@@ -453,7 +453,7 @@ fn read_all(name: &str, reader: &mut Reader, lens: &[usize]) -> Result<(Vec<u8>,
                 return Ok((all, true));
             }
             (Err(failure), Some(false)) => {
-                prop_assert!(!failure.may_pass, "{name}");
+                prop_assert!(!failure.is_transient, "{name}");
                 return Ok((all, false));
             }
             (read, Some(_)) => prop_assert!(false, "{name} has ended, and then: {read:?}"),
@@ -621,9 +621,9 @@ proptest! {
                     prop_assert_eq!(position, two.unwrap());
                     prop_assert_eq!(reader.stream_position().unwrap(), cursor.position());
                 }
-                Err(error) if failed => prop_assert!(!may_pass(error.kind()) || kind == 3 && read_len == 0),
+                Err(error) if failed => prop_assert!(!is_transient(error.kind()) || kind == 3 && read_len == 0),
                 Err(error) if error.kind() == ErrorKind::InvalidInput => prop_assert!(two.is_err()),
-                Err(error) => failed = !may_pass(error.kind()),
+                Err(error) => failed = !is_transient(error.kind()),
             }
             if failed {
                 prop_assert!(reader.stream_position().is_err() && reader.read(&mut [0]).is_err());
@@ -775,11 +775,11 @@ fn a_transient_error_loses_nothing_and_any_other_is_final_for_every_shell() {
             }
             let finished = loop {
                 match writer.finish().unwrap() {
-                    Err(error) if may_pass(error.kind()) => errors += 1,
+                    Err(error) if is_transient(error.kind()) => errors += 1,
                     finished => break finished.is_ok(),
                 }
             };
-            assert_eq!(finished, may_pass(kind), "{name} {kind}");
+            assert_eq!(finished, is_transient(kind), "{name} {kind}");
             assert!(errors < 2 || !finished, "{name} {kind}");
             assert_eq!(open(&envelope(), writer.target()).is_ok(), finished, "{name} {kind}");
             if finished {
@@ -788,12 +788,12 @@ fn a_transient_error_loses_nothing_and_any_other_is_final_for_every_shell() {
         }
         for (name, mut reader, _) in sealing_readers(&envelope(), &plaintext, &script) {
             let (read, ended) = read_all(name, &mut reader, &[1000]).unwrap();
-            assert_eq!(ended, may_pass(kind) && name != "SealStream", "{name} {kind}");
+            assert_eq!(ended, is_transient(kind) && name != "SealStream", "{name} {kind}");
             assert_eq!(open(&envelope(), &read).is_ok(), ended, "{name} {kind}");
         }
         for (name, mut reader) in opening_readers(&envelope(), &sealed, &script) {
             let (read, ended) = read_all(name, &mut reader, &[1000]).unwrap();
-            assert_eq!(ended, may_pass(kind) && name != "OpenStream", "{name} {kind}");
+            assert_eq!(ended, is_transient(kind) && name != "OpenStream", "{name} {kind}");
             assert_eq!(read == plaintext, ended, "{name} {kind}");
         }
     }
