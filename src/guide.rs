@@ -1,33 +1,36 @@
+//! The manual, page by page.
+//!
 #![doc = include_str!("guide/links.md")]
-#![doc = include_str!("guide/images.md")]
 #![doc = include_str!("../docs/README.md")]
 
-/// Declares a page of the guide: a file of docs/, whose links to other files are replaced by links to items.
+/// Declares the pages of the guide, each with its file in docs/ and a summary.
 ///
-/// The first definition of a link counts in Markdown, so the definitions in links.md take precedence over those at the
-/// end of each file, which are for readers of the repository. The pages' examples are compiled with all features.
+/// The files link to each other by path, for readers of the repository. In Markdown, the first definition of a link label
+/// counts, so the definitions in links.md and images.md replace those at the end of each file. The examples of the pages
+/// are compiled if all features are on.
 macro_rules! pages {
-    ($($name:ident = $file:literal)*) => {$(
-        #[cfg(any(not(doctest), all(
-            feature = "aws-kms", feature = "aws-lc", feature = "branch-key", feature = "ecdh", feature = "key-file", feature = "mock",
-            feature = "parallel", feature = "rsa", feature = "stream", feature = "tokio", feature = "tracing",
-        )))]
+    ($($name:ident = $file:literal, $summary:literal;)*) => {$(
+        #[doc = $summary]
+        #[doc = ""]
         #[doc = include_str!("guide/links.md")]
         #[doc = include_str!("guide/images.md")]
-        #[doc = include_str!(concat!("../docs/", $file))]
+        #[cfg_attr(any(not(doctest), all(
+            feature = "aws-kms", feature = "aws-lc", feature = "branch-key", feature = "ecdh", feature = "key-file", feature = "mock",
+            feature = "parallel", feature = "rsa", feature = "stream", feature = "tokio", feature = "tracing",
+        )), doc = include_str!(concat!("../docs/", $file)))]
         pub mod $name {}
     )*};
 }
 
 pages! {
-    getting_started = "getting-started.md"
-    operations = "operations.md"
-    troubleshooting = "troubleshooting.md"
-    keys = "keys.md"
-    migrating = "migrating.md"
-    choosing = "choosing.md"
-    security = "security.md"
-    performance = "performance.md"
-    interop = "interop.md"
-    design = "design.md"
+    getting_started = "getting-started.md", "Encrypt with AWS KMS or a local key, stream a file, and test without KMS.";
+    keys = "keys.md", "Choose key providers, cache data keys, rotate and change keys, and separate tenants.";
+    operations = "operations.md", "Permissions, quotas and costs, monitoring, AWS Lambda, local development, planning.";
+    troubleshooting = "troubleshooting.md", "Errors: what they mean, and what to do about them.";
+    migrating = "migrating.md", "Move to this crate from aws-esdk, from AWS KMS with AES-GCM, or from age.";
+    choosing = "choosing.md", "When to use this crate, and when to use something else.";
+    security = "security.md", "What is protected against whom, and what is not.";
+    interop = "interop.md", "Which software reads and writes the same messages, and how that is tested.";
+    performance = "performance.md", "Measured rates, and how to measure them yourself.";
+    design = "design.md", "How the crate works, and why.";
 }

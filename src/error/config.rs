@@ -122,7 +122,7 @@ pub enum NameReason {
     /// The identifier is an alias or a bare key id, which does not always refer to the same KMS key. Use the key's ARN,
     /// or resolve the identifier with `AwsKms::resolve`.
     #[error("an alias or a bare key id does not always refer to the same key; use the key ARN, or AwsKms::resolve")]
-    NotForever,
+    NotKeyArn,
     /// The identifier does not name a KMS key. Holds the reason.
     #[error("{0}")]
     Malformed(String),

@@ -170,7 +170,7 @@ async fn a_key_arn_is_resolved_without_a_request() {
 async fn a_key_that_could_seal_but_not_open_is_an_error_at_construction() {
     for id in ["alias/invoices", "arn:aws:kms:eu-west-1:111122223333:alias/invoices", "1234abcd"] {
         let error = AwsKms::new(client(&[]), id).unwrap_err();
-        let ConfigError::KmsKeyId { key_id, reason: NameReason::NotForever, .. } = &error else { panic!("{error:?}") };
+        let ConfigError::KmsKeyId { key_id, reason: NameReason::NotKeyArn, .. } = &error else { panic!("{error:?}") };
         assert_eq!(key_id, id);
         assert!(error.to_string().contains("AwsKms::resolve"), "{error}");
     }

@@ -24,7 +24,7 @@ const NEAR: &str = "eu-west-1";
 const FAR: &str = "us-east-1";
 const FARTHEST: &str = "ap-south-1";
 const KEY: &str = "1234abcd";
-const NEIGHBOUR: &str = "5678abcd";
+const NEIGHBOR: &str = "5678abcd";
 const REPLICATED: &str = "mrk-5678";
 /// Longer than a slow machine needs, and shorter than the default of 10 seconds.
 const SOON: Duration = Duration::from_secs(8);
@@ -33,7 +33,7 @@ const SOON: Duration = Duration::from_secs(8);
 fn endpoint() -> Endpoint {
     Endpoint::new([
         (NEAR, KEY),
-        (NEAR, NEIGHBOUR),
+        (NEAR, NEIGHBOR),
         (FAR, KEY),
         (NEAR, REPLICATED),
         (FAR, REPLICATED),
@@ -299,7 +299,7 @@ async fn several_silent_keys_share_one_deadline() {
 #[tokio::test]
 async fn a_region_that_throttles_is_not_called_again_for_another_of_several_keys() {
     let endpoint = endpoint();
-    let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOUR), arn(FAR, KEY)];
+    let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOR), arn(FAR, KEY)];
     let several = || AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
     let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
     endpoint.script(|request| if request.region == NEAR { Fault::Throttle } else { Fault::None });
@@ -333,7 +333,7 @@ async fn the_clones_of_a_client_are_one_client() {
     let endpoint = endpoint();
     let client = endpoint.client(NEAR);
     let key = |id| AwsKms::new(client.clone(), arn(NEAR, id)).unwrap();
-    let both = || MultiProvider::new(key(KEY)).with(key(NEIGHBOUR));
+    let both = || MultiProvider::new(key(KEY)).with(key(NEIGHBOR));
     let sealed = Envelope::new(both()).seal(b"data", &context()).await.unwrap();
     endpoint.script(|_| Fault::Throttle);
     attempts(&Envelope::new(both()), &sealed).await;
@@ -348,7 +348,7 @@ async fn the_clones_of_a_client_are_one_client() {
 #[tokio::test]
 async fn an_unavailable_key_does_not_affect_other_keys_of_its_region() {
     let endpoint = endpoint();
-    let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOUR)];
+    let arns = [arn(NEAR, KEY), arn(NEAR, NEIGHBOR)];
     let several = || AwsKms::multi(|region| endpoint.client(region), arns.clone()).unwrap();
     let sealed = Envelope::new(several()).seal(b"data", &context()).await.unwrap();
     endpoint.script(|request| match request.key.ends_with(KEY) {

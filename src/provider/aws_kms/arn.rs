@@ -29,7 +29,7 @@ impl KeyArn {
     pub(super) fn parse(text: &str) -> Result<Self, NameReason> {
         match KeyId::parse(text).map_err(NameReason::Malformed)? {
             KeyId::Key(arn) => Ok(arn),
-            KeyId::Other => Err(NameReason::NotForever),
+            KeyId::Other => Err(NameReason::NotKeyArn),
         }
     }
 
@@ -120,7 +120,7 @@ mod tests {
         }
         for id in ["arn:aws:kms:eu-west-1:1:alias/a", "alias/a", "1234abcd-12ab-34cd-56ef-1234567890ab", "mrk-1"] {
             assert_eq!(KeyId::parse(id), Ok(KeyId::Other), "{id}");
-            assert_eq!(KeyArn::parse(id).unwrap_err(), NameReason::NotForever);
+            assert_eq!(KeyArn::parse(id).unwrap_err(), NameReason::NotKeyArn);
         }
     }
 
