@@ -23,7 +23,7 @@ pub enum ConfigError {
         policy: CommitmentPolicy,
     },
     /// The frame length is zero, or longer than this envelope would accept on opening.
-    #[error("a frame length of {len} bytes is not allowed; set it to 1 to {max}, the limit for opening")]
+    #[error("a frame length of {len} bytes is not allowed; use 1 to {max}, the limit for opening")]
     #[non_exhaustive]
     FrameLen {
         /// The given length, in bytes.
@@ -32,7 +32,7 @@ pub enum ConfigError {
         max: u32,
     },
     /// The length of the stream buffers is out of range.
-    #[error("a stream buffer length of {len} bytes is not allowed; set it to {min} to {max}")]
+    #[error("a stream buffer length of {len} bytes is not allowed; use {min} to {max}")]
     #[non_exhaustive]
     StreamBufferLen {
         /// The given length, in bytes.

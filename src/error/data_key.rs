@@ -23,7 +23,7 @@ pub enum DataKeyError {
     #[error("a data key without an encrypted data key")]
     NotEncrypted,
     /// The key provider reports that it decrypted an encrypted data key at an index that does not exist.
-    #[error("a data key for the encrypted data key at index {index}, but there are only {count}")]
+    #[error("a data key for the encrypted data key at index {index}, but the message lists {count}")]
     Index {
         /// The index, from 0.
         index: usize,

@@ -446,7 +446,7 @@ fn invalid_responses_of_a_provider_are_errors() {
     let sealed = seal(&envelope(), b"data");
     for (provider, expected) in [
         (Misbehaving::ShortKey, "a data key of 24 bytes, but suite 0478 requires 32"),
-        (Misbehaving::WrongIndex, "at index 1, but there are only 1"),
+        (Misbehaving::WrongIndex, "at index 1, but the message lists 1"),
         (Misbehaving::OtherKey, "the key commitment does not match"),
     ] {
         let error = block_on(Envelope::new(provider).open(&sealed, &context())).unwrap_err().to_string();
