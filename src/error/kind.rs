@@ -29,7 +29,8 @@ use crate::provider::ProviderError;
 ///     match error.kind() {
 ///         ErrorKind::Unavailable if error.is_retryable() => 503,
 ///         ErrorKind::WrongContext => 404,
-///         ErrorKind::NotAMessage | ErrorKind::Tampered => 422,
+///         ErrorKind::NotAMessage => 400,
+///         ErrorKind::Tampered => 422,
 ///         _ => 500,
 ///     }
 /// }
