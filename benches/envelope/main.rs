@@ -1,4 +1,4 @@
-//! What sealing and opening cost, each with an upper bound from the same run: the bare AEAD on the same frames, a copy
+//! The cost of sealing and opening, each with an upper bound from the same run: the bare AEAD on the same frames, a copy
 //! in memory, or a plain loop over files.
 //!
 //! Run `cargo bench -p kms-envelope-benches --all-features`, then `python3 benches/report.py` for the tables and the

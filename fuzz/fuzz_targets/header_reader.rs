@@ -1,4 +1,4 @@
-//! A header that arrives in pieces gives the same result, or the same error, as in one piece.
+//! A header that arrives in pieces has the same result, or the same error, as one that arrives in one piece.
 
 #![no_main]
 

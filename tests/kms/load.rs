@@ -202,7 +202,7 @@ async fn the_clients_own_timeout_applies_unless_another_is_set() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_caller_cancels_its_request() {
+async fn a_canceled_caller_cancels_its_request() {
     let endpoint = endpoint();
     endpoint.script(|_| Fault::Hang);
     let uncached = Envelope::new(kms(endpoint.client(REGION)));
@@ -214,7 +214,7 @@ async fn a_cancelled_caller_cancels_its_request() {
         assert!(tokio::time::timeout(Duration::from_millis(200), both).await.is_err());
         let start = Instant::now();
         while endpoint.given_up() == before {
-            assert!(start.elapsed() < Duration::from_secs(5), "nobody has given up");
+            assert!(start.elapsed() < Duration::from_secs(5), "no caller has given up");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }

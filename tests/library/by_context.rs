@@ -310,7 +310,7 @@ fn a_tenant_without_a_kms_key_is_distinguished_from_an_unavailable_kms() {
 }
 
 #[test]
-fn a_choice_continues_when_its_first_caller_is_dropped_and_is_cancelled_with_the_last() {
+fn a_choice_continues_when_its_first_caller_is_dropped_and_is_canceled_with_the_last() {
     let (calls, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let gate = Arc::new(Mutex::new(false));
     struct Ends(Arc<AtomicUsize>);
@@ -339,7 +339,7 @@ fn a_choice_continues_when_its_first_caller_is_dropped_and_is_cancelled_with_the
     drop(first);
     assert_eq!((calls.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (1, 0));
     drop(second);
-    assert_eq!((calls.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (1, 1), "nobody waits any more");
+    assert_eq!((calls.load(Ordering::SeqCst), ended.load(Ordering::SeqCst)), (1, 1), "no caller waits any more");
 
     let (mut first, mut second) = (seal(), seal());
     assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());

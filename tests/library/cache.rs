@@ -257,10 +257,10 @@ fn a_cache_holds_at_most_its_capacity_in_bytes() {
 
     // The default is 16 KiB for each entry, but at least 1 MiB.
     let by_default = |capacity| DataKeyCache::builder(AGE).capacity(capacity).build().unwrap();
-    let room = |bytes: u64| bytes / one;
+    let fitting = |bytes: u64| bytes / one;
     assert_eq!(seal_all(&by_default(1), &contexts).entries, 1);
-    assert_eq!(seal_all(&by_default(60), &contexts).entries, room(1 << 20));
-    assert_eq!(seal_all(&by_default(80), &contexts).entries, room((80 * 16) << 10));
+    assert_eq!(seal_all(&by_default(60), &contexts).entries, fitting(1 << 20));
+    assert_eq!(seal_all(&by_default(80), &contexts).entries, fitting((80 * 16) << 10));
     assert_eq!(seal_all(&by_default(usize::MAX), &contexts).entries, 100);
     cache.clear();
     assert_eq!(cache.stats().bytes, 0);
@@ -371,8 +371,8 @@ fn a_failed_request_fails_for_all_waiting_callers_and_is_not_kept() {
 }
 
 #[test]
-fn when_the_first_caller_is_cancelled_the_others_get_their_key() {
-    for cancelled in 0..3 {
+fn when_the_first_caller_is_canceled_the_others_get_their_key() {
+    for canceled in 0..3 {
         let (gate, provider) = gated();
         let envelope = envelope(&provider, &cache());
         let context = context();
@@ -380,7 +380,7 @@ fn when_the_first_caller_is_cancelled_the_others_get_their_key() {
         for seal in seals.iter_mut().flatten() {
             assert!(poll_once(seal.as_mut()).is_pending());
         }
-        seals[cancelled] = None;
+        seals[canceled] = None;
         gate.open();
         for sealed in block_on(join_all(seals.into_iter().flatten())) {
             sealed.unwrap();
@@ -390,7 +390,7 @@ fn when_the_first_caller_is_cancelled_the_others_get_their_key() {
 }
 
 #[test]
-fn when_all_callers_are_cancelled_the_next_one_starts_a_new_request() {
+fn when_all_callers_are_canceled_the_next_one_starts_a_new_request() {
     let (gate, provider) = gated();
     let cache = cache();
     let envelope = envelope(&provider, &cache);
@@ -936,7 +936,7 @@ impl Drop for Nosy {
 }
 
 #[test]
-fn a_cancelled_request_can_call_the_cache_when_it_is_dropped() {
+fn a_canceled_request_can_call_the_cache_when_it_is_dropped() {
     for clears in [false, true] {
         let cache = cache();
         let nosy = cache.clone();

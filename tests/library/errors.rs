@@ -138,7 +138,7 @@ fn an_invalid_context_and_a_call_after_the_end_are_invalid_input() {
     assert_eq!(reader.read(0..100).unwrap_err().kind(), ErrorKind::InvalidInput);
 }
 
-// Errors of shells.
+// Errors of readers, writers and streams.
 
 /// Returns the error itself, and the error as other code may wrap it, several times.
 fn assert_truncated(mut error: io::Error) {

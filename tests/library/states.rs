@@ -73,10 +73,10 @@ impl Inner {
         self.script.pop_front().unwrap_or(Turn::Go(usize::MAX))
     }
 
-    /// Returns the bytes of this read, at most `room`. `None` means pending.
-    fn give(&mut self, room: usize) -> Option<io::Result<Vec<u8>>> {
+    /// Returns the bytes of this read, at most `max`. `None` means pending.
+    fn give(&mut self, max: usize) -> Option<io::Result<Vec<u8>>> {
         let len = match self.turn() {
-            Turn::Go(len) => len.clamp(1, room.max(1)),
+            Turn::Go(len) => len.clamp(1, max.max(1)),
             Turn::Fail(kind) => return Some(Err(kind.into())),
             Turn::Pend => return None,
             Turn::End => 0,
@@ -221,7 +221,7 @@ fn script() -> impl Strategy<Value = Vec<Turn>> {
 
 // Writers.
 
-/// A shell that is written to. `None` means that the call was pending and is cancelled.
+/// A writer or sink under test. `None` means that the call was pending and is canceled.
 trait Writer {
     fn write(&mut self, plaintext: &[u8]) -> Option<io::Result<usize>>;
     fn flush(&mut self) -> Option<io::Result<()>>;
@@ -369,7 +369,7 @@ proptest! {
 
 // Readers.
 
-/// A shell that is read from. An empty piece is its end. `None` means that the call was pending and is cancelled.
+/// A reader or stream under test. An empty piece is its end. `None` means that the call was pending and is canceled.
 type Reader = Box<dyn FnMut(usize) -> Option<Result<Vec<u8>, Failure>>>;
 
 #[derive(Debug)]
@@ -449,7 +449,7 @@ fn read_all(name: &str, reader: &mut Reader, lens: &[usize]) -> Result<(Vec<u8>,
             (Err(_), None) => ended = Some(false),
             // Once more.
             (Ok(piece), Some(true)) => {
-                prop_assert!(piece.is_empty(), "{name} goes on after its end");
+                prop_assert!(piece.is_empty(), "{name} continues after its end");
                 return Ok((all, true));
             }
             (Err(failure), Some(false)) => {
@@ -463,7 +463,7 @@ fn read_all(name: &str, reader: &mut Reader, lens: &[usize]) -> Result<(Vec<u8>,
     Ok((all, false))
 }
 
-/// Returns each shell that seals what it reads, with the position at which its source ended.
+/// Returns each reader or stream that seals what it reads, with the position at which its source ended.
 fn sealing_readers(envelope: &Envelope, plaintext: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader, End)> {
     let make = || {
         let inner = Inner::new(plaintext, script);
@@ -487,7 +487,7 @@ fn sealing_readers(envelope: &Envelope, plaintext: &[u8], script: &[Turn]) -> Ve
     readers
 }
 
-/// Returns each shell that opens what it reads, if the header arrives.
+/// Returns each reader or stream that opens what it reads, if the header arrives.
 fn opening_readers(envelope: &Envelope, sealed: &[u8], script: &[Turn]) -> Vec<(&'static str, Reader)> {
     // The header arrives without errors.
     let header_len = Header::parse(sealed, &Default::default()).map_or(0, |header| header.len());
@@ -617,7 +617,7 @@ proptest! {
             };
             match one {
                 Ok(position) => {
-                    prop_assert!(!failed, "it goes on");
+                    prop_assert!(!failed, "continues after a failure");
                     prop_assert_eq!(position, two.unwrap());
                     prop_assert_eq!(reader.stream_position().unwrap(), cursor.position());
                 }
@@ -760,7 +760,7 @@ proptest! {
 // The table of docs/design.md: what follows an error of the source or target.
 
 #[test]
-fn a_transient_error_loses_nothing_and_any_other_is_final_for_every_shell() {
+fn a_transient_error_loses_nothing_and_any_other_is_final_for_every_reader_and_writer() {
     let plaintext = plaintext(100);
     let sealed = seal(&envelope(), &plaintext);
     for kind in KINDS {
@@ -800,14 +800,14 @@ fn a_transient_error_loses_nothing_and_any_other_is_final_for_every_shell() {
 }
 
 #[test]
-fn a_refused_message_stays_refused_for_every_shell_even_if_its_source_continues() {
+fn a_refused_message_stays_refused_for_every_reader_and_writer_even_if_its_source_continues() {
     let sealed = seal(&envelope(), &plaintext(100));
     for script in [&[Turn::End][..], &[Turn::Go(70), Turn::End]] {
         for (name, mut reader) in opening_readers(&envelope(), &sealed, script) {
             let mut errors = Vec::new();
             for _ in 0..10 {
                 match reader(1000).unwrap() {
-                    Ok(piece) => assert!(errors.is_empty() && !piece.is_empty(), "{name} goes on"),
+                    Ok(piece) => assert!(errors.is_empty() && !piece.is_empty(), "{name} continues after an error"),
                     Err(failure) => errors.push(failure.text),
                 }
             }
@@ -950,7 +950,7 @@ impl kms_envelope::KeyProvider for Silent {
 }
 
 #[test]
-fn a_cancelled_or_failed_call_leaves_no_bytes_of_another_message_in_its_buffer() {
+fn a_canceled_or_failed_call_leaves_no_bytes_of_another_message_in_its_buffer() {
     let silent = Envelope::new(Silent);
     let (sealed, context) = (seal(&envelope(), b"another message"), context());
     let (mut plaintext, mut message) = (b"a secret".to_vec(), b"a message".to_vec());
@@ -970,11 +970,11 @@ fn a_cancelled_or_failed_call_leaves_no_bytes_of_another_message_in_its_buffer()
 }
 
 #[test]
-fn no_shell_prints_its_contents() {
+fn no_reader_or_writer_prints_its_contents() {
     const SECRET: &[u8] = b"attack at dawn";
     let (envelope, context) = (envelope(), context());
     let sealed = seal(&envelope, SECRET);
-    let printed = |shell: &dyn Debug| format!("{shell:?} {shell:#?}");
+    let printed = |stream: &dyn Debug| format!("{stream:?} {stream:#?}");
     let mut open_reader = block_on(envelope.open_reader(Cursor::new(&sealed), &context)).unwrap();
     assert_eq!(open_reader.read(&mut [0; 3]).unwrap(), 3);
     let mut writer = block_on(envelope.seal_writer(SECRET.to_vec(), &context)).unwrap();

@@ -42,7 +42,7 @@ fn envelope(frame_len: u32) -> Envelope {
 }
 
 /// Returns the message from every method of sealing, in pieces of this length.
-fn sealed_by_every_road(
+fn sealed_by_every_method(
     make: &dyn Fn() -> Envelope,
     plaintext: &[u8],
     piece_len: usize,
@@ -88,7 +88,7 @@ fn sealed_by_every_road(
 }
 
 /// Returns the plaintext or the error's text from every method of opening, in pieces of this length.
-fn opened_by_every_road(
+fn opened_by_every_method(
     envelope: &Envelope,
     sealed: &[u8],
     piece_len: usize,
@@ -135,11 +135,11 @@ fn every_method_every_backend_and_any_threads_produce_the_same_bytes() {
         for backend in backends() {
             for threads in threads() {
                 let make = || fixed(frame_len).backend(backend).threads(threads.clone()).build().unwrap();
-                for (road, sealed) in sealed_by_every_road(&make, &plaintext, piece_len) {
-                    assert!(sealed == expected, "{road} {backend:?} {threads:?} {frame_len}");
+                for (method, sealed) in sealed_by_every_method(&make, &plaintext, piece_len) {
+                    assert!(sealed == expected, "{method} {backend:?} {threads:?} {frame_len}");
                 }
-                for (road, opened) in opened_by_every_road(&make(), &expected, piece_len) {
-                    assert!(opened.as_ref() == Ok(&plaintext), "{road} {backend:?} {threads:?} {frame_len}");
+                for (method, opened) in opened_by_every_method(&make(), &expected, piece_len) {
+                    assert!(opened.as_ref() == Ok(&plaintext), "{method} {backend:?} {threads:?} {frame_len}");
                 }
             }
         }
@@ -190,9 +190,9 @@ proptest! {
         for backend in backends() {
             for threads in [Threads::One, Threads::Global] {
                 let envelope = make().backend(backend).threads(threads).build().unwrap();
-                for (road, opened) in opened_by_every_road(&envelope, &sealed, piece_len) {
+                for (method, opened) in opened_by_every_method(&envelope, &sealed, piece_len) {
                     let expected = expected.get_or_insert_with(|| opened.clone());
-                    prop_assert_eq!(&opened, expected, "{} {:?}", road, backend);
+                    prop_assert_eq!(&opened, expected, "{} {:?}", method, backend);
                 }
                 let ranged = block_on(envelope.range_reader(&sealed[..], sealed.len() as u64, &context()));
                 if let (Ok(reader), Some(Ok(whole))) = (ranged, &expected) {

@@ -276,8 +276,8 @@ fn the_error_for_a_refused_suite_names_it_and_says_what_to_do() {
 #[test]
 fn a_refused_suite_is_refused_before_the_key_provider_is_called() {
     let message = seal(&envelope(AlgorithmSuite::Aes256GcmHkdfSha256), &plaintext(5));
-    let stranger = Envelope::new(RawAes::generate("another", "key").unwrap());
-    assert!(matches!(open(&stranger, &message), Err(OpenError::CommitmentPolicy { .. })));
+    let other = Envelope::new(RawAes::generate("another", "key").unwrap());
+    assert!(matches!(open(&other, &message), Err(OpenError::CommitmentPolicy { .. })));
 }
 
 #[test]

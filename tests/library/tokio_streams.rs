@@ -139,7 +139,7 @@ async fn a_writer_that_is_not_shut_down_leaves_no_message() {
 }
 
 #[tokio::test]
-async fn a_cancelled_write_or_read_loses_nothing() {
+async fn a_canceled_write_or_read_loses_nothing() {
     let envelope = envelope(16);
     let plaintext = plaintext(200);
     let mut sealed = Vec::new();

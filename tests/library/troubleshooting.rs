@@ -23,7 +23,7 @@ use test_support::{
 
 const PAGE: &str = include_str!("../../docs/troubleshooting.md");
 
-/// What a reader of the page sees of an error.
+/// The parts of an error that the page quotes.
 struct Seen {
     text: String,
     kind: ErrorKind,
@@ -77,7 +77,7 @@ fn quoted() -> Vec<(&'static str, &'static str)> {
     sections.flat_map(lines).collect()
 }
 
-/// Whether the text is the quoted one, in which `…` stands for anything.
+/// Returns whether the text matches the quoted one, in which `…` stands for anything.
 fn matches(quoted: &str, text: &str) -> bool {
     let (first, rest) = quoted.split_once('…').unwrap_or((quoted, ""));
     let Some(mut left) = text.strip_prefix(first) else { return false };

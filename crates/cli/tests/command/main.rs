@@ -787,7 +787,7 @@ fn inspect_with_a_key_reports_whether_it_opens_the_message_without_its_body() {
     }
 }
 
-/// Sets credentials, and an endpoint that nobody listens on.
+/// Sets credentials, and an endpoint without a listener.
 #[cfg(feature = "aws-kms")]
 fn with_credentials(command: &mut Command) -> &mut Command {
     command
