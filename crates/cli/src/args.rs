@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     pub(crate) quiet: bool,
 }
 
-/// One per line.
+/// One example on each line.
 pub(crate) const EXAMPLES: &str = "\
 kms-envelope keygen backup.key
 kms-envelope seal --key backup.key -c table=orders -o orders.msg orders.csv
@@ -188,7 +188,7 @@ pub(crate) struct OpeningArguments {
 }
 
 impl OpeningArguments {
-    /// Returns whether any argument is given that is only of use for opening.
+    /// Returns whether any argument is present that applies only to opening.
     pub(crate) fn are_given(&self) -> bool {
         self.keys.is_some() || !self.context.pairs.is_empty() || !self.context.required.is_empty()
     }
@@ -275,7 +275,7 @@ pub(crate) struct ContextArguments {
     /// A pair of the encryption context. Sealing stores it unencrypted in the message; opening requires it to match
     #[arg(short = 'c', long = "context", value_name = "NAME=VALUE", value_parser = pair)]
     pairs: Vec<(String, String)>,
-    /// A pair that is authenticated but not stored in the message; it must be given again to open it
+    /// A pair that is authenticated but not stored in the message; pass it again to open the message
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     required: Vec<(String, String)>,
 }
