@@ -179,3 +179,8 @@ pub use message::limits::Limits;
 pub use provider::aws_kms::AwsKms;
 pub use provider::{error::ProviderError, key_provider::KeyProvider, raw_aes::RawAes};
 pub use suite::{AlgorithmSuite, CommitmentPolicy};
+
+/// Compiles the example of the README.
+#[cfg(all(doctest, feature = "aws-kms"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -83,7 +83,7 @@ pub(super) use tries::Outcomes;
 /// therefore limits the requests for each message:
 ///
 /// - It tries at most [two](crate::Limits::tries_per_kms_key) encrypted data keys for one KMS key, not counting
-///   requests that KMS throttled or did not answer.
+///   requests that KMS throttled or did not respond to.
 /// - It does not retry an encrypted data key in another region if KMS reports the ciphertext as invalid.
 /// - It sends no further requests to a region that throttles or does not answer.
 #[derive(Clone)]

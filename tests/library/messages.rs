@@ -99,7 +99,7 @@ fn messages_of_the_python_sdk_open_with_the_documented_properties() {
 
 /// Opens AWS's test vectors, or any other folder with an `awses-decrypt` manifest.
 #[test]
-#[ignore = "needs AWS's published test vectors; run with KMS_ENVELOPE_VECTORS=FOLDER cargo test --test library published -- --ignored"]
+#[ignore = "needs AWS's published test vectors; run with KMS_ENVELOPE_VECTORS=$PWD/FOLDER cargo test --test library published -- --ignored"]
 fn published_messages_open() {
     let folder = PathBuf::from(env::var("KMS_ENVELOPE_VECTORS").expect("KMS_ENVELOPE_VECTORS: the vectors' folder"));
     let manifest = json(&folder.join("decrypt-manifest.json"));

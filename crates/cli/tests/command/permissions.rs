@@ -56,7 +56,7 @@ fn a_replaced_file_keeps_its_mode() {
 fn is_root(folder: &Folder) -> bool {
     let is_root = chown(folder.path("."), Some(0), None).is_ok();
     if !is_root {
-        eprintln!("left out: needs root");
+        eprintln!("skipped: needs root");
     }
     is_root
 }
@@ -146,7 +146,7 @@ mod acl {
     fn set(path: &Path, name: &str, list: &[u8]) -> bool {
         match setxattr(path, name, list, XattrFlags::empty()) {
             Err(Errno::NOTSUP) => {
-                eprintln!("left out: no access control lists here");
+                eprintln!("skipped: no access control lists here");
                 false
             }
             set => set.map(|()| true).unwrap(),
