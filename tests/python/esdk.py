@@ -19,8 +19,8 @@ The frame length must be a multiple of 128; 0 writes a non-framed message.
 The context for `open` is the expected one. If the message stores a pair of that
 name, it must be equal. Any other pair counts as authenticated but not stored.
 
-`seal` and `open` print {"context": {...}, "suite": "0478"}: what the message's
-header stores. An error is one line on stderr and exit code 1 (2 for wrong usage).
+`seal` and `open` print {"context": {...}, "suite": "0478"}, from the message's
+header. An error is one line on stderr and exit code 1 (2 for wrong usage).
 
 `serve` answers requests until the end of stdin, one JSON object per line, because
 importing the SDK is slow. "context", "frame_len" and "suite" are optional:
