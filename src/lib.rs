@@ -83,7 +83,8 @@
 //!
 //! # Features
 //!
-//! Features are additive. Without default features, the crate is pure Rust.
+//! Features are additive. Without default features, the crate is pure Rust. It needs Rust 1.89 or later; the current AWS
+//! SDK needs a newer version.
 //!
 //! | feature | default | adds |
 //! |---|---|---|

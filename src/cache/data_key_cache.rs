@@ -62,7 +62,7 @@ const SIGNING_KEY_BYTES: usize = 1024;
 ///
 /// # Security trade-off
 /// - An attacker who obtains a data key from memory can open all messages that were sealed with it.
-/// - After you revoke a permission to decrypt, cached data keys still open messages for up to `max_age`.
+/// - After you revoke a permission, cached data keys still seal and open messages for up to `max_age`.
 /// - CloudTrail records one KMS request for many messages.
 ///
 /// # Which messages share a data key

@@ -90,7 +90,7 @@ impl Failure {
                         this.advise("an existing key is never overwritten; choose another name")
                     }
                     (io::ErrorKind::NotFound, "read") => {
-                        this.advise("create one with `kms-envelope keygen KEYFILE` or `seal --new-key`")
+                        this.advise("check the path; `kms-envelope keygen KEYFILE` creates a new key, which cannot open existing messages")
                     }
                     _ => this,
                 }

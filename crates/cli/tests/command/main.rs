@@ -260,7 +260,7 @@ fn a_missing_key_file_is_reported_with_a_hint() {
     let folder = Folder::new();
     for command in ["seal", "open"] {
         let said = folder.run(&[command, "--key", "nowhere.key"]).failed();
-        assert!(said.contains("nowhere.key") && said.contains("keygen") && said.contains("--new-key"), "{said}");
+        assert!(said.contains("nowhere.key") && said.contains("check the path") && said.contains("keygen"), "{said}");
     }
     assert!(folder.names().is_empty());
 }
