@@ -21,9 +21,9 @@ pub(crate) struct MessageKeys {
 /// A variant of the key derivation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
-    /// As specified.
+    /// The key derivation of the specification.
     Specification,
-    /// As in version 4.0.0 of AWS's SDK for .NET, which omitted the message id for suites without key commitment.
+    /// The key derivation of version 4.0.0 of AWS's SDK for .NET, which omitted the message id for suites without key commitment.
     Net400,
 }
 

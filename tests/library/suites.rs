@@ -137,7 +137,7 @@ fn equivalent(signature: &[u8], n: &[u8]) -> Vec<u8> {
     [&[0x30, integers.len() as u8], &integers[..]].concat()
 }
 
-/// As docs/security.md says, such a message is not a forgery, but its bytes differ.
+/// Such a message is not a forgery, but its bytes differ (docs/security.md).
 #[test]
 fn a_message_with_an_equivalent_signature_opens_to_the_same_plaintext_and_length() {
     let p256 = [0xffff_ffff_0000_0000_ffff_ffff_ffff_ffff_u128, 0xbce6_faad_a717_9e84_f3b9_cac2_fc63_2551];
