@@ -117,6 +117,12 @@
 //! | [Performance](guide::performance) | what to expect, and how to measure it |
 //! | [Design](guide::design) | how the crate works, and why |
 
+// Without a backend, an error and nothing else is compiled: hundreds of other errors would hide it.
+#![cfg_attr(
+    not(any(feature = "aws-lc", feature = "rust-crypto")),
+    doc = compile_error!("kms-envelope needs a cryptographic backend: enable the feature `aws-lc` or `rust-crypto`")
+)]
+#![cfg(any(feature = "aws-lc", feature = "rust-crypto"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Links to items of features that are off. All of them are checked with all features.
 #![cfg_attr(

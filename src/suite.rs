@@ -13,6 +13,8 @@ pub(crate) const TAG_LEN: usize = 16;
 /// (specification, `framework/raw-aes-keyring.md`, "Key Provider Information").
 #[allow(clippy::cast_possible_truncation, reason = "it is 128")]
 pub(crate) const RAW_AES_LENGTHS: [u8; 8] = [0, 0, 0, TAG_LEN as u8 * 8, 0, 0, 0, IV_LEN_FIELD];
+/// The length of the longest data key and encryption key, in bytes.
+pub(crate) const MAX_KEY_LEN: usize = 32;
 /// The length of a header's commitment to its data key, in bytes.
 pub(crate) const COMMITMENT_LEN: usize = 32;
 
@@ -155,6 +157,14 @@ impl SignatureAlgorithm {
         match self {
             Self::EcdsaP256Sha256 => 71,
             Self::EcdsaP384Sha384 => 103,
+        }
+    }
+
+    /// Returns the hash of the signed bytes.
+    pub(crate) const fn hash(self) -> HashAlgorithm {
+        match self {
+            Self::EcdsaP256Sha256 => HashAlgorithm::Sha256,
+            Self::EcdsaP384Sha384 => HashAlgorithm::Sha384,
         }
     }
 }

@@ -54,7 +54,7 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_raw_aes_keys(
         let key_file = key_file.to_str().unwrap();
         for context in contexts() {
             for frame_len in [1, 7, 128, 4096, 65_536] {
-                for backend in [Backend::AwsLc, Backend::RustCrypto] {
+                for backend in Backend::ALL.iter().copied() {
                     let envelope = Envelope::builder(key()).frame_len(frame_len).backend(backend).build().unwrap();
                     for len in lengths(frame_len) {
                         let plaintext = plaintext(len);
@@ -242,7 +242,7 @@ async fn both_ways(
     let mut cell = Cell::default();
     let policy = policy_for(suite);
     for context in contexts {
-        for backend in [Backend::AwsLc, Backend::RustCrypto] {
+        for backend in Backend::ALL.iter().copied() {
             let builder = Envelope::builder(provider.clone()).suite(suite).commitment_policy(policy);
             let envelope = builder.frame_len(FRAME_LEN).backend(backend).build().unwrap();
             // Empty, shorter than a frame, an exact multiple, and longer.

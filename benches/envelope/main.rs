@@ -20,11 +20,7 @@ use kms_envelope::{Backend, EncryptionContext, Envelope, EnvelopeBuilder, RawAes
 
 const MIB: usize = 1 << 20;
 
-const BACKENDS: &[Backend] = &[
-    #[cfg(feature = "aws-lc")]
-    Backend::AwsLc,
-    Backend::RustCrypto,
-];
+const BACKENDS: &[Backend] = Backend::ALL;
 
 fn builder(frame_len: usize) -> EnvelopeBuilder {
     let key = RawAes::generate("bench", "key").unwrap();

@@ -442,7 +442,8 @@ mod tests {
         assert_eq!(data_key.held_bytes(), 32 + 2);
 
         let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
-        let sign = || SigningKey::generate(Backend::default(), suite.signature()?, &Random::default()).ok();
+        let sign =
+            || SigningKey::generate(Backend::default(), suite.signature()?, &Random::System(Backend::default())).ok();
         for (signing_key, signing_key_bytes) in [(None, 0), (sign().map(Arc::new), 1024)] {
             assert_eq!(signing_key.is_some(), signing_key_bytes > 0);
             let encrypted = ["12345", "6"].map(|text| EncryptedDataKey::new("id", "info", text)).into();

@@ -1,69 +1,60 @@
 //! HKDF (RFC 5869) and KBKDF (NIST SP 800-108).
-//!
-//! Both backends use the RustCrypto crates. AWS-LC's binding of HKDF is slower, because it repeats the extraction for
-//! each expansion, and does not let us zeroize the pseudorandom key.
 
-use hkdf::Hkdf;
-use sha2::{Sha256, Sha384, Sha512};
-use zeroize::Zeroize;
-
+use super::Backend;
+#[cfg(feature = "aws-lc")]
+use super::aws_lc::key_derivation as aws_lc;
+#[cfg(feature = "rust-crypto")]
+use super::rust_crypto::key_derivation as rust_crypto;
 use crate::suite::HashAlgorithm;
 
-/// Extracts once, then expands for each pair of info and output.
-pub(super) fn hkdf(hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut [(&[&[u8]], &mut [u8])]) {
-    /// A macro, because the trait bounds of a generic function would be longer than its body.
-    macro_rules! with {
-        ($hash:ty) => {{
-            let (mut pseudorandom_key, hkdf) = Hkdf::<$hash>::extract(Some(salt), input);
-            pseudorandom_key.zeroize();
-            for (info, output) in outputs {
-                hkdf.expand_multi_info(info, output).expect("an output is at most 255 hashes long");
-            }
-        }};
-    }
-    match hash {
-        HashAlgorithm::Sha256 => with!(Sha256),
-        HashAlgorithm::Sha384 => with!(Sha384),
-        HashAlgorithm::Sha512 => with!(Sha512),
+/// The info of an output of HKDF, in parts, and the memory to write the output to.
+pub(super) type HkdfOutput<'a> = (&'a [&'a [u8]], &'a mut [u8]);
+
+/// Extracts once, then expands for each output. The stack contains secrets afterwards: see
+/// [`with_wiped_stack`](super::with_wiped_stack).
+pub(super) fn hkdf(backend: Backend, hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut [HkdfOutput<'_>]) {
+    match backend {
+        #[cfg(feature = "aws-lc")]
+        Backend::AwsLc => aws_lc::hkdf(hash, salt, input, outputs),
+        #[cfg(feature = "rust-crypto")]
+        Backend::RustCrypto => rust_crypto::hkdf(hash, salt, input, outputs),
     }
 }
 
 /// KBKDF in counter mode with HMAC (NIST SP 800-108r1, section 4.1), with 32-bit counter and length.
 #[cfg(any(feature = "branch-key", feature = "ecdh"))]
 pub(crate) mod kbkdf {
-    use hmac::{
-        Hmac,
-        digest::{common::KeySizeUser, consts},
-    };
-    use kbkdf::{Counter, Kbkdf, Params};
-    use zeroize::{Zeroize, Zeroizing};
+    use zeroize::Zeroizing;
+
+    #[cfg(feature = "rust-crypto")]
+    use super::rust_crypto;
+    #[cfg(feature = "aws-lc")]
+    use super::{HashAlgorithm, aws_lc};
+    use crate::crypto::{Backend, with_wiped_stack};
 
     /// Derives 32 bytes with SHA-256.
     #[cfg(feature = "branch-key")]
-    pub(crate) fn sha256(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
-        struct Output;
-        impl KeySizeUser for Output {
-            type KeySize = consts::U32;
-        }
-        let kdf = Counter::<Hmac<sha2::Sha256>, Output>::default();
-        derived(kdf.derive(Params::builder(key).with_label(label).with_context(context).build()))
+    pub(crate) fn sha256(backend: Backend, key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<[u8; 32]> {
+        let mut out = Zeroizing::new([0; 32]);
+        with_wiped_stack(|| match backend {
+            #[cfg(feature = "aws-lc")]
+            Backend::AwsLc => aws_lc::kbkdf(HashAlgorithm::Sha256, key, label, context, &mut *out),
+            #[cfg(feature = "rust-crypto")]
+            Backend::RustCrypto => rust_crypto::kbkdf_sha256(key, label, context, &mut out),
+        });
+        out
     }
 
     /// Derives 64 bytes with SHA-384.
     #[cfg(feature = "ecdh")]
-    pub(crate) fn sha384(key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<Vec<u8>> {
-        struct Output;
-        impl KeySizeUser for Output {
-            type KeySize = consts::U64;
-        }
-        let kdf = Counter::<Hmac<sha2::Sha384>, Output>::default();
-        derived(kdf.derive(Params::builder(key).with_label(label).with_context(context).build()))
-    }
-
-    fn derived<K: AsMut<[u8]> + Zeroize>(key: Result<K, kbkdf::Error>) -> Zeroizing<Vec<u8>> {
-        let mut key = key.expect("an output is at most two blocks long");
-        let derived = Zeroizing::new(key.as_mut().to_vec());
-        key.zeroize();
-        derived
+    pub(crate) fn sha384(backend: Backend, key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<[u8; 64]> {
+        let mut out = Zeroizing::new([0; 64]);
+        with_wiped_stack(|| match backend {
+            #[cfg(feature = "aws-lc")]
+            Backend::AwsLc => aws_lc::kbkdf(HashAlgorithm::Sha384, key, label, context, &mut *out),
+            #[cfg(feature = "rust-crypto")]
+            Backend::RustCrypto => rust_crypto::kbkdf_sha384(key, label, context, &mut out),
+        });
+        out
     }
 }

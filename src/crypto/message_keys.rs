@@ -3,10 +3,14 @@
 
 use zeroize::Zeroizing;
 
-use super::{AesGcm, Backend, SecretKey, key_derivation::hkdf};
+use super::{
+    AesGcm, Backend, SecretKey,
+    key_derivation::{HkdfOutput, hkdf},
+    with_wiped_stack,
+};
 use crate::{
     message::MessageId,
-    suite::{AlgorithmSuite, KeyDerivation},
+    suite::{AlgorithmSuite, COMMITMENT_LEN, KeyDerivation, MAX_KEY_LEN},
 };
 
 /// The encryption key and the commitment of one message.
@@ -15,7 +19,7 @@ pub(crate) struct MessageKeys {
     /// Encrypts the body and authenticates the header.
     pub(crate) encryption: AesGcm,
     /// Stored in the header and compared on opening. Present if the suite has key commitment.
-    pub(crate) commitment: Option<[u8; 32]>,
+    pub(crate) commitment: Option<[u8; COMMITMENT_LEN]>,
 }
 
 /// A variant of the key derivation.
@@ -38,24 +42,26 @@ impl MessageKeys {
     ) -> Self {
         let hash = match suite.key_derivation() {
             KeyDerivation::Identity => {
-                return Self { encryption: AesGcm::new(backend, data_key), commitment: None };
+                return Self { encryption: AesGcm::new(backend, data_key.expose()), commitment: None };
             }
             KeyDerivation::Hkdf(hash) => hash,
         };
-        let mut encryption = Zeroizing::new(vec![0; suite.data_key_len()]);
-        let suite_id = suite.id().to_be_bytes();
-        let commitment = if suite.is_committing() {
-            let mut commitment = [0; 32];
-            let outputs: &mut [(&[&[u8]], &mut [u8])] =
-                &mut [(&[&suite_id, b"DERIVEKEY"], &mut encryption), (&[b"COMMITKEY"], &mut commitment)];
-            hkdf(hash, id.as_bytes(), data_key.expose(), outputs);
-            Some(commitment)
-        } else {
-            let id = if dialect == Dialect::Net400 { &[] } else { id.as_bytes() };
-            hkdf(hash, &[], data_key.expose(), &mut [(&[&suite_id, id], &mut encryption)]);
-            None
-        };
-        let encryption = SecretKey::try_from(encryption).expect("the suite's key length is an AES key length");
-        Self { encryption: AesGcm::new(backend, &encryption), commitment }
+        with_wiped_stack(|| {
+            let (suite_id, data_key) = (suite.id().to_be_bytes(), data_key.expose());
+            let mut encryption = Zeroizing::new([0; MAX_KEY_LEN]);
+            let encryption = &mut encryption[..suite.data_key_len()];
+            let commitment = if suite.is_committing() {
+                let mut commitment = [0; COMMITMENT_LEN];
+                let outputs: &mut [HkdfOutput<'_>] =
+                    &mut [(&[&suite_id, b"DERIVEKEY"], encryption), (&[b"COMMITKEY"], &mut commitment)];
+                hkdf(backend, hash, id.as_bytes(), data_key, outputs);
+                Some(commitment)
+            } else {
+                let id = if dialect == Dialect::Net400 { &[] } else { id.as_bytes() };
+                hkdf(backend, hash, &[], data_key, &mut [(&[&suite_id, id], encryption)]);
+                None
+            };
+            Self { encryption: AesGcm::new(backend, encryption), commitment }
+        })
     }
 }

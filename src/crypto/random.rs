@@ -1,20 +1,22 @@
-//! The source of random bytes: the operating system, or a generator that the caller provides.
+//! The source of random bytes: the backend's generator, or one that the caller provides.
 
 use std::{fmt, sync::Mutex};
 
-use getrandom::SysRng;
-use rand_core::{TryCryptoRng, TryRng};
+use rand_core::TryCryptoRng;
 
+use super::Backend;
+#[cfg(feature = "aws-lc")]
+use super::aws_lc;
+#[cfg(feature = "rust-crypto")]
+use super::rust_crypto;
 use crate::error::RandomError;
 
 type Fill = Box<dyn FnMut(&mut [u8]) -> Result<(), RandomError> + Send>;
 
 /// A source of random bytes.
-#[derive(Default)]
 pub(crate) enum Random {
-    /// The operating system's generator.
-    #[default]
-    System,
+    /// The generator of this backend: AWS-LC's own, or the operating system's.
+    System(Backend),
     /// The caller's generator, for example a seeded one in a test.
     Given(Mutex<Fill>),
 }
@@ -29,7 +31,10 @@ impl Random {
 
     pub(crate) fn fill(&self, out: &mut [u8]) -> Result<(), RandomError> {
         match self {
-            Self::System => SysRng.try_fill_bytes(out).map_err(|error| RandomError(error.into())),
+            #[cfg(feature = "aws-lc")]
+            Self::System(Backend::AwsLc) => aws_lc::fill_random(out),
+            #[cfg(feature = "rust-crypto")]
+            Self::System(Backend::RustCrypto) => rust_crypto::fill_random(out),
             // A generator that has panicked may be in any state, so it is not used again.
             Self::Given(fill) => fill.lock().map_err(|_| RandomError("an earlier call panicked".into()))?(out),
         }
@@ -38,7 +43,7 @@ impl Random {
 
 /// A source of random bytes, which each request to a key provider contains.
 ///
-/// It is the operating system's generator by default, or the generator passed to
+/// It is the generator of the envelope's [`Backend`], or the one passed to
 /// [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng).
 #[derive(Clone, Copy)]
 pub struct Randomness<'a>(pub(crate) &'a Random);
@@ -53,10 +58,11 @@ impl Randomness<'_> {
     }
 }
 
+/// Returns the generator of the default backend.
 impl Default for Randomness<'_> {
     fn default() -> Self {
-        static SYSTEM: Random = Random::System;
-        Self(&SYSTEM)
+        static DEFAULT: Random = Random::System(Backend::DEFAULT);
+        Self(&DEFAULT)
     }
 }
 
@@ -66,32 +72,11 @@ impl fmt::Debug for Randomness<'_> {
     }
 }
 
-/// Adapts [`Random`] to the generator traits of `rand_core`.
-pub(crate) struct Rng<'a>(pub(crate) &'a Random);
-
-impl TryRng for Rng<'_> {
-    type Error = RandomError;
-
-    fn try_next_u32(&mut self) -> Result<u32, RandomError> {
-        rand_core::utils::next_word_via_fill(self)
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, RandomError> {
-        rand_core::utils::next_word_via_fill(self)
-    }
-
-    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), RandomError> {
-        self.0.fill(out)
-    }
-}
-
-impl TryCryptoRng for Rng<'_> {}
-
 impl fmt::Debug for Random {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::System => "Random::System",
-            Self::Given(_) => "Random::Given",
-        })
+        match self {
+            Self::System(backend) => write!(f, "Random::System({backend:?})"),
+            Self::Given(_) => f.write_str("Random::Given"),
+        }
     }
 }

@@ -141,7 +141,7 @@ impl EnvelopeBuilder {
             backend: Backend::default(),
             threads: Threads::default(),
             stream_buffer_len: None,
-            random: Arc::default(),
+            random: Arc::new(Random::System(Backend::DEFAULT)),
         };
         Self { settings, frame_len: DEFAULT_FRAME_LEN, suite: None }
     }
@@ -289,6 +289,9 @@ impl EnvelopeBuilder {
         let settings = &mut self.settings;
         let policy = settings.policy;
         settings.suite = self.suite.unwrap_or(policy.default_suite());
+        if let Random::System(_) = *settings.random {
+            settings.random = Arc::new(Random::System(settings.backend));
+        }
         if !policy.allows_sealing(settings.suite) {
             return Err(ConfigError::CommitmentPolicy { suite: settings.suite, policy });
         }

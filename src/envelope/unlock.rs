@@ -83,7 +83,8 @@ impl Envelope {
             key_id: data_key.key_id.clone(),
         };
         let (threads, limits) = (settings.threads.clone(), settings.limits);
-        let opener = Opener::new(OpenerParts { header, key, info, verifying_key, threads, limits });
+        let opener =
+            Opener::new(OpenerParts { header, key, info, verifying_key, backend: settings.backend, threads, limits });
         Ok((opener, data_key))
     }
 }

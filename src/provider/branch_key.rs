@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     context::EncryptionContext,
-    crypto::{AesGcm, Backend, SecretKey, kbkdf},
+    crypto::{Backend, SecretKey, WrappingKey, kbkdf},
     error::{ConfigError, NameReason},
     message::EncryptedDataKey,
-    suite::{AlgorithmSuite, IV_LEN, TAG_LEN},
+    suite::{AlgorithmSuite, IV_LEN},
 };
 
 const PROVIDER_ID: &str = "aws-kms-hierarchy";
@@ -67,11 +67,10 @@ impl StaticBranchKey {
         Ok(Self { id, version, key })
     }
 
-    /// Returns a cipher with the wrapping key derived from the branch key and the salt.
-    fn cipher(&self, backend: Backend, salt: &[u8]) -> AesGcm {
-        let wrapping = kbkdf::sha256(self.key.expose(), PROVIDER_ID.as_bytes(), salt);
-        let wrapping = SecretKey::try_from(wrapping).expect("32 bytes are an AES key");
-        AesGcm::new(backend, &wrapping)
+    /// Returns the wrapping key derived from the branch key and the salt.
+    fn wrapping_key(&self, backend: Backend, salt: &[u8]) -> WrappingKey {
+        let derived = kbkdf::sha256(backend, self.key.expose(), PROVIDER_ID.as_bytes(), salt);
+        WrappingKey::new(backend, &*derived)
     }
 
     fn aad(&self, operation: &'static str, context: &EncryptionContext) -> Result<Vec<u8>, ProviderError> {
@@ -81,13 +80,11 @@ impl StaticBranchKey {
 
     fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
         let EncryptDataKeyRequest { context, data_key, backend, randomness, .. } = *request;
-        let mut random = [0; SALT_LEN + IV_LEN];
-        randomness.fill(&mut random)?;
-        let (salt, iv) = random.split_at(SALT_LEN);
-        let iv = iv.try_into().expect("the IV follows the salt");
-        let mut wrapped = vec![0; data_key.len() + TAG_LEN];
-        self.cipher(backend, salt).seal(iv, &self.aad("Encrypt", context)?, data_key.expose(), &mut wrapped);
-        let ciphertext = [&random, &self.version[..], &wrapped].concat();
+        let mut salt = [0; SALT_LEN];
+        randomness.fill(&mut salt)?;
+        let key = self.wrapping_key(backend, &salt);
+        let (iv, wrapped) = key.wrap(randomness.0, &self.aad("Encrypt", context)?, data_key.expose())?;
+        let ciphertext = [&salt[..], &iv, &self.version, &wrapped].concat();
         Ok(EncryptedDataKey::new(PROVIDER_ID, self.id.clone().into_bytes(), ciphertext))
     }
 
@@ -99,7 +96,7 @@ impl StaticBranchKey {
         if *version != self.version {
             return None;
         }
-        unwrap_data_key(&self.cipher(backend, salt), iv, aad, wrapped, suite)
+        unwrap_data_key(self.wrapping_key(backend, salt).cipher(), iv, aad, wrapped, suite)
     }
 }
 

@@ -12,10 +12,10 @@ use super::{
     invalid_ciphertext, unwrap_data_key,
 };
 use crate::{
-    crypto::{AesGcm, Backend, PerBackend, Random, SecretKey},
+    crypto::{Backend, PerBackend, Randomness, SecretKey, WrappingKey},
     error::ConfigError,
     message::EncryptedDataKey,
-    suite::{IV_LEN, RAW_AES_LENGTHS, TAG_LEN},
+    suite::{IV_LEN, RAW_AES_LENGTHS},
 };
 
 /// A local key: an AES key in the memory of this process, as a key provider.
@@ -45,7 +45,7 @@ pub struct RawAes {
     namespace: String,
     name: String,
     key: SecretKey,
-    ciphers: PerBackend<AesGcm>,
+    wrapping_keys: PerBackend<WrappingKey>,
 }
 
 impl RawAes {
@@ -73,16 +73,16 @@ impl RawAes {
     ) -> Result<Self, ConfigError> {
         let (namespace, name, key) = (namespace.into(), name.into(), key.into());
         check_names(&namespace, &name, usize::from(u16::MAX) - RAW_AES_LENGTHS.len() - IV_LEN)?;
-        Ok(Self { namespace, name, key, ciphers: PerBackend::default() })
+        Ok(Self { namespace, name, key, wrapping_keys: PerBackend::default() })
     }
 
     /// Generates a random key of 32 bytes.
     ///
     /// # Errors
-    /// Returns the errors of [`RawAes::new`], and [`ConfigError::Random`] if the operating system's random number
-    /// generator fails.
+    /// Returns the errors of [`RawAes::new`], and [`ConfigError::Random`] if the random number generator of
+    /// the default backend fails.
     pub fn generate(namespace: impl Into<String>, name: impl Into<String>) -> Result<Self, ConfigError> {
-        let key = SecretKey::filled(32, |out| Random::System.fill(out))?;
+        let key = SecretKey::filled(32, |out| Randomness::default().fill(out))?;
         Self::new(namespace, name, key)
     }
 
@@ -101,16 +101,14 @@ impl RawAes {
         &self.key
     }
 
-    fn cipher(&self, backend: Backend) -> &AesGcm {
-        self.ciphers.get(backend, || AesGcm::new(backend, &self.key))
+    fn wrapping_key(&self, backend: Backend) -> &WrappingKey {
+        self.wrapping_keys.get(backend, || WrappingKey::new(backend, self.key.expose()))
     }
 
     fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
         let aad = request.context.serialize().map_err(|error| failed("Encrypt", self, error))?;
-        let mut iv = [0; IV_LEN];
-        request.randomness.fill(&mut iv)?;
-        let mut ciphertext = vec![0; request.data_key.len() + TAG_LEN];
-        self.cipher(request.backend).seal(&iv, &aad, request.data_key.expose(), &mut ciphertext);
+        let key = self.wrapping_key(request.backend);
+        let (iv, ciphertext) = key.wrap(request.randomness.0, &aad, request.data_key.expose())?;
         let info = [self.name.as_bytes(), &RAW_AES_LENGTHS, &iv].concat();
         Ok(EncryptedDataKey::new(&self.namespace, info, ciphertext))
     }
@@ -129,7 +127,7 @@ impl RawAes {
         request: &DecryptDataKeyRequest<'_>,
     ) -> Result<SecretKey, ProviderError> {
         let aad = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
-        unwrap_data_key(self.cipher(request.backend), iv, &aad, &encrypted.ciphertext, request.suite)
+        unwrap_data_key(self.wrapping_key(request.backend).cipher(), iv, &aad, &encrypted.ciphertext, request.suite)
             .ok_or_else(|| invalid_ciphertext(self))
     }
 }

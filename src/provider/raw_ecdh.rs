@@ -3,9 +3,9 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use p256::{
-    elliptic_curve::{Generate, sec1::ToSec1Point},
-    pkcs8::{DecodePrivateKey, DecodePublicKey},
+use pkcs8::{
+    AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfoRef, SecretDocument, SubjectPublicKeyInfoRef,
+    der::{Document, pem::PemLabel},
 };
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
@@ -15,7 +15,10 @@ use super::{
     invalid_ciphertext, unsupported, unwrap_data_key,
 };
 use crate::{
-    crypto::{AesGcm, Backend, Randomness, Rng, SecretKey, kbkdf},
+    crypto::{
+        AesGcm, Backend, PerBackend, Randomness, SecretKey, kbkdf,
+        key_agreement::{AgreementKey, Curve, compress},
+    },
     error::{ConfigError, RandomError},
     message::EncryptedDataKey,
     suite::{AlgorithmSuite, TAG_LEN},
@@ -28,22 +31,19 @@ const COMMITMENT_LEN: usize = 32;
 
 /// An ECDH public key on the curve P-256, P-384 or P-521.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EcdhPublicKey(Public);
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Public {
-    P256(p256::PublicKey),
-    P384(p384::PublicKey),
-    P521(Box<p521::PublicKey>),
+pub struct EcdhPublicKey {
+    curve: Curve,
+    /// The compressed point (SEC 1, section 2.3.3).
+    point: Vec<u8>,
 }
 
 /// An ECDH private key on the curve P-256, P-384 or P-521. It is zeroized when dropped.
-pub struct EcdhPrivateKey(Private);
-
-enum Private {
-    P256(p256::SecretKey),
-    P384(p384::SecretKey),
-    P521(Box<p521::SecretKey>),
+pub struct EcdhPrivateKey {
+    public: EcdhPublicKey,
+    /// The key in PKCS #8, for backends that have not parsed it yet. `None` for a generated key.
+    pkcs8: Option<SecretDocument>,
+    /// `None` if the backend rejects the key, which the default backend has accepted.
+    keys: PerBackend<Option<AgreementKey>>,
 }
 
 impl EcdhPublicKey {
@@ -52,30 +52,38 @@ impl EcdhPublicKey {
     /// # Errors
     /// Returns [`ConfigError::Pem`] if `pem` is not a public key on one of the three curves.
     pub fn from_pem(pem: &str) -> Result<Self, ConfigError> {
-        let p521 = || p521::PublicKey::from_public_key_pem(pem).map(|key| Public::P521(Box::new(key)));
-        p256::PublicKey::from_public_key_pem(pem)
-            .map(Public::P256)
-            .or_else(|_| p384::PublicKey::from_public_key_pem(pem).map(Public::P384))
-            .or_else(|_| p521())
-            .map(Self)
-            .map_err(|error| refused("ECDH public key", &error))
+        const WHAT: &str = "ECDH public key";
+        let (label, der) = Document::from_pem(pem).map_err(|error| refused(WHAT, &error))?;
+        SubjectPublicKeyInfoRef::validate_pem_label(label).map_err(|error| refused(WHAT, &error))?;
+        let info: SubjectPublicKeyInfoRef<'_> = der.decode_msg().map_err(|error| refused(WHAT, &error))?;
+        let curve = curve_of(&info.algorithm, WHAT)?;
+        let point = info.subject_public_key.as_bytes();
+        let point = point.and_then(|point| compress(Backend::default(), curve, point));
+        let point = point.ok_or_else(|| refused(WHAT, &"it is not a point on its curve"))?;
+        Ok(Self { curve, point })
     }
+}
 
-    /// Returns the compressed point (SEC 1, section 2.3.3).
-    fn to_bytes(&self) -> Vec<u8> {
-        match &self.0 {
-            Public::P256(key) => key.to_sec1_point(true).as_bytes().to_vec(),
-            Public::P384(key) => key.to_sec1_point(true).as_bytes().to_vec(),
-            Public::P521(key) => key.to_sec1_point(true).as_bytes().to_vec(),
-        }
+/// Returns the curve of a key in PKCS #8 or SubjectPublicKeyInfo (RFC 5480, sections 2.1.1 and 2.1.1.1).
+fn curve_of(algorithm: &AlgorithmIdentifierRef<'_>, what: &'static str) -> Result<Curve, ConfigError> {
+    const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+    const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+    const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
+    const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
+    match (algorithm.oid, algorithm.parameters_oid()) {
+        (EC_PUBLIC_KEY, Ok(P256)) => Ok(Curve::P256),
+        (EC_PUBLIC_KEY, Ok(P384)) => Ok(Curve::P384),
+        (EC_PUBLIC_KEY, Ok(P521)) => Ok(Curve::P521),
+        _ => Err(refused(what, &"it has another algorithm")),
     }
+}
 
-    fn curve(&self) -> &'static str {
-        match self.0 {
-            Public::P256(_) => "p256",
-            Public::P384(_) => "p384",
-            Public::P521(_) => "p521",
-        }
+/// Returns the name of a curve, as AWS's SDKs use it in the key derivation.
+fn name_of(curve: Curve) -> &'static str {
+    match curve {
+        Curve::P256 => "p256",
+        Curve::P384 => "p384",
+        Curve::P521 => "p521",
     }
 }
 
@@ -90,57 +98,44 @@ impl EcdhPrivateKey {
     /// # Errors
     /// Returns [`ConfigError::Pem`] if `pem` is not an unencrypted private key on one of the three curves.
     pub fn from_pem(pem: &str) -> Result<Self, ConfigError> {
-        let p521 = || p521::SecretKey::from_pkcs8_pem(pem).map(|key| Private::P521(Box::new(key)));
-        p256::SecretKey::from_pkcs8_pem(pem)
-            .map(Private::P256)
-            .or_else(|_| p384::SecretKey::from_pkcs8_pem(pem).map(Private::P384))
-            .or_else(|_| p521())
-            .map(Self)
-            .map_err(|error| refused("ECDH private key", &error))
+        const WHAT: &str = "ECDH private key";
+        let (label, der) = SecretDocument::from_pem(pem).map_err(|error| refused(WHAT, &error))?;
+        PrivateKeyInfoRef::validate_pem_label(label).map_err(|error| refused(WHAT, &error))?;
+        let info: PrivateKeyInfoRef<'_> = der.decode_msg().map_err(|error| refused(WHAT, &error))?;
+        let curve = curve_of(&info.algorithm, WHAT)?;
+        let key = AgreementKey::from_pkcs8(Backend::default(), curve, der.as_bytes())
+            .ok_or_else(|| refused(WHAT, &"it is not a private key of its curve"))?;
+        Ok(Self { pkcs8: Some(der), ..Self::new(Backend::default(), curve, key) })
     }
 
-    /// Generates a key on the curve of `other`.
-    fn generate(other: &EcdhPublicKey, randomness: Randomness<'_>) -> Result<Self, RandomError> {
-        let rng = &mut Rng(randomness.0);
-        Ok(Self(match other.0 {
-            Public::P256(_) => Private::P256(Generate::try_generate_from_rng(rng)?),
-            Public::P384(_) => Private::P384(Generate::try_generate_from_rng(rng)?),
-            Public::P521(_) => Private::P521(Box::new(Generate::try_generate_from_rng(rng)?)),
-        }))
+    /// Generates a key on a curve. It works with this backend only.
+    fn generate(backend: Backend, curve: Curve, randomness: Randomness<'_>) -> Result<Self, RandomError> {
+        Ok(Self::new(backend, curve, AgreementKey::generate(backend, curve, randomness.0)?))
+    }
+
+    fn new(backend: Backend, curve: Curve, key: AgreementKey) -> Self {
+        let public = EcdhPublicKey { curve, point: key.public_key() };
+        let keys = PerBackend::default();
+        keys.get(backend, || Some(key));
+        Self { public, pkcs8: None, keys }
     }
 
     /// Returns the public key of this private key.
     pub fn public_key(&self) -> EcdhPublicKey {
-        EcdhPublicKey(match &self.0 {
-            Private::P256(key) => Public::P256(key.public_key()),
-            Private::P384(key) => Public::P384(key.public_key()),
-            Private::P521(key) => Public::P521(Box::new(key.public_key())),
-        })
+        self.public.clone()
     }
 
-    /// Returns the shared secret (the x-coordinate of the shared point), or `None` if the keys are on different curves.
-    fn agree(&self, other: &EcdhPublicKey) -> Option<Zeroizing<Vec<u8>>> {
-        Some(Zeroizing::new(match (&self.0, &other.0) {
-            (Private::P256(key), Public::P256(other)) => key.diffie_hellman(other).raw_secret_bytes().to_vec(),
-            (Private::P384(key), Public::P384(other)) => key.diffie_hellman(other).raw_secret_bytes().to_vec(),
-            (Private::P521(key), Public::P521(other)) => key.diffie_hellman(other).raw_secret_bytes().to_vec(),
-            _ => return None,
-        }))
-    }
-
-    /// Parses a public key from a message, on the curve of this key.
-    fn parse_other(&self, bytes: &[u8]) -> Option<EcdhPublicKey> {
-        Some(EcdhPublicKey(match self.0 {
-            Private::P256(_) => Public::P256(p256::PublicKey::from_sec1_bytes(bytes).ok()?),
-            Private::P384(_) => Public::P384(p384::PublicKey::from_sec1_bytes(bytes).ok()?),
-            Private::P521(_) => Public::P521(Box::new(p521::PublicKey::from_sec1_bytes(bytes).ok()?)),
-        }))
+    /// Returns the shared secret (the x-coordinate of the shared point), or `None` if `other` is not a point on this
+    /// key's curve.
+    fn agree(&self, backend: Backend, other: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let parse = || AgreementKey::from_pkcs8(backend, self.public.curve, self.pkcs8.as_ref()?.as_bytes());
+        self.keys.get(backend, parse).as_ref()?.agree(other)
     }
 }
 
 impl fmt::Debug for EcdhPrivateKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EcdhPrivateKey({})", self.public_key().curve())
+        write!(f, "EcdhPrivateKey({})", name_of(self.public.curve))
     }
 }
 
@@ -212,14 +207,13 @@ struct Wrapping {
 }
 
 impl Wrapping {
-    fn derive(backend: Backend, shared: &[u8], curve: &str, info: &Info, context: &[u8], salt: &[u8]) -> Self {
+    fn derive(backend: Backend, shared: &[u8], curve: Curve, info: &Info, context: &[u8], salt: &[u8]) -> Self {
         let parties = [&info.sender[..], &info.recipient].concat();
-        let fields = [b"ecdh-key-derivation", curve.as_bytes(), b"HMAC_SHA384", &parties, &[1], context];
+        let fields = [b"ecdh-key-derivation", name_of(curve).as_bytes(), b"HMAC_SHA384", &parties, &[1], context];
         let fixed_info = fields.join(&0);
-        let derived = kbkdf::sha384(shared, &fixed_info, salt);
+        let derived = kbkdf::sha384(backend, shared, &fixed_info, salt);
         let (commitment, key) = derived.split_first_chunk().expect("64 bytes were derived");
-        let key = SecretKey::try_from(key).expect("32 bytes are an AES key");
-        Self { commitment: *commitment, cipher: AesGcm::new(backend, &key), fixed_info }
+        Self { commitment: *commitment, cipher: AesGcm::new(backend, key), fixed_info }
     }
 }
 
@@ -246,8 +240,9 @@ impl RawEcdh {
     /// # Errors
     /// Returns [`ConfigError::Pem`] if the keys are on different curves.
     pub fn static_keys(own: EcdhPrivateKey, other: EcdhPublicKey) -> Result<Self, ConfigError> {
-        let (ours, theirs) = (own.public_key().curve(), other.curve());
+        let (ours, theirs) = (own.public.curve, other.curve);
         if ours != theirs {
+            let [theirs, ours] = [theirs, ours].map(name_of);
             let why = format!("it is on the curve {theirs}, but the private key is on {ours}");
             return Err(ConfigError::Pem { what: "ECDH public key", why });
         }
@@ -259,7 +254,7 @@ impl RawEcdh {
         let ephemeral;
         let (sender, recipient) = match &self.0 {
             Scheme::Ephemeral { recipient } => {
-                ephemeral = EcdhPrivateKey::generate(recipient, randomness)?;
+                ephemeral = EcdhPrivateKey::generate(backend, recipient.curve, randomness)?;
                 (&ephemeral, recipient)
             }
             Scheme::Static { own, other } => (own, other),
@@ -271,13 +266,13 @@ impl RawEcdh {
                 ));
             }
         };
-        let shared =
-            sender.agree(recipient).ok_or_else(|| failed("Encrypt", self, "the keys are on different curves"))?;
-        let info = Info { sender: sender.public_key().to_bytes(), recipient: recipient.to_bytes() };
+        let shared = sender.agree(backend, &recipient.point);
+        let shared = shared.ok_or_else(|| failed("Encrypt", self, "the backend rejects a key"))?;
+        let info = Info { sender: sender.public.point.clone(), recipient: recipient.point.clone() };
         let context = context.serialize().map_err(|error| failed("Encrypt", self, error))?;
         let mut salt = [0; SALT_LEN];
         randomness.fill(&mut salt)?;
-        let wrapping = Wrapping::derive(backend, &shared, recipient.curve(), &info, &context, &salt);
+        let wrapping = Wrapping::derive(backend, &shared, recipient.curve, &info, &context, &salt);
         let mut wrapped = vec![0; data_key.len() + TAG_LEN];
         // The derived key encrypts only this data key, so the IV can be zero.
         wrapping.cipher.seal(&[0; _], &wrapping.fixed_info, data_key.expose(), &mut wrapped);
@@ -285,39 +280,44 @@ impl RawEcdh {
         Ok(EncryptedDataKey::new(PROVIDER_ID, info.write(), ciphertext))
     }
 
-    /// Returns the provider info, this party's private key and the other party's public key, if the encrypted data key
-    /// belongs to this provider.
-    fn parties(&self, encrypted: &EncryptedDataKey) -> Option<(Info, &EcdhPrivateKey, EcdhPublicKey)> {
+    /// Returns the parties of an encrypted data key, if it belongs to this provider.
+    fn parties(&self, encrypted: &EncryptedDataKey) -> Option<Parties<'_>> {
         let info = Info::parse(&encrypted.provider_info).filter(|_| encrypted.provider_id == PROVIDER_ID)?;
         let (own, other) = match &self.0 {
             Scheme::Ephemeral { .. } => return None,
             Scheme::Discovery { recipient } => (recipient, None),
-            Scheme::Static { own, other } => (own, Some(other.to_bytes())),
+            Scheme::Static { own, other } => (own, Some(&other.point)),
         };
-        let ours = own.public_key().to_bytes();
+        let ours = &own.public.point;
         let theirs = match other {
-            None if info.recipient == ours => &info.sender,
-            Some(other) if info.recipient == ours && info.sender == other => &info.sender,
-            Some(other) if info.sender == ours && info.recipient == other => &info.recipient,
+            None if info.recipient == *ours => info.sender.clone(),
+            Some(other) if info.recipient == *ours && info.sender == *other => info.sender.clone(),
+            Some(other) if info.sender == *ours && info.recipient == *other => info.recipient.clone(),
             _ => return None,
         };
-        let theirs = own.parse_other(theirs)?;
-        Some((info, own, theirs))
+        Some(Parties { info, own, theirs })
     }
+}
 
+/// This party and the other one, which encrypted a data key for each other.
+struct Parties<'a> {
+    info: Info,
+    own: &'a EcdhPrivateKey,
+    theirs: Vec<u8>,
+}
+
+impl Parties<'_> {
     /// Decrypts a data key. Returns `None` if that fails.
-    fn unwrap(
-        backend: Backend,
-        own: &EcdhPrivateKey,
-        other: &EcdhPublicKey,
-        info: &Info,
-        context: &[u8],
-        ciphertext: &[u8],
-        suite: AlgorithmSuite,
-    ) -> Option<SecretKey> {
+    fn unwrap(&self, backend: Backend, context: &[u8], ciphertext: &[u8], suite: AlgorithmSuite) -> Option<SecretKey> {
         let (salt, rest) = ciphertext.split_first_chunk::<SALT_LEN>()?;
         let (commitment, wrapped) = rest.split_first_chunk::<COMMITMENT_LEN>()?;
-        let wrapping = Wrapping::derive(backend, &own.agree(other)?, other.curve(), info, context, salt);
+        // Checked first, because the key agreement takes long.
+        if wrapped.len() != suite.data_key_len() + TAG_LEN {
+            return None;
+        }
+        let Self { info, own, theirs } = self;
+        let shared = own.agree(backend, theirs)?;
+        let wrapping = Wrapping::derive(backend, &shared, own.public.curve, info, context, salt);
         if !bool::from(wrapping.commitment.ct_eq(commitment)) {
             return None;
         }
@@ -344,9 +344,8 @@ impl KeyProvider for RawEcdh {
         }
         let context = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
         request.first_decrypted(self, |encrypted| {
-            let (info, own, other) = self.parties(encrypted)?;
-            let ciphertext = &encrypted.ciphertext;
-            let key = Self::unwrap(request.backend, own, &other, &info, &context, ciphertext, request.suite);
+            let parties = self.parties(encrypted)?;
+            let key = parties.unwrap(request.backend, &context, &encrypted.ciphertext, request.suite);
             Some(key.ok_or_else(|| invalid_ciphertext(self)))
         })
     }
@@ -360,12 +359,12 @@ impl KeyProvider for RawEcdh {
 /// [`static_keys`](Self::static_keys), the other party's).
 impl fmt::Display for RawEcdh {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let recipient = match &self.0 {
-            Scheme::Ephemeral { recipient } => recipient.clone(),
-            Scheme::Discovery { recipient } => recipient.public_key(),
-            Scheme::Static { other, .. } => other.clone(),
+        let EcdhPublicKey { curve, point } = match &self.0 {
+            Scheme::Ephemeral { recipient } => recipient,
+            Scheme::Discovery { recipient } => &recipient.public,
+            Scheme::Static { other, .. } => other,
         };
-        write!(f, "{PROVIDER_ID}/{}:", recipient.curve())?;
-        recipient.to_bytes()[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{PROVIDER_ID}/{}:", name_of(*curve))?;
+        point[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

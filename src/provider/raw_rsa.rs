@@ -79,8 +79,70 @@ pub struct RawRsa {
     namespace: String,
     name: String,
     padding: RsaPadding,
-    public: Option<PublicEncryptingKey>,
-    private: Option<PrivateDecryptingKey>,
+    public: Option<PublicKey>,
+    private: Option<PrivateKey>,
+}
+
+/// A public key, prepared for a padding.
+enum PublicKey {
+    Oaep(OaepPublicEncryptingKey, &'static OaepAlgorithm),
+    Pkcs1v15(Pkcs1PublicEncryptingKey),
+}
+
+/// A private key, prepared for a padding.
+enum PrivateKey {
+    Oaep(OaepPrivateDecryptingKey, &'static OaepAlgorithm),
+    Pkcs1v15(Pkcs1PrivateDecryptingKey),
+}
+
+impl PublicKey {
+    fn new(key: PublicEncryptingKey, padding: RsaPadding) -> Result<Self, Unspecified> {
+        Ok(match padding.oaep() {
+            Some(oaep) => Self::Oaep(OaepPublicEncryptingKey::new(key)?, oaep),
+            None => Self::Pkcs1v15(Pkcs1PublicEncryptingKey::new(key)?),
+        })
+    }
+
+    fn encrypt(&self, data_key: &SecretKey) -> Result<Vec<u8>, Unspecified> {
+        let mut ciphertext = vec![
+            0;
+            match self {
+                Self::Oaep(key, _) => key.ciphertext_size(),
+                Self::Pkcs1v15(key) => key.ciphertext_size(),
+            }
+        ];
+        match self {
+            Self::Oaep(key, oaep) => key.encrypt(oaep, data_key.expose(), &mut ciphertext, None)?,
+            Self::Pkcs1v15(key) => key.encrypt(data_key.expose(), &mut ciphertext)?,
+        };
+        Ok(ciphertext)
+    }
+}
+
+impl PrivateKey {
+    fn new(key: PrivateDecryptingKey, padding: RsaPadding) -> Result<Self, Unspecified> {
+        Ok(match padding.oaep() {
+            Some(oaep) => Self::Oaep(OaepPrivateDecryptingKey::new(key)?, oaep),
+            None => Self::Pkcs1v15(Pkcs1PrivateDecryptingKey::new(key)?),
+        })
+    }
+
+    /// Decrypts a data key without checking its length.
+    fn decrypt(&self, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
+        let mut plaintext = Zeroizing::new(vec![
+            0;
+            match self {
+                Self::Oaep(key, _) => key.min_output_size(),
+                Self::Pkcs1v15(key) => key.min_output_size(),
+            }
+        ]);
+        let decrypted = match self {
+            Self::Oaep(key, oaep) => key.decrypt(oaep, ciphertext, &mut plaintext, None)?,
+            Self::Pkcs1v15(key) => key.decrypt(ciphertext, &mut plaintext)?,
+        };
+        // AWS-LC writes to the start of the buffer. The copy has exactly the key's length.
+        Ok(Zeroizing::new(decrypted.to_vec()))
+    }
 }
 
 impl RawRsa {
@@ -106,7 +168,8 @@ impl RawRsa {
     /// # Errors
     /// Returns [`ConfigError::Pem`] if `pem` does not contain such a key.
     pub fn with_public_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
-        self.public = Some(public_key_of_pem(pem)?);
+        let key = PublicKey::new(public_key_of_pem(pem)?, self.padding);
+        self.public = Some(key.map_err(|error| refused("RSA public key", error))?);
         Ok(self)
     }
 
@@ -119,37 +182,18 @@ impl RawRsa {
     pub fn with_private_key_pem(mut self, pem: &str) -> Result<Self, ConfigError> {
         const WHAT: &str = "RSA private key";
         let der = pem_contents(pem, "PRIVATE KEY", WHAT)?;
-        self.private = Some(PrivateDecryptingKey::from_pkcs8(&der).map_err(|error| refused(WHAT, error))?);
+        let key = PrivateDecryptingKey::from_pkcs8(&der).map_err(|error| refused(WHAT, error))?;
+        self.private = Some(PrivateKey::new(key, self.padding).map_err(|error| refused(WHAT, error))?);
         Ok(self)
     }
 
     fn wrap(&self, data_key: &SecretKey) -> Result<EncryptedDataKey, ProviderError> {
         let public = self
             .public
-            .clone()
+            .as_ref()
             .ok_or_else(|| unsupported("Encrypt", self, "no public key is set; call RawRsa::with_public_key_pem"))?;
-        let mut ciphertext = vec![0; public.key_size_bytes()];
-        let encrypted = match self.padding.oaep() {
-            Some(oaep) => OaepPublicEncryptingKey::new(public)
-                .and_then(|key| key.encrypt(oaep, data_key.expose(), &mut ciphertext, None).map(drop)),
-            None => Pkcs1PublicEncryptingKey::new(public)
-                .and_then(|key| key.encrypt(data_key.expose(), &mut ciphertext).map(drop)),
-        };
-        encrypted.map_err(|error| failed("Encrypt", self, error))?;
+        let ciphertext = public.encrypt(data_key).map_err(|error| failed("Encrypt", self, error))?;
         Ok(EncryptedDataKey::new(&self.namespace, self.name.clone().into_bytes(), ciphertext))
-    }
-
-    /// Decrypts a data key without checking its length.
-    fn unwrap(&self, private: PrivateDecryptingKey, ciphertext: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unspecified> {
-        let mut plaintext = Zeroizing::new(vec![0; private.key_size_bytes()]);
-        let len = match self.padding.oaep() {
-            Some(oaep) => {
-                OaepPrivateDecryptingKey::new(private)?.decrypt(oaep, ciphertext, &mut plaintext, None)?.len()
-            }
-            None => Pkcs1PrivateDecryptingKey::new(private)?.decrypt(ciphertext, &mut plaintext)?.len(),
-        };
-        // AWS-LC writes to the start of the buffer. The copy has exactly the key's length.
-        Ok(Zeroizing::new(plaintext[..len].to_vec()))
     }
 }
 
@@ -167,7 +211,7 @@ impl KeyProvider for RawRsa {
             if !self.may_decrypt(encrypted) {
                 return None;
             }
-            let Some(private) = self.private.clone() else {
+            let Some(private) = &self.private else {
                 return Some(Err(unsupported(
                     "Decrypt",
                     self,
@@ -176,7 +220,7 @@ impl KeyProvider for RawRsa {
             };
             // A wrong length is reported in the same way as wrong padding, so that the error does not reveal which it
             // was.
-            let key = self.unwrap(private, &encrypted.ciphertext).ok().and_then(|key| SecretKey::try_from(key).ok());
+            let key = private.decrypt(&encrypted.ciphertext).ok().and_then(|key| SecretKey::try_from(key).ok());
             let key = key.filter(|key| key.len() == request.suite.data_key_len());
             // Not `InvalidCiphertext`: RSA does not bind the context, so a wrong context cannot be the cause.
             let kind = ProviderErrorKind::IncorrectKey;

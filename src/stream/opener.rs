@@ -152,13 +152,14 @@ pub(crate) struct OpenerParts<'a> {
     pub(crate) info: MessageInfo,
     /// For suites that sign.
     pub(crate) verifying_key: Option<VerifyingKey>,
+    pub(crate) backend: Backend,
     pub(crate) threads: Threads,
     pub(crate) limits: Limits,
 }
 
 impl Opener {
     pub(crate) fn new(parts: OpenerParts<'_>) -> Self {
-        let OpenerParts { header, key, info, verifying_key, threads, limits } = parts;
+        let OpenerParts { header, key, info, verifying_key, backend, threads, limits } = parts;
         let cipher = BodyCipher { key, message_id: *header.message_id() };
         let body = match header.content_type() {
             ContentType::Framed { frame_len } => {
@@ -167,7 +168,7 @@ impl Opener {
             ContentType::NonFramed => Body::NonFramed { cipher, limits },
         };
         let verifier = header.suite().signature().zip(verifying_key).map(|(algorithm, key)| {
-            let mut verifier = SignatureVerifier::new(key, algorithm);
+            let mut verifier = SignatureVerifier::new(backend, key, algorithm);
             verifier.update(header.as_bytes());
             verifier
         });

@@ -98,7 +98,7 @@ impl Sealer {
         let mut signer = suite
             .signature()
             .zip(signing_key.clone())
-            .map(|(algorithm, key)| Signer::new(key, algorithm, random.clone()));
+            .map(|(algorithm, key)| Signer::new(backend, key, algorithm, random.clone()));
         if let Some(signer) = &mut signer {
             signer.update(&header);
         }

@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use super::frame_cipher::BodyCipher;
 use crate::{
-    crypto::{MessageDigest, Random, SigningKey, VerifyingKey},
+    crypto::{Backend, Digest, Random, SigningKey, VerifyingKey},
     error::{OpenError, SealError},
     message::{FOOTER_OVERHEAD, FrameHead, write_footer},
     suite::SignatureAlgorithm,
@@ -17,13 +17,18 @@ use crate::{
 pub(crate) struct Signer {
     key: Arc<SigningKey>,
     algorithm: SignatureAlgorithm,
-    digest: MessageDigest,
+    digest: Digest,
     random: Arc<Random>,
 }
 
 impl Signer {
-    pub(crate) fn new(key: Arc<SigningKey>, algorithm: SignatureAlgorithm, random: Arc<Random>) -> Self {
-        Self { key, algorithm, digest: MessageDigest::new(algorithm), random }
+    pub(crate) fn new(
+        backend: Backend,
+        key: Arc<SigningKey>,
+        algorithm: SignatureAlgorithm,
+        random: Arc<Random>,
+    ) -> Self {
+        Self { key, algorithm, digest: Digest::new(backend, algorithm.hash()), random }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {
@@ -45,14 +50,14 @@ impl Signer {
 /// Verifies the signature of a message, and withholds the end of the plaintext until the signature is verified.
 pub(super) struct SignatureVerifier {
     key: VerifyingKey,
-    digest: MessageDigest,
+    digest: Digest,
     /// The plaintext of the final frame, or of the non-framed body, once that has been opened.
     withheld: Option<Zeroizing<Vec<u8>>>,
 }
 
 impl SignatureVerifier {
-    pub(super) fn new(key: VerifyingKey, algorithm: SignatureAlgorithm) -> Self {
-        Self { key, digest: MessageDigest::new(algorithm), withheld: None }
+    pub(super) fn new(backend: Backend, key: VerifyingKey, algorithm: SignatureAlgorithm) -> Self {
+        Self { key, digest: Digest::new(backend, algorithm.hash()), withheld: None }
     }
 
     pub(super) fn update(&mut self, bytes: &[u8]) {

@@ -10,13 +10,13 @@ use std::{
 
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, RawAes,
+    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, KeyProvider, RawAes,
     message::ContentType,
     provider::{MultiProvider, SecretKey},
 };
 use pollster::block_on;
 use serde_json::Value;
-use test_support::{backends, fixtures, geometry, header};
+use test_support::{fixtures, geometry, header};
 
 fn json(path: &Path) -> Value {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -48,7 +48,7 @@ fn assert_opens<P: KeyProvider + 'static>(
     required: &[String],
     plaintext: &[u8],
 ) {
-    for backend in backends() {
+    for backend in Backend::ALL.iter().copied() {
         let builder = Envelope::builder(key()).backend(backend).required_context(required);
         let envelope = builder.commitment_policy(CommitmentPolicy::RequireEncryptAllowDecrypt).build().unwrap();
         let opened = block_on(envelope.open(message, context)).unwrap();

@@ -15,7 +15,8 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{
-    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, OpenError, RawAes, SealError,
+    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, EnvelopeBuilder, OpenError, RawAes,
+    SealError,
     error::FormatError,
     message::FRAME_OVERHEAD,
     provider::SecretKey,
@@ -23,7 +24,7 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use proptest::prelude::*;
-use test_support::{Pieces, backends, context, plaintext, rng, seal};
+use test_support::{Pieces, context, plaintext, rng, seal};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 fn threads() -> [Threads; 3] {
@@ -132,7 +133,7 @@ fn every_method_every_backend_and_any_threads_produce_the_same_bytes() {
     for (frame_len, len, piece_len) in [(16, 1000, 7), (4096, 1_000_000, 10_000), (65_536, 5_000_001, 1_500_000)] {
         let plaintext = plaintext(len);
         let expected = seal(&envelope(frame_len), &plaintext);
-        for backend in backends() {
+        for backend in Backend::ALL.iter().copied() {
             for threads in threads() {
                 let make = || fixed(frame_len).backend(backend).threads(threads.clone()).build().unwrap();
                 for (method, sealed) in sealed_by_every_method(&make, &plaintext, piece_len) {
@@ -187,7 +188,7 @@ proptest! {
             sealed.truncate(cut.index(sealed.len()) + 1);
         }
         let mut expected = None;
-        for backend in backends() {
+        for backend in Backend::ALL.iter().copied() {
             for threads in [Threads::One, Threads::Global] {
                 let envelope = make().backend(backend).threads(threads).build().unwrap();
                 for (method, opened) in opened_by_every_method(&envelope, &sealed, piece_len) {

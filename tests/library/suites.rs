@@ -3,15 +3,15 @@
 use std::io::{Read, Write};
 
 use kms_envelope::{
-    AlgorithmSuite, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, Limits, OpenError,
-    RawAes,
+    AlgorithmSuite, Backend, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, EnvelopeBuilder, Limits,
+    OpenError, RawAes,
     error::{FormatError, LimitError},
     message::{ContentType, Header, MessageVersion, SignatureAlgorithm},
     stream::Threads,
 };
 use pollster::block_on;
 use proptest::prelude::*;
-use test_support::{Pieces, backends, context, fixtures, geometry, header, open, plaintext, policy_for, rng, seal};
+use test_support::{Pieces, context, fixtures, geometry, header, open, plaintext, policy_for, rng, seal};
 
 const FRAME_LEN: u32 = 16;
 
@@ -51,7 +51,7 @@ fn messages_of_every_suite_open_with_every_method_and_either_backend() {
     for suite in AlgorithmSuite::all() {
         for len in [0, 1, 15, 16, 17, 32, 1000] {
             let (plaintext, context) = (plaintext(len), context());
-            for backend in backends() {
+            for backend in Backend::ALL.iter().copied() {
                 let sealing = builder(suite).backend(backend).build().unwrap();
                 let sealed = block_on(sealing.seal(&plaintext, &context)).unwrap();
                 let mut writer = block_on(sealing.seal_writer(Vec::new(), &context)).unwrap();
@@ -68,7 +68,7 @@ fn messages_of_every_suite_open_with_every_method_and_either_backend() {
                     let by_length_alone = header.geometry(expected_len);
                     assert_eq!(by_length_alone == Err(FormatError::FooterLenNeeded), suite.signature().is_some());
                     assert_eq!(geometry(&header, &message).plaintext_len(), len as u64);
-                    for backend in backends() {
+                    for backend in Backend::ALL.iter().copied() {
                         let opening = builder(suite).backend(backend).build().unwrap();
                         assert_eq!(open(&opening, &message).unwrap(), plaintext, "{suite} {len} {backend:?}");
                         let (given, ended) = open_in_pieces(&opening, &message, 11);
@@ -155,7 +155,7 @@ fn a_message_with_an_equivalent_signature_opens_to_the_same_plaintext_and_length
         assert_ne!(other, signature);
         assert_eq!(equivalent(&other, &n), signature);
         let changed = [&signed[..signed.len() - 2], &[0, other.len() as u8], &other].concat();
-        for backend in backends() {
+        for backend in Backend::ALL.iter().copied() {
             assert_eq!(open(&builder(suite).backend(backend).build().unwrap(), &changed).unwrap(), plaintext(40));
         }
         assert_eq!(geometry(&header(&message), &changed).plaintext_len(), 40);
@@ -399,7 +399,7 @@ fn frames_longer_than_the_buffers_of_streams_open_with_a_full_final_frame() {
 #[test]
 fn unsigned_messages_are_the_same_with_either_backend_in_every_suite() {
     for suite in AlgorithmSuite::all().filter(|suite| suite.signature().is_none()) {
-        let messages = backends().map(|backend| {
+        let messages = Backend::ALL.iter().copied().map(|backend| {
             let builder = Envelope::builder(key()).suite(suite).commitment_policy(policy_for(suite)).rng(rng(0));
             block_on(builder.backend(backend).build().unwrap().seal(b"data", &context())).unwrap()
         });

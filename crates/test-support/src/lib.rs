@@ -12,7 +12,7 @@ mod providers;
 mod random;
 
 use kms_envelope::{
-    AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Envelope, Limits, OpenError,
+    AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, Limits, OpenError,
     message::{FINAL_FRAME_OVERHEAD, Geometry, Header, MAX_FOOTER_LEN, footer_lens},
 };
 use pollster::block_on;
@@ -20,11 +20,6 @@ use pollster::block_on;
 pub use io::Pieces;
 pub use providers::FixedDataKey;
 pub use random::{FailingRng, plaintext, rng};
-
-/// Returns the backends that are built in, the default first.
-pub fn backends() -> impl Iterator<Item = Backend> {
-    [Backend::default(), Backend::RustCrypto].into_iter().skip(usize::from(Backend::default() == Backend::RustCrypto))
-}
 
 /// Returns the encryption context that most tests use.
 pub fn context() -> EncryptionContext {

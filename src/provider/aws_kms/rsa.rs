@@ -9,14 +9,13 @@ use std::{
 use async_trait::async_trait;
 use aws_lc_rs::rsa::{OaepPublicEncryptingKey, PublicEncryptingKey};
 use aws_sdk_kms::{Client, types::EncryptionAlgorithmSpec};
-use sha2::{Digest, Sha384};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{Candidate, KeyArn, Outcomes, Requests, Tries, Try, key_arn_of, requests::GET_PUBLIC_KEY};
 use crate::{
     context::EncryptionContext,
-    crypto::SecretKey,
+    crypto::{Backend, Digest, SecretKey},
     error::ConfigError,
     message::EncryptedDataKey,
     provider::{
@@ -25,7 +24,7 @@ use crate::{
         raw_rsa::{RsaPadding, public_key_of_pem},
         unsupported,
     },
-    suite::AlgorithmSuite,
+    suite::{AlgorithmSuite, HashAlgorithm},
 };
 
 const PROVIDER_ID: &str = "aws-kms-rsa";
@@ -131,14 +130,15 @@ impl AwsKmsRsa {
         }
     }
 
-    fn wrap(&self, data_key: &SecretKey, context: &EncryptionContext) -> Result<EncryptedDataKey, ProviderError> {
+    fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
         const OPERATION: &str = "Encrypt";
         let failed_with = |error: aws_lc_rs::error::Unspecified| failed(OPERATION, self, error);
         let public = self.public.clone();
         let public = public
             .ok_or_else(|| unsupported(OPERATION, self, "no public key is set; call AwsKmsRsa::fetch_public_key"))?;
         let oaep = self.padding.oaep().ok_or_else(|| failed(OPERATION, self, "its padding is not OAEP"))?;
-        let plaintext = Zeroizing::new([&digest(self, OPERATION, context)?[..], data_key.expose()].concat());
+        let digest = digest(self, OPERATION, request.backend, request.context)?;
+        let plaintext = Zeroizing::new([&digest, request.data_key.expose()].concat());
         let mut ciphertext = vec![0; public.key_size_bytes()];
         let key = OaepPublicEncryptingKey::new(public).map_err(failed_with)?;
         key.encrypt(oaep, &plaintext, &mut ciphertext, None).map_err(failed_with)?;
@@ -153,7 +153,7 @@ impl AwsKmsRsa {
     ) -> Result<SecretKey, ProviderError> {
         let key_arn = self.key_arn.to_string();
         let plaintext = self.requests.decrypt_rsa(&key_arn, ciphertext, self.algorithm.clone(), deadline).await?;
-        let expected = digest(self, "Decrypt", request.context)?;
+        let expected = digest(self, "Decrypt", request.backend, request.context)?;
         let key = plaintext
             .split_at_checked(DIGEST_LEN)
             .filter(|(digest, key)| key.len() == request.suite.data_key_len() && bool::from(digest.ct_eq(&expected)));
@@ -161,14 +161,16 @@ impl AwsKmsRsa {
     }
 }
 
-/// Returns the digest that binds a data key to its context.
+/// Returns the digest that binds a data key to its context, of [`DIGEST_LEN`] bytes.
 fn digest(
     provider: &AwsKmsRsa,
     operation: &'static str,
+    backend: Backend,
     context: &EncryptionContext,
-) -> Result<[u8; DIGEST_LEN], ProviderError> {
-    let context = context.serialize().map_err(|error| failed(operation, provider, error))?;
-    Ok(Sha384::digest(context).into())
+) -> Result<Vec<u8>, ProviderError> {
+    let mut digest = Digest::new(backend, HashAlgorithm::Sha384);
+    digest.update(&context.serialize().map_err(|error| failed(operation, provider, error))?);
+    Ok(digest.finish())
 }
 
 #[async_trait]
@@ -178,7 +180,7 @@ impl KeyProvider for AwsKmsRsa {
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
         self.check("Encrypt", request.suite)?;
-        Ok(vec![self.wrap(request.data_key, request.context)?])
+        Ok(vec![self.wrap(request)?])
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::RawAes;
 use crate::{
-    crypto::{Random, SecretKey},
+    crypto::{Randomness, SecretKey},
     error::ConfigError,
 };
 
@@ -156,7 +156,7 @@ impl RawAes {
 /// Returns the path of a new temporary file in the directory of `path`.
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     let mut random = [0; 8];
-    Random::System.fill(&mut random).map_err(io::Error::other)?;
+    Randomness::default().fill(&mut random).map_err(io::Error::other)?;
     Ok(path.with_file_name(format!(".kms-envelope-{:016x}.tmp", u64::from_be_bytes(random))))
 }
 

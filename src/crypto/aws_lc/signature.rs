@@ -1,7 +1,7 @@
 //! ECDSA by AWS-LC.
 
 use aws_lc_rs::{
-    digest::{self, Digest},
+    digest::Digest,
     encoding::{AsBigEndian, EcPublicKeyCompressedBin},
     signature::{
         ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1, ECDSA_P384_SHA384_ASN1_SIGNING,
@@ -9,7 +9,12 @@ use aws_lc_rs::{
     },
 };
 
-use crate::{crypto::BadSignature, error::RandomError, suite::SignatureAlgorithm};
+use super::digest::algorithm_of;
+use crate::{
+    crypto::{BadSignature, Random},
+    error::RandomError,
+    suite::SignatureAlgorithm,
+};
 
 #[derive(Debug)]
 pub(crate) struct SigningKey(EcdsaKeyPair, SignatureAlgorithm);
@@ -19,8 +24,8 @@ fn failed(error: impl std::error::Error + Send + Sync + 'static) -> RandomError 
 }
 
 impl SigningKey {
-    /// Generates a key pair with AWS-LC's own random number generator.
-    pub(crate) fn generate(algorithm: SignatureAlgorithm) -> Result<Self, RandomError> {
+    /// Generates a key pair, always with AWS-LC's own random number generator.
+    pub(crate) fn generate(algorithm: SignatureAlgorithm, _: &Random) -> Result<Self, RandomError> {
         let signing = match algorithm {
             SignatureAlgorithm::EcdsaP256Sha256 => &ECDSA_P256_SHA256_ASN1_SIGNING,
             SignatureAlgorithm::EcdsaP384Sha384 => &ECDSA_P384_SHA384_ASN1_SIGNING,
@@ -34,7 +39,8 @@ impl SigningKey {
         compressed.as_ref().to_vec()
     }
 
-    pub(crate) fn sign(&self, digest: &[u8]) -> Result<Vec<u8>, RandomError> {
+    /// Signs, always with AWS-LC's own random number generator.
+    pub(crate) fn sign(&self, digest: &[u8], _: &Random) -> Result<Vec<u8>, RandomError> {
         let signature = self.0.sign_digest(&import(self.1, digest)).map_err(failed)?;
         Ok(signature.as_ref().to_vec())
     }
@@ -63,9 +69,6 @@ impl std::fmt::Debug for VerifyingKey {
 }
 
 fn import(algorithm: SignatureAlgorithm, bytes: &[u8]) -> Digest {
-    let algorithm = match algorithm {
-        SignatureAlgorithm::EcdsaP256Sha256 => &digest::SHA256,
-        SignatureAlgorithm::EcdsaP384Sha384 => &digest::SHA384,
-    };
+    let algorithm = algorithm_of(algorithm.hash());
     Digest::import_less_safe(bytes, algorithm).expect("a digest has its algorithm's length")
 }

@@ -3,8 +3,9 @@
 use p256::ecdsa::signature::hazmat::{PrehashVerifier, RandomizedPrehashSigner};
 use p384::elliptic_curve::Generate;
 
+use super::Rng;
 use crate::{
-    crypto::{BadSignature, Random, random::Rng},
+    crypto::{BadSignature, Random},
     error::RandomError,
     suite::SignatureAlgorithm,
 };

@@ -1,0 +1,126 @@
+//! AES-GCM.
+
+#[cfg(feature = "aws-lc")]
+use super::aws_lc::aead as aws_lc;
+#[cfg(feature = "rust-crypto")]
+use super::rust_crypto::aead as rust_crypto;
+use super::{Backend, Random};
+use crate::{
+    error::RandomError,
+    suite::{IV_LEN, TAG_LEN},
+};
+
+/// An authentication tag does not match.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TagMismatch;
+
+/// AES-GCM with a key of 16, 24 or 32 bytes, 12-byte IVs and 16-byte tags.
+#[derive(Debug)]
+pub(crate) enum AesGcm {
+    #[cfg(feature = "aws-lc")]
+    AwsLc(aws_lc::AesGcm),
+    #[cfg(feature = "rust-crypto")]
+    RustCrypto(rust_crypto::AesGcm),
+}
+
+impl AesGcm {
+    /// Creates a cipher. `key` must have an AES key length.
+    pub(crate) fn new(backend: Backend, key: &[u8]) -> Self {
+        match backend {
+            #[cfg(feature = "aws-lc")]
+            Backend::AwsLc => Self::AwsLc(aws_lc::AesGcm::new(key)),
+            #[cfg(feature = "rust-crypto")]
+            Backend::RustCrypto => Self::RustCrypto(rust_crypto::AesGcm::new(key)),
+        }
+    }
+
+    /// Writes the ciphertext and the tag to `out`, which must be exactly as long as both.
+    pub(crate) fn seal(&self, iv: &[u8; IV_LEN], aad: &[u8], plaintext: &[u8], out: &mut [u8]) {
+        let (ciphertext, tag) = out.split_at_mut(plaintext.len());
+        match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc(key) => key.seal(iv, aad, plaintext, ciphertext, tag),
+            #[cfg(feature = "rust-crypto")]
+            Self::RustCrypto(key) => key.seal(iv, aad, plaintext, ciphertext, tag),
+        }
+    }
+
+    /// Decrypts `sealed`, a ciphertext and its tag, to `out`, which must be exactly as long as the plaintext. On error,
+    /// `out` contains no plaintext.
+    pub(crate) fn open(&self, iv: &[u8; IV_LEN], aad: &[u8], sealed: &[u8], out: &mut [u8]) -> Result<(), TagMismatch> {
+        let (ciphertext, tag) = sealed.split_last_chunk().ok_or(TagMismatch)?;
+        match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc(key) => key.open(iv, aad, ciphertext, tag, out),
+            #[cfg(feature = "rust-crypto")]
+            Self::RustCrypto(key) => key.open(iv, aad, ciphertext, tag, out),
+        }
+    }
+
+    /// Like [`open`](Self::open), but writes the plaintext to the start of `sealed`. On error, zeroizes `sealed`.
+    #[cfg(feature = "stream")]
+    pub(crate) fn open_in_place(&self, iv: &[u8; IV_LEN], aad: &[u8], sealed: &mut [u8]) -> Result<(), TagMismatch> {
+        let (buffer, tag) = sealed.split_last_chunk_mut().ok_or(TagMismatch)?;
+        let opened = match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc(key) => key.open_in_place(iv, aad, buffer, tag),
+            #[cfg(feature = "rust-crypto")]
+            Self::RustCrypto(key) => key.open_in_place(iv, aad, buffer, tag),
+        };
+        if opened.is_err() {
+            sealed.fill(0);
+        }
+        opened
+    }
+}
+
+/// AES-GCM for data keys, each with a random IV.
+#[derive(Debug)]
+pub(crate) struct WrappingKey {
+    cipher: AesGcm,
+    /// Generates the IV inside AWS-LC's module. `None` for another backend and for keys of 24 bytes.
+    #[cfg(feature = "aws-lc")]
+    random_iv: Option<aws_lc::RandomIvAesGcm>,
+}
+
+impl WrappingKey {
+    /// Creates a wrapping key. `key` must have an AES key length.
+    pub(crate) fn new(backend: Backend, key: &[u8]) -> Self {
+        Self {
+            cipher: AesGcm::new(backend, key),
+            #[cfg(feature = "aws-lc")]
+            random_iv: (backend == Backend::AwsLc).then(|| aws_lc::RandomIvAesGcm::new(key)).flatten(),
+        }
+    }
+
+    /// Encrypts a data key. Returns the IV, and the ciphertext with its tag.
+    pub(crate) fn wrap(
+        &self,
+        random: &Random,
+        aad: &[u8],
+        data_key: &[u8],
+    ) -> Result<([u8; IV_LEN], Vec<u8>), RandomError> {
+        let mut wrapped = vec![0; data_key.len() + TAG_LEN];
+        #[cfg(feature = "aws-lc")]
+        if let (Some(cipher), Random::System(_)) = (&self.random_iv, random) {
+            let (buffer, tag) = wrapped.split_at_mut(data_key.len());
+            buffer.copy_from_slice(data_key);
+            let sealed = cipher.seal(aad, buffer);
+            if sealed.is_err() {
+                zeroize::Zeroize::zeroize(buffer);
+            }
+            let (iv, sealed_tag) = sealed?;
+            tag.copy_from_slice(&sealed_tag);
+            return Ok((iv, wrapped));
+        }
+        let mut iv = [0; IV_LEN];
+        random.fill(&mut iv)?;
+        self.cipher.seal(&iv, aad, data_key, &mut wrapped);
+        Ok((iv, wrapped))
+    }
+
+    /// Returns the cipher to decrypt with.
+    pub(crate) fn cipher(&self) -> &AesGcm {
+        &self.cipher
+    }
+}
