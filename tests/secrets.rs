@@ -3,45 +3,56 @@
 #![cfg(target_os = "linux")]
 
 use std::{
+    env,
     fs::{self, File},
     hint::black_box,
     os::unix::fs::FileExt,
+    process::Command,
     time::Duration,
 };
 
-use kms_envelope::{Backend, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope, provider::SecretKey};
+use hmac::{
+    Hmac, KeyInit, Mac,
+    digest::{Digest, block_api::BlockSizeUser, common::hazmat::SerializableState},
+};
+use kms_envelope::{
+    AlgorithmSuite, Backend, CommitmentPolicy, DataKeyCache, EncryptionContext, Envelope,
+    message::{HashAlgorithm, KeyDerivation},
+    provider::SecretKey,
+};
 use pollster::block_on;
 use rand_core::Rng;
-use test_support::{FixedDataKey, rng};
+use sha2::{Sha256, Sha384, Sha512};
+use test_support::{FixedDataKey, header, rng};
 
 const MASK: u8 = 0xa5;
 
-/// A key that is stored in memory only in masked form.
-#[derive(Clone, Copy)]
-struct Masked([u8; 32]);
+/// A secret that is stored in memory only in masked form.
+#[derive(Clone)]
+struct Masked(Vec<u8>);
 
 impl Masked {
     /// Creates a key that differs from everything else in memory.
     fn new(seed: u64) -> Self {
-        let mut key = [0; 32];
+        let mut key = vec![0; 32];
         rng(seed).fill_bytes(&mut key);
         Self(key)
     }
 
-    /// Unmasks the key on the heap, byte by byte.
-    fn unmasked(self) -> SecretKey {
+    /// Unmasks the secret on the heap, byte by byte.
+    fn unmasked(&self) -> SecretKey {
         SecretKey::try_from(self.0.iter().map(|byte| black_box(byte ^ MASK)).collect::<Vec<u8>>()).unwrap()
     }
 
-    /// Counts the halves of the key in `memory`, because a copy may be split at the end of what is read.
-    fn count_in(self, memory: &[u8]) -> usize {
+    /// Counts the pieces of 16 bytes of the secret in `memory`, because a copy may be split at the end of what is read.
+    fn count_in(&self, memory: &[u8]) -> usize {
         let mut found = 0;
-        for half in [&self.0[..16], &self.0[16..]] {
-            let first = half[0] ^ MASK;
+        for piece in self.0.chunks_exact(16) {
+            let first = piece[0] ^ MASK;
             let mut rest = memory;
             while let Some(at) = rest.iter().position(|byte| *byte == first) {
                 rest = &rest[at..];
-                if rest.len() >= 16 && half.iter().zip(rest).all(|(masked, byte)| masked ^ MASK == *byte) {
+                if rest.len() >= 16 && piece.iter().zip(rest).all(|(masked, byte)| masked ^ MASK == *byte) {
                     found += 1;
                 }
                 rest = &rest[1..];
@@ -50,8 +61,8 @@ impl Masked {
         found
     }
 
-    /// Counts the halves of the key in all memory that this process can write to.
-    fn count(self) -> usize {
+    /// Counts the pieces of the secret in all memory that this process can write to.
+    fn count(&self) -> usize {
         let memory = File::open("/proc/self/mem").unwrap();
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let mut buffer = vec![0; 1 << 20];
@@ -87,15 +98,84 @@ impl Masked {
     }
 }
 
-/// The masked key that suite 0478 derives from `Masked::new(10)` with the first message id of `rng(0)`, precomputed.
-#[rustfmt::skip]
-const DERIVED: Masked = Masked([
-    0x89, 0x72, 0xf5, 0x0c, 0x05, 0x6c, 0xab, 0xe9, 0x44, 0xf2, 0x86, 0xa8, 0x75, 0x74, 0xb2, 0xe1,
-    0x01, 0x72, 0x00, 0x49, 0xa8, 0x34, 0x62, 0x60, 0x4f, 0xa2, 0xb4, 0x7d, 0x65, 0xdd, 0x1b, 0xd9,
-]);
+/// The secrets of one message, besides its data key.
+struct Derived {
+    /// The key that encrypts the message.
+    encryption: Masked,
+    /// The pseudorandom key of HKDF, and the inner and outer states of HMAC with it. The encryption key can be derived
+    /// from each of them.
+    intermediate: [Masked; 3],
+}
+
+/// Computes the secrets of a message in another process, because this one must not contain them.
+fn derived(seed: u64, suite: AlgorithmSuite, message: &[u8]) -> Derived {
+    let output = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "prints_the_masked_secrets_of_a_message", "--ignored", "--nocapture"])
+        .env("SECRETS_OF", format!("{seed} {suite} {}", header(message).message_id()))
+        .output()
+        .unwrap();
+    let output = String::from_utf8(output.stdout).unwrap();
+    let mut secrets = output.lines().filter_map(|line| line.strip_prefix("masked ")).map(|line| {
+        Masked((0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap()).collect())
+    });
+    let mut next = || secrets.next().unwrap_or_else(|| panic!("no secret in {output}"));
+    Derived { encryption: next(), intermediate: [next(), next(), next()] }
+}
+
+#[test]
+#[ignore = "the other test runs it in a process of its own"]
+fn prints_the_masked_secrets_of_a_message() {
+    let arguments = env::var("SECRETS_OF").unwrap();
+    let [seed, suite, id] = arguments.split(' ').collect::<Vec<_>>()[..] else { panic!("{arguments}") };
+    let suite = AlgorithmSuite::from_id(u16::from_str_radix(suite, 16).unwrap()).unwrap();
+    let id: Vec<u8> = (0..id.len()).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()).collect();
+    let data_key = Masked::new(seed.parse().unwrap()).unmasked();
+    let suite_id = suite.id().to_be_bytes();
+    let (salt, info) = if suite.is_committing() {
+        (&id[..], [&suite_id[..], b"DERIVEKEY"].concat())
+    } else {
+        (&[][..], [&suite_id[..], &id].concat())
+    };
+    let secrets = match suite.key_derivation() {
+        KeyDerivation::Hkdf(HashAlgorithm::Sha256) => {
+            secrets_of::<Sha256, Hmac<Sha256>>(salt, data_key.expose(), &info)
+        }
+        KeyDerivation::Hkdf(HashAlgorithm::Sha384) => {
+            secrets_of::<Sha384, Hmac<Sha384>>(salt, data_key.expose(), &info)
+        }
+        KeyDerivation::Hkdf(HashAlgorithm::Sha512) => {
+            secrets_of::<Sha512, Hmac<Sha512>>(salt, data_key.expose(), &info)
+        }
+        other => panic!("{other:?}"),
+    };
+    for secret in secrets {
+        println!("\nmasked {}", secret.iter().map(|byte| format!("{:02x}", byte ^ MASK)).collect::<String>());
+    }
+}
+
+/// Returns the encryption key, the pseudorandom key, and the states of HMAC, as the words of the states are in memory.
+fn secrets_of<D: Digest + BlockSizeUser + SerializableState, M: Mac + KeyInit>(
+    salt: &[u8],
+    data_key: &[u8],
+    info: &[u8],
+) -> [Vec<u8>; 4] {
+    let hmac = |key: &[u8], message: &[u8]| {
+        <M as KeyInit>::new_from_slice(key).unwrap().chain_update(message).finalize().into_bytes().to_vec()
+    };
+    let pseudorandom_key = hmac(salt, data_key);
+    let encryption = hmac(&pseudorandom_key, &[info, &[1]].concat())[..32].to_vec();
+    let [inner, outer] = [0x36, 0x5c].map(|pad| {
+        let mut block = vec![pad; D::block_size()];
+        block.iter_mut().zip(&pseudorandom_key).for_each(|(pad, byte)| *pad ^= byte);
+        let state_len = D::block_size() / 2;
+        D::new_with_prefix(block).serialize()[..state_len].to_vec()
+    });
+    [encryption, pseudorandom_key, inner, outer]
+}
 
 /// A provider that always returns the same data key.
-fn same(key: Masked) -> FixedDataKey {
+fn same(key: &Masked) -> FixedDataKey {
+    let key = key.clone();
     FixedDataKey::new(move || key.unmasked())
 }
 
@@ -110,30 +190,51 @@ fn data_keys_and_dropped_keys_are_not_in_memory_after_use() {
 
     let context = EncryptionContext::from([("tenant", "acme")]);
     for backend in Backend::ALL.iter().copied() {
-        // In suite 0478, other keys are derived from the data key. In suite 0078, it is the AES key itself.
-        for policy in [CommitmentPolicy::RequireEncryptRequireDecrypt, CommitmentPolicy::ForbidEncryptAllowDecrypt] {
-            let suites = [policy.default_suite(), kms_envelope::AlgorithmSuite::Aes256Gcm];
-            for suite in suites.into_iter().filter(|suite| policy.allows_sealing(*suite)) {
-                let key = Masked::new(10);
-                let envelope = || {
-                    let builder = Envelope::builder(same(key)).backend(backend).commitment_policy(policy).suite(suite);
-                    builder.rng(rng(0)).build().unwrap()
+        // The suites differ in whether and with which hash they derive other keys from the data key.
+        for (policy, suite) in [
+            (CommitmentPolicy::ForbidEncryptAllowDecrypt, AlgorithmSuite::Aes256Gcm),
+            (CommitmentPolicy::ForbidEncryptAllowDecrypt, AlgorithmSuite::Aes256GcmHkdfSha256),
+            (CommitmentPolicy::ForbidEncryptAllowDecrypt, AlgorithmSuite::Aes256GcmHkdfSha384EcdsaP384),
+            (CommitmentPolicy::RequireEncryptRequireDecrypt, AlgorithmSuite::Aes256GcmHkdfSha512Commit),
+        ] {
+            let what = format!("{backend:?} {suite}");
+            let key = Masked::new(10);
+            let envelope = || {
+                let builder = Envelope::builder(same(&key)).backend(backend).commitment_policy(policy).suite(suite);
+                builder.rng(rng(0)).build().unwrap()
+            };
+            for len in [16, 100_000] {
+                let plaintext = vec![1; len];
+                // With the same random numbers, the second message has the same keys. They are computed before it is
+                // sealed, so that nothing overwrites what sealing leaves in memory.
+                let sealed = block_on(envelope().seal(&plaintext, &context)).unwrap();
+                let derives = suite.key_derivation() != KeyDerivation::Identity;
+                let derived = derives.then(|| derived(10, suite, &sealed));
+                let assert_none = |when: &str| {
+                    assert_eq!(key.count(), 0, "the data key, {when}: {what}");
+                    if let Some(Derived { encryption, intermediate: [pseudorandom_key, inner, outer] }) = &derived {
+                        assert_eq!(encryption.count(), 0, "the encryption key, {when}: {what}");
+                        assert_eq!(pseudorandom_key.count(), 0, "the pseudorandom key, {when}: {what}");
+                        assert_eq!((inner.count(), outer.count()), (0, 0), "the states of HMAC, {when}: {what}");
+                    }
                 };
-                let sealed = block_on(envelope().seal(&[1; 100_000], &context)).unwrap();
-                assert_eq!(key.count(), 0, "after sealing: {backend:?} {suite}");
+                assert_none("before sealing");
+                let again = block_on(envelope().seal(&plaintext, &context)).unwrap();
+                assert_none("after sealing");
+                assert_eq!(header(&again).message_id(), header(&sealed).message_id());
                 let opened = block_on(envelope().open(&sealed, &context)).unwrap();
-                assert_eq!(key.count(), 0, "after opening: {backend:?} {suite}");
-                assert_eq!(opened.plaintext, [1; 100_000]);
+                assert_none("after opening");
+                assert_eq!(opened.plaintext, plaintext);
 
-                // While a message is being sealed, its key is in memory, if that is the data key itself.
+                // While a message is being sealed, only its encryption key is in memory.
                 let sealer = block_on(envelope().sealer(&context)).unwrap();
-                let is_key = suite.key_derivation() == kms_envelope::message::KeyDerivation::Identity;
-                assert_eq!(key.count() > 0, is_key, "while sealing: {backend:?} {suite}");
-                let is_derived = suite == kms_envelope::AlgorithmSuite::default();
-                assert_eq!(DERIVED.count() > 0, is_derived, "while sealing: {backend:?} {suite}");
+                assert_eq!(key.count() > 0, !derives, "while sealing: {what}");
+                if let Some(Derived { encryption, intermediate }) = &derived {
+                    assert!(encryption.count() > 0, "while sealing: {what}");
+                    assert_eq!(intermediate.each_ref().map(Masked::count), [0; 3], "while sealing: {what}");
+                }
                 drop(sealer);
-                assert_eq!(key.count(), 0, "after the sealer: {backend:?} {suite}");
-                assert_eq!(DERIVED.count(), 0, "after the sealer: {backend:?} {suite}");
+                assert_none("after the sealer");
             }
         }
     }
@@ -141,7 +242,7 @@ fn data_keys_and_dropped_keys_are_not_in_memory_after_use() {
     // Cached keys are in memory until they are evicted or the cache is cleared, and not after that.
     let (key, other) = (Masked::new(20), EncryptionContext::from([("tenant", "other")]));
     let cache = DataKeyCache::builder(Duration::from_secs(60)).capacity(1).build().unwrap();
-    let envelope = Envelope::builder(same(key)).cache(cache.clone()).build().unwrap();
+    let envelope = Envelope::builder(same(&key)).cache(cache.clone()).build().unwrap();
     let sealed = block_on(envelope.seal(b"data", &context)).unwrap();
     assert_eq!(key.count(), 2, "one entry");
     block_on(envelope.open(&sealed, &context)).unwrap();
