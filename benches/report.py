@@ -83,7 +83,7 @@ def main():
     arguments = parser.parse_args()
     groups = measured(arguments.criterion)
     if not groups:
-        parser.error(f"{arguments.criterion} has no measurements: run `cargo bench -p kms-envelope-benches --all-features` first")
+        parser.error(f"{arguments.criterion} has no measurements: run `cargo bench -p kms-envelope-benches` first")
     for group, rows in groups.items():
         print("\n".join(table(group, rows)))
     if arguments.chart:

@@ -3,7 +3,7 @@
 //! ```text
 //! python3 -m venv .venv && .venv/bin/pip install -r tests/python/requirements.txt
 //! (cd tests/javascript && npm ci)
-//! cargo test --all-features --test interop -- --ignored
+//! cargo test --features full --test interop -- --ignored
 //! ```
 //!
 //! or set `KMS_ENVELOPE_PYTHON` to another Python with the same packages.

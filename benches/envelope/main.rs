@@ -1,7 +1,7 @@
 //! The cost of sealing and opening, each with an upper bound from the same run: the bare AEAD on the same frames, a copy
 //! in memory, or a plain loop over files.
 //!
-//! Run `cargo bench -p kms-envelope-benches --all-features`, then `python3 benches/report.py` for the tables and the
+//! Run `cargo bench -p kms-envelope-benches`, then `python3 benches/report.py` for the tables and the
 //! chart of docs/performance.md.
 
 mod bare;
