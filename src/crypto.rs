@@ -12,6 +12,7 @@ mod digest;
 pub(crate) mod key_agreement;
 mod key_derivation;
 mod message_keys;
+mod module;
 mod random;
 #[cfg(feature = "rust-crypto")]
 mod rust_crypto;

@@ -29,7 +29,7 @@ pub(crate) use self::{
     seal::SealError,
 };
 pub use self::{
-    config::NameReason,
+    config::{NameReason, NotFips},
     context::ContextError,
     data_key::DataKeyError,
     format::{FormatError, HeaderError, LimitError},

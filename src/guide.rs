@@ -7,17 +7,14 @@
 ///
 /// The files link to each other by path, for readers of the repository. In Markdown, the first definition of a link label
 /// counts, so the definitions in links.md and images.md replace those at the end of each file. The examples of the pages
-/// are compiled if all features are on.
+/// are compiled if the feature `full` is on.
 macro_rules! pages {
     ($($name:ident = $file:literal, $summary:literal;)*) => {$(
         #[doc = $summary]
         #[doc = ""]
         #[doc = include_str!("guide/links.md")]
         #[doc = include_str!("guide/images.md")]
-        #[cfg_attr(any(not(doctest), all(
-            feature = "aws-kms", feature = "aws-lc", feature = "branch-key", feature = "ecdh", feature = "key-file", feature = "mock",
-            feature = "parallel", feature = "rsa", feature = "stream", feature = "tokio", feature = "tracing",
-        )), doc = include_str!(concat!("../docs/", $file)))]
+        #[cfg_attr(any(not(doctest), feature = "full"), doc = include_str!(concat!("../docs/", $file)))]
         pub mod $name {}
     )*};
 }
@@ -30,6 +27,7 @@ pages! {
     migrating = "migrating.md", "Move to this crate from aws-esdk, from AWS KMS with AES-GCM, or from age.";
     choosing = "choosing.md", "When to use this crate, and when to use something else.";
     security = "security.md", "What is protected against whom, and what is not.";
+    fips = "fips.md", "Use AWS-LC's FIPS module, and what it does not cover.";
     interop = "interop.md", "Which software reads and writes the same messages, and how that is tested.";
     performance = "performance.md", "Measured rates, and how to measure them yourself.";
     design = "design.md", "How the crate works, and why.";

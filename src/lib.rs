@@ -78,6 +78,7 @@
 //! | encrypt a message again, with another data key | [`Envelope::reseal`], [`reseal_reader`](Envelope::reseal_reader) |
 //! | sign messages, or open old ones | [`EnvelopeBuilder::suite`] and [`commitment_policy`](EnvelopeBuilder::commitment_policy) |
 //! | inspect a message without a key | [`message::Header`]; compute lengths: [`message::Geometry`] |
+//! | require AWS-LC's FIPS module | [`EnvelopeBuilder::require_fips`] |
 //! | map an error to a status code or a retry | [`OpenError::kind`] and [`is_retryable`](OpenError::is_retryable), on every error type: [`ErrorKind`] |
 //! | test your service without KMS | the [`testing`] module |
 //!
@@ -90,6 +91,7 @@
 //! |---|---|---|
 //! | `aws-kms` | yes | [`AwsKms`] and [`AwsKmsDiscovery`](provider::AwsKmsDiscovery), which call AWS KMS through an `aws-sdk-kms` client that you provide |
 //! | `aws-lc` | yes | AWS-LC as the cryptographic [`Backend`]: several times faster than pure Rust, with the same output. Needs a C compiler |
+//! | `fips` | | AWS-LC's FIPS module instead of the AWS-LC of `aws-lc`: see [FIPS](guide::fips). Needs CMake and Go |
 //! | `tokio` | | streams over tokio's `AsyncRead` and `AsyncWrite`; range reads from tokio's files |
 //! | `stream` | | streams of `Bytes`, with the `Stream` trait of the futures crates |
 //! | `parallel` | | [`Threads`](stream::Threads): several threads for one message, in a rayon pool |
@@ -99,6 +101,7 @@
 //! | `key-file` | | [`RawAes`] keys in JSON files |
 //! | `tracing` | | `tracing` events of the data-key cache and of requests to AWS KMS |
 //! | `mock` | | the [`testing`] module |
+//! | `full` | | all of these except `fips` |
 //!
 //! # Guide
 //!
@@ -113,6 +116,7 @@
 //! | [Migrating](guide::migrating) | how to move from aws-esdk, from KMS with AES-GCM, or from age |
 //! | [Choosing](guide::choosing) | when to use this crate, and when to use something else |
 //! | [Security model](guide::security) | what is protected, and what is not |
+//! | [FIPS](guide::fips) | how to use AWS-LC's FIPS module, and what it does not cover |
 //! | [Interop](guide::interop) | which AWS SDKs read and write the same messages, and how this is tested |
 //! | [Performance](guide::performance) | what to expect, and how to measure it |
 //! | [Design](guide::design) | how the crate works, and why |
@@ -124,21 +128,8 @@
 )]
 #![cfg(any(feature = "aws-lc", feature = "rust-crypto"))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// Links to items of features that are off. All of them are checked with all features.
-#![cfg_attr(
-    not(all(
-        feature = "aws-kms",
-        feature = "branch-key",
-        feature = "ecdh",
-        feature = "key-file",
-        feature = "mock",
-        feature = "parallel",
-        feature = "rsa",
-        feature = "stream",
-        feature = "tokio",
-    )),
-    allow(rustdoc::broken_intra_doc_links)
-)]
+// Links to items of features that are off. All of them are checked with the feature `full`.
+#![cfg_attr(not(feature = "full"), allow(rustdoc::broken_intra_doc_links))]
 #![cfg_attr(
     not(test),
     warn(

@@ -54,7 +54,7 @@ pub use request::{
 pub use crate::crypto::{Randomness, SecretKey};
 use crate::{
     crypto::AesGcm,
-    error::{Cause, ConfigError, NameReason},
+    error::{Cause, ConfigError, NameReason, NotFips},
     suite::{AlgorithmSuite, IV_LEN, TAG_LEN},
 };
 pub(crate) use deadline::{DEFAULT_KEY_TIMEOUT, deadline_after};
@@ -103,6 +103,14 @@ fn failed(operation: &'static str, provider: &impl fmt::Display, source: impl In
 #[cfg(any(feature = "aws-kms", feature = "ecdh", feature = "rsa"))]
 fn unsupported(operation: &'static str, provider: &impl fmt::Display, why: &'static str) -> ProviderError {
     ProviderError::new(ProviderErrorKind::Unsupported, operation, provider.to_string()).with_detail(why)
+}
+
+/// Returns the error of an operation that must not use a provider because FIPS is required.
+pub(crate) fn not_fips(why: NotFips, operation: &'static str, key_id: &str) -> ProviderError {
+    let error = ConfigError::NotFips(why);
+    ProviderError::new(ProviderErrorKind::Unsupported, operation, key_id)
+        .with_detail(error.to_string())
+        .with_source(error)
 }
 
 /// Returns the error for an encrypted data key that a local key could not decrypt.

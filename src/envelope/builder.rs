@@ -14,7 +14,7 @@ use crate::{
     cache::{DataKeyCache, Partition},
     context::EncryptionContext,
     crypto::{Backend, Random, Randomness},
-    error::ConfigError,
+    error::{ConfigError, NotFips},
     materials::{self, MaterialsError, SealingMaterials},
     message::{EncryptedDataKey, Limits},
     provider::{self, DecryptDataKeyRequest, DecryptedDataKey, KeyProvider},
@@ -41,6 +41,7 @@ pub(super) struct Settings {
     pub(super) threads: Threads,
     pub(super) stream_buffer_len: Option<usize>,
     pub(super) random: Arc<Random>,
+    pub(super) requires_fips: bool,
 }
 
 impl Settings {
@@ -68,6 +69,22 @@ impl Settings {
             .with_backend(self.backend)
             .with_randomness(Randomness(&self.random));
         materials::for_opening(&*self.provider, &request).await
+    }
+
+    /// Checks what [`EnvelopeBuilder::require_fips`] requires, first what the caller can change without a new build.
+    fn check_fips(&self) -> Result<(), NotFips> {
+        const LEN_192: usize = 24;
+        if matches!(*self.random, Random::Given(_)) {
+            return Err(NotFips::Rng);
+        }
+        if !self.backend.is_aws_lc() {
+            return Err(NotFips::Backend(self.backend));
+        }
+        if self.suite.data_key_len() == LEN_192 {
+            return Err(NotFips::Suite(self.suite));
+        }
+        self.provider.check_fips()?;
+        if self.backend.is_fips() { Ok(()) } else { Err(NotFips::Module) }
     }
 
     /// Returns the length of a stream's buffers.
@@ -114,6 +131,7 @@ impl From<Settings> for Envelope {
 /// | encrypt a message with several threads | [`threads`](Self::threads) | the calling thread |
 /// | choose the buffers of readers and writers | [`stream_buffer_len`](Self::stream_buffer_len) | 1 MiB for each thread, at most 8 MiB |
 /// | choose the cryptographic backend | [`backend`](Self::backend) | the fastest that is compiled in |
+/// | refuse what does not use AWS-LC's FIPS module | [`require_fips`](Self::require_fips) | allow it |
 /// | choose the random number generator | [`rng`](Self::rng) | the operating system's |
 #[derive(Debug)]
 #[must_use]
@@ -142,6 +160,7 @@ impl EnvelopeBuilder {
             threads: Threads::default(),
             stream_buffer_len: None,
             random: Arc::new(Random::System(Backend::DEFAULT)),
+            requires_fips: false,
         };
         Self { settings, frame_len: DEFAULT_FRAME_LEN, suite: None }
     }
@@ -261,6 +280,37 @@ impl EnvelopeBuilder {
         self
     }
 
+    /// Requires that the cryptography of the envelope and its key provider runs in AWS-LC's FIPS module, or in a key
+    /// service. By default, any module is allowed.
+    ///
+    /// [`build`](Self::build) then fails with [`ConfigError::NotFips`] in these cases:
+    ///
+    /// - The feature `fips` is off, so that the program does not contain the module.
+    /// - The [backend](Self::backend) is not [`Backend::AwsLc`], or an [`rng`](Self::rng) is set.
+    /// - The [suite](Self::suite) for sealing has keys of 192 bits.
+    /// - The key provider fails [`KeyProvider::check_fips`]. Providers that do not implement this method fail.
+    ///
+    /// [`Envelope::rewrap`] checks the new key provider in the same way.
+    ///
+    /// This setting does not restrict which suites are opened, and does not cover the TLS connections to a key service.
+    /// [The guide](crate::guide::fips) lists which operations are services of the module.
+    ///
+    /// ```
+    /// use kms_envelope::{ConfigError, Envelope, RawAes};
+    ///
+    /// let key = RawAes::generate("example", "key")?;
+    /// match Envelope::builder(key).require_fips().build() {
+    ///     Ok(envelope) => println!("{envelope:?} uses the FIPS module"),
+    ///     Err(ConfigError::NotFips(why)) => println!("{why}"), // without the feature `fips`, for example
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok::<(), ConfigError>(())
+    /// ```
+    pub fn require_fips(mut self) -> Self {
+        self.settings.requires_fips = true;
+        self
+    }
+
     /// Uses `rng` instead of the operating system's random number generator.
     ///
     /// Message ids and signing keys come from it, and so do the data keys and IVs of providers that generate them in
@@ -285,6 +335,7 @@ impl EnvelopeBuilder {
     /// - Returns [`ConfigError::CommitmentPolicy`] if the commitment policy does not allow the suite.
     /// - Returns [`ConfigError::FrameLen`] if the frame length is zero or exceeds [`Limits::frame_len`].
     /// - Returns [`ConfigError::StreamBufferLen`] if the stream buffer length is out of range.
+    /// - Returns [`ConfigError::NotFips`] if [`require_fips`](Self::require_fips) is set and not met.
     pub fn build(mut self) -> Result<Envelope, ConfigError> {
         let settings = &mut self.settings;
         let policy = settings.policy;
@@ -302,6 +353,9 @@ impl EnvelopeBuilder {
         let lens = stream::BUFFER_LENS;
         if let Some(len) = settings.stream_buffer_len.filter(|len| !lens.contains(len)) {
             return Err(ConfigError::StreamBufferLen { len, min: *lens.start(), max: *lens.end() });
+        }
+        if settings.requires_fips {
+            settings.check_fips().map_err(ConfigError::NotFips)?;
         }
         Ok(self.settings.into())
     }

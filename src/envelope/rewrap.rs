@@ -10,7 +10,7 @@ use crate::{
     crypto::Randomness,
     error::{DataKeyError, HeaderError, ResealError, RewrapError},
     message::{DetachedKeys, Header},
-    provider::{EncryptDataKeyRequest, KeyProvider},
+    provider::{self, EncryptDataKeyRequest, KeyProvider},
     stream::{OpenReader, SealReader},
 };
 
@@ -56,7 +56,8 @@ impl Envelope {
     ///
     /// # Errors
     /// - Returns [`RewrapError::Open`] if the header cannot be opened.
-    /// - Returns [`RewrapError::Encrypt`] if `new` fails.
+    /// - Returns [`RewrapError::Encrypt`] if `new` fails, or if this envelope
+    ///   [requires FIPS](crate::EnvelopeBuilder::require_fips) and `new` fails [`KeyProvider::check_fips`].
     /// - Returns [`RewrapError::Keys`] if `new` returns more encrypted data keys, or longer ones, than a message or
     ///   this envelope's limits allow.
     pub async fn rewrap(
@@ -65,6 +66,10 @@ impl Envelope {
         context: &EncryptionContext,
         new: &dyn KeyProvider,
     ) -> Result<DetachedKeys, RewrapError> {
+        if self.settings.requires_fips {
+            let allowed = new.check_fips().map_err(|error| provider::not_fips(error, "Encrypt", &new.to_string()));
+            allowed.map_err(RewrapError::Encrypt)?;
+        }
         let deadline = self.settings.deadline();
         let (opener, data_key) = self.unlock(header, context, Some(deadline)).await?;
         let info = opener.info();

@@ -1,11 +1,14 @@
 //! Errors of configuration.
 
-use std::io;
+use std::{borrow::Cow, fmt, io};
 
 use thiserror::Error;
 
 use super::{ErrorKind, RandomError};
-use crate::suite::{AlgorithmSuite, CommitmentPolicy};
+use crate::{
+    crypto::Backend,
+    suite::{AlgorithmSuite, CommitmentPolicy},
+};
 
 /// An invalid setting of an [`Envelope`](crate::Envelope), a cache or a key provider, or an invalid key file.
 ///
@@ -42,6 +45,10 @@ pub enum ConfigError {
         /// The maximum, in bytes.
         max: usize,
     },
+    /// [`EnvelopeBuilder::require_fips`](crate::EnvelopeBuilder::require_fips) refuses a setting, the key provider or
+    /// the build. Holds the reason, and what to change.
+    #[error("FIPS is required, but {0}")]
+    NotFips(NotFips),
     /// The settings of a data-key cache are invalid.
     #[error("invalid data-key cache settings: {what}")]
     #[non_exhaustive]
@@ -128,6 +135,43 @@ pub enum NameReason {
     Malformed(String),
 }
 
+/// Why an envelope or a key provider does not meet
+/// [`EnvelopeBuilder::require_fips`](crate::EnvelopeBuilder::require_fips).
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum NotFips {
+    /// The backend is not AWS-LC.
+    #[error("the backend is {0}; use Backend::AwsLc, with the feature `fips`")]
+    Backend(Backend),
+    /// A random number generator replaces that of the module.
+    #[error("a random number generator is set; remove EnvelopeBuilder::rng")]
+    Rng,
+    /// The algorithm suite for sealing has keys of 192 bits.
+    #[error("the algorithm suite {0} has keys of 192 bits; seal with another suite")]
+    Suite(AlgorithmSuite),
+    /// The key provider does cryptography that is not allowed, or does not implement
+    /// [`KeyProvider::check_fips`](crate::KeyProvider::check_fips).
+    #[error("the key provider {provider} is not allowed: {why}")]
+    #[non_exhaustive]
+    Provider {
+        /// The display name of the key provider.
+        provider: String,
+        /// The reason, and what to change.
+        why: Cow<'static, str>,
+    },
+    /// The AWS-LC that is compiled in is not its FIPS module.
+    #[error("this program does not contain AWS-LC's FIPS module; enable the feature `fips` of kms-envelope")]
+    Module,
+}
+
+impl NotFips {
+    /// Creates the reason of a key provider, for [`KeyProvider::check_fips`](crate::KeyProvider::check_fips). `why`
+    /// says what is not allowed, and what to change.
+    pub fn provider(provider: &(impl fmt::Display + ?Sized), why: impl Into<Cow<'static, str>>) -> Self {
+        Self::Provider { provider: provider.to_string(), why: why.into() }
+    }
+}
+
 impl ConfigError {
     /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
@@ -137,6 +181,7 @@ impl ConfigError {
             Self::CommitmentPolicy { .. }
             | Self::FrameLen { .. }
             | Self::StreamBufferLen { .. }
+            | Self::NotFips(_)
             | Self::Cache { .. }
             | Self::KeyLen(_)
             | Self::KeyName { .. }

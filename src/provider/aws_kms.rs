@@ -28,7 +28,7 @@ use super::{
     KeyProvider, MultiProvider, ProviderError, ProviderErrorKind, deadline_or_default, share,
 };
 use crate::{
-    error::{ConfigError, NameReason},
+    error::{ConfigError, NameReason, NotFips},
     message::EncryptedDataKey,
 };
 pub use discovery::AwsKmsDiscovery;
@@ -341,6 +341,10 @@ impl KeyProvider for AwsKms {
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         key_of(encrypted).is_some_and(|key| self.regions.iter().any(|(_, arn)| arn.decrypts(&key)))
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        Ok(())
     }
 }
 

@@ -18,9 +18,13 @@ use lru::LruCache;
 use super::ResolveError;
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
-    KeyProvider, ProviderError, ProviderErrorKind,
+    KeyProvider, ProviderError, ProviderErrorKind, not_fips,
 };
-use crate::{context::EncryptionContext, error::ConfigError, message::EncryptedDataKey};
+use crate::{
+    context::EncryptionContext,
+    error::{ConfigError, NotFips},
+    message::EncryptedDataKey,
+};
 
 /// The operation that errors report when the selection fails.
 const OPERATION: &str = "ChooseKey";
@@ -79,7 +83,9 @@ const DEFAULT_CAPACITY: NonZeroUsize = NonZeroUsize::MIN.saturating_add(999);
 /// - Do not create keys in the function, and do not use a value in a path or query without validating it.
 pub struct ByContext<const N: usize> {
     names: [String; N],
-    choose: Box<dyn Fn([String; N]) -> Choice + Send + Sync>,
+    /// Calls the caller's function. The second argument is `requires_fips`.
+    choose: Box<dyn Fn([String; N], bool) -> Choice + Send + Sync>,
+    requires_fips: bool,
     state: Mutex<State<N>>,
 }
 
@@ -143,20 +149,35 @@ impl<const N: usize> ByContext<N> {
     {
         let names = names.map(Into::into);
         let (named, choose) = (names.clone(), Arc::new(choose));
-        let choose = move |values: [String; N]| -> Choice {
+        let choose = move |values: [String; N], requires_fips| -> Choice {
             let choose = choose.clone();
             let pairs = named.iter().zip(&values).map(|(name, value)| format!("{name}={value}"));
             let pairs = pairs.collect::<Vec<_>>().join(", ");
             Box::pin(async move {
                 let call = async {
                     let provider = choose(values).await.map_err(|error| not_chosen(&pairs, error.into()))?;
+                    if requires_fips {
+                        provider.check_fips().map_err(|error| not_fips(error, OPERATION, &pairs))?;
+                    }
                     Ok(Arc::new(provider) as _)
                 };
                 let chosen = AssertUnwindSafe(call).catch_unwind().await;
                 chosen.unwrap_or_else(|_| Err(panicked(pairs)))
             })
         };
-        Self { names, choose: Box::new(choose), state: Mutex::new(State::empty(DEFAULT_CAPACITY)) }
+        let state = Mutex::new(State::empty(DEFAULT_CAPACITY));
+        Self { names, choose: Box::new(choose), requires_fips: false, state }
+    }
+
+    /// Applies [`EnvelopeBuilder::require_fips`](crate::EnvelopeBuilder::require_fips) to the providers that the function
+    /// returns. A request whose provider does not pass [`check_fips`](KeyProvider::check_fips) fails.
+    ///
+    /// Without this setting, an envelope that requires FIPS refuses a `ByContext`.
+    #[must_use]
+    pub fn require_fips(mut self) -> Self {
+        self.clear();
+        self.requires_fips = true;
+        self
     }
 
     /// Sets the maximum number of cached providers. Default: 1,000. Minimum: 1. When the cache is full, the least
@@ -206,7 +227,7 @@ impl<const N: usize> ByContext<N> {
         let call = state
             .calls
             .entry(values.clone())
-            .or_insert_with(|| Call { choice: (self.choose)(values.clone()).shared(), shares: 0 });
+            .or_insert_with(|| Call { choice: (self.choose)(values.clone(), self.requires_fips).shared(), shares: 0 });
         call.shares += 1;
         Err(Share { keys: self, values, choice: call.choice.clone() })
     }
@@ -270,6 +291,11 @@ impl<const N: usize> KeyProvider for ByContext<N> {
     fn may_decrypt(&self, _: &EncryptedDataKey) -> bool {
         true
     }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        let why = "it does not check the providers that it chooses; call ByContext::require_fips";
+        if self.requires_fips { Ok(()) } else { Err(NotFips::provider(self, why)) }
+    }
 }
 
 /// Formats as `by-context/NAME,NAME`.
@@ -286,6 +312,7 @@ impl<const N: usize> fmt::Debug for ByContext<N> {
         drop(state);
         f.debug_struct("ByContext")
             .field("names", &self.names)
+            .field("requires_fips", &self.requires_fips)
             .field("kept", &kept)
             .field("in_progress", &in_progress)
             .finish_non_exhaustive()

@@ -8,7 +8,7 @@ use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
     ProviderError, SecretKey,
 };
-use crate::message::EncryptedDataKey;
+use crate::{error::NotFips, message::EncryptedDataKey};
 
 /// Generates, encrypts and decrypts data keys.
 ///
@@ -112,7 +112,7 @@ use crate::message::EncryptedDataKey;
 /// use std::fmt;
 /// use async_trait::async_trait;
 /// use kms_envelope::{
-///     Envelope, KeyProvider, ProviderError, RawAes, message::EncryptedDataKey,
+///     Envelope, KeyProvider, ProviderError, RawAes, error::NotFips, message::EncryptedDataKey,
 ///     provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey},
 /// };
 ///
@@ -145,6 +145,10 @@ use crate::message::EncryptedDataKey;
 ///
 ///     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
 ///         self.0.may_decrypt(encrypted)
+///     }
+///
+///     fn check_fips(&self) -> Result<(), NotFips> {
+///         self.0.check_fips()
 ///     }
 /// }
 ///
@@ -206,6 +210,21 @@ pub trait KeyProvider: fmt::Debug + fmt::Display + Send + Sync {
         let _ = encrypted;
         true
     }
+
+    /// Checks that the provider may be used where
+    /// [`EnvelopeBuilder::require_fips`](crate::EnvelopeBuilder::require_fips) is set.
+    ///
+    /// Return `Ok(())` if all cryptography of the provider is in a key service, or in a FIPS module in this process: that
+    /// of AWS-LC, if the provider uses the backend and the randomness of its requests. Check the provider's own settings
+    /// and keys only. The envelope checks the module and the backend.
+    ///
+    /// The method must not call a key service. The default implementation refuses, because the answer is not known.
+    ///
+    /// # Errors
+    /// Returns [`NotFips::Provider`] if the provider must not be used. [`NotFips::provider`] creates it.
+    fn check_fips(&self) -> Result<(), NotFips> {
+        Err(NotFips::provider(self, "it does not implement KeyProvider::check_fips"))
+    }
 }
 
 /// Implements `KeyProvider` for a pointer to a provider.
@@ -237,6 +256,10 @@ macro_rules! pointer {
 
             fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
                 P::may_decrypt(self, encrypted)
+            }
+
+            fn check_fips(&self) -> Result<(), NotFips> {
+                P::check_fips(self)
             }
         }
     };

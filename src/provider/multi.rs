@@ -9,7 +9,7 @@ use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
     KeyProvider, ProviderError, ProviderErrorKind, deadline_or_default, share,
 };
-use crate::message::EncryptedDataKey;
+use crate::{error::NotFips, message::EncryptedDataKey};
 
 /// Seals messages under several key providers, any one of which can open them.
 ///
@@ -102,6 +102,10 @@ impl<P: KeyProvider> KeyProvider for MultiProvider<P> {
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         self.providers.iter().any(|provider| provider.may_decrypt(encrypted))
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        self.providers.iter().try_for_each(P::check_fips)
     }
 }
 

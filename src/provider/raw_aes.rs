@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     crypto::{Backend, PerBackend, Randomness, SecretKey, WrappingKey},
-    error::ConfigError,
+    error::{ConfigError, NotFips},
     message::EncryptedDataKey,
     suite::{IV_LEN, RAW_AES_LENGTHS},
 };
@@ -147,6 +147,13 @@ impl KeyProvider for RawAes {
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         self.iv_of(encrypted).is_some()
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        match self.key.len() {
+            24 => Err(NotFips::provider(self, "its AES key has 192 bits; use a key of 128 or 256 bits")),
+            _ => Ok(()),
+        }
     }
 }
 

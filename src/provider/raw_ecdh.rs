@@ -19,7 +19,7 @@ use crate::{
         AesGcm, Backend, PerBackend, Randomness, SecretKey, kbkdf,
         key_agreement::{AgreementKey, Curve, compress},
     },
-    error::{ConfigError, RandomError},
+    error::{ConfigError, NotFips, RandomError},
     message::EncryptedDataKey,
     suite::{AlgorithmSuite, TAG_LEN},
 };
@@ -352,6 +352,10 @@ impl KeyProvider for RawEcdh {
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         self.parties(encrypted).is_some()
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        Ok(())
     }
 }
 

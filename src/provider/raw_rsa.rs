@@ -17,7 +17,11 @@ use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, ProviderErrorKind,
     check_names, failed, unsupported,
 };
-use crate::{crypto::SecretKey, error::ConfigError, message::EncryptedDataKey};
+use crate::{
+    crypto::SecretKey,
+    error::{ConfigError, NotFips},
+    message::EncryptedDataKey,
+};
 
 /// The padding of data keys that are encrypted with RSA. Messages must be opened with the padding they were sealed
 /// with.
@@ -230,6 +234,20 @@ impl KeyProvider for RawRsa {
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         encrypted.provider_id == self.namespace && encrypted.provider_info == self.name.as_bytes()
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        if self.padding == RsaPadding::Pkcs1v15 {
+            return Err(NotFips::provider(self, "its padding is PKCS #1 v1.5; use OAEP"));
+        }
+        // aws-lc-rs has no such check for public keys.
+        #[cfg(feature = "fips")]
+        if self.private.as_ref().is_some_and(|key| !key.is_valid_fips_key()) {
+            let why =
+                "AWS-LC considers its private key invalid for FIPS; generate a key with the public exponent 65537";
+            return Err(NotFips::provider(self, why));
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 use crate::{
-    error::ConfigError,
+    error::{ConfigError, NotFips},
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
@@ -63,6 +63,9 @@ mockall::mock! {
         /// Returns the result for [`KeyProvider::may_decrypt`]. Only a
         /// [`MultiProvider`](crate::provider::MultiProvider) calls it.
         pub fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool;
+        /// Returns the result for [`KeyProvider::check_fips`], which is called only where
+        /// [`require_fips`](crate::EnvelopeBuilder::require_fips) is set.
+        pub fn check_fips(&self) -> Result<(), NotFips>;
     }
 }
 
@@ -87,6 +90,10 @@ impl KeyProvider for MockKeyProvider {
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         self.may_decrypt(encrypted)
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        self.check_fips()
     }
 }
 
@@ -144,6 +151,10 @@ impl KeyProvider for MemoryKey {
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         self.0.may_decrypt(encrypted)
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        self.0.check_fips()
     }
 }
 

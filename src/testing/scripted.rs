@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use crate::{
     clock::Clock,
     crypto::SecretKey,
+    error::NotFips,
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
@@ -219,6 +220,10 @@ impl KeyProvider for ScriptedProvider {
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         self.0.provider.may_decrypt(encrypted)
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        self.0.provider.check_fips()
     }
 }
 

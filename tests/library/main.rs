@@ -8,6 +8,7 @@ mod conformance;
 mod envelope;
 #[cfg(all(feature = "mock", feature = "stream", feature = "tokio"))]
 mod errors;
+mod fips;
 mod messages;
 #[cfg(all(feature = "branch-key", feature = "ecdh", feature = "rsa"))]
 mod providers;
@@ -22,5 +23,5 @@ mod streams;
 mod suites;
 #[cfg(feature = "tokio")]
 mod tokio_streams;
-#[cfg(all(feature = "aws-kms", feature = "aws-lc", feature = "key-file"))]
+#[cfg(all(feature = "aws-kms", feature = "aws-lc", feature = "key-file", feature = "rust-crypto"))]
 mod troubleshooting;

@@ -8,9 +8,9 @@ use std::{
 };
 
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, ErrorKind, KeyProvider, Limits,
-    OpenError, ProviderError, RawAes, SealError,
-    error::HeaderError,
+    AlgorithmSuite, AwsKms, Backend, CommitmentPolicy, ConfigError, EncryptionContext, Envelope, ErrorKind,
+    KeyProvider, Limits, OpenError, ProviderError, RawAes, SealError,
+    error::{HeaderError, NotFips},
     message::{DetachedKeys, EncryptedDataKey, Header},
     provider::{ByContext, DecryptDataKeyRequest, MultiProvider, SecretKey},
 };
@@ -18,7 +18,7 @@ use pollster::block_on;
 use test_support::{
     FixedDataKey, context, fixtures, header,
     kms::{Endpoint, Fault, arn},
-    open, seal,
+    open, rng, seal,
 };
 
 const PAGE: &str = include_str!("../../docs/troubleshooting.md");
@@ -250,6 +250,31 @@ fn of_keys() -> Vec<Seen> {
     all
 }
 
+fn of_fips() -> Vec<Seen> {
+    let requiring = |provider: RawAes| Envelope::builder(provider).require_fips();
+    fn aes_192() -> RawAes {
+        RawAes::new("tests", "key", SecretKey::try_from(vec![7; 24]).unwrap()).unwrap()
+    }
+    let by_tenant = || ByContext::new(["tenant"], async |_: [String; 1]| Ok::<_, ConfigError>(aes_192()));
+    let of = |why| Seen::from(ConfigError::NotFips(why));
+    vec![
+        // Only a build without the module returns this.
+        of(NotFips::Module),
+        seen(requiring(key("key", 7)).backend(Backend::RustCrypto).build()),
+        seen(requiring(key("key", 7)).rng(rng(1)).build()),
+        seen(
+            requiring(key("key", 7))
+                .suite(AlgorithmSuite::Aes192GcmHkdfSha256)
+                .commitment_policy(CommitmentPolicy::ForbidEncryptAllowDecrypt)
+                .build(),
+        ),
+        seen(requiring(aes_192()).build()),
+        of(FixedDataKey::new(|| SecretKey::try_from(vec![7; 32]).unwrap()).check_fips().unwrap_err()),
+        of(by_tenant().check_fips().unwrap_err()),
+        seen(block_on(Envelope::new(by_tenant().require_fips()).seal(b"data", &context()))),
+    ]
+}
+
 fn of_streams() -> Vec<Seen> {
     let sealed = seal(&envelope(), &[1; 50]);
     let sealed = changed(&sealed, sealed.len() - 1);
@@ -279,7 +304,7 @@ fn of_streams() -> Vec<Seen> {
 // The page.
 
 fn all() -> Vec<Seen> {
-    [of_kms(), of_contexts(), of_messages(), of_keys(), of_streams()].into_iter().flatten().collect()
+    [of_kms(), of_contexts(), of_messages(), of_keys(), of_fips(), of_streams()].into_iter().flatten().collect()
 }
 
 #[test]

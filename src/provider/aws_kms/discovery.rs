@@ -7,7 +7,7 @@ use aws_sdk_kms::Client;
 
 use super::{Requests, arn::KeyArn, first_decrypted, key_of};
 use crate::{
-    error::ConfigError,
+    error::{ConfigError, NotFips},
     message::EncryptedDataKey,
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
@@ -138,6 +138,10 @@ impl KeyProvider for AwsKmsDiscovery {
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
         key_of(encrypted)
             .is_some_and(|arn| self.passes(&arn) && self.regions.iter().any(|(_, region)| is_in(&arn, region)))
+    }
+
+    fn check_fips(&self) -> Result<(), NotFips> {
+        Ok(())
     }
 }
 
