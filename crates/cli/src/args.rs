@@ -12,7 +12,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use clap_complete::Shell;
-use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, Limits, provider::RsaPadding};
+use kms_envelope::{AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Limits, provider::RsaPadding};
 
 use crate::{
     console::one_line,
@@ -22,7 +22,7 @@ use crate::{
 
 /// Encrypt files and pipes with AWS KMS or a local key, in the message format of the AWS Encryption SDK
 #[derive(Debug, Parser)]
-#[command(name = "kms-envelope", version, arg_required_else_help = true, after_help = after_help())]
+#[command(name = "kms-envelope", version = version(), arg_required_else_help = true, after_help = after_help())]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -46,6 +46,11 @@ pub(crate) const GENERATED: &str =
 
 pub(crate) const EXIT_STATUS: &str =
     "0 on success, 1 on failure, 2 if the arguments are invalid, 141 if the reader of the output closed the pipe.";
+
+/// Names the cryptographic module.
+fn version() -> String {
+    format!("{} ({})", env!("CARGO_PKG_VERSION"), Backend::default())
+}
 
 fn after_help() -> String {
     let examples = EXAMPLES.replace('\n', "\n  ");
@@ -249,6 +254,9 @@ pub(crate) struct PolicyArgument {
     /// require-encrypt-allow-decrypt
     #[arg(long = "commitment-policy", value_name = "POLICY", default_value = "require-encrypt-require-decrypt")]
     pub(crate) policy: Policy,
+    /// Fail unless this command contains AWS-LC's FIPS module, and the keys and the suite can be used with it
+    #[arg(long)]
+    pub(crate) require_fips: bool,
 }
 
 /// AWS's names.

@@ -13,11 +13,11 @@ use std::{
     sync::Arc,
 };
 
-use kms_envelope::{CommitmentPolicy, Envelope, KeyProvider, Limits, message::DetachedKeys};
+use kms_envelope::{Envelope, EnvelopeBuilder, KeyProvider, Limits, message::DetachedKeys};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
-    args::{Arguments, Command, KeyArguments, KeygenArguments, OpeningArguments},
+    args::{Arguments, Command, KeyArguments, KeygenArguments, OpeningArguments, PolicyArgument},
     console::Console,
     failure::Failure,
     input::parse_detached,
@@ -59,10 +59,15 @@ fn existing_keys(arguments: &KeyArguments, console: Console) -> Keys {
     Keys { rsa: arguments.rsa.options(), new_key: false, console }
 }
 
+/// Returns the builder of an envelope with this key and policy.
+fn builder(policy: &PolicyArgument, provider: Arc<dyn KeyProvider>) -> EnvelopeBuilder {
+    let builder = Envelope::builder(provider).commitment_policy(policy.policy.into());
+    if policy.require_fips { builder.require_fips() } else { builder }
+}
+
 /// Returns an envelope for opening with this key.
 fn opening_envelope(terms: &OpeningArguments, provider: Arc<dyn KeyProvider>) -> Result<Envelope, Failure> {
-    let envelope = Envelope::builder(provider)
-        .commitment_policy(CommitmentPolicy::from(terms.policy.policy))
+    let envelope = builder(&terms.policy, provider)
         .required_context(terms.context.required_names())
         .build()
         .map_err(|error| Failure::new(error.to_string()))?;

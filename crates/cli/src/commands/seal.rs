@@ -1,8 +1,8 @@
 //! `kms-envelope seal`.
 
-use kms_envelope::{AlgorithmSuite, CommitmentPolicy, Envelope};
+use kms_envelope::{AlgorithmSuite, CommitmentPolicy};
 
-use super::{A_KEY, existing_keys, runtime};
+use super::{A_KEY, builder, existing_keys, runtime};
 use crate::{
     args::SealArguments, console::Console, failure::Failure, input::Input, key_source::KeySource, keys::Keys,
     output::Output, transfer::transfer,
@@ -30,8 +30,7 @@ pub(super) fn seal(arguments: &SealArguments, console: Console) -> Result<(), Fa
     let provider = runtime.block_on(keys.provider(sources))?;
     // A new key exists only now.
     output.spare(sources.iter().filter_map(KeySource::path), A_KEY)?;
-    let mut envelope =
-        Envelope::builder(provider).commitment_policy(policy).required_context(arguments.context.required_names());
+    let mut envelope = builder(&arguments.policy, provider).required_context(arguments.context.required_names());
     if let Some(len) = arguments.frame_len {
         envelope = envelope.frame_len(len);
     }

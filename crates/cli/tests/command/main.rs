@@ -464,7 +464,44 @@ fn help_and_version_succeed() {
     for args in [&["--help"][..], &["seal", "--help"], &["open", "-h"], &["inspect", "-h"], &["keygen", "-h"]] {
         assert!(String::from_utf8(folder.run(args).done()).unwrap().contains("Usage: kms-envelope"));
     }
-    assert!(folder.run(&["--version"]).done().starts_with(b"kms-envelope "));
+    let version = String::from_utf8(folder.run(&["--version"]).done()).unwrap();
+    let module = if cfg!(feature = "fips") { "AWS-LC FIPS " } else { "AWS-LC " };
+    let start = concat!("kms-envelope ", env!("CARGO_PKG_VERSION"), " (").to_owned() + module;
+    assert!(version.strip_prefix(&start).is_some_and(|rest| rest.starts_with(char::is_numeric)), "{version}");
+}
+
+#[test]
+fn require_fips_needs_the_module_to_seal_open_rewrap_and_inspect() {
+    let folder = Folder::with_key();
+    fs::write(folder.path("message"), folder.seal(&data(250))).unwrap();
+    for args in [
+        &["seal", "--key", "key", "-o", "-", "message"][..],
+        &["open", "--key", "key", "-o", "-", "message"],
+        &["rewrap", "--key", "key", "--to", "key", "-o", "-", "message"],
+        &["inspect", "--key", "key", "message"],
+    ] {
+        folder.run(args).done();
+        let required = folder.run(&[args, &["--require-fips"]].concat());
+        if cfg!(feature = "fips") {
+            required.done();
+        } else {
+            assert!(required.failed().contains("enable the feature `fips`"));
+        }
+    }
+    let refused = folder.run(&[
+        "seal",
+        "--require-fips",
+        "--key",
+        "key",
+        "--suite",
+        "0346",
+        "--commitment-policy",
+        "forbid-encrypt-allow-decrypt",
+        "-o",
+        "-",
+        "message",
+    ]);
+    assert!(refused.failed().contains("the algorithm suite 0346 has keys of 192 bits"));
 }
 
 #[test]
