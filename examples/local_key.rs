@@ -23,6 +23,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut reader = block_on(envelope.open_reader(&sealed[..], &context))?;
     let opened = io::copy(&mut reader, &mut io::sink())?;
-    println!("{path}: {len} bytes, sealed {}, opened {opened}; key {}", sealed.len(), reader.info().encrypted_data_key);
+    println!(
+        "{path}: {len} bytes, sealed {}, opened {opened}; key {}",
+        sealed.len(),
+        reader.info().encrypted_data_key()
+    );
     Ok(())
 }

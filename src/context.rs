@@ -98,32 +98,23 @@ impl EncryptionContext {
 
     /// Returns the length of the canonical form, or an error if it exceeds the maximum.
     pub(crate) fn serialized_len(&self) -> Result<usize, ContextError> {
-        let pairs: usize = self.iter().map(|(name, value)| 4 + name.len() + value.len()).sum();
-        let len = if self.is_empty() { 0 } else { 2 + pairs };
-        if len > MAX_SERIALIZED_LEN { Err(ContextError::TooLong { len }) } else { Ok(len) }
+        check_serialized_len(if self.is_empty() { 0 } else { 2 + self.pairs_len() })
+    }
+
+    /// Returns the serialized length of the pairs, without their number.
+    fn pairs_len(&self) -> usize {
+        self.iter().map(|(name, value)| 4 + name.len() + value.len()).sum()
     }
 
     /// Parses a serialized context. `bytes` contains nothing else. The pairs can be in any order, because some SDKs do
     /// not sort them.
-    pub(crate) fn parse(mut bytes: &[u8]) -> Result<Self, FormatError> {
-        let malformed = FormatError::Context;
-        if bytes.is_empty() {
-            return Ok(Self::new());
-        }
-        let count = take_u16(&mut bytes).ok_or(malformed("the number of pairs is truncated"))?;
-        if count == 0 {
-            return Err(malformed("its length is not zero, but it has no pairs"));
-        }
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut pairs = BTreeMap::new();
-        for _ in 0..count {
-            let name = take_text(&mut bytes)?;
-            let value = take_text(&mut bytes)?;
-            if pairs.insert(name, value).is_some() {
-                return Err(malformed("a name is repeated"));
+        for pair in SerializedPairs::new(bytes) {
+            let (name, value) = pair?;
+            if pairs.insert(name.to_owned(), value.to_owned()).is_some() {
+                return Err(FormatError::Context("a name is repeated"));
             }
-        }
-        if !bytes.is_empty() {
-            return Err(malformed("trailing bytes after the last pair"));
         }
         Ok(Self(pairs))
     }
@@ -142,6 +133,10 @@ impl EncryptionContext {
     }
 }
 
+fn check_serialized_len(len: usize) -> Result<usize, ContextError> {
+    if len > MAX_SERIALIZED_LEN { Err(ContextError::TooLong { len }) } else { Ok(len) }
+}
+
 fn put_u16_len(out: &mut Vec<u8>, len: usize) {
     // The caller has checked the total, and every part is shorter.
     out.put_u16(u16::try_from(len).expect("checked against MAX_SERIALIZED_LEN"));
@@ -153,13 +148,106 @@ fn take_u16(bytes: &mut &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*value))
 }
 
-fn take_text(bytes: &mut &[u8]) -> Result<String, FormatError> {
+fn take_text<'a>(bytes: &mut &'a [u8]) -> Result<&'a str, FormatError> {
     let truncated = FormatError::Context("a name or value is truncated");
     let Some(len) = take_u16(bytes) else { return Err(truncated) };
     let Some((text, rest)) = bytes.split_at_checked(usize::from(len)) else { return Err(truncated) };
     *bytes = rest;
-    let text = std::str::from_utf8(text).map_err(|_| FormatError::Context("a name or value is not UTF-8"))?;
-    Ok(text.to_owned())
+    std::str::from_utf8(text).map_err(|_| FormatError::Context("a name or value is not UTF-8"))
+}
+
+/// The pairs of a serialized context, in its order. The iterator ends after the first error.
+struct SerializedPairs<'a> {
+    bytes: &'a [u8],
+    /// The number of pairs that follow. `None` at the start.
+    left: Option<u16>,
+}
+
+impl<'a> SerializedPairs<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, left: None }
+    }
+
+    fn take(&mut self) -> Result<(&'a str, &'a str), FormatError> {
+        let malformed = |what| Err(FormatError::Context(what));
+        let left = match self.left {
+            Some(left) => left,
+            None => match take_u16(&mut self.bytes) {
+                None => return malformed("the number of pairs is truncated"),
+                Some(0) => return malformed("its length is not zero, but it has no pairs"),
+                Some(count) => count,
+            },
+        };
+        let Some(left) = left.checked_sub(1) else { return malformed("trailing bytes after the last pair") };
+        self.left = Some(left);
+        Ok((take_text(&mut self.bytes)?, take_text(&mut self.bytes)?))
+    }
+}
+
+impl<'a> Iterator for SerializedPairs<'a> {
+    type Item = Result<(&'a str, &'a str), FormatError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.bytes.is_empty() && self.left.unwrap_or(0) == 0 {
+            return None;
+        }
+        let pair = self.take();
+        if pair.is_err() {
+            (self.bytes, self.left) = (&[], None);
+        }
+        Some(pair)
+    }
+}
+
+/// A valid serialized context.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SerializedContext<'a> {
+    bytes: &'a [u8],
+    is_sorted: bool,
+}
+
+impl<'a> SerializedContext<'a> {
+    /// Checks a serialized context like [`EncryptionContext::parse`]. A sorted one is not copied.
+    pub(crate) fn check(bytes: &'a [u8]) -> Result<Self, FormatError> {
+        let mut last = None;
+        for pair in SerializedPairs::new(bytes) {
+            let name = Some(pair?.0);
+            if last >= name {
+                EncryptionContext::parse(bytes)?;
+                return Ok(Self { bytes, is_sorted: false });
+            }
+            last = name;
+        }
+        Ok(Self { bytes, is_sorted: true })
+    }
+
+    /// Creates a context from the bytes and the result of an earlier check.
+    pub(crate) fn new(bytes: &'a [u8], is_sorted: bool) -> Self {
+        Self { bytes, is_sorted }
+    }
+
+    /// Returns whether the pairs are sorted like those of an [`EncryptionContext`].
+    pub(crate) fn is_sorted(self) -> bool {
+        self.is_sorted
+    }
+
+    pub(crate) fn as_bytes(self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Returns an error if this context would be too long with these pairs.
+    pub(crate) fn check_len_with(self, more: &EncryptionContext) -> Result<(), ContextError> {
+        check_serialized_len(self.bytes.len().max(2) + more.pairs_len()).map(drop)
+    }
+
+    /// Returns the pairs in their order in the bytes.
+    pub(crate) fn pairs(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        SerializedPairs::new(self.bytes).map_while(Result::ok)
+    }
+
+    pub(crate) fn parse(self) -> EncryptionContext {
+        self.pairs().collect()
+    }
 }
 
 impl<K: AsRef<str>, V: AsRef<str>, const N: usize> From<[(K, V); N]> for EncryptionContext {
@@ -278,6 +366,8 @@ mod tests {
     fn pairs_out_of_order_are_read() {
         let read = EncryptionContext::parse(b"\0\x02\0\x01b\0\x01B\0\x01a\0\x01A").unwrap();
         assert_eq!(read, EncryptionContext::from([("a", "A"), ("b", "B")]));
+        let checked = SerializedContext::check(b"\0\x02\0\x01b\0\x01B\0\x01a\0\x01A").unwrap();
+        assert_eq!((checked.is_sorted(), checked.parse()), (false, read));
     }
 
     #[test]
@@ -293,7 +383,8 @@ mod tests {
             b"\0\x01\0\x01\xff\0\x01A",
             b"\0\x02\0\x01a\0\x01A\0\x01a\0\x01B",
         ] {
-            assert!(EncryptionContext::parse(bytes).is_err(), "{bytes:?}");
+            let refused = EncryptionContext::parse(bytes).unwrap_err();
+            assert_eq!(SerializedContext::check(bytes).unwrap_err(), refused, "{bytes:?}");
         }
     }
 
@@ -306,8 +397,13 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_or_refused_without_panic(bytes in proptest::collection::vec(any::<u8>(), 0..99)) {
-            if let Ok(context) = EncryptionContext::parse(&bytes) {
-                prop_assert_eq!(context.serialize().unwrap().len(), bytes.len());
+            match (EncryptionContext::parse(&bytes), SerializedContext::check(&bytes)) {
+                (Ok(context), Ok(checked)) => {
+                    prop_assert_eq!(context.serialize().unwrap().len(), bytes.len());
+                    prop_assert_eq!(checked.is_sorted(), context.serialize().unwrap() == bytes);
+                    prop_assert_eq!(checked.parse(), context);
+                }
+                (parsed, checked) => prop_assert_eq!(parsed.unwrap_err(), checked.unwrap_err()),
             }
         }
     }

@@ -204,8 +204,7 @@ impl Envelope {
         let materials = match &settings.cache {
             None => Arc::new(settings.sealing_materials(context).await?),
             Some(cache) => {
-                let required = settings.required_context.iter().map(String::as_str);
-                cache.sealing(settings.suite, context, required, plaintext_len, fetch).await?
+                cache.sealing(settings.suite, context, &settings.required_context, plaintext_len, fetch).await?
             }
         };
         Sealer::new(SealerParts {
@@ -213,7 +212,6 @@ impl Envelope {
             random: &settings.random,
             suite: settings.suite,
             frame_len: settings.frame_len,
-            limits: &settings.limits,
             threads: &settings.threads,
             materials: &materials,
         })
@@ -229,12 +227,7 @@ impl Envelope {
         if header.suite().signature().is_some() && !self.settings.streams_signed {
             return Err(OpenError::SignedStream);
         }
-        self.opener_for_buffer(header, context).await
-    }
-
-    /// Creates the opener for a message whose plaintext is returned entirely or not at all.
-    async fn opener_for_buffer(&self, header: &Header, context: &EncryptionContext) -> Result<Opener, OpenError> {
-        Ok(self.unlock(header, context, None).await?.0)
+        Ok(self.unlock(&header.view(), context, None).await?.0)
     }
 }
 

@@ -1,17 +1,16 @@
 //! The keys for one message: requests them from the key provider, and checks its responses.
 
-use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Instant};
+use std::{borrow::Cow, collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Instant};
 
 use base64ct::{Base64, Encoding};
+use bytes::Bytes;
 
 use crate::{
-    context::{EncryptionContext, PUBLIC_KEY_NAME},
-    crypto::{Backend, Random, Randomness, SigningKey, VerifyingKey},
+    context::{EncryptionContext, PUBLIC_KEY_NAME, SerializedContext},
+    crypto::{Backend, Random, Randomness, SecretKey, SigningKey, VerifyingKey},
     error::{ContextError, DataKeyError, FormatError, OpenError, SealError},
-    message::Header,
-    provider::{
-        DecryptDataKeyRequest, DecryptedDataKey, GenerateDataKeyRequest, GeneratedDataKey, KeyProvider, ProviderError,
-    },
+    message::{EncryptedDataKey, HeaderFields, HeaderTemplate, HeaderView, Limits},
+    provider::{DecryptDataKeyRequest, GenerateDataKeyRequest, KeyProvider, ProviderError},
     suite::AlgorithmSuite,
 };
 
@@ -62,16 +61,32 @@ impl From<MaterialsError> for OpenError {
     }
 }
 
-/// The keys and the context to seal a message with.
+/// The keys to seal messages with, and what their headers have in common.
 #[derive(Debug)]
 pub(crate) struct SealingMaterials {
-    pub(crate) data_key: GeneratedDataKey,
+    pub(crate) data_key: SecretKey,
     /// Present if the suite signs messages.
     pub(crate) signing_key: Option<Arc<SigningKey>>,
-    /// The pairs that the message stores.
-    pub(crate) stored_context: EncryptionContext,
-    /// The required encryption context, which the message authenticates but does not store.
-    pub(crate) required_context: EncryptionContext,
+    /// An error if a header would exceed a limit.
+    pub(crate) header: Result<HeaderTemplate, SealError>,
+}
+
+/// The data key of messages to open, and what their metadata has in common.
+#[derive(Debug)]
+pub(crate) struct OpeningMaterials {
+    pub(crate) data_key: SecretKey,
+    /// The index of the encrypted data key in the request.
+    pub(crate) index: usize,
+    pub(crate) info: Arc<KeyInfo>,
+}
+
+/// The metadata of messages with the same data key and encryption context.
+#[derive(Debug)]
+pub(crate) struct KeyInfo {
+    /// The entire context.
+    pub(crate) context: EncryptionContext,
+    pub(crate) encrypted_data_key: EncryptedDataKey,
+    pub(crate) key_id: String,
 }
 
 /// Checks that a message may be sealed with this context: it has all required names and no reserved names.
@@ -86,6 +101,7 @@ pub(crate) async fn for_sealing(
     suite: AlgorithmSuite,
     context: &EncryptionContext,
     required: &BTreeSet<String>,
+    (frame_len, limits): (NonZeroU32, &Limits),
     (backend, random): (Backend, &Random),
     deadline: Instant,
 ) -> Result<SealingMaterials, MaterialsError> {
@@ -107,12 +123,31 @@ pub(crate) async fn for_sealing(
         return Err(DataKeyError::NotEncrypted.into());
     }
     let (required_context, stored_context) = full_context.iter().partition(|(name, _)| required.contains(*name));
-    Ok(SealingMaterials { data_key, signing_key, stored_context, required_context })
+    let header = header_template(
+        &HeaderFields {
+            suite,
+            context: &stored_context,
+            required_context: &required_context,
+            encrypted_data_keys: &data_key.encrypted_data_keys,
+            frame_len: frame_len.get(),
+        },
+        limits,
+    );
+    Ok(SealingMaterials { data_key: data_key.plaintext, signing_key, header })
+}
+
+/// Returns a template that is within the limits: the envelope must be able to open what it seals.
+fn header_template(fields: &HeaderFields<'_>, limits: &Limits) -> Result<HeaderTemplate, SealError> {
+    let header = HeaderTemplate::new(fields)?;
+    limits.check_encrypted_data_keys(fields.encrypted_data_keys.len())?;
+    limits.check_header_len(header.header_len())?;
+    Ok(header)
 }
 
 /// Returns the public key from a message's context. Signed messages must have one, and unsigned messages must not.
-pub(crate) fn verifying_key(header: &Header, backend: Backend) -> Result<Option<VerifyingKey>, FormatError> {
-    match (header.suite().signature(), header.context().get(PUBLIC_KEY_NAME)) {
+pub(crate) fn verifying_key(header: &HeaderView<'_>, backend: Backend) -> Result<Option<VerifyingKey>, FormatError> {
+    let public_key = header.context().pairs().find(|(name, _)| *name == PUBLIC_KEY_NAME).map(|(_, value)| value);
+    match (header.suite().signature(), public_key) {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(FormatError::PublicKey("it has a public key, but the suite has no signature")),
         (Some(_), None) => Err(FormatError::PublicKey("it has no public key, but the suite has a signature")),
@@ -128,45 +163,68 @@ pub(crate) fn verifying_key(header: &Header, backend: Backend) -> Result<Option<
 pub(crate) async fn for_opening(
     provider: &dyn KeyProvider,
     request: &DecryptDataKeyRequest<'_>,
-) -> Result<DecryptedDataKey, MaterialsError> {
-    let data_key = provider.decrypt_data_key(request).await?;
-    check_len(request.suite, data_key.plaintext.len())?;
-    if data_key.index >= request.encrypted_data_keys.len() {
-        let (index, count) = (data_key.index, request.encrypted_data_keys.len());
-        return Err(DataKeyError::Index { index, count }.into());
-    }
-    Ok(data_key)
+) -> Result<OpeningMaterials, MaterialsError> {
+    let decrypted = provider.decrypt_data_key(request).await?;
+    check_len(request.suite, decrypted.plaintext.len())?;
+    let (index, count) = (decrypted.index, request.encrypted_data_keys.len());
+    let encrypted = request.encrypted_data_keys.get(index).ok_or(DataKeyError::Index { index, count })?;
+    // A copy, because the fields may be small parts of a long header.
+    let copied = |field: &Bytes| Bytes::copy_from_slice(field);
+    let encrypted_data_key = EncryptedDataKey {
+        provider_id: encrypted.provider_id.clone(),
+        provider_info: copied(&encrypted.provider_info),
+        ciphertext: copied(&encrypted.ciphertext),
+    };
+    let info = KeyInfo { context: request.context.clone(), encrypted_data_key, key_id: decrypted.key_id };
+    Ok(OpeningMaterials { data_key: decrypted.plaintext, index, info: Arc::new(info) })
 }
 
 fn check_len(suite: AlgorithmSuite, len: usize) -> Result<(), MaterialsError> {
     if len == suite.data_key_len() { Ok(()) } else { Err(DataKeyError::Len { len, suite }.into()) }
 }
 
-/// Returns the full context of a message to open, and the part that the message does not store.
+/// Returns the part of a message's context that the message does not store.
 ///
 /// Checks that each pair that the caller expects is stored with the same value, or is a required pair that is not
 /// stored.
 pub(crate) fn check_expected(
-    stored: &EncryptionContext,
+    stored: SerializedContext<'_>,
     expected: &EncryptionContext,
     required: &BTreeSet<String>,
-) -> Result<(EncryptionContext, EncryptionContext), ContextError> {
+) -> Result<EncryptionContext, ContextError> {
     check_required_names(expected, required)?;
+    let not_stored = if stored.is_sorted() {
+        not_stored(stored.pairs(), expected, required)?
+    } else {
+        not_stored(stored.parse().iter(), expected, required)?
+    };
+    stored.check_len_with(&not_stored)?;
+    Ok(not_stored)
+}
+
+/// Compares the stored pairs, which must be sorted, with the expected ones.
+fn not_stored<'a>(
+    stored: impl Iterator<Item = (&'a str, &'a str)>,
+    expected: &EncryptionContext,
+    required: &BTreeSet<String>,
+) -> Result<EncryptionContext, ContextError> {
+    let mut stored = stored.peekable();
     let mut not_stored = EncryptionContext::new();
     for (name, value) in expected {
-        match stored.get(name) {
-            Some(found) if found == value => {}
-            Some(_) => return Err(ContextError::ValueDiffers { name: name.into() }),
-            None if required.contains(name) => {
+        while stored.next_if(|(stored_name, _)| *stored_name < name).is_some() {}
+        match stored.peek() {
+            Some((stored_name, stored_value)) if *stored_name == name => {
+                if *stored_value != value {
+                    return Err(ContextError::ValueDiffers { name: name.into() });
+                }
+            }
+            _ if required.contains(name) => {
                 not_stored.insert(name, value);
             }
-            None => return Err(ContextError::PairMissing { name: name.into() }),
+            _ => return Err(ContextError::PairMissing { name: name.into() }),
         }
     }
-    let mut full_context = stored.clone();
-    full_context.extend(&not_stored);
-    full_context.serialized_len()?;
-    Ok((full_context, not_stored))
+    Ok(not_stored)
 }
 
 fn check_required_names(context: &EncryptionContext, required: &BTreeSet<String>) -> Result<(), ContextError> {

@@ -35,8 +35,9 @@ pub(crate) use frame::{BLOCK_OVERHEAD, FrameHead, body_aad};
 pub use frame::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD};
 pub use geometry::{FrameLocation, Geometry};
 pub use header::{ContentType, Header};
-pub(crate) use header::{HeaderFields, put_authentication};
+pub(crate) use header::{HeaderFields, HeaderTemplate, HeaderView};
 pub use header_reader::HeaderReader;
+pub(crate) use key_section::EncryptedDataKeys;
 pub(crate) use limits::Limits;
 pub use message_id::MessageId;
 

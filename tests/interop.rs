@@ -64,7 +64,7 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_raw_aes_keys(
                         if frame_len % 128 == 0 {
                             let sealed = peer.seal(key_file, &context, frame_len, &plaintext);
                             let opened = envelope.open(&sealed, &context).await.unwrap();
-                            assert_eq!((opened.plaintext, opened.info.context), (plaintext, context.clone()));
+                            assert_eq!((opened.plaintext, opened.info.context()), (plaintext, &context));
                             cells += 1;
                         }
                     }
@@ -98,8 +98,8 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_a_kms_key() {
                 if frame_len % 128 == 0 {
                     let sealed = peer.seal(&arn, &context, frame_len, &plaintext);
                     let opened = envelope.open(&sealed, &context).await.unwrap();
-                    assert_eq!(opened.info.encrypted_data_key.key_name(), arn);
-                    assert_eq!((opened.plaintext, opened.info.context), (plaintext, context.clone()));
+                    assert_eq!(opened.info.encrypted_data_key().key_name(), arn);
+                    assert_eq!((opened.plaintext, opened.info.context()), (plaintext, &context));
                     cells += 1;
                 }
             }
@@ -154,8 +154,8 @@ async fn replicas_and_discovery_open_what_the_other_side_sealed() {
         assert_eq!(peer.open(&peers_key, &context, &sealed).unwrap(), b"data");
         let sealed = peer.seal(&peers_key, &context, 4096, b"data");
         let opened = replica(ours).open(&sealed, &context).await.unwrap();
-        assert_eq!((&opened.plaintext[..], opened.info.key_id), (&b"data"[..], arn(ours, "mrk-1")));
-        assert_eq!(discover.open(&sealed, &context).await.unwrap().info.key_id, arn(near, "mrk-1"));
+        assert_eq!((&opened.plaintext[..], opened.info.key_id()), (&b"data"[..], &*arn(ours, "mrk-1")));
+        assert_eq!(discover.open(&sealed, &context).await.unwrap().info.key_id(), &*arn(near, "mrk-1"));
     }
 
     let keys = [arn(near, "single"), arn(far, "other")];
@@ -164,8 +164,8 @@ async fn replicas_and_discovery_open_what_the_other_side_sealed() {
     for key in &keys {
         assert_eq!(peer.open(key, &context, &sealed).unwrap(), b"data");
         let theirs = peer.seal(key, &context, 4096, b"data");
-        assert_eq!(several.open(&theirs, &context).await.unwrap().info.key_id, *key);
-        assert_eq!(discover.open(&theirs, &context).await.unwrap().info.key_id, *key);
+        assert_eq!(several.open(&theirs, &context).await.unwrap().info.key_id(), *key);
+        assert_eq!(discover.open(&theirs, &context).await.unwrap().info.key_id(), *key);
     }
     for region in [near, far] {
         let peers_key = peer.key_file("discovery.json", &discovery(region));
@@ -257,9 +257,13 @@ async fn both_ways(
                     let header = header(&sealed);
                     assert_eq!(header.content_type() == ContentType::NonFramed, frame_len == 0);
                     let opened = envelope.open(&sealed, context).await.unwrap();
-                    assert_eq!((opened.plaintext, opened.info.suite), (plaintext.clone(), suite), "{len} {frame_len}");
+                    assert_eq!(
+                        (opened.plaintext, opened.info.suite()),
+                        (plaintext.clone(), suite),
+                        "{len} {frame_len}"
+                    );
                     for (name, value) in context {
-                        assert_eq!(opened.info.context.get(name), Some(value));
+                        assert_eq!(opened.info.context().get(name), Some(value));
                     }
                     cell.theirs += 1;
                 }

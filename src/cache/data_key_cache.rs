@@ -1,7 +1,7 @@
 //! The public cache, its builder, and the lookups of envelopes.
 
 use std::{
-    collections::hash_map::RandomState,
+    collections::BTreeSet,
     fmt,
     sync::{
         Arc,
@@ -10,24 +10,22 @@ use std::{
     time::Duration,
 };
 
-use bytes::BufMut;
 use subtle::ConstantTimeEq;
 
 pub(crate) use super::store::Fetch;
 use super::{
     CacheStats, Clock, Refresh,
     entries::{Entry, Material, context_bytes},
-    key::{KeyRef, Lookup, put_part},
+    key::{Contexts, KeyRef, Lookup, Subject},
     settings::Settings,
     store::{Found, Keep, Store, Waiter},
 };
 use crate::{
     clock::SystemClock,
-    context::EncryptionContext,
-    error::{ConfigError, ContextError, DataKeyError},
-    materials::{MaterialsError, SealingMaterials},
-    message::EncryptedDataKey,
-    provider::DecryptedDataKey,
+    context::{EncryptionContext, SerializedContext},
+    error::{ConfigError, DataKeyError},
+    materials::{KeyInfo, MaterialsError, OpeningMaterials, SealingMaterials},
+    message::{EncryptedDataKey, EncryptedDataKeys, HeaderTemplate},
     suite::{AlgorithmSuite, KeyDerivation},
 };
 
@@ -90,7 +88,7 @@ pub struct DataKeyCache(pub(super) Arc<Inner>);
 pub(super) struct Inner {
     pub(super) settings: Arc<Settings>,
     sealing: Arc<Store<SealingMaterials>>,
-    opening: Arc<Store<DecryptedDataKey>>,
+    opening: Arc<Store<OpeningMaterials>>,
     partitions: AtomicU64,
 }
 
@@ -157,7 +155,7 @@ impl Partition {
         &self,
         suite: AlgorithmSuite,
         context: &EncryptionContext,
-        required: impl ExactSizeIterator<Item = &str>,
+        required: &BTreeSet<String>,
         plaintext_len: Option<u64>,
         fetch: impl Fn() -> Fetch<SealingMaterials>,
     ) -> Result<Arc<SealingMaterials>, MaterialsError> {
@@ -167,62 +165,41 @@ impl Partition {
         if !cacheable || suite.key_derivation() == KeyDerivation::Identity {
             return sealing.bypass(fetch()).await;
         }
-        let lookup = self.lookup(Scope::Sealing, suite, context, required, sealing.hasher(), [&[][..]].into_iter())?;
+        context.serialized_len()?;
+        let subject = Subject { partition: self.number, suite, contexts: Contexts::Sealing { context, required } };
+        let lookup = Lookup::new(sealing.hasher(), subject, EncryptedDataKeys::NONE, false);
         sealing.get(&lookup, plaintext_len.unwrap_or(0), fetch).await
     }
 
-    /// Prepares the lookup of the data key of a message with these encrypted data keys.
-    pub(crate) fn opening<'a, 'b>(
+    /// Prepares the lookup of the data key of a message with this context and these encrypted data keys.
+    pub(crate) fn opening<'a>(
         &'a self,
         suite: AlgorithmSuite,
-        context: &EncryptionContext,
-        required: impl ExactSizeIterator<Item = &'b str>,
-        encrypted_data_keys: &'a [EncryptedDataKey],
-    ) -> Result<Opening<'a>, ContextError> {
+        stored: SerializedContext<'a>,
+        not_stored: &'a EncryptionContext,
+        encrypted_data_keys: EncryptedDataKeys<'a>,
+    ) -> Opening<'a> {
         let store = &self.cache.0.opening;
         // Without key commitment, a message may open with several data keys. An entry for the entire list makes sure
         // that the key provider chooses from the same list with and without a cache.
-        let group_len = if suite.is_committing() { 1 } else { encrypted_data_keys.len().max(1) };
-        let lookup = if suite.key_derivation() == KeyDerivation::Identity {
-            None
-        } else {
-            let groups = encrypted_data_keys.chunks(group_len);
-            Some(self.lookup(Scope::Opening, suite, context, required, store.hasher(), groups)?)
-        };
-        Ok(Opening { store, lookup, group_len, encrypted_data_keys })
-    }
-
-    /// Serializes everything that an entry depends on. Each part is preceded by its length, so different inputs always
-    /// have different keys.
-    fn lookup<'a, 'b>(
-        &self,
-        scope: Scope,
-        suite: AlgorithmSuite,
-        context: &EncryptionContext,
-        required: impl ExactSizeIterator<Item = &'a str>,
-        hasher: &RandomState,
-        groups: impl ExactSizeIterator<Item = &'b [EncryptedDataKey]>,
-    ) -> Result<Lookup, ContextError> {
-        let mut prefix = Vec::with_capacity(512);
-        prefix.put_u64(self.number);
-        prefix.put_u8(scope as u8);
-        prefix.put_u16(suite.id());
-        prefix.put_u64(context.serialized_len()? as u64);
-        context.serialize_into(&mut prefix)?;
-        prefix.put_u64(required.len() as u64);
-        required.for_each(|name| put_part(&mut prefix, name.as_bytes()));
-        Ok(Lookup::new(hasher, prefix, groups))
+        let is_each = suite.is_committing();
+        let lookup = (suite.key_derivation() != KeyDerivation::Identity).then(|| {
+            let contexts = Contexts::Opening { stored: stored.as_bytes(), not_stored };
+            let subject = Subject { partition: self.number, suite, contexts };
+            Lookup::new(store.hasher(), subject, encrypted_data_keys, is_each)
+        });
+        Opening { store, lookup, is_each, encrypted_data_keys }
     }
 }
 
 /// The lookup of one message's data key.
 pub(crate) struct Opening<'a> {
-    store: &'a Arc<Store<DecryptedDataKey>>,
+    store: &'a Arc<Store<OpeningMaterials>>,
     /// Present if messages of the suite can use the cache.
-    lookup: Option<Lookup>,
-    /// The number of encrypted data keys in an entry's key.
-    group_len: usize,
-    encrypted_data_keys: &'a [EncryptedDataKey],
+    lookup: Option<Lookup<'a>>,
+    /// Whether an entry belongs to one encrypted data key, and not to the entire list.
+    is_each: bool,
+    encrypted_data_keys: EncryptedDataKeys<'a>,
 }
 
 impl Opening<'_> {
@@ -231,29 +208,28 @@ impl Opening<'_> {
     pub(crate) async fn find(
         &self,
         from: usize,
-        fetch: impl Fn(&[EncryptedDataKey]) -> Fetch<DecryptedDataKey>,
+        fetch: impl Fn(EncryptedDataKeys<'_>) -> Fetch<OpeningMaterials>,
     ) -> Result<OpeningKey<'_>, MaterialsError> {
-        let Self { store, lookup, group_len, encrypted_data_keys } = self;
+        let Self { store, lookup, is_each, encrypted_data_keys } = self;
         let Some(lookup) = lookup else {
-            let data_key = store.bypass(fetch(encrypted_data_keys)).await?;
-            return Ok(OpeningKey { index: data_key.index, data_key, request: None });
+            let materials = store.bypass(fetch(*encrypted_data_keys)).await?;
+            return Ok(OpeningKey { index: materials.index, materials, request: None });
         };
-        match store.find(lookup, from, None, Keep::OnceVerified, || fetch(encrypted_data_keys)) {
-            Found::Entry { index, entry, is_due } => {
-                let data_key = entry.value.clone();
+        match store.find(lookup, from, None, Keep::OnceVerified, || fetch(*encrypted_data_keys)) {
+            Found::Entry { index, value: materials, is_due } => {
                 if is_due {
-                    let group = encrypted_data_keys.chunks(*group_len).nth(index).unwrap_or_default();
-                    store.renew(lookup.entry_key(index), the_same(data_key.clone(), fetch(group)));
+                    let renewed = fetch(lookup.encrypted_data_keys(index));
+                    store.renew(lookup.entry_key(index), the_same(materials.clone(), renewed));
                 }
                 // The index in the value refers to the message that the entry was requested for.
-                let index = if *group_len == 1 { index } else { data_key.index };
-                Ok(OpeningKey { index, data_key, request: None })
+                let index = if *is_each { index } else { materials.index };
+                Ok(OpeningKey { index, materials, request: None })
             }
             Found::Pending(waiter) => {
                 let entry = waiter.wait().await?;
-                let (data_key, index) = (entry.value.clone(), entry.value.index);
-                let request = Some((lookup.entry_key(index / group_len), waiter, entry));
-                Ok(OpeningKey { index, data_key, request })
+                let (materials, index) = (entry.value.clone(), entry.value.index);
+                let entry_key = lookup.entry_key(if *is_each { index } else { 0 });
+                Ok(OpeningKey { index, materials, request: Some((entry_key, waiter, entry)) })
             }
         }
     }
@@ -261,11 +237,11 @@ impl Opening<'_> {
 
 /// A data key with which the message's header has not been verified yet.
 pub(crate) struct OpeningKey<'a> {
-    pub(crate) data_key: Arc<DecryptedDataKey>,
+    pub(crate) materials: Arc<OpeningMaterials>,
     /// The index of its encrypted data key in the message's list.
     pub(crate) index: usize,
     /// Present if the data key comes from a request: the arguments for adding it to the cache.
-    request: Option<(KeyRef<'a>, Waiter<DecryptedDataKey>, Arc<Entry<DecryptedDataKey>>)>,
+    request: Option<(KeyRef<'a>, Waiter<OpeningMaterials>, Arc<Entry<OpeningMaterials>>)>,
 }
 
 impl OpeningKey<'_> {
@@ -275,48 +251,42 @@ impl OpeningKey<'_> {
     }
 
     /// Adds the data key to the cache. The caller must have verified the message's header with it.
-    pub(crate) fn keep(self) -> Arc<DecryptedDataKey> {
+    pub(crate) fn keep(self) -> Arc<OpeningMaterials> {
         if let Some((key, waiter, entry)) = self.request {
             waiter.keep(key, &entry);
         }
-        self.data_key
+        self.materials
     }
 }
 
 /// Makes a renewal fail if it returns a data key other than the verified one.
-fn the_same(data_key: Arc<DecryptedDataKey>, fetch: Fetch<DecryptedDataKey>) -> Fetch<DecryptedDataKey> {
+fn the_same(verified: Arc<OpeningMaterials>, fetch: Fetch<OpeningMaterials>) -> Fetch<OpeningMaterials> {
     Box::pin(async move {
         let renewed = fetch.await?;
-        if !bool::from(renewed.plaintext.expose().ct_eq(data_key.plaintext.expose())) {
+        if !bool::from(renewed.data_key.expose().ct_eq(verified.data_key.expose())) {
             return Err(DataKeyError::Changed.into());
         }
         Ok(renewed)
     })
 }
 
-#[derive(Clone, Copy)]
-enum Scope {
-    Sealing,
-    Opening,
-}
-
 impl Material for SealingMaterials {
     fn held_bytes(&self) -> usize {
-        let Self { data_key, signing_key, stored_context, required_context } = self;
-        let encrypted = data_key
-            .encrypted_data_keys
-            .iter()
-            .map(|key| size_of::<EncryptedDataKey>() + key.fields().iter().map(|field| field.len()).sum::<usize>());
-        let signing_key = signing_key.as_ref().map_or(0, |_| SIGNING_KEY_BYTES);
-        let contexts = context_bytes(stored_context.iter().chain(required_context));
-        data_key.plaintext.len() + encrypted.sum::<usize>() + signing_key + contexts
+        let signing_key = self.signing_key.as_ref().map_or(0, |_| SIGNING_KEY_BYTES);
+        self.data_key.len() + signing_key + self.header.as_ref().map_or(0, HeaderTemplate::held_bytes)
     }
 }
 
-impl Material for DecryptedDataKey {
+impl Material for OpeningMaterials {
     fn held_bytes(&self) -> usize {
-        self.plaintext.len() + self.key_id.len()
+        let KeyInfo { context, encrypted_data_key, key_id } = &*self.info;
+        let info = context_bytes(context.iter()) + encrypted_data_key_bytes(encrypted_data_key) + key_id.len();
+        self.data_key.len() + info
     }
+}
+
+fn encrypted_data_key_bytes(key: &EncryptedDataKey) -> usize {
+    size_of::<EncryptedDataKey>() + key.fields().iter().map(|field| field.len()).sum::<usize>()
 }
 
 /// Configures a [`DataKeyCache`]. Created by [`DataKeyCache::builder`].
@@ -433,29 +403,36 @@ mod tests {
     use super::*;
     use crate::{
         crypto::{Backend, Random, SecretKey, SigningKey},
-        provider::GeneratedDataKey,
+        message::HeaderFields,
     };
 
     #[test]
     fn entries_count_what_they_hold() {
-        let data_key = DecryptedDataKey { plaintext: SecretKey::from([1; 32]), index: 0, key_id: "id".into() };
-        assert_eq!(data_key.held_bytes(), 32 + 2);
+        let info = KeyInfo {
+            context: EncryptionContext::from([("a", "bc")]),
+            encrypted_data_key: EncryptedDataKey::new("12", "345", "6789"),
+            key_id: "id".into(),
+        };
+        let data_key = OpeningMaterials { data_key: SecretKey::from([1; 32]), index: 0, info: Arc::new(info) };
+        assert_eq!(data_key.held_bytes(), 32 + (64 + 3) + (size_of::<EncryptedDataKey>() + 2 + 3 + 4) + 2);
 
         let suite = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
         let sign =
             || SigningKey::generate(Backend::default(), suite.signature()?, &Random::System(Backend::default())).ok();
         for (signing_key, signing_key_bytes) in [(None, 0), (sign().map(Arc::new), 1024)] {
             assert_eq!(signing_key.is_some(), signing_key_bytes > 0);
-            let encrypted = ["12345", "6"].map(|text| EncryptedDataKey::new("id", "info", text)).into();
-            let materials = SealingMaterials {
-                data_key: GeneratedDataKey { plaintext: SecretKey::from([1; 32]), encrypted_data_keys: encrypted },
-                signing_key,
-                stored_context: EncryptionContext::from([("a", "bc"), ("d", "e")]),
-                required_context: EncryptionContext::from([("f", "g")]),
-            };
-            let encrypted_bytes = 2 * (size_of::<EncryptedDataKey>() + 2 + 4) + 5 + 1;
-            let context_bytes = 3 * 64 + 3 + 2 + 2;
-            assert_eq!(materials.held_bytes(), 32 + encrypted_bytes + context_bytes + signing_key_bytes);
+            let header = HeaderTemplate::new(&HeaderFields {
+                suite,
+                context: &EncryptionContext::from([("a", "bc"), ("d", "e")]),
+                required_context: &EncryptionContext::from([("f", "g")]),
+                encrypted_data_keys: &["12345", "6"].map(|text| EncryptedDataKey::new("id", "info", text)),
+                frame_len: 4096,
+            });
+            let materials = SealingMaterials { data_key: SecretKey::from([1; 32]), signing_key, header };
+            let encrypted_bytes = 2 * (3 * 2 + 2 + 4) + 5 + 1;
+            let context_bytes = (2 + 2 * 4 + 5) + (2 + 4 + 2);
+            let header_bytes = 3 + 32 + 2 + context_bytes + 2 + encrypted_bytes + 5 + 32;
+            assert_eq!(materials.held_bytes(), 32 + header_bytes + signing_key_bytes);
         }
     }
 }

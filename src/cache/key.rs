@@ -2,23 +2,81 @@
 
 use std::{
     borrow::Borrow,
-    collections::hash_map::RandomState,
+    collections::{BTreeSet, hash_map::RandomState},
     hash::{BuildHasher, Hash, Hasher},
-    ops::Range,
     sync::Arc,
 };
 
-use bytes::BufMut;
+use crate::{context::EncryptionContext, message::EncryptedDataKeys, suite::AlgorithmSuite};
 
-use crate::message::EncryptedDataKey;
+/// What an entry depends on, in addition to the encrypted data keys.
+#[derive(Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) partition: u64,
+    pub(super) suite: AlgorithmSuite,
+    pub(super) contexts: Contexts<'a>,
+}
 
-/// Serializes everything that an entry or a request depends on. Keys are compared in full, not only by hash.
-#[derive(Debug, PartialEq, Eq)]
+/// The contexts that an entry depends on.
+#[derive(Debug)]
+pub(super) enum Contexts<'a> {
+    Sealing {
+        context: &'a EncryptionContext,
+        /// The names of the pairs that are not stored.
+        required: &'a BTreeSet<String>,
+    },
+    Opening {
+        /// The pairs that the message stores, serialized.
+        stored: &'a [u8],
+        /// The other pairs.
+        not_stored: &'a EncryptionContext,
+    },
+}
+
+impl Subject<'_> {
+    /// Passes all parts to `sink`. Each number of parts and each part of variable length follows its length, so
+    /// different subjects always have different bytes, and none starts with the bytes of another.
+    fn feed(&self, sink: &mut dyn FnMut(&[u8])) {
+        let kind = match self.contexts {
+            Contexts::Sealing { .. } => 0,
+            Contexts::Opening { .. } => 1,
+        };
+        let [suite_high, suite_low] = self.suite.id().to_be_bytes();
+        sink(&self.partition.to_be_bytes());
+        sink(&[kind, suite_high, suite_low]);
+        match self.contexts {
+            Contexts::Sealing { context, required } => {
+                feed_pairs(context, sink);
+                feed_len(required.len(), sink);
+                required.iter().for_each(|name| feed_part(name.as_bytes(), sink));
+            }
+            Contexts::Opening { stored, not_stored } => {
+                feed_part(stored, sink);
+                feed_pairs(not_stored, sink);
+            }
+        }
+    }
+}
+
+fn feed_pairs(context: &EncryptionContext, sink: &mut dyn FnMut(&[u8])) {
+    feed_len(context.len(), sink);
+    context.iter().flat_map(|(name, value)| [name, value]).for_each(|text| feed_part(text.as_bytes(), sink));
+}
+
+fn feed_part(part: &[u8], sink: &mut dyn FnMut(&[u8])) {
+    feed_len(part.len(), sink);
+    sink(part);
+}
+
+fn feed_len(len: usize, sink: &mut dyn FnMut(&[u8])) {
+    sink(&(len as u64).to_be_bytes());
+}
+
+/// The bytes of everything that an entry or a request depends on. Keys are compared in full, not only by hash.
+#[derive(Debug)]
 pub(super) struct Key {
     hash: u64,
     bytes: Box<[u8]>,
-    /// The offset of the encrypted data keys in `bytes`.
-    prefix_len: usize,
 }
 
 impl Key {
@@ -33,12 +91,25 @@ impl Hash for Key {
     }
 }
 
-/// A borrowed key. The prefix is self-delimiting, so two keys are equal only if both parts are equal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_key() == other.as_key()
+    }
+}
+
+impl Eq for Key {}
+
+/// A borrowed key.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct KeyRef<'a> {
     hash: u64,
-    prefix: &'a [u8],
-    encrypted_data_keys: &'a [u8],
+    parts: Parts<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Parts<'a> {
+    Stored(&'a [u8]),
+    Of(&'a Subject<'a>, EncryptedDataKeys<'a>),
 }
 
 impl KeyRef<'_> {
@@ -48,8 +119,41 @@ impl KeyRef<'_> {
     }
 
     pub(super) fn to_key(self) -> Arc<Key> {
-        let bytes = [self.prefix, self.encrypted_data_keys].concat().into();
-        Arc::new(Key { hash: self.hash, bytes, prefix_len: self.prefix.len() })
+        Arc::new(Key { hash: self.hash, bytes: self.to_bytes().into() })
+    }
+
+    fn feed(&self, sink: &mut dyn FnMut(&[u8])) {
+        match self.parts {
+            Parts::Stored(bytes) => sink(bytes),
+            Parts::Of(subject, encrypted_data_keys) => {
+                subject.feed(sink);
+                sink(encrypted_data_keys.as_bytes());
+            }
+        }
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(512);
+        self.feed(&mut |part| bytes.extend_from_slice(part));
+        bytes
+    }
+
+    fn has_bytes(&self, bytes: &[u8]) -> bool {
+        let mut rest = Some(bytes);
+        self.feed(&mut |part| rest = rest.and_then(|rest| rest.strip_prefix(part)));
+        rest.is_some_and(<[u8]>::is_empty)
+    }
+}
+
+impl PartialEq for KeyRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash
+            && match (self.parts, other.parts) {
+                (_, Parts::Stored(bytes)) => self.has_bytes(bytes),
+                (Parts::Stored(bytes), _) => other.has_bytes(bytes),
+                // A map only compares a key with those that it stores.
+                _ => self.to_bytes() == other.to_bytes(),
+            }
     }
 }
 
@@ -60,8 +164,7 @@ pub(super) trait AsKey {
 
 impl AsKey for Key {
     fn as_key(&self) -> KeyRef<'_> {
-        let (prefix, encrypted_data_keys) = self.bytes.split_at(self.prefix_len);
-        KeyRef { hash: self.hash, prefix, encrypted_data_keys }
+        KeyRef { hash: self.hash, parts: Parts::Stored(&self.bytes) }
     }
 }
 
@@ -93,43 +196,39 @@ impl Eq for dyn AsKey + '_ {}
 
 /// The keys for looking up one message: those of the entries that it can use, and that of its request.
 #[derive(Debug)]
-pub(super) struct Lookup {
-    /// The prefix, followed by all encrypted data keys.
-    bytes: Vec<u8>,
-    prefix_len: usize,
+pub(super) struct Lookup<'a> {
+    subject: Subject<'a>,
+    encrypted_data_keys: EncryptedDataKeys<'a>,
     hash: u64,
-    /// The hash of each entry key, and the range of its encrypted data keys in `bytes`. Empty if there is only one
-    /// entry key: it is then the same as the request key.
-    entry_keys: Vec<(u64, Range<usize>)>,
+    /// The hash of each entry key, and its encrypted data key. Empty if there is only one entry key: it is then the
+    /// same as the request key.
+    entry_keys: Vec<(u64, EncryptedDataKeys<'a>)>,
 }
 
-impl Lookup {
-    /// Creates one entry key for each group of encrypted data keys, and a request key for all groups. `bytes` contains
-    /// the prefix.
-    pub(super) fn new<'a>(
+impl<'a> Lookup<'a> {
+    /// Creates a request key for all encrypted data keys. If `is_each`, creates one entry key for each of them,
+    /// otherwise one for all.
+    pub(super) fn new(
         hasher: &RandomState,
-        mut bytes: Vec<u8>,
-        groups: impl ExactSizeIterator<Item = &'a [EncryptedDataKey]>,
+        subject: Subject<'a>,
+        encrypted_data_keys: EncryptedDataKeys<'a>,
+        is_each: bool,
     ) -> Self {
-        let prefix_len = bytes.len();
         let mut hasher = hasher.build_hasher();
-        hasher.write(&bytes);
-        let is_single = groups.len() == 1;
-        let mut entry_keys = Vec::with_capacity(if is_single { 0 } else { groups.len() });
-        for group in groups {
-            let start = bytes.len();
-            group.iter().flat_map(EncryptedDataKey::fields).for_each(|field| put_part(&mut bytes, field));
-            if !is_single {
+        subject.feed(&mut |part| hasher.write(part));
+        let mut entry_keys = Vec::new();
+        if is_each && encrypted_data_keys.iter().nth(1).is_some() {
+            entry_keys.extend(encrypted_data_keys.iter().map(|key| {
                 let mut hasher = hasher.clone();
-                hasher.write(&bytes[start..]);
-                entry_keys.push((hasher.finish(), start..bytes.len()));
-            }
+                hasher.write(key.as_bytes());
+                (hasher.finish(), key)
+            }));
         }
-        if is_single {
-            hasher.write(&bytes[prefix_len..]);
+        if entry_keys.is_empty() {
+            hasher.write(encrypted_data_keys.as_bytes());
         }
         entry_keys.iter().for_each(|(hash, _)| hasher.write_u64(*hash));
-        Self { bytes, prefix_len, hash: hasher.finish(), entry_keys }
+        Self { subject, encrypted_data_keys, hash: hasher.finish(), entry_keys }
     }
 
     /// Returns the entry keys and their indexes, starting at index `from`.
@@ -138,24 +237,23 @@ impl Lookup {
     }
 
     pub(super) fn entry_key(&self, index: usize) -> KeyRef<'_> {
-        self.entry_keys.get(index).map_or(self.request_key(), |(hash, range)| self.key(*hash, range.clone()))
+        let (hash, key) = self.entry_keys.get(index).copied().unwrap_or((self.hash, self.encrypted_data_keys));
+        self.key(hash, key)
+    }
+
+    /// Returns the encrypted data keys of an entry key.
+    pub(super) fn encrypted_data_keys(&self, index: usize) -> EncryptedDataKeys<'a> {
+        self.entry_keys.get(index).map_or(self.encrypted_data_keys, |(_, key)| *key)
     }
 
     /// Returns the key of the message's request.
     pub(super) fn request_key(&self) -> KeyRef<'_> {
-        self.key(self.hash, self.prefix_len..self.bytes.len())
+        self.key(self.hash, self.encrypted_data_keys)
     }
 
-    fn key(&self, hash: u64, encrypted_data_keys: Range<usize>) -> KeyRef<'_> {
-        let encrypted_data_keys = &self.bytes[encrypted_data_keys];
-        KeyRef { hash, prefix: &self.bytes[..self.prefix_len], encrypted_data_keys }
+    fn key(&self, hash: u64, encrypted_data_keys: EncryptedDataKeys<'a>) -> KeyRef<'_> {
+        KeyRef { hash, parts: Parts::Of(&self.subject, encrypted_data_keys) }
     }
-}
-
-/// Appends the length of a part and the part.
-pub(super) fn put_part(bytes: &mut Vec<u8>, part: &[u8]) {
-    bytes.put_u64(part.len() as u64);
-    bytes.put_slice(part);
 }
 
 #[cfg(test)]
@@ -163,23 +261,55 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::message::EncryptedDataKey;
 
     #[test]
-    fn hashes_cover_the_prefix_and_every_encrypted_data_key() {
+    fn hashes_cover_the_subject_and_every_encrypted_data_key() {
         let hasher = RandomState::new();
         let mut hashes = HashSet::new();
-        for prefix in [b"one", b"two"] {
+        let empty = EncryptionContext::new();
+        for partition in [1, 2] {
             for list in ["a", "b", "ab", "ba", "abc"] {
                 let list: Vec<_> = list.chars().map(|text| EncryptedDataKey::new("id", "", text.to_string())).collect();
-                let lookup = Lookup::new(&hasher, prefix.to_vec(), list.chunks(1));
+                let serialized = EncryptedDataKeys::serialize(&list);
+                let contexts = Contexts::Opening { stored: b"", not_stored: &empty };
+                let subject = Subject { partition, suite: AlgorithmSuite::default(), contexts };
+                let lookup = Lookup::new(&hasher, subject, EncryptedDataKeys::new(&serialized), true);
                 assert_eq!(lookup.entry_keys(0).count(), list.len());
                 assert_eq!(lookup.entry_keys(1).count(), list.len() - 1);
                 hashes.insert(lookup.request_key().hash);
                 hashes.extend(lookup.entry_keys(0).map(|(_, key)| key.hash));
+                assert_eq!(lookup.request_key().to_key().as_key(), lookup.request_key());
             }
         }
-        // For each prefix: the entry keys of three letters, two of which are also request keys, and the request keys of
-        // three longer lists.
+        // For each partition: the entry keys of three letters, two of which are also request keys, and the request keys
+        // of three longer lists.
         assert_eq!(hashes.len(), 2 * (3 + 3));
+    }
+
+    #[test]
+    fn different_subjects_have_different_bytes() {
+        let context = |pairs: &[(&str, &str)]| pairs.iter().collect::<EncryptionContext>();
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<BTreeSet<_>>();
+        let contexts = [context(&[]), context(&[("a", "")]), context(&[("", "a")]), context(&[("a", ""), ("b", "")])];
+        let required = [names(&[]), names(&["a"]), names(&["a", "b"]), names(&["ab"])];
+        let stored = contexts.each_ref().map(|context| context.serialize().unwrap());
+        let mut all = Vec::new();
+        for context in &contexts {
+            all.extend(required.iter().map(|required| Contexts::Sealing { context, required }));
+            all.extend(stored.iter().map(|stored| Contexts::Opening { stored, not_stored: context }));
+        }
+        let suite = AlgorithmSuite::default();
+        let subjects: Vec<_> = all.into_iter().map(|contexts| Subject { partition: 0, suite, contexts }).collect();
+        let hash = 0;
+        for (index, one) in subjects.iter().enumerate() {
+            let one = KeyRef { hash, parts: Parts::Of(one, EncryptedDataKeys::NONE) }.to_key();
+            for (other_index, other) in subjects.iter().enumerate() {
+                let other = KeyRef { hash, parts: Parts::Of(other, EncryptedDataKeys::NONE) };
+                assert_eq!(one.as_key() == other, index == other_index, "{other:?}");
+                assert_eq!(other == one.as_key(), index == other_index, "{other:?}");
+                assert!(index == other_index || !other.to_bytes().starts_with(&one.bytes), "{other:?}");
+            }
+        }
     }
 }

@@ -76,7 +76,7 @@ pub(super) enum Found<T: Material> {
     Entry {
         /// The index of its key in the lookup.
         index: usize,
-        entry: Arc<Entry<T>>,
+        value: Arc<T>,
         /// Whether the caller should start a renewal.
         is_due: bool,
     },
@@ -128,17 +128,17 @@ impl<T: Material> Store<T> {
     /// one entry key.
     pub(super) async fn get(
         self: &Arc<Self>,
-        lookup: &Lookup,
+        lookup: &Lookup<'_>,
         bytes: u64,
         fetch: impl Fn() -> Fetch<T>,
     ) -> Result<Arc<T>, MaterialsError> {
         loop {
             match self.find(lookup, 0, Some(bytes), Keep::OnSuccess, &fetch) {
-                Found::Entry { index, entry, is_due } => {
+                Found::Entry { index, value, is_due } => {
                     if is_due {
                         self.renew(lookup.entry_key(index), fetch());
                     }
-                    return Ok(entry.value.clone());
+                    return Ok(value);
                 }
                 Found::Pending(waiter) => {
                     let entry = waiter.wait().await?;
@@ -155,7 +155,7 @@ impl<T: Material> Store<T> {
     /// pending request, or starts one. `bytes` is the length of the message, if it counts against the entry's limits.
     pub(super) fn find(
         self: &Arc<Self>,
-        lookup: &Lookup,
+        lookup: &Lookup<'_>,
         from: usize,
         bytes: Option<u64>,
         keep: Keep,
@@ -177,7 +177,7 @@ impl<T: Material> Store<T> {
     /// Returns an entry or joins a pending request. If neither exists, starts the request in `new`, if any.
     fn look_up(
         self: &Arc<Self>,
-        lookup: &Lookup,
+        lookup: &Lookup<'_>,
         from: usize,
         bytes: Option<u64>,
         now: Instant,
@@ -192,8 +192,9 @@ impl<T: Material> Store<T> {
             let Some(entry) = entries.get(key) else { continue };
             if !settings.is_expired(entry.fetched, now) && entry.take(bytes, settings) {
                 stats.hits += 1;
-                let is_due = entry.is_due(now) && !pending.contains_key(&key as &dyn AsKey);
-                return Some(Found::Entry { index, entry: entry.clone(), is_due });
+                let is_due =
+                    settings.refresh.is_some() && entry.is_due(now) && !pending.contains_key(&key as &dyn AsKey);
+                return Some(Found::Entry { index, value: entry.value.clone(), is_due });
             }
             removed.extend(entries.pop(key));
             stats.expirations += 1;
@@ -367,7 +368,11 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
-    use crate::{DataKeyCache, message::EncryptedDataKey};
+    use crate::{
+        AlgorithmSuite, DataKeyCache, EncryptionContext,
+        cache::key::{Contexts, Subject},
+        message::{EncryptedDataKey, EncryptedDataKeys},
+    };
 
     impl Material for NonZeroUsize {
         fn held_bytes(&self) -> usize {
@@ -380,8 +385,14 @@ mod tests {
         Store::new(cache.0.settings.clone())
     }
 
-    fn lookup(store: &Store<NonZeroUsize>, encrypted_data_keys: &[EncryptedDataKey]) -> Lookup {
-        Lookup::new(store.hasher(), vec![7; 10], encrypted_data_keys.chunks(1))
+    fn lookup<'a>(
+        store: &Store<NonZeroUsize>,
+        not_stored: &'a EncryptionContext,
+        encrypted_data_keys: &'a [u8],
+    ) -> Lookup<'a> {
+        let contexts = Contexts::Opening { stored: b"context", not_stored };
+        let subject = Subject { partition: 7, suite: AlgorithmSuite::default(), contexts };
+        Lookup::new(store.hasher(), subject, EncryptedDataKeys::new(encrypted_data_keys), true)
     }
 
     fn pending(store: &Store<NonZeroUsize>) -> usize {
@@ -392,7 +403,8 @@ mod tests {
     fn a_request_leaves_nothing_behind_however_it_ends() {
         let store = store();
         let list = [1, 2].map(|byte| EncryptedDataKey::new("id", "info", vec![byte]));
-        let lookup = lookup(&store, &list);
+        let (list, context) = (EncryptedDataKeys::serialize(&list), EncryptionContext::new());
+        let lookup = lookup(&store, &context, &list);
         let begin = |fetch: fn() -> Fetch<NonZeroUsize>| match store.find(&lookup, 0, None, Keep::OnceVerified, fetch) {
             Found::Pending(waiter) => waiter,
             Found::Entry { .. } => panic!("there is no entry"),
@@ -436,8 +448,9 @@ mod tests {
         let entry = block_on(waiter.wait()).unwrap();
         waiter.keep(lookup.entry_key(1), &entry);
         assert_eq!((pending(&store), store.stats().entries), (0, 1));
-        // The overhead, the prefix, three fields with their lengths, the value, and the memory that the value owns.
-        assert_eq!(store.stats().bytes, 512 + 10 + (8 + 2 + 8 + 4 + 8 + 1) + 8 + 1);
+        // The overhead, the subject, three fields with their lengths, the value, and the memory that the value owns.
+        let subject = 8 + 3 + (8 + 7) + 8;
+        assert_eq!(store.stats().bytes, 512 + subject + (2 + 2 + 2 + 4 + 2 + 1) + 8 + 1);
         assert!(matches!(store.find(&lookup, 1, None, Keep::OnceVerified, fails), Found::Entry { index: 1, .. }));
         assert_eq!((store.stats().calls, store.stats().waits), (5, 2));
     }
@@ -452,7 +465,8 @@ mod tests {
             .build()
             .unwrap();
         let store = Store::new(cache.0.settings.clone());
-        let lookup = lookup(&store, &[]);
+        let context = EncryptionContext::new();
+        let lookup = lookup(&store, &context, &[]);
         let fetch = || -> Fetch<NonZeroUsize> { Box::pin(async { Ok(NonZeroUsize::MIN) }) };
         store.renew(lookup.request_key(), fetch());
         assert_eq!((lock(&spawned).len(), store.stats().calls), (0, 0));
@@ -468,8 +482,9 @@ mod tests {
     fn keys_with_the_same_hash_are_not_the_same() {
         let mut entries = Entries::new();
         let store = store();
-        let keys = ["one", "other"].map(|id| [EncryptedDataKey::new(id, "", &[][..])]);
-        let lookups = keys.map(|list| lookup(&store, &list));
+        let context = EncryptionContext::new();
+        let keys = ["one", "other"].map(|id| EncryptedDataKeys::serialize(&[EncryptedDataKey::new(id, "", &[][..])]));
+        let lookups = keys.each_ref().map(|list| lookup(&store, &context, list));
         // As if the hasher returned the same hash for all keys.
         let keys = lookups.each_ref().map(|lookup| lookup.request_key().with_hash(0));
         let entry = store.entry(NonZeroUsize::MIN, Instant::now(), 0);

@@ -4,7 +4,7 @@ use super::{Envelope, EnvelopeBuilder, Opened};
 use crate::{
     context::EncryptionContext,
     error::{OpenError, SealError},
-    message::Header,
+    message::HeaderView,
     provider::KeyProvider,
     stream::{self, MessageInfo},
 };
@@ -83,7 +83,7 @@ impl Envelope {
     ///
     /// let opened = envelope.open(&sealed, &EncryptionContext::from([("tenant", "acme")])).await?;
     /// assert_eq!(opened.plaintext, b"attack at dawn");
-    /// assert_eq!(opened.info.context.get("purpose"), Some("invoices"));
+    /// assert_eq!(opened.info.context().get("purpose"), Some("invoices"));
     ///
     /// let error = envelope.open(&sealed, &EncryptionContext::from([("tenant", "other")])).await.unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::WrongContext);
@@ -154,9 +154,9 @@ impl Envelope {
         // Take the buffer, so that `plaintext` does not contain that of another message if this call fails or is
         // canceled.
         let mut buffer = std::mem::take(plaintext);
-        let header = Header::parse(sealed, &self.settings.limits)?;
-        let mut opener = self.opener_for_buffer(&header, context).await?;
-        let body = &sealed[header.len()..];
+        let header = HeaderView::parse(sealed, &self.settings.limits)?;
+        let (mut opener, _) = self.unlock(&header, context, None).await?;
+        let body = &sealed[header.as_bytes().len()..];
         resize(&mut buffer, opener.update_len(body.len()));
         let len = opener.update(body, &mut buffer)?;
         opener.finish()?;

@@ -15,9 +15,9 @@ use crate::{
     context::EncryptionContext,
     crypto::{Backend, Random, Randomness},
     error::{ConfigError, NotFips},
-    materials::{self, MaterialsError, SealingMaterials},
+    materials::{self, MaterialsError, OpeningMaterials, SealingMaterials},
     message::{EncryptedDataKey, Limits},
-    provider::{self, DecryptDataKeyRequest, DecryptedDataKey, KeyProvider},
+    provider::{self, DecryptDataKeyRequest, KeyProvider},
     stream::{self, Threads},
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
@@ -49,20 +49,27 @@ impl Settings {
         &self,
         context: &EncryptionContext,
     ) -> Result<SealingMaterials, MaterialsError> {
-        let randomness = (self.backend, &*self.random);
-        let deadline = self.deadline();
-        materials::for_sealing(&*self.provider, self.suite, context, &self.required_context, randomness, deadline).await
+        materials::for_sealing(
+            &*self.provider,
+            self.suite,
+            context,
+            &self.required_context,
+            (self.frame_len, &self.limits),
+            (self.backend, &self.random),
+            self.deadline(),
+        )
+        .await
     }
 
     /// Returns the data key of a message of this suite, whose entire context is `context`. Without a deadline, the
     /// [key timeout](EnvelopeBuilder::key_timeout) starts now.
-    pub(super) async fn opening_data_key(
+    pub(super) async fn opening_materials(
         &self,
         suite: AlgorithmSuite,
         context: &EncryptionContext,
         encrypted_data_keys: &[EncryptedDataKey],
         deadline: Option<Instant>,
-    ) -> Result<DecryptedDataKey, MaterialsError> {
+    ) -> Result<OpeningMaterials, MaterialsError> {
         let request = DecryptDataKeyRequest::new(suite, context, encrypted_data_keys)
             .with_deadline(deadline.unwrap_or_else(|| self.deadline()))
             .with_tries_per_kms_key(self.limits.tries_per_kms_key)

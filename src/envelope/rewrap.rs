@@ -44,7 +44,7 @@ impl Envelope {
     /// let sealed = old.seal(b"attack at dawn", &context).await?;
     ///
     /// let header = Header::parse(&sealed, &Limits::default())?;
-    /// let keys: Vec<u8> = old.rewrap(&header, &context, &new_key).await?.to_bytes()?; // store these
+    /// let keys: Vec<u8> = old.rewrap(&header, &context, &new_key).await?.to_bytes(); // store these
     ///
     /// let keys = DetachedKeys::parse(&keys, &Limits::default())?;
     /// let new = Envelope::new(new_key);
@@ -71,16 +71,16 @@ impl Envelope {
             allowed.map_err(RewrapError::Encrypt)?;
         }
         let deadline = self.settings.deadline();
-        let (opener, data_key) = self.unlock(header, context, Some(deadline)).await?;
+        let (opener, materials) = self.unlock(&header.view(), context, Some(deadline)).await?;
         let info = opener.info();
-        let request = EncryptDataKeyRequest::new(info.suite, &info.context, &data_key.plaintext)
+        let request = EncryptDataKeyRequest::new(info.suite(), info.context(), &materials.data_key)
             .with_deadline(deadline)
             .with_backend(self.settings.backend)
             .with_randomness(Randomness(&self.settings.random));
         let encrypted = new.encrypt_data_key(&request).await.map_err(RewrapError::Encrypt)?;
-        let keys = DetachedKeys::new(info.message_id, encrypted).to_bytes().map_err(RewrapError::Keys)?;
+        let keys = DetachedKeys::new(*info.message_id(), encrypted).map_err(RewrapError::Keys)?;
         // Do not return keys that could not be parsed again.
-        DetachedKeys::parse(&keys, &self.settings.limits).map_err(|error| {
+        DetachedKeys::parse(&keys.to_bytes(), &self.settings.limits).map_err(|error| {
             RewrapError::Keys(match error {
                 HeaderError::Limit(error) => error.into(),
                 HeaderError::Format(error) => DataKeyError::from(error).into(),
@@ -127,7 +127,7 @@ impl Envelope {
     pub async fn reseal(&self, sealed: &[u8], context: &EncryptionContext, new: &Self) -> Result<Vec<u8>, ResealError> {
         let mut plaintext = Zeroizing::new(Vec::new());
         let info = self.open_into(sealed, context, &mut plaintext).await?;
-        Ok(new.seal(&plaintext, &info.context.without_reserved_names()).await?)
+        Ok(new.seal(&plaintext, &info.context().without_reserved_names()).await?)
     }
 
     /// Like [`reseal`](Self::reseal), but for streams: creates a reader of the new message from a reader of the old
@@ -163,7 +163,7 @@ impl Envelope {
         new: &Self,
     ) -> Result<SealReader<OpenReader<R>>, ResealError> {
         let opened = self.open_reader(reader, context).await?;
-        let context = opened.info().context.without_reserved_names();
+        let context = opened.info().context().without_reserved_names();
         Ok(new.seal_reader(opened, &context).await?)
     }
 
@@ -179,7 +179,7 @@ impl Envelope {
         new: &Self,
     ) -> Result<crate::stream::AsyncSealReader<crate::stream::AsyncOpenReader<R>>, ResealError> {
         let opened = self.open_async_reader(reader, context).await?;
-        let context = opened.info().context.without_reserved_names();
+        let context = opened.info().context().without_reserved_names();
         Ok(new.seal_async_reader(opened, &context).await?)
     }
 }

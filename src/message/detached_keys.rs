@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes};
 
 use super::{
-    EncryptedDataKey, Limits, MessageId,
+    EncryptedDataKey, EncryptedDataKeys, Limits, MessageId,
     key_section::{KeySection, put_encrypted_data_keys},
 };
 use crate::{
@@ -31,7 +31,7 @@ const MAGIC: [u8; 5] = *b"KEDK\x01";
 ///
 /// // Store these bytes beside the message.
 /// let header = Header::parse(&sealed, &Limits::default())?;
-/// let stored: Vec<u8> = old.rewrap(&header, &context, &new_key).await?.to_bytes()?;
+/// let stored: Vec<u8> = old.rewrap(&header, &context, &new_key).await?.to_bytes();
 ///
 /// let keys = DetachedKeys::parse(&stored, &Limits::default())?;
 /// let new = Envelope::new(new_key).with_detached_keys(keys);
@@ -53,11 +53,15 @@ const MAGIC: [u8; 5] = *b"KEDK\x01";
 pub struct DetachedKeys {
     message_id: MessageId,
     encrypted_data_keys: Vec<EncryptedDataKey>,
+    /// The same keys, serialized, after their number.
+    serialized: Bytes,
 }
 
 impl DetachedKeys {
-    pub(crate) fn new(message_id: MessageId, encrypted_data_keys: Vec<EncryptedDataKey>) -> Self {
-        Self { message_id, encrypted_data_keys }
+    pub(crate) fn new(message_id: MessageId, encrypted_data_keys: Vec<EncryptedDataKey>) -> Result<Self, SealError> {
+        let mut serialized = Vec::new();
+        put_encrypted_data_keys(&mut serialized, &encrypted_data_keys)?;
+        Ok(Self { message_id, encrypted_data_keys, serialized: serialized.into() })
     }
 
     /// Parses the output of [`to_bytes`](Self::to_bytes). `bytes` must contain nothing else.
@@ -82,30 +86,31 @@ impl DetachedKeys {
         let version = version.into_iter().find(|version| version.message_id_len() == id_len);
         let version = version.ok_or(FormatError::DetachedKeys("invalid length of the message id"))?;
         let message_id = MessageId::from_bytes(version, fields.take(id_len)?);
-        let mut keys = KeySection::new(fields.u16()?, limits)?;
+        let serialized_at = fields.at;
+        let count = fields.u16()?;
+        let mut keys = KeySection::new(fields.at, count, limits)?;
         while !keys.is_complete() {
             let len = fields.u16()?;
             let part = fields.take(usize::from(len))?;
-            keys.push(fields.at - part.len()..fields.at, part)?;
+            keys.push(fields.at, part)?;
         }
         if fields.at < bytes.len() {
             return refused("trailing bytes after the last key");
         }
-        Ok(Self { message_id, encrypted_data_keys: keys.into_keys(&Bytes::copy_from_slice(bytes)) })
+        let bytes = Bytes::copy_from_slice(bytes);
+        let encrypted_data_keys = EncryptedDataKeys::new(&bytes[keys.range()]).in_bytes(&bytes);
+        Ok(Self { message_id, encrypted_data_keys, serialized: bytes.slice(serialized_at..) })
     }
 
     /// Serializes the keys, so that they can be stored beside the message.
     ///
-    /// # Errors
-    /// Returns [`SealError::DataKey`] if there are more than 65,535 encrypted data keys or a field of one is longer
-    /// than 65,535 bytes.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, SealError> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         let id = self.message_id.as_bytes();
         out.put_u8(u8::try_from(id.len()).unwrap_or(u8::MAX));
         out.put_slice(id);
-        put_encrypted_data_keys(&mut out, &self.encrypted_data_keys)?;
-        Ok(out)
+        out.put_slice(&self.serialized);
+        out
     }
 
     /// Returns the id of the message that the keys belong to.
@@ -116,6 +121,11 @@ impl DetachedKeys {
     /// Returns the encrypted data keys. There is at least one.
     pub fn encrypted_data_keys(&self) -> &[EncryptedDataKey] {
         &self.encrypted_data_keys
+    }
+
+    /// Returns the encrypted data keys as [`HeaderView`](super::HeaderView) has them.
+    pub(crate) fn serialized(&self) -> EncryptedDataKeys<'_> {
+        EncryptedDataKeys::new(&self.serialized[2..])
     }
 }
 
@@ -151,23 +161,23 @@ mod tests {
     fn keys(version: MessageVersion) -> DetachedKeys {
         let id = &[7; 32][..version.message_id_len()];
         let keys = ["one", "two"].map(|name| EncryptedDataKey::new("p", name.as_bytes(), &b"ciphertext"[..]));
-        DetachedKeys::new(MessageId::from_bytes(version, id), keys.to_vec())
+        DetachedKeys::new(MessageId::from_bytes(version, id), keys.to_vec()).unwrap()
     }
 
     #[test]
     fn what_is_written_is_read_back() {
         for version in [MessageVersion::V1, MessageVersion::V2] {
             let keys = keys(version);
-            assert_eq!(DetachedKeys::parse(&keys.to_bytes().unwrap(), &Limits::default()).unwrap(), keys);
+            assert_eq!(DetachedKeys::parse(&keys.to_bytes(), &Limits::default()).unwrap(), keys);
         }
-        let written = keys(MessageVersion::V1).to_bytes().unwrap();
+        let written = keys(MessageVersion::V1).to_bytes();
         assert_eq!(written[..22], *b"KEDK\x01\x10\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07\x07");
         assert_eq!(written[22..38], *b"\0\x02\0\x01p\0\x03one\0\x0aciph");
     }
 
     #[test]
     fn truncated_or_extended_keys_and_other_versions_are_refused() {
-        let written = keys(MessageVersion::V2).to_bytes().unwrap();
+        let written = keys(MessageVersion::V2).to_bytes();
         for len in 0..written.len() {
             assert!(DetachedKeys::parse(&written[..len], &Limits::default()).is_err(), "{len}");
         }
@@ -187,7 +197,7 @@ mod tests {
         fn any_bytes_are_refused_or_written_back_as_they_were(rest in prop::collection::vec(any::<u8>(), 0..200)) {
             let bytes = [&MAGIC[..], &rest].concat();
             if let Ok(keys) = DetachedKeys::parse(&bytes, &Limits::default()) {
-                prop_assert_eq!(keys.to_bytes().unwrap(), bytes);
+                prop_assert_eq!(keys.to_bytes(), bytes);
             }
         }
     }

@@ -1,15 +1,15 @@
 //! The header of a message (specification, `data-format/message-header.md`).
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, ops::Range};
 
 use bytes::{BufMut, Bytes};
 
 use super::{
-    EncryptedDataKey, Geometry, MessageId,
+    EncryptedDataKey, EncryptedDataKeys, Geometry, MessageId,
     key_section::{put_encrypted_data_keys, put_u16_prefixed},
 };
 use crate::{
-    context::EncryptionContext,
+    context::{EncryptionContext, SerializedContext},
     error::{FormatError, SealError},
     suite::{AlgorithmSuite, COMMITMENT_LEN, IV_LEN, IV_LEN_FIELD, MessageVersion, TAG_LEN},
 };
@@ -62,27 +62,28 @@ impl ContentType {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Header {
-    pub(super) suite: AlgorithmSuite,
-    pub(super) message_id: MessageId,
-    pub(super) context: EncryptionContext,
-    pub(super) encrypted_data_keys: Vec<EncryptedDataKey>,
-    pub(super) content_type: ContentType,
-    pub(super) commitment: Option<[u8; COMMITMENT_LEN]>,
-    pub(super) iv: [u8; IV_LEN],
-    pub(super) tag: [u8; TAG_LEN],
+    parts: HeaderParts,
+    context: EncryptionContext,
+    encrypted_data_keys: Vec<EncryptedDataKey>,
     /// The serialized header, including its IV and tag.
-    pub(super) bytes: Bytes,
+    bytes: Bytes,
 }
 
 impl Header {
+    pub(super) fn new(parts: HeaderParts, bytes: Bytes) -> Self {
+        let view = HeaderView { parts: parts.clone(), bytes: &bytes };
+        let (context, encrypted_data_keys) = (view.context().parse(), view.encrypted_data_keys().in_bytes(&bytes));
+        Self { parts, context, encrypted_data_keys, bytes }
+    }
+
     /// Returns the algorithm suite.
     pub fn suite(&self) -> AlgorithmSuite {
-        self.suite
+        self.parts.suite
     }
 
     /// Returns the random id of the message.
     pub fn message_id(&self) -> &MessageId {
-        &self.message_id
+        &self.parts.message_id
     }
 
     /// Returns the encryption context that the header stores. It does not contain the pairs of a
@@ -98,7 +99,7 @@ impl Header {
 
     /// Returns the structure of the body.
     pub fn content_type(&self) -> ContentType {
-        self.content_type
+        self.parts.content_type
     }
 
     /// Returns the length of the header in bytes, including its authentication tag.
@@ -115,7 +116,7 @@ impl Header {
     /// [`signed_geometry`](Self::signed_geometry) instead. Returns [`FormatError::Length`] if no message with this
     /// header can have this length, or if the message is not framed.
     pub fn geometry(&self, sealed_len: u64) -> Result<Geometry, FormatError> {
-        match (self.content_type, self.suite.signature()) {
+        match (self.content_type(), self.suite().signature()) {
             (ContentType::Framed { .. }, Some(_)) => Err(FormatError::FooterLenNeeded),
             _ => self.signed_geometry(sealed_len, 0),
         }
@@ -133,7 +134,7 @@ impl Header {
     /// framed.
     pub fn signed_geometry(&self, sealed_len: u64, footer_len: usize) -> Result<Geometry, FormatError> {
         let header_len = self.len() as u64;
-        match self.content_type {
+        match self.content_type() {
             ContentType::Framed { frame_len } => {
                 Geometry::of_sealed(header_len, frame_len, footer_len as u64, sealed_len)
             }
@@ -141,68 +142,157 @@ impl Header {
         }
     }
 
+    pub(crate) fn view(&self) -> HeaderView<'_> {
+        HeaderView { parts: self.parts.clone(), bytes: &self.bytes }
+    }
+}
+
+/// The fields of a header that have a fixed length, and the places of the others.
+#[derive(Clone, Debug)]
+pub(super) struct HeaderParts {
+    pub(super) suite: AlgorithmSuite,
+    pub(super) message_id: MessageId,
+    pub(super) context: Range<usize>,
+    pub(super) context_is_sorted: bool,
+    pub(super) encrypted_data_keys: Range<usize>,
+    pub(super) content_type: ContentType,
+    pub(super) commitment: Option<[u8; COMMITMENT_LEN]>,
+    pub(super) iv: [u8; IV_LEN],
+    pub(super) tag: [u8; TAG_LEN],
+}
+
+/// A parsed header in the memory of its message. Its context and its encrypted data keys are not decoded yet.
+#[derive(Debug)]
+pub(crate) struct HeaderView<'a> {
+    pub(super) parts: HeaderParts,
+    /// The serialized header, including its IV and tag.
+    pub(super) bytes: &'a [u8],
+}
+
+impl<'a> HeaderView<'a> {
+    pub(crate) fn suite(&self) -> AlgorithmSuite {
+        self.parts.suite
+    }
+
+    pub(crate) fn message_id(&self) -> &MessageId {
+        &self.parts.message_id
+    }
+
+    pub(crate) fn context(&self) -> SerializedContext<'a> {
+        SerializedContext::new(&self.bytes[self.parts.context.clone()], self.parts.context_is_sorted)
+    }
+
+    pub(crate) fn encrypted_data_keys(&self) -> EncryptedDataKeys<'a> {
+        EncryptedDataKeys::new(&self.bytes[self.parts.encrypted_data_keys.clone()])
+    }
+
+    pub(crate) fn content_type(&self) -> ContentType {
+        self.parts.content_type
+    }
+
     /// Returns the serialized header.
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+    pub(crate) fn as_bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// Returns the header's commitment to its data key, if the suite has one.
     pub(crate) fn commitment(&self) -> Option<&[u8; COMMITMENT_LEN]> {
-        self.commitment.as_ref()
+        self.parts.commitment.as_ref()
     }
 
     /// Returns the IV, the authenticated bytes, and the tag of the header.
-    pub(crate) fn authentication(&self) -> (&[u8; IV_LEN], &[u8], &[u8; TAG_LEN]) {
-        let auth_len = if self.suite.is_committing() { TAG_LEN } else { IV_LEN + TAG_LEN };
-        (&self.iv, &self.bytes[..self.len() - auth_len], &self.tag)
+    pub(crate) fn authentication(&self) -> (&[u8; IV_LEN], &'a [u8], &[u8; TAG_LEN]) {
+        let auth_len = if self.suite().is_committing() { TAG_LEN } else { IV_LEN + TAG_LEN };
+        (&self.parts.iv, &self.bytes[..self.bytes.len() - auth_len], &self.parts.tag)
     }
 }
 
-/// The fields to write a header from.
+/// The fields that the headers of all messages with the same data key have in common.
 #[derive(Debug)]
 pub(crate) struct HeaderFields<'a> {
     pub(crate) suite: AlgorithmSuite,
-    pub(crate) message_id: &'a MessageId,
     /// The pairs to store.
     pub(crate) context: &'a EncryptionContext,
+    /// The pairs to authenticate without storing them.
+    pub(crate) required_context: &'a EncryptionContext,
     pub(crate) encrypted_data_keys: &'a [EncryptedDataKey],
     pub(crate) frame_len: u32,
-    /// Present if the suite has key commitment.
-    pub(crate) commitment: Option<[u8; COMMITMENT_LEN]>,
 }
 
-impl HeaderFields<'_> {
-    /// Serializes the part of a framed message's header that its tag authenticates. The caller appends the rest with
-    /// [`put_authentication`].
-    pub(crate) fn write(&self) -> Result<Vec<u8>, SealError> {
-        let version = self.suite.message_version();
-        let context = self.context.serialize()?;
-        let mut out = Vec::with_capacity(256 + context.len() + 512 * self.encrypted_data_keys.len());
+/// The serialized header of a framed message, except for the message's id, commitment, IV and tag.
+#[derive(Debug)]
+pub(crate) struct HeaderTemplate {
+    suite: AlgorithmSuite,
+    /// The part of the header that the tag authenticates, followed by the serialized required context. The id and the
+    /// commitment are zero.
+    authenticated: Vec<u8>,
+    /// The length of the part of the header in `authenticated`.
+    len: usize,
+}
+
+impl HeaderTemplate {
+    pub(crate) fn new(fields: &HeaderFields<'_>) -> Result<Self, SealError> {
+        let HeaderFields { suite, context, required_context, encrypted_data_keys, frame_len } = *fields;
+        let version = suite.message_version();
+        let context = context.serialize()?;
+        let mut out = Vec::with_capacity(256 + context.len() + 512 * encrypted_data_keys.len());
         match version {
             MessageVersion::V1 => out.put_slice(&[VERSION_1, TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA]),
             MessageVersion::V2 => out.put_u8(VERSION_2),
         }
-        out.put_u16(self.suite.id());
-        out.put_slice(self.message_id.as_bytes());
+        out.put_u16(suite.id());
+        out.put_bytes(0, version.message_id_len());
         put_u16_prefixed(&mut out, &context)?;
-        put_encrypted_data_keys(&mut out, self.encrypted_data_keys)?;
+        put_encrypted_data_keys(&mut out, encrypted_data_keys)?;
         out.put_u8(FRAMED);
         if version == MessageVersion::V1 {
             out.put_u32(0);
             out.put_u8(IV_LEN_FIELD);
         }
-        out.put_u32(self.frame_len);
-        out.put_slice(self.commitment.as_ref().map_or(&[], |commitment| &commitment[..]));
-        Ok(out)
+        out.put_u32(frame_len);
+        out.put_bytes(0, if suite.is_committing() { COMMITMENT_LEN } else { 0 });
+        let len = out.len();
+        required_context.serialize_into(&mut out)?;
+        out.shrink_to_fit();
+        Ok(Self { suite, authenticated: out, len })
     }
-}
 
-/// Appends the authentication of a header: its tag, preceded in version 1 by the IV, which is zero.
-pub(crate) fn put_authentication(header: &mut Vec<u8>, version: MessageVersion, tag: &[u8; TAG_LEN]) {
-    if version == MessageVersion::V1 {
-        header.put_slice(&[0; IV_LEN]);
+    /// Returns the length of the header, including its authentication.
+    pub(crate) fn header_len(&self) -> usize {
+        self.len + self.authentication_len()
     }
-    header.put_slice(tag);
+
+    /// Returns the memory that the template owns, in bytes.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.authenticated.len()
+    }
+
+    /// Returns the length of the IV, which only version 1 stores, and of the tag.
+    fn authentication_len(&self) -> usize {
+        TAG_LEN + if self.suite.message_version() == MessageVersion::V1 { IV_LEN } else { 0 }
+    }
+
+    /// Returns the header of a message. `seal` computes the tag of the authenticated bytes, with a zero IV.
+    pub(crate) fn header(
+        &self,
+        message_id: &MessageId,
+        commitment: Option<&[u8; COMMITMENT_LEN]>,
+        seal: impl FnOnce(&[u8]) -> [u8; TAG_LEN],
+    ) -> Vec<u8> {
+        // Long enough for the required context and for the authentication, which replaces it.
+        let mut header = Vec::with_capacity(self.authenticated.len().max(self.header_len()));
+        header.extend_from_slice(&self.authenticated);
+        let message_id_at = if self.suite.message_version() == MessageVersion::V1 { 4 } else { 3 };
+        header[message_id_at..][..message_id.as_bytes().len()].copy_from_slice(message_id.as_bytes());
+        if let Some(commitment) = commitment {
+            header[self.len - COMMITMENT_LEN..self.len].copy_from_slice(commitment);
+        }
+        let tag = seal(&header);
+        header.truncate(self.len);
+        header.resize(self.header_len() - TAG_LEN, 0);
+        header.extend_from_slice(&tag);
+        header
+    }
 }
 
 #[cfg(test)]
@@ -217,18 +307,14 @@ mod tests {
 
     fn v2() -> Vec<u8> {
         let message_id = MessageId::from_bytes(MessageVersion::V2, &[9; 32]);
-        let mut bytes = HeaderFields {
+        let fields = HeaderFields {
             suite: AlgorithmSuite::default(),
-            message_id: &message_id,
             context: &EncryptionContext::from([("a", "A")]),
+            required_context: &EncryptionContext::new(),
             encrypted_data_keys: &vec![EncryptedDataKey::new("p", &b"info"[..], &b"key"[..]); 2],
             frame_len: 4096,
-            commitment: Some([5; 32]),
-        }
-        .write()
-        .unwrap();
-        put_authentication(&mut bytes, MessageVersion::V2, &[6; TAG_LEN]);
-        bytes
+        };
+        HeaderTemplate::new(&fields).unwrap().header(&message_id, Some(&[5; 32]), |_| [6; TAG_LEN])
     }
 
     /// A version-1 header, written by hand from the specification's table.
@@ -257,8 +343,8 @@ mod tests {
         assert_eq!(header.encrypted_data_keys().len(), 2);
         assert_eq!(header.encrypted_data_keys()[1].to_string(), "p/info");
         assert_eq!(header.content_type(), ContentType::Framed { frame_len: 4096.try_into().unwrap() });
-        assert_eq!(header.commitment(), Some(&[5; 32]));
-        assert_eq!(header.authentication(), (&[0; 12], &bytes[..bytes.len() - 16], &[6; 16]));
+        assert_eq!(header.view().commitment(), Some(&[5; 32]));
+        assert_eq!(header.view().authentication(), (&[0; 12], &bytes[..bytes.len() - 16], &[6; 16]));
         assert_eq!(header.len(), bytes.len());
     }
 
@@ -268,30 +354,49 @@ mod tests {
         let header = read(&bytes).unwrap();
         assert_eq!(header.suite(), AlgorithmSuite::Aes256GcmHkdfSha384EcdsaP384);
         assert_eq!(header.message_id().as_bytes(), [9; 16]);
-        assert_eq!(header.commitment(), None);
-        assert_eq!(header.authentication(), (&[7; 12], &bytes[..bytes.len() - 28], &[6; 16]));
+        assert_eq!(header.view().commitment(), None);
+        assert_eq!(header.view().authentication(), (&[7; 12], &bytes[..bytes.len() - 28], &[6; 16]));
     }
 
     #[test]
     fn a_version_1_header_is_written_as_the_specification_has_it() {
         let by_hand = v1();
         let header = read(&by_hand).unwrap();
-        let mut written = HeaderFields {
+        let fields = HeaderFields {
             suite: header.suite(),
-            message_id: header.message_id(),
             context: header.context(),
+            required_context: &EncryptionContext::new(),
             encrypted_data_keys: header.encrypted_data_keys(),
             frame_len: 4096,
-            commitment: None,
-        }
-        .write()
-        .unwrap();
-        put_authentication(&mut written, MessageVersion::V1, &[6; TAG_LEN]);
+        };
+        let mut written = HeaderTemplate::new(&fields).unwrap().header(header.message_id(), None, |_| [6; TAG_LEN]);
         // The IV differs: this crate writes zero.
         let iv = by_hand.len() - 28..by_hand.len() - 16;
         assert_eq!(written[iv.clone()], [0; IV_LEN]);
         written[iv].fill(7);
         assert_eq!(written, by_hand);
+    }
+
+    #[test]
+    fn a_required_context_of_any_length_is_authenticated_and_not_written() {
+        let message_id = MessageId::from_bytes(MessageVersion::V2, &[9; 32]);
+        for value_len in [0, 1, 50] {
+            let required_context = EncryptionContext::from([("r", "R".repeat(value_len))]);
+            let fields = HeaderFields {
+                suite: AlgorithmSuite::default(),
+                context: &EncryptionContext::from([("a", "A")]),
+                required_context: &required_context,
+                encrypted_data_keys: &vec![EncryptedDataKey::new("p", &b"info"[..], &b"key"[..]); 2],
+                frame_len: 4096,
+            };
+            let template = HeaderTemplate::new(&fields).unwrap();
+            let header = template.header(&message_id, Some(&[5; 32]), |authenticated| {
+                let by_hand = [&v2()[..v2().len() - TAG_LEN], &required_context.serialize().unwrap()].concat();
+                assert_eq!(authenticated, by_hand);
+                [6; TAG_LEN]
+            });
+            assert_eq!((&header, template.header_len()), (&v2(), header.len()));
+        }
     }
 
     #[test]
@@ -320,7 +425,7 @@ mod tests {
             assert!(at == bytes.len() && rounds < 10, "{rounds}");
             for mut reader in [at_once, as_asked] {
                 assert_eq!(reader.feed(b"body").unwrap(), 0);
-                assert_eq!(reader.finish().unwrap().as_bytes(), bytes);
+                assert_eq!(reader.finish().unwrap().view().as_bytes(), bytes);
             }
         }
     }

@@ -1,16 +1,18 @@
 //! An incremental parser of headers (specification, `data-format/message-header.md`).
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 use bytes::Bytes;
 
 use super::{
     ContentType, Header, Limits, MessageId,
-    header::{FRAMED, NON_FRAMED, TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA, VERSION_1, VERSION_2},
+    header::{
+        FRAMED, HeaderParts, HeaderView, NON_FRAMED, TYPE_CUSTOMER_AUTHENTICATED_ENCRYPTED_DATA, VERSION_1, VERSION_2,
+    },
     key_section::KeySection,
 };
 use crate::{
-    context::EncryptionContext,
+    context::SerializedContext,
     error::{FormatError, HeaderError},
     suite::{AlgorithmSuite, COMMITMENT_LEN, IV_LEN, MessageVersion, TAG_LEN},
 };
@@ -102,7 +104,7 @@ impl HeaderReader {
     pub fn finish(self) -> Result<Header, HeaderError> {
         match self.failure {
             Some(error) => Err(error),
-            None => self.parser.finish(self.bytes.into()),
+            None => Ok(Header::new(self.parser.finish()?, self.bytes.into())),
         }
     }
 }
@@ -125,10 +127,18 @@ impl Header {
     /// Returns [`FormatError`] if the bytes are not the start of a message, or end before the header does. Returns
     /// [`LimitError`](crate::error::LimitError) if the header has too many encrypted data keys or is too long.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, HeaderError> {
+        let HeaderView { parts, bytes } = HeaderView::parse(bytes, limits)?;
+        Ok(Self::new(parts, Bytes::copy_from_slice(bytes)))
+    }
+}
+
+impl<'a> HeaderView<'a> {
+    /// Like [`Header::parse`], but does not copy or decode anything.
+    pub(crate) fn parse(bytes: &'a [u8], limits: &Limits) -> Result<Self, HeaderError> {
         let mut parser = Parser::new();
         parser.advance(bytes, limits)?;
-        let read = Bytes::copy_from_slice(&bytes[..parser.at]);
-        parser.finish(read)
+        let bytes = &bytes[..parser.at];
+        Ok(Self { parts: parser.finish()?, bytes })
     }
 }
 
@@ -145,7 +155,8 @@ struct Parser {
     version: MessageVersion,
     suite: AlgorithmSuite,
     message_id: MessageId,
-    context: EncryptionContext,
+    context: Range<usize>,
+    context_is_sorted: bool,
     keys: KeySection,
     content_type: u8,
     body: ContentType,
@@ -199,7 +210,8 @@ impl Parser {
             version,
             suite: AlgorithmSuite::default(),
             message_id: MessageId::from_bytes(version, &[0; 16]),
-            context: EncryptionContext::new(),
+            context: 0..0,
+            context_is_sorted: true,
             keys: KeySection::default(),
             content_type: 0,
             body: ContentType::NonFramed,
@@ -276,12 +288,13 @@ impl Parser {
                 Field::Context(len)
             }
             Field::Context(_) => {
-                self.context = EncryptionContext::parse(bytes)?;
+                self.context = self.at - bytes.len()..self.at;
+                self.context_is_sorted = SerializedContext::check(bytes)?.is_sorted();
                 Field::KeyCount
             }
             Field::KeyCount => {
                 let count = u16(bytes);
-                self.keys = KeySection::new(count, limits)?;
+                self.keys = KeySection::new(self.at, count, limits)?;
                 self.grow((usize::from(count) - 1) * KeySection::LEAST_KEY_LEN);
                 Field::KeyPartLen
             }
@@ -291,7 +304,7 @@ impl Parser {
                 Field::KeyPart(len)
             }
             Field::KeyPart(_) => {
-                self.keys.push(self.at - bytes.len()..self.at, bytes)?;
+                self.keys.push(self.at, bytes)?;
                 if self.keys.is_complete() { Field::ContentType } else { Field::KeyPartLen }
             }
             Field::ContentType => {
@@ -331,14 +344,25 @@ impl Parser {
         self.least_len = self.least_len.saturating_add(len);
     }
 
-    /// Returns the header that was parsed from these bytes.
-    fn finish(self, bytes: Bytes) -> Result<Header, HeaderError> {
+    /// Returns the parts of the header, if it is complete.
+    fn finish(self) -> Result<HeaderParts, HeaderError> {
         if self.next != Field::End {
             return Err(FormatError::Truncated("the header".into()).into());
         }
-        let Self { suite, message_id, context, keys, body, commitment, iv, tag, .. } = self;
-        let encrypted_data_keys = keys.into_keys(&bytes);
-        Ok(Header { suite, message_id, context, encrypted_data_keys, content_type: body, commitment, iv, tag, bytes })
+        let Self { suite, message_id, context, context_is_sorted, keys, body, commitment, iv, tag, .. } = self;
+        let encrypted_data_keys = keys.range();
+        let content_type = body;
+        Ok(HeaderParts {
+            suite,
+            message_id,
+            context,
+            context_is_sorted,
+            encrypted_data_keys,
+            content_type,
+            commitment,
+            iv,
+            tag,
+        })
     }
 }
 

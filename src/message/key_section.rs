@@ -11,10 +11,10 @@ use crate::error::{DataKeyError, FormatError, HeaderError, SealError};
 /// A partially parsed section of encrypted data keys.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeySection {
-    /// The total number of parts.
-    part_count: usize,
-    /// The byte ranges parsed so far: for each key its provider id, provider info and ciphertext.
-    parts: Vec<Range<usize>>,
+    /// The number of parts that are missing: each key has its provider id, provider info and ciphertext.
+    missing_parts: usize,
+    /// The bytes of the keys parsed so far, without their number.
+    range: Range<usize>,
 }
 
 impl KeySection {
@@ -23,38 +23,95 @@ impl KeySection {
     /// The length of the shortest key, in bytes: three length fields.
     pub(super) const LEAST_KEY_LEN: usize = 2 * Self::PARTS;
 
-    pub(super) fn new(count: u16, limits: &Limits) -> Result<Self, HeaderError> {
+    /// Creates a section whose keys start at this offset.
+    pub(super) fn new(start: usize, count: u16, limits: &Limits) -> Result<Self, HeaderError> {
         if count == 0 {
             return Err(FormatError::EncryptedDataKeys("the list is empty").into());
         }
         let count = usize::from(count);
         limits.check_encrypted_data_keys(count)?;
-        Ok(Self { part_count: count * Self::PARTS, parts: Vec::new() })
+        Ok(Self { missing_parts: count * Self::PARTS, range: start..start })
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.parts.len() == self.part_count
+        self.missing_parts == 0
     }
 
-    /// Adds the next part, given its byte range and its bytes.
-    pub(super) fn push(&mut self, range: Range<usize>, bytes: &[u8]) -> Result<(), FormatError> {
-        let is_provider_id = self.parts.len().is_multiple_of(Self::PARTS);
-        if is_provider_id && std::str::from_utf8(bytes).is_err() {
+    /// Adds the next part, which ends at this offset.
+    pub(super) fn push(&mut self, end: usize, part: &[u8]) -> Result<(), FormatError> {
+        let is_provider_id = self.missing_parts.is_multiple_of(Self::PARTS);
+        if is_provider_id && std::str::from_utf8(part).is_err() {
             return Err(FormatError::EncryptedDataKeys("a provider id is not UTF-8"));
         }
-        self.parts.push(range);
+        self.missing_parts -= 1;
+        self.range.end = end;
         Ok(())
     }
 
-    /// Returns the keys. The ranges refer to `bytes`.
-    pub(super) fn into_keys(self, bytes: &Bytes) -> Vec<EncryptedDataKey> {
-        let (keys, _) = self.parts.as_chunks::<{ Self::PARTS }>();
-        let key = |[id, info, ciphertext]: &[Range<usize>; Self::PARTS]| {
-            let id = String::from_utf8_lossy(&bytes[id.clone()]);
-            EncryptedDataKey::new(id, bytes.slice(info.clone()), bytes.slice(ciphertext.clone()))
-        };
-        keys.iter().map(key).collect()
+    /// Returns the byte range of the keys, without their number.
+    pub(super) fn range(self) -> Range<usize> {
+        self.range
     }
+}
+
+/// Serialized encrypted data keys, which have been checked, without their number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EncryptedDataKeys<'a>(&'a [u8]);
+
+impl<'a> EncryptedDataKeys<'a> {
+    /// No keys.
+    pub(crate) const NONE: Self = Self(&[]);
+
+    /// `bytes` must have been checked.
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn serialize(keys: &[EncryptedDataKey]) -> Vec<u8> {
+        let mut out = Vec::new();
+        put_encrypted_data_keys(&mut out, keys).unwrap();
+        out.split_off(2)
+    }
+
+    pub(crate) fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// Returns an iterator over the keys. Each item has one key.
+    pub(crate) fn iter(self) -> impl Iterator<Item = Self> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let (start, _) = (rest, take_key(&mut rest)?);
+            Some(Self(&start[..start.len() - rest.len()]))
+        })
+    }
+
+    /// Decodes the keys, in memory of their own.
+    pub(crate) fn to_keys(self) -> Vec<EncryptedDataKey> {
+        let bytes = Bytes::copy_from_slice(self.0);
+        EncryptedDataKeys(&bytes).in_bytes(&bytes)
+    }
+
+    /// Decodes the keys, whose fields share the memory of `bytes`, which must contain them.
+    pub(super) fn in_bytes(self, bytes: &Bytes) -> Vec<EncryptedDataKey> {
+        let mut rest = self.0;
+        let keys = std::iter::from_fn(|| take_key(&mut rest));
+        let key = |[id, info, ciphertext]: [&[u8]; KeySection::PARTS]| {
+            EncryptedDataKey::new(String::from_utf8_lossy(id), bytes.slice_ref(info), bytes.slice_ref(ciphertext))
+        };
+        keys.map(key).collect()
+    }
+}
+
+/// Removes a key from the start of the section, and returns its parts.
+fn take_key<'a>(rest: &mut &'a [u8]) -> Option<[&'a [u8]; KeySection::PARTS]> {
+    let mut key = [&[][..]; KeySection::PARTS];
+    for part in &mut key {
+        let (len, after) = rest.split_first_chunk::<2>()?;
+        (*part, *rest) = after.split_at_checked(usize::from(u16::from_be_bytes(*len)))?;
+    }
+    Some(key)
 }
 
 pub(super) fn put_encrypted_data_keys(out: &mut Vec<u8>, keys: &[EncryptedDataKey]) -> Result<(), SealError> {

@@ -1,6 +1,6 @@
 //! Opening a message piece by piece, without I/O.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use subtle::ConstantTimeEq;
 
@@ -15,8 +15,9 @@ use crate::{
     context::EncryptionContext,
     crypto::{AesGcm, Backend, Dialect, MessageKeys, SecretKey, VerifyingKey},
     error::{FormatError, OpenError},
+    materials::KeyInfo,
     message::{
-        ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, FrameHead, Header, Limits, MessageId,
+        ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, FrameHead, HeaderView, Limits, MessageId,
         Parsed, parse_footer,
     },
     suite::AlgorithmSuite,
@@ -27,29 +28,62 @@ use crate::{
 /// All of it is authenticated, except for [`encrypted_data_key`](Self::encrypted_data_key) if it comes from
 /// [detached keys](crate::message::DetachedKeys).
 #[derive(Clone, Debug)]
-#[non_exhaustive]
 pub struct MessageInfo {
-    /// The algorithm suite.
-    pub suite: AlgorithmSuite,
-    /// The message's random id.
-    pub message_id: MessageId,
-    /// The complete encryption context: the pairs that the message stores, and the
+    suite: AlgorithmSuite,
+    message_id: MessageId,
+    encrypted_data_key_index: usize,
+    /// Shared by all messages with the same data key, so that a message of a cached data key allocates nothing for it.
+    key: Arc<KeyInfo>,
+}
+
+impl MessageInfo {
+    pub(crate) fn new(
+        suite: AlgorithmSuite,
+        message_id: MessageId,
+        encrypted_data_key_index: usize,
+        key: Arc<KeyInfo>,
+    ) -> Self {
+        Self { suite, message_id, encrypted_data_key_index, key }
+    }
+
+    /// Returns the algorithm suite.
+    pub fn suite(&self) -> AlgorithmSuite {
+        self.suite
+    }
+
+    /// Returns the message's random id.
+    pub fn message_id(&self) -> &MessageId {
+        &self.message_id
+    }
+
+    /// Returns the complete encryption context: the pairs that the message stores, and the
     /// [required pairs](crate::EnvelopeBuilder::required_context) that the caller passed. A signed message stores its
     /// public key in it, with the name `aws-crypto-public-key`.
-    pub context: EncryptionContext,
-    /// The encrypted data key that opened the message.
+    pub fn context(&self) -> &EncryptionContext {
+        &self.key.context
+    }
+
+    /// Returns the encrypted data key that opened the message.
     ///
     /// It comes from the header, which is authenticated, or from [detached keys](crate::Envelope::with_detached_keys).
     /// For detached keys, the header authenticates the decrypted data key, but not the bytes, names and index of the
     /// encrypted one.
-    pub encrypted_data_key: EncryptedDataKey,
-    /// The index of that encrypted data key in the header, or in the detached keys.
-    pub encrypted_data_key_index: usize,
-    /// The id of the key that decrypted the data key: the ARN of a KMS key, or `namespace/name` of a local key.
+    pub fn encrypted_data_key(&self) -> &EncryptedDataKey {
+        &self.key.encrypted_data_key
+    }
+
+    /// Returns the index of that encrypted data key in the header, or in the detached keys.
+    pub fn encrypted_data_key_index(&self) -> usize {
+        self.encrypted_data_key_index
+    }
+
+    /// Returns the id of the key that decrypted the data key: the ARN of a KMS key, or `namespace/name` of a local key.
     ///
     /// For a KMS multi-region key, this is the replica that was called. Its region may differ from that of the ARN in
     /// the message.
-    pub key_id: String,
+    pub fn key_id(&self) -> &str {
+        &self.key.key_id
+    }
 }
 
 /// Opens one message piece by piece, and does no I/O.
@@ -116,7 +150,7 @@ struct Due {
 /// Verifies a message's header with a data key: first its commitment to that key, then its tag. Returns the key for the
 /// body. `not_stored` is the part of the encryption context that the message does not store.
 pub(crate) fn authenticate(
-    header: &Header,
+    header: &HeaderView<'_>,
     data_key: &SecretKey,
     not_stored: &EncryptionContext,
     backend: Backend,
@@ -130,9 +164,11 @@ pub(crate) fn authenticate(
             return Err(OpenError::Commitment);
         }
         let (iv, authenticated, tag) = header.authentication();
-        let mut aad = [authenticated, &not_stored.serialize()?].concat();
-        if dialect == Dialect::Net400 && not_stored.is_empty() {
-            aad.extend([0, 0]);
+        let mut aad = Cow::Borrowed(authenticated);
+        if !not_stored.is_empty() {
+            not_stored.serialize_into(aad.to_mut())?;
+        } else if dialect == Dialect::Net400 {
+            aad.to_mut().extend([0, 0]);
         }
         keys.encryption.open(iv, &aad, tag, &mut []).map_err(|_| OpenError::HeaderTag)?;
         Ok(keys.encryption)
@@ -146,7 +182,7 @@ pub(crate) fn authenticate(
 /// The arguments of [`Opener::new`].
 #[derive(Debug)]
 pub(crate) struct OpenerParts<'a> {
-    pub(crate) header: &'a Header,
+    pub(crate) header: &'a HeaderView<'a>,
     /// The key that [`authenticate`] returned for the header.
     pub(crate) key: AesGcm,
     pub(crate) info: MessageInfo,
@@ -479,7 +515,7 @@ mod tests {
     use super::*;
     use crate::{
         CommitmentPolicy, Envelope, RawAes,
-        message::{EncryptedDataKey, HeaderFields, Limits, put_authentication},
+        message::{EncryptedDataKey, Header, HeaderFields, HeaderTemplate, Limits},
         provider::SecretKey,
         provider::{EncryptDataKeyRequest, KeyProvider},
     };
@@ -497,19 +533,19 @@ mod tests {
         let version = suite.message_version();
         let message_id = MessageId::from_bytes(version, &[9; 32][..version.message_id_len()]);
         let keys = MessageKeys::derive(Backend::default(), suite, &data_key, &message_id, Dialect::Net400);
-        let mut message = HeaderFields {
+        let fields = HeaderFields {
             suite,
-            message_id: &message_id,
             context,
+            required_context: &EncryptionContext::new(),
             encrypted_data_keys: &encrypted,
             frame_len: 16,
-            commitment: keys.commitment,
-        }
-        .write()
-        .unwrap();
-        let mut tag = [0; 16];
-        keys.encryption.seal(&[0; 12], &[&message[..], &[0, 0]].concat(), &[], &mut tag);
-        put_authentication(&mut message, version, &tag);
+        };
+        let template = HeaderTemplate::new(&fields).unwrap();
+        let message = template.header(&message_id, keys.commitment.as_ref(), |authenticated| {
+            let mut tag = [0; 16];
+            keys.encryption.seal(&[0; 12], &[authenticated, &[0, 0]].concat(), &[], &mut tag);
+            tag
+        });
         let cipher = BodyCipher { key: keys.encryption, message_id };
         let cipher = FrameCipher::new(cipher, NonZeroU32::MIN.saturating_add(15), Threads::One);
         let mut frame = [0; 4 + FINAL_FRAME_OVERHEAD];

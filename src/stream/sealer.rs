@@ -14,7 +14,7 @@ use crate::{
     crypto::{Backend, Dialect, MessageKeys, Random},
     error::SealError,
     materials::SealingMaterials,
-    message::{FINAL_FRAME_OVERHEAD, Geometry, HeaderFields, Limits, MessageId, put_authentication},
+    message::{FINAL_FRAME_OVERHEAD, Geometry, MessageId},
     suite::{AlgorithmSuite, TAG_LEN},
 };
 
@@ -67,37 +67,24 @@ pub(crate) struct SealerParts<'a> {
     pub(crate) random: &'a Arc<Random>,
     pub(crate) suite: AlgorithmSuite,
     pub(crate) frame_len: NonZeroU32,
-    pub(crate) limits: &'a Limits,
     pub(crate) threads: &'a Threads,
     pub(crate) materials: &'a SealingMaterials,
 }
 
 impl Sealer {
     pub(crate) fn new(parts: SealerParts<'_>) -> Result<Self, SealError> {
-        let SealerParts { backend, random, suite, frame_len, limits, threads, materials } = parts;
-        let SealingMaterials { data_key, signing_key, stored_context, required_context } = materials;
-        let version = suite.message_version();
-        let message_id = MessageId::generate(version, |out| random.fill(out))?;
-        let keys = MessageKeys::derive(backend, suite, &data_key.plaintext, &message_id, Dialect::Specification);
-        let mut header = HeaderFields {
-            suite,
-            message_id: &message_id,
-            context: stored_context,
-            encrypted_data_keys: &data_key.encrypted_data_keys,
-            frame_len: frame_len.get(),
-            commitment: keys.commitment,
-        }
-        .write()?;
-        let aad = [&header[..], &required_context.serialize()?].concat();
-        let mut tag = [0; TAG_LEN];
-        keys.encryption.seal(&[0; _], &aad, &[], &mut tag);
-        put_authentication(&mut header, version, &tag);
-        // The envelope must be able to open what it seals.
-        limits.check_encrypted_data_keys(data_key.encrypted_data_keys.len())?;
-        limits.check_header_len(header.len())?;
+        let SealerParts { backend, random, suite, frame_len, threads, materials } = parts;
+        let message_id = MessageId::generate(suite.message_version(), |out| random.fill(out))?;
+        let template = materials.header.as_ref().map_err(Clone::clone)?;
+        let keys = MessageKeys::derive(backend, suite, &materials.data_key, &message_id, Dialect::Specification);
+        let header = template.header(&message_id, keys.commitment.as_ref(), |authenticated| {
+            let mut tag = [0; TAG_LEN];
+            keys.encryption.seal(&[0; _], authenticated, &[], &mut tag);
+            tag
+        });
         let mut signer = suite
             .signature()
-            .zip(signing_key.clone())
+            .zip(materials.signing_key.clone())
             .map(|(algorithm, key)| Signer::new(backend, key, algorithm, random.clone()));
         if let Some(signer) = &mut signer {
             signer.update(&header);

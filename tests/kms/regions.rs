@@ -31,7 +31,7 @@ async fn seal(provider: impl KeyProvider + 'static) -> Vec<u8> {
 async fn open(provider: impl KeyProvider + 'static, sealed: &[u8]) -> Result<String, OpenError> {
     let opened = Envelope::new(provider).open(sealed, &context()).await?;
     assert_eq!(opened.plaintext, b"data");
-    Ok(opened.info.key_id)
+    Ok(opened.info.key_id().to_owned())
 }
 
 fn key(endpoint: &Endpoint, region: &str, id: &str) -> AwsKms {
@@ -49,7 +49,7 @@ async fn a_replica_opens_what_the_primary_sealed_and_says_so() {
     let sealed = seal(key(&endpoint, FAR, REPLICATED)).await;
     assert_eq!(open(key(&endpoint, NEAR, REPLICATED), &sealed).await.unwrap(), arn(NEAR, REPLICATED));
     let opened = Envelope::new(key(&endpoint, NEAR, REPLICATED)).open(&sealed, &context()).await.unwrap();
-    assert_eq!(opened.info.encrypted_data_key.key_name(), arn(FAR, REPLICATED));
+    assert_eq!(opened.info.encrypted_data_key().key_name(), arn(FAR, REPLICATED));
 
     // A single-region key has no replicas, even if another region has a key with the same id.
     let sealed = seal(key(&endpoint, NEAR, KEY)).await;

@@ -102,8 +102,8 @@ async fn a_seal_is_one_generate_data_key_and_an_open_one_decrypt_exactly_as_docu
     let sealed = envelope.seal(b"data", &context()).await.unwrap();
     let opened = envelope.open(&sealed, &context()).await.unwrap();
     assert_eq!(opened.plaintext, b"data");
-    assert_eq!(opened.info.encrypted_data_key, encrypted_under(ARN));
-    assert_eq!(opened.info.encrypted_data_key.key_name(), ARN);
+    assert_eq!(*opened.info.encrypted_data_key(), encrypted_under(ARN));
+    assert_eq!(opened.info.encrypted_data_key().key_name(), ARN);
     assert_eq!((generate.num_calls(), decrypt.num_calls()), (1, 1));
 }
 

@@ -33,8 +33,8 @@ async fn sealing_makes_no_request_and_opening_one() {
         let sealed = envelope.seal(b"data", &context()).await.unwrap();
         assert!(endpoint.log().is_empty());
         let opened = Envelope::new(key(&endpoint, padding)).open(&sealed, &context()).await.unwrap();
-        assert_eq!((&opened.plaintext[..], opened.info.key_id), (&b"data"[..], arn(REGION, ID)));
-        assert_eq!(opened.info.encrypted_data_key.provider_id, "aws-kms-rsa");
+        assert_eq!((&opened.plaintext[..], opened.info.key_id()), (&b"data"[..], &*arn(REGION, ID)));
+        assert_eq!(opened.info.encrypted_data_key().provider_id, "aws-kms-rsa");
         assert_eq!(endpoint.calls_of("Decrypt"), 1);
     }
 }

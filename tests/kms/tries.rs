@@ -81,7 +81,7 @@ async fn hostile(arn: &str) -> Vec<u8> {
 async fn opened_by(envelope: &Envelope, message: &[u8]) -> String {
     let opened = envelope.open(message, &context()).await.unwrap();
     assert_eq!(opened.plaintext, b"data");
-    opened.info.key_id
+    opened.info.key_id().to_owned()
 }
 
 /// Returns the error of each encrypted data key.

@@ -69,7 +69,7 @@ fn each_tenants_messages_are_sealed_and_opened_with_that_tenants_key() {
         assert_eq!(header(&sealed).encrypted_data_keys()[0].key_name(), name);
         let opened = block_on(Envelope::new(local(name)).open(&sealed, &tenant(name))).unwrap();
         assert_eq!(opened.plaintext, b"data");
-        assert_eq!(block_on(envelope.open(&sealed, &tenant(name))).unwrap().info.key_id, format!("tests/{name}"));
+        assert_eq!(block_on(envelope.open(&sealed, &tenant(name))).unwrap().info.key_id(), format!("tests/{name}"));
     }
     assert_eq!(calls.load(Ordering::SeqCst), 2);
 }

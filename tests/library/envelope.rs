@@ -71,10 +71,10 @@ fn sealed_messages_open_for_lengths_around_every_frame_boundary() {
         let sealed = seal(&envelope(), &plaintext);
         let opened = block_on(envelope().open(&sealed, &context())).unwrap();
         assert_eq!(opened.plaintext, plaintext);
-        assert_eq!(opened.info.context, context());
-        assert_eq!(opened.info.suite, AlgorithmSuite::Aes256GcmHkdfSha512Commit);
-        assert_eq!(opened.info.encrypted_data_key.provider_id, "tests");
-        assert_eq!(opened.info.encrypted_data_key.key_name(), "key");
+        assert_eq!(opened.info.context(), &context());
+        assert_eq!(opened.info.suite(), AlgorithmSuite::Aes256GcmHkdfSha512Commit);
+        assert_eq!(opened.info.encrypted_data_key().provider_id, "tests");
+        assert_eq!(opened.info.encrypted_data_key().key_name(), "key");
 
         let header = header(&sealed);
         let geometry =
@@ -266,7 +266,7 @@ fn an_unexpected_context_is_refused_before_the_key_provider_is_called() {
         (Err(OpenError::Context(ContextError::PairMissing { name })), 0) if name == "user"
     ));
     let (opened, calls) = open(&[("tenant", "acme")]);
-    assert_eq!((opened.unwrap().info.context, calls), (context(), 1));
+    assert_eq!((opened.unwrap().info.context(), calls), (&context(), 1));
     assert!(matches!(open(&[]), (Ok(_), 2)));
 }
 
@@ -322,7 +322,7 @@ fn required_pairs_are_authenticated_but_not_stored() {
     assert_eq!(header(&sealed).context().len(), 2);
 
     let opened = block_on(envelope.open(&sealed, &context)).unwrap();
-    assert_eq!((opened.info.context, &opened.plaintext[..]), (context.clone(), &b"data"[..]));
+    assert_eq!((opened.info.context(), &opened.plaintext[..]), (&context, &b"data"[..]));
     let without = block_on(envelope.open(&sealed, &EncryptionContext::new()));
     assert!(matches!(without, Err(OpenError::Context(ContextError::RequiredNameMissing { .. }))));
     context.insert("user", "bob");
@@ -346,7 +346,7 @@ fn any_context_is_returned_unchanged() {
         (0..300).map(|i| (format!("name-{i}"), "v".repeat(i % 200))).collect(),
     ] {
         let sealed = block_on(envelope().seal(b"data", &context)).unwrap();
-        assert_eq!(block_on(envelope().open(&sealed, &context)).unwrap().info.context, context);
+        assert_eq!(block_on(envelope().open(&sealed, &context)).unwrap().info.context(), &context);
     }
 }
 
@@ -538,7 +538,7 @@ fn streams_longer_than_their_buffers_open() {
         let mut opened = Vec::new();
         reader.read_to_end(&mut opened).unwrap();
         assert!(opened == plaintext);
-        assert_eq!(reader.info().context, context());
+        assert_eq!(reader.info().context(), &context());
     }
 }
 

@@ -54,7 +54,7 @@ fn assert_opens<P: KeyProvider + 'static>(
         let opened = block_on(envelope.open(message, context)).unwrap();
         assert!(opened.plaintext == plaintext);
         for (name, value) in context {
-            assert_eq!(opened.info.context.get(name), Some(value));
+            assert_eq!(opened.info.context().get(name), Some(value));
         }
         let mut streamed = Vec::new();
         block_on(envelope.open_reader(message, context)).unwrap().read_to_end(&mut streamed).unwrap();

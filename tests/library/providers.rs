@@ -254,12 +254,12 @@ fn each_of_several_providers_opens_and_the_first_that_can_is_named() {
     let message = seal(all());
     for name in ["a", "c"] {
         let opened = block_on(Envelope::new(local(name)).open(&message, &context())).unwrap();
-        assert_eq!(opened.info.encrypted_data_key.key_name(), name);
+        assert_eq!(opened.info.encrypted_data_key().key_name(), name);
     }
     assert_eq!(open(rsa_private(RsaPadding::OaepSha256), &message).unwrap(), b"data");
     let reading = MultiProvider::new(local("x")).with(local("c")).with(local("a"));
     let opened = block_on(Envelope::new(reading).open(&message, &context())).unwrap();
-    assert_eq!(opened.info.encrypted_data_key.key_name(), "c");
+    assert_eq!(opened.info.encrypted_data_key().key_name(), "c");
     // A group inside a group.
     let nested = MultiProvider::new(local("x")).with(all());
     assert_eq!(open(local("c"), &seal(nested)).unwrap(), b"data");
@@ -369,7 +369,7 @@ fn with_the_same_random_bytes_the_whole_message_is_the_same() {
         let old = Envelope::builder(local("old")).rng(Seeded(1)).build().unwrap();
         block_on(old.rewrap(&header(&sealed), &context(), &local("new"))).unwrap()
     };
-    assert_eq!(rewrap().to_bytes().unwrap(), rewrap().to_bytes().unwrap());
+    assert_eq!(rewrap().to_bytes(), rewrap().to_bytes());
 }
 
 /// The deadline and the limit on tries of each request.

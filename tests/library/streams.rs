@@ -429,7 +429,7 @@ fn after_its_inner_stream_fails_a_stream_fails_for_good() {
         let sealed = seal(&envelope(16), &plaintext(100));
         let half = sealed[..sealed.len() - 50].to_vec();
         let mut opening = envelope(16).open_stream(failing(vec![half]), &context).await.unwrap();
-        assert_eq!(opening.info().context, context);
+        assert_eq!(opening.info().context(), &context);
         assert!(opening.next().await.unwrap().is_ok());
         assert!(matches!(opening.next().await, Some(Err(StreamError::Source("gone")))));
         for _ in 0..3 {

@@ -194,7 +194,7 @@ fn the_context_of_a_signed_message_contains_its_public_key_which_is_different_ea
         // A compressed point in base64: 33 or 49 bytes.
         assert!(matches!(key(&one).len(), 44 | 68));
         let opened = block_on(envelope(suite).open(&one, &context())).unwrap();
-        assert_eq!(opened.info.context.get("aws-crypto-public-key"), Some(&key(&one)[..]));
+        assert_eq!(opened.info.context().get("aws-crypto-public-key"), Some(&key(&one)[..]));
     }
 }
 

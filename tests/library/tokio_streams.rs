@@ -108,7 +108,7 @@ async fn streams_longer_than_their_buffers_open() {
     let plaintext = plaintext(5_000_001);
     let sealed = seal(&envelope, &plaintext, 3_000_000).await;
     let mut reader = envelope.open_async_reader(&sealed[..], &context()).await.unwrap();
-    assert_eq!(reader.info().context, context());
+    assert_eq!(reader.info().context(), &context());
     let mut opened = Vec::new();
     io::copy_buf(&mut reader, &mut opened).await.unwrap();
     assert!(opened == plaintext);

@@ -188,7 +188,11 @@ fn text(
         Some(Ok(info)) => {
             line(
                 "opens with",
-                &format_args!("{} (encrypted data key {})", info.key_id.escape_debug(), info.encrypted_data_key_index),
+                &format_args!(
+                    "{} (encrypted data key {})",
+                    info.key_id().escape_debug(),
+                    info.encrypted_data_key_index()
+                ),
             );
             out.push_str("\nThe header is authenticated with this key; only `kms-envelope open` verifies the body.\n");
         }
@@ -276,8 +280,8 @@ fn json(
         kind: "message",
         authenticated: info.is_some(),
         opens: opens.map(Result::is_ok),
-        key_id: info.map(|info| &info.key_id[..]),
-        encrypted_data_key_index: info.map(|info| info.encrypted_data_key_index),
+        key_id: info.map(|info| info.key_id()),
+        encrypted_data_key_index: info.map(|info| info.encrypted_data_key_index()),
         version: header.suite().message_version().number(),
         suite: header.suite().to_string(),
         suite_name: suite_name(header.suite()),

@@ -26,7 +26,7 @@ pub(super) fn rewrap(arguments: &RewrapArguments, console: Console) -> Result<()
     let keys = runtime
         .block_on(old.rewrap(&header, &context, &new))
         .map_err(|error| Failure::from(error).of(input.name()))?
-        .to_bytes()?;
+        .to_bytes();
     output.write_all(&keys).map_err(|error| Failure::writing(output.name(), &error))?;
     output.finish()
 }

@@ -15,6 +15,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let context = EncryptionContext::from([("tenant", "acme")]);
     let sealed = envelope.seal(b"attack at dawn", &context).await?;
     let opened = envelope.open(&sealed, &context).await?;
-    println!("{} bytes, opened with {}", sealed.len(), opened.info.encrypted_data_key.key_name());
+    println!("{} bytes, opened with {}", sealed.len(), opened.info.encrypted_data_key().key_name());
     Ok(())
 }

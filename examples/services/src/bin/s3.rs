@@ -102,7 +102,7 @@ impl Service {
         }
         unfinished.flush().await?;
         path.persist(file)?;
-        println!("{file}: {len} bytes, key {}", opened.info().encrypted_data_key);
+        println!("{file}: {len} bytes, key {}", opened.info().encrypted_data_key());
         Ok(())
     }
 }

@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
     let context = EncryptionContext::from([("tenant", "acme")]);
     let sealed = envelope.seal(text.as_bytes(), &context).await?;
     let opened = envelope.open(&sealed, &context).await?;
-    println!("{} bytes, sealed {}, key {}", text.len(), sealed.len(), opened.info.encrypted_data_key);
+    println!("{} bytes, sealed {}, key {}", text.len(), sealed.len(), opened.info.encrypted_data_key());
     println!("opened: {}", String::from_utf8(opened.plaintext)?);
     Ok(())
 }
