@@ -4,13 +4,16 @@
 use std::{
     io::{self, Read, Write, sink},
     ops::Range,
+    time::Duration,
 };
 
 use allocation_counter::{AllocationInfo, measure};
 use bytes::Bytes;
 #[cfg(feature = "stream")]
 use kms_envelope::AlgorithmSuite;
-use kms_envelope::{Backend, EncryptionContext, Envelope, Limits, RawAes, provider::SecretKey, stream::AsyncReadAt};
+use kms_envelope::{
+    Backend, DataKeyCache, EncryptionContext, Envelope, Limits, RawAes, provider::SecretKey, stream::AsyncReadAt,
+};
 use pollster::block_on;
 use test_support::{FixedDataKey, Pieces, context, fixtures};
 
@@ -45,6 +48,30 @@ fn a_buffer_that_is_long_enough_is_reused_and_no_frame_allocates() {
         let (sealing, opening) = &mut counts[0];
         assert!(sealing.count_total <= 30 && opening.count_total <= 30, "{sealing:?} {opening:?}");
         assert!(sealing.bytes_max < 4096 && opening.bytes_max < 4096, "{sealing:?} {opening:?}");
+    }
+}
+
+#[test]
+fn a_message_with_a_cached_data_key_allocates_at_most_twice() {
+    for backend in backends() {
+        for required in [&[][..], &["tenant"]] {
+            let cache = DataKeyCache::builder(Duration::from_secs(300)).build().unwrap();
+            let key = RawAes::new("tests", "key", [7; 32]).unwrap();
+            let builder = Envelope::builder(key).required_context(required.iter().copied());
+            let envelope = builder.backend(backend).cache(cache.clone()).build().unwrap();
+            let context = EncryptionContext::from([("tenant", "acme"), ("purpose", "invoices")]);
+            let (mut sealed, mut opened) = (Vec::new(), Vec::new());
+            for len in [0, 16, 1 << 10, 4 << 10] {
+                let plaintext = vec![1; len];
+                let sealing = counted(|| block_on(envelope.seal_into(&plaintext, &context, &mut sealed)).unwrap());
+                // The first run adds the entry for opening, which later messages share.
+                let opening = counted(|| drop(block_on(envelope.open_into(&sealed, &context, &mut opened)).unwrap()));
+                assert!(opened == plaintext);
+                println!("{backend:?} {required:?} {len}: {sealing:?} {opening:?}");
+                assert!(sealing.count_total <= 2 && opening.count_total <= 2, "{sealing:?} {opening:?}");
+            }
+            assert_eq!(cache.stats().calls, 2);
+        }
     }
 }
 
