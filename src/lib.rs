@@ -84,13 +84,14 @@
 //!
 //! # Features
 //!
-//! Features are additive. Without default features, the crate is pure Rust. It needs Rust 1.89 or later; the current AWS
-//! SDK needs a newer version.
+//! Features are additive. At least one of the backends `aws-lc` and `rust-crypto` must be enabled. With `rust-crypto`
+//! alone, the crate is pure Rust. It needs Rust 1.89 or later; the current AWS SDK needs a newer version.
 //!
 //! | feature | default | adds |
 //! |---|---|---|
 //! | `aws-kms` | yes | [`AwsKms`] and [`AwsKmsDiscovery`](provider::AwsKmsDiscovery), which call AWS KMS through an `aws-sdk-kms` client that you provide |
 //! | `aws-lc` | yes | AWS-LC as the cryptographic [`Backend`]: several times faster than pure Rust, with the same output. Needs a C compiler |
+//! | `rust-crypto` | yes | the RustCrypto crates as [`Backend`], in pure Rust |
 //! | `fips` | | AWS-LC's FIPS module instead of the AWS-LC of `aws-lc`: see [FIPS](guide::fips). Needs CMake and Go |
 //! | `tokio` | | streams over tokio's `AsyncRead` and `AsyncWrite`; range reads from tokio's files |
 //! | `stream` | | streams of `Bytes`, with the `Stream` trait of the futures crates |

@@ -139,7 +139,7 @@ impl From<Settings> for Envelope {
 /// | choose the buffers of readers and writers | [`stream_buffer_len`](Self::stream_buffer_len) | 1 MiB for each thread, at most 8 MiB |
 /// | choose the cryptographic backend | [`backend`](Self::backend) | the fastest that is compiled in |
 /// | refuse what does not use AWS-LC's FIPS module | [`require_fips`](Self::require_fips) | allow it |
-/// | choose the random number generator | [`rng`](Self::rng) | the operating system's |
+/// | choose the random number generator | [`rng`](Self::rng) | the backend's |
 #[derive(Debug)]
 #[must_use]
 pub struct EnvelopeBuilder {
@@ -318,7 +318,8 @@ impl EnvelopeBuilder {
         self
     }
 
-    /// Uses `rng` instead of the operating system's random number generator.
+    /// Uses `rng` instead of the backend's random number generator: AWS-LC's own, or with RustCrypto the operating
+    /// system's.
     ///
     /// Message ids and signing keys come from it, and so do the data keys and IVs of providers that generate them in
     /// this process, such as [`RawAes`](crate::RawAes). AWS KMS uses its own randomness, and so does AWS-LC for

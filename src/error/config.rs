@@ -108,7 +108,7 @@ pub enum ConfigError {
         /// The I/O error.
         source: io::Error,
     },
-    /// The operating system's random number generator failed.
+    /// The random number generator failed.
     #[error(transparent)]
     Random(#[from] RandomError),
 }

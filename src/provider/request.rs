@@ -71,7 +71,7 @@ impl<'a> GenerateDataKeyRequest<'a> {
         Self { backend, ..self }
     }
 
-    /// Sets the [`randomness`](Self::randomness). Default: the operating system's generator.
+    /// Sets the [`randomness`](Self::randomness). Default: the generator of the default backend.
     #[must_use]
     pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
         Self { randomness, ..self }
@@ -123,7 +123,7 @@ impl<'a> EncryptDataKeyRequest<'a> {
         Self { backend, ..self }
     }
 
-    /// Sets the [`randomness`](Self::randomness). Default: the operating system's generator.
+    /// Sets the [`randomness`](Self::randomness). Default: the generator of the default backend.
     #[must_use]
     pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
         Self { randomness, ..self }
@@ -188,7 +188,7 @@ impl<'a> DecryptDataKeyRequest<'a> {
         Self { backend, ..self }
     }
 
-    /// Sets the [`randomness`](Self::randomness). Default: the operating system's generator.
+    /// Sets the [`randomness`](Self::randomness). Default: the generator of the default backend.
     #[must_use]
     pub fn with_randomness(self, randomness: Randomness<'a>) -> Self {
         Self { randomness, ..self }

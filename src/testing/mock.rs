@@ -125,7 +125,7 @@ impl MemoryKey {
     /// Generates a key.
     ///
     /// # Errors
-    /// Returns [`ConfigError::Random`] if the operating system's random number generator fails.
+    /// Returns [`ConfigError::Random`] if the random number generator fails.
     pub fn new() -> Result<Self, ConfigError> {
         RawAes::generate("kms-envelope", "memory").map(Self)
     }
