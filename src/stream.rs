@@ -20,6 +20,9 @@ mod buffer;
 #[cfg(feature = "stream")]
 pub(crate) mod bytes_stream;
 mod frame_cipher;
+#[cfg(feature = "parallel")]
+mod hash_queue;
+mod hashing;
 mod opener;
 mod poll_budget;
 pub(crate) mod range;

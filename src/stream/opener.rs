@@ -196,6 +196,11 @@ pub(crate) struct OpenerParts<'a> {
 impl Opener {
     pub(crate) fn new(parts: OpenerParts<'_>) -> Self {
         let OpenerParts { header, key, info, verifying_key, backend, threads, limits } = parts;
+        let verifier = header.suite().signature().zip(verifying_key).map(|(algorithm, key)| {
+            let mut verifier = SignatureVerifier::new(backend, key, algorithm, &threads);
+            verifier.update(header.as_bytes());
+            verifier
+        });
         let cipher = BodyCipher { key, message_id: *header.message_id() };
         let body = match header.content_type() {
             ContentType::Framed { frame_len } => {
@@ -203,11 +208,6 @@ impl Opener {
             }
             ContentType::NonFramed => Body::NonFramed { cipher, limits },
         };
-        let verifier = header.suite().signature().zip(verifying_key).map(|(algorithm, key)| {
-            let mut verifier = SignatureVerifier::new(backend, key, algorithm);
-            verifier.update(header.as_bytes());
-            verifier
-        });
         Self { info, body, verifier, held: Vec::new(), needed: 0, state: State::Open }
     }
 
@@ -387,8 +387,7 @@ impl Opener {
         let written = match (&due.head, &mut self.verifier) {
             (Some(head), None) => self.body.cipher().open(head, bytes, out)?,
             (Some(head), Some(verifier)) => verifier.open(self.body.cipher(), head, bytes, out)?,
-            (None, Some(verifier)) => verifier.finish(bytes, out)?,
-            (None, None) => return Err(FormatError::TrailingBytes.into()),
+            (None, verifier) => verifier.take().ok_or(FormatError::TrailingBytes)?.finish(bytes, out)?,
         };
         self.advance_after(due.head.as_ref());
         Ok(written)
@@ -414,10 +413,9 @@ impl Opener {
         }
         let (regular, rest) = sealed.split_at(cipher.regular_len(*due, sealed));
         *sealed = rest;
-        let mut open = || cipher.open_all(*due, regular, out);
         let frames = match &mut self.verifier {
-            None => open()?,
-            Some(verifier) => cipher.threads().join(open, || verifier.update(regular)).0?,
+            None => cipher.open_all(*due, regular, out)?,
+            Some(verifier) => verifier.open_all(cipher, *due, regular, out)?,
         };
         // Cannot exceed u32: each frame has its own sequence number.
         *due += u32::try_from(frames).unwrap_or(0);

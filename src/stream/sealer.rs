@@ -85,7 +85,7 @@ impl Sealer {
         let mut signer = suite
             .signature()
             .zip(materials.signing_key.clone())
-            .map(|(algorithm, key)| Signer::new(backend, key, algorithm, random.clone()));
+            .map(|(algorithm, key)| Signer::new(backend, key, algorithm, random.clone(), threads));
         if let Some(signer) = &mut signer {
             signer.update(&header);
         }
@@ -189,7 +189,7 @@ impl Sealer {
         self.sequence += u32::try_from(frames).unwrap_or(0);
         match &mut self.signer {
             None => self.cipher.seal_all(first, regular, out),
-            Some(signer) => seal_and_sign(&self.cipher, signer, first, regular, out),
+            Some(signer) => signer.seal_all(&self.cipher, first, regular, out),
         }
     }
 
@@ -334,32 +334,6 @@ impl Layout {
         let Self { header_len, frame_len, footer_len } = *self;
         Ok(Geometry::of_plaintext(header_len, frame_len, footer_len, plaintext_len)?.sealed_len())
     }
-}
-
-/// The number of bytes that are signed in one step, while the next frames are being sealed.
-const SIGNED_AT_ONCE: usize = 512 << 10;
-
-/// Like [`FrameCipher::seal_all`], but signs each batch of frames while the next one is being sealed.
-fn seal_and_sign(
-    cipher: &FrameCipher,
-    signer: &mut Signer,
-    mut sequence: u32,
-    plaintext: &[u8],
-    mut out: &mut [u8],
-) -> usize {
-    let frames = (SIGNED_AT_ONCE / cipher.sealed_frame_len()).max(1);
-    let (mut sealed, mut written): (&[u8], _) = (&[], 0);
-    for batch in plaintext.chunks(frames * cipher.frame_len()) {
-        let batch_frames = batch.len() / cipher.frame_len();
-        let (batch_out, rest) = out.split_at_mut(batch_frames * cipher.sealed_frame_len());
-        cipher.threads().join(|| cipher.seal_all(sequence, batch, batch_out), || signer.update(sealed));
-        // The caller has checked that it fits.
-        sequence += u32::try_from(batch_frames).unwrap_or(0);
-        written += batch_out.len();
-        (sealed, out) = (batch_out, rest);
-    }
-    signer.update(sealed);
-    written
 }
 
 /// Omits the buffered plaintext.

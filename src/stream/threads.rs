@@ -30,7 +30,7 @@ pub enum Threads {
 
 /// The minimum number of bytes in a separate task: with fewer, the task costs more time than it saves.
 #[cfg(feature = "parallel")]
-const TASK: usize = 128 << 10;
+pub(super) const TASK: usize = 128 << 10;
 
 impl Threads {
     /// Returns the number of threads.
@@ -44,18 +44,23 @@ impl Threads {
         }
     }
 
-    /// Runs both closures, in parallel if there are several threads.
-    pub(crate) fn join<A: Send, B: Send>(
-        &self,
-        one: impl FnOnce() -> A + Send,
-        other: impl FnOnce() -> B + Send,
-    ) -> (A, B) {
+    /// Runs the task in one of the threads, without waiting for it.
+    #[cfg(feature = "parallel")]
+    pub(crate) fn spawn(&self, task: impl FnOnce() + Send + 'static) {
         match self {
-            Self::One => (one(), other()),
+            Self::One => task(),
+            Self::Global => rayon::spawn(task),
+            Self::Pool(pool) => pool.spawn(task),
+        }
+    }
+
+    /// Returns the number of bytes to seal or open at once while one of the threads hashes: a task for each of the
+    /// others.
+    pub(crate) fn batch_len(&self) -> usize {
+        match self {
+            Self::One => 0,
             #[cfg(feature = "parallel")]
-            Self::Global => rayon::join(one, other),
-            #[cfg(feature = "parallel")]
-            Self::Pool(pool) => pool.join(one, other),
+            _ => TASK * (self.count() - 1).clamp(1, 4),
         }
     }
 
@@ -69,9 +74,11 @@ impl Threads {
     ) -> Result<(), E> {
         match self {
             #[cfg(feature = "parallel")]
-            Self::Global if input.len() > TASK => each_parallel((input, input_len), (out, out_len), work),
+            Self::Global if input.len() > TASK.max(input_len) => {
+                each_parallel((input, input_len), (out, out_len), work)
+            }
             #[cfg(feature = "parallel")]
-            Self::Pool(pool) if input.len() > TASK => {
+            Self::Pool(pool) if input.len() > TASK.max(input_len) => {
                 pool.install(|| each_parallel((input, input_len), (out, out_len), work))
             }
             _ => {
