@@ -13,7 +13,7 @@ GROUPS = ["whole", "small", "cached", "rewrap", "signed", "streams", "ranges", "
 CHARTED = [
     ("whole/AwsLc/4096", "64 MiB in a buffer, frames of 4 KiB"),
     ("whole/AwsLc/65536", "64 MiB in a buffer, frames of 64 KiB"),
-    ("signed", "Signed messages of 64 MiB, frames of 64 KiB"),
+    ("signed/AwsLc", "Signed messages of 64 MiB, frames of 64 KiB"),
     ("streams", "Streams of 64 MiB, in pieces of 64 KiB"),
     ("files", "File to file, 512 MiB in memory"),
 ]
