@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use clap::{
@@ -48,8 +49,10 @@ pub(crate) const EXIT_STATUS: &str =
     "0 on success, 1 on failure, 2 if the arguments are invalid, 141 if the reader of the output closed the pipe.";
 
 /// Names the cryptographic module.
-fn version() -> String {
-    format!("{} ({})", env!("CARGO_PKG_VERSION"), Backend::default())
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> =
+        LazyLock::new(|| format!("{} ({})", env!("CARGO_PKG_VERSION"), Backend::default()));
+    &VERSION
 }
 
 fn after_help() -> String {
