@@ -4,6 +4,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
+use zeroize::Zeroizing;
 
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, failed,
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{
     context::EncryptionContext,
-    crypto::{Backend, SecretKey, WrappingKey, kbkdf},
+    crypto::{AesGcm, Backend, SecretKey, WrappingKey, kbkdf},
     error::{ConfigError, NameReason, NotFips},
     message::EncryptedDataKey,
     suite::{AlgorithmSuite, IV_LEN},
@@ -67,10 +68,9 @@ impl StaticBranchKey {
         Ok(Self { id, version, key })
     }
 
-    /// Returns the wrapping key derived from the branch key and the salt.
-    fn wrapping_key(&self, backend: Backend, salt: &[u8]) -> WrappingKey {
-        let derived = kbkdf::sha256(backend, self.key.expose(), PROVIDER_ID.as_bytes(), salt);
-        WrappingKey::new(backend, &*derived)
+    /// Derives the wrapping key from the branch key and the salt.
+    fn wrapping_key(&self, backend: Backend, salt: &[u8]) -> Zeroizing<[u8; 32]> {
+        kbkdf::sha256(backend, self.key.expose(), PROVIDER_ID.as_bytes(), salt)
     }
 
     fn aad(&self, operation: &'static str, context: &EncryptionContext) -> Result<Vec<u8>, ProviderError> {
@@ -82,7 +82,7 @@ impl StaticBranchKey {
         let EncryptDataKeyRequest { context, data_key, backend, randomness, .. } = *request;
         let mut salt = [0; SALT_LEN];
         randomness.fill(&mut salt)?;
-        let key = self.wrapping_key(backend, &salt);
+        let key = WrappingKey::new(backend, &*self.wrapping_key(backend, &salt));
         let (iv, wrapped) = key.wrap(randomness.0, &self.aad("Encrypt", context)?, data_key.expose())?;
         let ciphertext = [&salt[..], &iv, &self.version, &wrapped].concat();
         Ok(EncryptedDataKey::new(PROVIDER_ID, self.id.clone().into_bytes(), ciphertext))
@@ -96,7 +96,7 @@ impl StaticBranchKey {
         if *version != self.version {
             return None;
         }
-        unwrap_data_key(self.wrapping_key(backend, salt).cipher(), iv, aad, wrapped, suite)
+        unwrap_data_key(&AesGcm::new(backend, &*self.wrapping_key(backend, salt)), iv, aad, wrapped, suite)
     }
 }
 
