@@ -302,6 +302,37 @@ fn neither_threads_nor_claimed_lengths_allocate_memory_before_the_body_arrives()
     assert!(info.bytes_max < 1 << 20, "{info:?}");
 }
 
+#[cfg(feature = "parallel")]
+#[test]
+fn the_bytes_that_wait_to_be_hashed_in_another_thread_are_bounded() {
+    use kms_envelope::{AlgorithmSuite, stream::Threads};
+
+    const MIB: u64 = 1 << 20;
+    let pool = std::sync::Arc::new(rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap());
+    let key = RawAes::new("tests", "key", [7; 32]).unwrap();
+    let envelope = Envelope::builder(key)
+        .suite(AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384)
+        .threads(Threads::Pool(pool))
+        .build()
+        .unwrap();
+    let context = context();
+    let (mut sealed, mut opened) = (Vec::new(), Vec::new());
+    // Whole buffers, which are reused, and short messages, which need no task.
+    for (len, max) in [(40 << 20, MIB + MIB / 4), (1000, 10_000)] {
+        let plaintext = vec![1; len];
+        let sealing = counted(|| block_on(envelope.seal_into(&plaintext, &context, &mut sealed)).unwrap());
+        let opening = counted(|| drop(block_on(envelope.open_into(&sealed, &context, &mut opened)).unwrap()));
+        assert!(sealing.bytes_max < max && opening.bytes_max < max, "{len} {sealing:?} {opening:?}");
+    }
+    let plaintext = vec![1; 40 << 20];
+    let writing = measure(|| {
+        let mut writer = block_on(envelope.seal_writer(sink(), &context)).unwrap();
+        plaintext.chunks(64 << 10).for_each(|piece| writer.write_all(piece).unwrap());
+        writer.finish().unwrap();
+    });
+    assert!(writing.bytes_max < MIB + MIB / 2, "{writing:?}");
+}
+
 #[test]
 fn the_length_of_stream_buffers_bounds_the_memory_of_readers_and_writers() {
     let context = context();

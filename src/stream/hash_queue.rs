@@ -12,6 +12,9 @@ use super::{Threads, buffer::extend_within};
 /// The number of bytes that are hashed at once.
 const CHUNK_LEN: usize = 64 << 10;
 
+/// The capacity of a chunk as long as it is not longer, for short messages.
+const SHORT_LEN: usize = 4 << 10;
+
 /// The maximum number of chunks that wait to be hashed.
 const CHUNKS_MAX: usize = 16;
 
@@ -76,7 +79,8 @@ impl<D: Update> HashQueue<D> {
     pub(super) fn update(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let (piece, rest) = bytes.split_at(bytes.len().min(CHUNK_LEN - self.chunk.len()));
-            extend_within(&mut self.chunk, piece, CHUNK_LEN);
+            let is_short = self.chunk.len() + piece.len() <= SHORT_LEN;
+            extend_within(&mut self.chunk, piece, if is_short { SHORT_LEN } else { CHUNK_LEN });
             bytes = rest;
             if self.chunk.len() == CHUNK_LEN {
                 self.push_chunk();

@@ -3,7 +3,8 @@
 /// The threads that encrypt and decrypt the frames of a message.
 ///
 /// Pass it to [`EnvelopeBuilder::threads`](crate::EnvelopeBuilder::threads). Messages are the same for any number of
-/// threads. With several threads, streams have longer [buffers](crate::EnvelopeBuilder::stream_buffer_len) by default.
+/// threads. With several threads, streams have longer [buffers](crate::EnvelopeBuilder::stream_buffer_len) by default,
+/// and a signed message takes up to 1.2 MiB more, for bytes that wait to be hashed.
 #[cfg_attr(
     feature = "parallel",
     doc = r#"

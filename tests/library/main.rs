@@ -16,6 +16,8 @@ mod providers;
 mod ranges;
 #[cfg(all(feature = "mock", feature = "stream", feature = "tokio"))]
 mod rewrap;
+#[cfg(feature = "parallel")]
+mod signed;
 #[cfg(all(feature = "stream", feature = "tokio"))]
 mod states;
 #[cfg(all(feature = "parallel", feature = "stream", feature = "tokio"))]
