@@ -1,5 +1,5 @@
-//! Events for `tracing` (feature `tracing`): requests for data keys, requests to AWS KMS, and their failures. Events
-//! never contain data, keys or encryption contexts.
+//! Events for `tracing` (feature `tracing`): requests for data keys, requests to AWS KMS, and their failures; the choice
+//! between two ways of opening frames. Events never contain data, keys or encryption contexts.
 
 #[cfg(feature = "tracing")]
 pub(crate) use tracing::{debug, trace, warn};

@@ -73,3 +73,19 @@ fn events_report_requests_hits_and_failures_but_no_context() {
         assert!(log.iter().all(|(_, text)| !text.contains(secret)), "{log:?}");
     }
 }
+
+#[cfg(feature = "aws-lc")]
+#[test]
+fn an_event_reports_the_strategy_that_opens_frames_faster() {
+    let log = Log::default();
+    let envelope = Envelope::builder(MemoryKey::new().unwrap()).frame_len(4096).build().unwrap();
+    let context = EncryptionContext::new();
+    let sealed = block_on(envelope.seal(&[1; 100 * 4096], &context)).unwrap();
+    tracing::subscriber::with_default(log.clone(), || block_on(envelope.open(&sealed, &context)).unwrap());
+    let log = log.0.lock().unwrap();
+    let (level, text) = log.first().unwrap();
+    assert_eq!(*level, Level::DEBUG);
+    for field in ["frame_len=4096 ", "strategy=", "out_of_place_mb_per_s=", "copy_first_mb_per_s="] {
+        assert!(text.contains(field), "{text}");
+    }
+}

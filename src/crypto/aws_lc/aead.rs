@@ -1,6 +1,6 @@
 //! AES-GCM by AWS-LC.
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use aws_lc_rs::{
     aead::{AES_128_GCM, AES_192_GCM, AES_256_GCM, Aad, Algorithm, LessSafeKey, Nonce, RandomizedNonceKey, UnboundKey},
@@ -17,7 +17,7 @@ use crate::{
     suite::{IV_LEN, TAG_LEN},
 };
 
-static OPEN_STRATEGY: OpenStrategy = OpenStrategy::new();
+static OPEN_STRATEGY: OpenStrategy = OpenStrategy::new(Instant::now);
 
 pub(crate) struct AesGcm(LessSafeKey);
 
