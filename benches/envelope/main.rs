@@ -6,6 +6,7 @@
 
 mod bare;
 mod cached;
+mod events;
 mod headers;
 mod ranges;
 mod signed;
@@ -15,7 +16,7 @@ mod whole;
 
 use std::time::Duration;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group};
 use kms_envelope::{Backend, EncryptionContext, Envelope, EnvelopeBuilder, RawAes};
 
 const MIB: usize = 1 << 20;
@@ -41,4 +42,9 @@ criterion_group! {
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
     targets = whole::benches, small::benches, cached::benches, signed::benches, streams::benches, ranges::benches, headers::benches
 }
-criterion_main!(benches);
+
+fn main() {
+    events::print();
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}
