@@ -420,7 +420,6 @@ fn long_frames_take_as_many_buffers_as_documented_and_no_more_than_arrives() {
 #[test]
 fn a_stream_in_small_pieces_allocates_in_proportion_to_what_arrives_whatever_the_frame_length() {
     use bytes::Bytes;
-    use futures_util::FutureExt;
     use futures_util::{StreamExt, stream};
 
     let context = context();
