@@ -56,7 +56,7 @@ impl Signer {
             written = sealed.end;
             self.update(&out[sealed]);
             // The caller has checked that it fits.
-            sequence += u32::try_from(frames).unwrap_or(0);
+            sequence += u32::try_from(batch.len() / cipher.frame_len()).unwrap_or(0);
         }
         written
     }
