@@ -67,3 +67,9 @@ impl fmt::Debug for Cause {
 #[derive(Clone, Debug, Error)]
 #[error("the random number generator failed")]
 pub struct RandomError(#[source] pub(crate) Cause);
+
+impl RandomError {
+    pub(crate) fn repeats() -> Self {
+        Self("it repeats its output".into())
+    }
+}

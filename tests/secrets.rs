@@ -20,12 +20,25 @@ use kms_envelope::{
     message::{HashAlgorithm, KeyDerivation},
     provider::SecretKey,
 };
-use pollster::block_on;
 use rand_core::Rng;
 use sha2::{Sha256, Sha384, Sha512};
 use test_support::{FixedDataKey, header, rng};
 
 const MASK: u8 = 0xa5;
+
+/// Runs a future in a deep stack frame, so that the search does not overwrite what the future leaves on the stack.
+fn block_on<F: Future>(future: F) -> F::Output {
+    deep(|| pollster::block_on(future))
+}
+
+#[inline(never)]
+fn deep<T>(work: impl FnOnce() -> T) -> T {
+    let above = [0_u8; 65_536];
+    black_box(&above);
+    let result = work();
+    black_box(&above);
+    result
+}
 
 /// A secret that is stored in memory only in masked form.
 #[derive(Clone)]
@@ -230,10 +243,11 @@ fn data_keys_and_dropped_keys_are_not_in_memory_after_use() {
                 let sealer = block_on(envelope().sealer(&context)).unwrap();
                 assert_eq!(key.count() > 0, !derives, "while sealing: {what}");
                 if let Some(Derived { encryption, intermediate }) = &derived {
-                    assert!(encryption.count() > 0, "while sealing: {what}");
+                    // One copy. An expanded key of RustCrypto contains one half twice.
+                    assert!((2..=3).contains(&encryption.count()), "while sealing: {what}");
                     assert_eq!(intermediate.each_ref().map(Masked::count), [0; 3], "while sealing: {what}");
                 }
-                drop(sealer);
+                deep(|| drop(sealer));
                 assert_none("after the sealer");
             }
         }

@@ -4,7 +4,7 @@
 use super::aws_lc::aead as aws_lc;
 #[cfg(feature = "rust-crypto")]
 use super::rust_crypto::aead as rust_crypto;
-use super::{Backend, Random};
+use super::{Backend, Random, with_wiped_stack};
 use crate::{
     error::RandomError,
     suite::{IV_LEN, TAG_LEN},
@@ -26,6 +26,11 @@ pub(crate) enum AesGcm {
 impl AesGcm {
     /// Creates a cipher. `key` must have an AES key length.
     pub(crate) fn new(backend: Backend, key: &[u8]) -> Self {
+        with_wiped_stack::<8_192, _>(|| Self::new_unwiped(backend, key))
+    }
+
+    /// Like [`new`](Self::new), but leaves the key on the stack.
+    pub(super) fn new_unwiped(backend: Backend, key: &[u8]) -> Self {
         match backend {
             #[cfg(feature = "aws-lc")]
             Backend::AwsLc => Self::AwsLc(aws_lc::AesGcm::new(key)),

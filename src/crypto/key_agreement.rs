@@ -38,7 +38,7 @@ pub(crate) enum AgreementKey {
 
 impl AgreementKey {
     pub(crate) fn generate(backend: Backend, curve: Curve, random: &Random) -> Result<Self, RandomError> {
-        with_wiped_stack(|| {
+        with_wiped_stack::<16_384, _>(|| {
             #[cfg(feature = "aws-lc")]
             if let Random::System(Backend::AwsLc) = random
                 && backend == Backend::AwsLc
@@ -46,36 +46,32 @@ impl AgreementKey {
                 return aws_lc::AgreementKey::generate(curve).map(Self::AwsLc);
             }
             // Most numbers of the right length are private keys (NIST SP 800-56A, section 5.6.1.2.2).
-            let mut scalar = Zeroizing::new(vec![0; curve.scalar_len()]);
-            loop {
-                random.fill(&mut scalar)?;
+            random.try_candidates(&mut Zeroizing::new([0; 66])[..curve.scalar_len()], |scalar| {
                 if curve == Curve::P521 {
                     scalar[0] &= 1; // 521 bits
                 }
-                if let Some(key) = Self::from_scalar(backend, curve, &scalar) {
-                    return Ok(key);
-                }
-            }
+                Self::from_full_scalar(backend, curve, scalar)
+            })
         })
     }
 
-    fn from_scalar(backend: Backend, curve: Curve, scalar: &[u8]) -> Option<Self> {
+    /// Creates a private key from its number in big-endian order. Leading zeros can be missing. Returns `None` if the
+    /// number is out of range.
+    pub(crate) fn from_scalar(backend: Backend, curve: Curve, scalar: &[u8]) -> Option<Self> {
+        let mut padded = Zeroizing::new([0; 66]);
+        let padded = &mut padded[..curve.scalar_len()];
+        padded.len().checked_sub(scalar.len()).map(|start| padded[start..].copy_from_slice(scalar))?;
+        with_wiped_stack::<16_384, _>(|| Self::from_full_scalar(backend, curve, padded))
+    }
+
+    /// Like [`from_scalar`](Self::from_scalar). The number must have the curve's length.
+    fn from_full_scalar(backend: Backend, curve: Curve, scalar: &[u8]) -> Option<Self> {
         match backend {
             #[cfg(feature = "aws-lc")]
             Backend::AwsLc => aws_lc::AgreementKey::from_scalar(curve, scalar).map(Self::AwsLc),
             #[cfg(feature = "rust-crypto")]
             Backend::RustCrypto => rust_crypto::AgreementKey::from_scalar(curve, scalar).map(Self::RustCrypto),
         }
-    }
-
-    /// Parses a private key in PKCS #8. Returns `None` if it is not a valid key on the curve.
-    pub(crate) fn from_pkcs8(backend: Backend, curve: Curve, der: &[u8]) -> Option<Self> {
-        with_wiped_stack(|| match backend {
-            #[cfg(feature = "aws-lc")]
-            Backend::AwsLc => aws_lc::AgreementKey::from_pkcs8(curve, der).map(Self::AwsLc),
-            #[cfg(feature = "rust-crypto")]
-            Backend::RustCrypto => rust_crypto::AgreementKey::from_pkcs8(curve, der).map(Self::RustCrypto),
-        })
     }
 
     /// Returns the public key as a compressed point.
@@ -91,7 +87,7 @@ impl AgreementKey {
     /// Returns the shared secret (the x-coordinate of the shared point), or `None` if `other` is not the encoding of a
     /// point on the curve.
     pub(crate) fn agree(&self, other: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        with_wiped_stack(|| match self {
+        with_wiped_stack::<16_384, _>(|| match self {
             _ if !is_point(other) => None,
             #[cfg(feature = "aws-lc")]
             Self::AwsLc(key) => key.agree(other),

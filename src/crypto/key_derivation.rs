@@ -36,7 +36,7 @@ pub(crate) mod kbkdf {
     #[cfg(feature = "branch-key")]
     pub(crate) fn sha256(backend: Backend, key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<[u8; 32]> {
         let mut out = Zeroizing::new([0; 32]);
-        with_wiped_stack(|| match backend {
+        with_wiped_stack::<8_192, _>(|| match backend {
             #[cfg(feature = "aws-lc")]
             Backend::AwsLc => aws_lc::kbkdf(HashAlgorithm::Sha256, key, label, context, &mut *out),
             #[cfg(feature = "rust-crypto")]
@@ -49,7 +49,7 @@ pub(crate) mod kbkdf {
     #[cfg(feature = "ecdh")]
     pub(crate) fn sha384(backend: Backend, key: &[u8], label: &[u8], context: &[u8]) -> Zeroizing<[u8; 64]> {
         let mut out = Zeroizing::new([0; 64]);
-        with_wiped_stack(|| match backend {
+        with_wiped_stack::<8_192, _>(|| match backend {
             #[cfg(feature = "aws-lc")]
             Backend::AwsLc => aws_lc::kbkdf(HashAlgorithm::Sha384, key, label, context, &mut *out),
             #[cfg(feature = "rust-crypto")]

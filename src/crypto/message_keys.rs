@@ -46,7 +46,7 @@ impl MessageKeys {
             }
             KeyDerivation::Hkdf(hash) => hash,
         };
-        with_wiped_stack(|| {
+        with_wiped_stack::<8_192, _>(|| {
             let (suite_id, data_key) = (suite.id().to_be_bytes(), data_key.expose());
             let mut encryption = Zeroizing::new([0; MAX_KEY_LEN]);
             let encryption = &mut encryption[..suite.data_key_len()];
@@ -61,7 +61,7 @@ impl MessageKeys {
                 hkdf(backend, hash, &[], data_key, &mut [(&[&suite_id, id], encryption)]);
                 None
             };
-            Self { encryption: AesGcm::new(backend, encryption), commitment }
+            Self { encryption: AesGcm::new_unwiped(backend, encryption), commitment }
         })
     }
 }

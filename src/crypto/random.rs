@@ -13,6 +13,10 @@ use crate::error::RandomError;
 
 type Fill = Box<dyn FnMut(&mut [u8]) -> Result<(), RandomError> + Send>;
 
+/// The maximum number of random candidates for a key or a signature. At least half of them are accepted, so a generator
+/// that is random never fails.
+pub(super) const MAX_TRIES: usize = 128;
+
 /// A source of random bytes.
 pub(crate) enum Random {
     /// The generator of this backend: AWS-LC's own, or the operating system's.
@@ -27,6 +31,21 @@ impl Random {
         R::Error: Send + Sync + 'static,
     {
         Self::Given(Mutex::new(Box::new(move |out| rng.try_fill_bytes(out).map_err(|error| RandomError(error.into())))))
+    }
+
+    /// Fills `candidate` with random bytes until `accept` returns a value.
+    pub(super) fn try_candidates<T>(
+        &self,
+        candidate: &mut [u8],
+        mut accept: impl FnMut(&mut [u8]) -> Option<T>,
+    ) -> Result<T, RandomError> {
+        for _ in 0..MAX_TRIES {
+            self.fill(candidate)?;
+            if let Some(accepted) = accept(candidate) {
+                return Ok(accepted);
+            }
+        }
+        Err(RandomError::repeats())
     }
 
     pub(crate) fn fill(&self, out: &mut [u8]) -> Result<(), RandomError> {

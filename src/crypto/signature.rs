@@ -4,7 +4,7 @@
 use super::aws_lc::signature as aws_lc;
 #[cfg(feature = "rust-crypto")]
 use super::rust_crypto::signature as rust_crypto;
-use super::{Backend, Digest, Random, is_point, with_wiped_stack};
+use super::{Backend, Digest, Random, is_point, random::MAX_TRIES, with_wiped_stack};
 use crate::{error::RandomError, suite::SignatureAlgorithm};
 
 /// A signature does not match its message, or a public key is invalid.
@@ -26,7 +26,7 @@ impl SigningKey {
         algorithm: SignatureAlgorithm,
         random: &Random,
     ) -> Result<Self, RandomError> {
-        with_wiped_stack(|| {
+        with_wiped_stack::<16_384, _>(|| {
             Ok(match backend {
                 #[cfg(feature = "aws-lc")]
                 Backend::AwsLc => Self::AwsLc(aws_lc::SigningKey::generate(algorithm, random)?),
@@ -55,8 +55,8 @@ impl SigningKey {
         random: &Random,
     ) -> Result<Vec<u8>, RandomError> {
         let digest = digest.finish();
-        with_wiped_stack(|| {
-            loop {
+        with_wiped_stack::<16_384, _>(|| {
+            for _ in 0..MAX_TRIES {
                 let signature = match self {
                     #[cfg(feature = "aws-lc")]
                     Self::AwsLc(key) => key.sign(&digest, random)?,
@@ -67,6 +67,7 @@ impl SigningKey {
                     return Ok(signature);
                 }
             }
+            Err(RandomError::repeats())
         })
     }
 }

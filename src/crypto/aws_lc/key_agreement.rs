@@ -25,10 +25,6 @@ impl AgreementKey {
         PrivateKey::from_private_key(algorithm(curve), scalar).ok().map(Self)
     }
 
-    pub(crate) fn from_pkcs8(curve: Curve, der: &[u8]) -> Option<Self> {
-        PrivateKey::from_private_key_der(algorithm(curve), der).ok().map(Self)
-    }
-
     pub(crate) fn public_key(&self) -> Vec<u8> {
         let public = self.0.compute_public_key().expect("a private key has a public key");
         let compressed: EcPublicKeyCompressedBin<'_> = public.as_be_bytes().expect("a public key can be encoded");

@@ -20,35 +20,32 @@ pub(crate) enum AesGcm {
     Aes256(Box<Aes256Gcm>),
 }
 
-/// Expands a key, which leaves the key on the stack: an expanded key begins with the key itself.
-fn expand<A: KeyInit>(key: &[u8]) -> Box<A> {
-    with_wiped_stack(|| Box::new(A::new_from_slice(key).expect("a secret key has an AES key length")))
+fn boxed<A: KeyInit>(key: &[u8]) -> Box<A> {
+    Box::new(A::new_from_slice(key).expect("a secret key has an AES key length"))
 }
 
-/// Wipes the stack only, where parts of the expanded key are left while it is used. It zeroizes itself.
-impl Drop for AesGcm {
-    fn drop(&mut self) {
-        with_wiped_stack(|| ());
-    }
-}
+/// The number of bytes of the stack to overwrite after AES, which leaves parts of the expanded key there. An expanded
+/// key begins with the key itself.
+const STACK: usize = 4_096;
 
 impl AesGcm {
+    /// Leaves the key on the stack.
     pub(crate) fn new(key: &[u8]) -> Self {
         match key.len() {
-            16 => Self::Aes128(expand(key)),
-            24 => Self::Aes192(expand(key)),
-            _ => Self::Aes256(expand(key)),
+            16 => Self::Aes128(boxed(key)),
+            24 => Self::Aes192(boxed(key)),
+            _ => Self::Aes256(boxed(key)),
         }
     }
 
     pub(crate) fn seal(&self, iv: &[u8; IV_LEN], aad: &[u8], plaintext: &[u8], ciphertext: &mut [u8], tag: &mut [u8]) {
         let iv = iv.into();
         let buffer = InOutBuf::new(plaintext, ciphertext).expect("the ciphertext is as long as the plaintext");
-        let made = match self {
+        let made = with_wiped_stack::<STACK, _>(|| match self {
             Self::Aes128(key) => key.encrypt_inout_detached(iv, aad, buffer),
             Self::Aes192(key) => key.encrypt_inout_detached(iv, aad, buffer),
             Self::Aes256(key) => key.encrypt_inout_detached(iv, aad, buffer),
-        };
+        });
         tag.copy_from_slice(&made.expect("a frame is shorter than GCM's limit of 64 GiB"));
     }
 
@@ -82,12 +79,12 @@ impl AesGcm {
         tag: &[u8; TAG_LEN],
     ) -> Result<(), TagMismatch> {
         let (iv, tag) = (iv.into(), tag.into());
-        match self {
+        let opened = with_wiped_stack::<STACK, _>(|| match self {
             Self::Aes128(key) => key.decrypt_inout_detached(iv, aad, buffer, tag),
             Self::Aes192(key) => key.decrypt_inout_detached(iv, aad, buffer, tag),
             Self::Aes256(key) => key.decrypt_inout_detached(iv, aad, buffer, tag),
-        }
-        .map_err(|_| TagMismatch)
+        });
+        opened.map_err(|_| TagMismatch)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Elliptic-curve Diffie-Hellman by the RustCrypto crates.
 
-use p256::{elliptic_curve::sec1::ToSec1Point, pkcs8::DecodePrivateKey};
+use p256::elliptic_curve::sec1::ToSec1Point;
 use zeroize::Zeroizing;
 
 use crate::crypto::key_agreement::Curve;
@@ -18,14 +18,6 @@ impl AgreementKey {
             Curve::P256 => Self::P256(Box::new(p256::SecretKey::from_slice(scalar).ok()?)),
             Curve::P384 => Self::P384(Box::new(p384::SecretKey::from_slice(scalar).ok()?)),
             Curve::P521 => Self::P521(Box::new(p521::SecretKey::from_slice(scalar).ok()?)),
-        })
-    }
-
-    pub(crate) fn from_pkcs8(curve: Curve, der: &[u8]) -> Option<Self> {
-        Some(match curve {
-            Curve::P256 => Self::P256(Box::new(DecodePrivateKey::from_pkcs8_der(der).ok()?)),
-            Curve::P384 => Self::P384(Box::new(DecodePrivateKey::from_pkcs8_der(der).ok()?)),
-            Curve::P521 => Self::P521(Box::new(DecodePrivateKey::from_pkcs8_der(der).ok()?)),
         })
     }
 

@@ -1,7 +1,7 @@
 //! ECDSA by the RustCrypto crates.
 
 use p256::ecdsa::signature::hazmat::{PrehashVerifier, RandomizedPrehashSigner};
-use p384::elliptic_curve::Generate;
+use zeroize::Zeroizing;
 
 use super::Rng;
 use crate::{
@@ -18,11 +18,15 @@ pub(crate) enum SigningKey {
 
 impl SigningKey {
     pub(crate) fn generate(algorithm: SignatureAlgorithm, random: &Random) -> Result<Self, RandomError> {
-        let rng = &mut Rng(random);
-        Ok(match algorithm {
-            SignatureAlgorithm::EcdsaP256Sha256 => Self::P256(Generate::try_generate_from_rng(rng)?),
-            SignatureAlgorithm::EcdsaP384Sha384 => Self::P384(Box::new(Generate::try_generate_from_rng(rng)?)),
-        })
+        let mut scalar = Zeroizing::new([0; 48]);
+        match algorithm {
+            SignatureAlgorithm::EcdsaP256Sha256 => random.try_candidates(&mut scalar[..32], |scalar| {
+                p256::ecdsa::SigningKey::from_slice(scalar).ok().map(Self::P256)
+            }),
+            SignatureAlgorithm::EcdsaP384Sha384 => random.try_candidates(&mut scalar[..], |scalar| {
+                p384::ecdsa::SigningKey::from_slice(scalar).ok().map(|key| Self::P384(Box::new(key)))
+            }),
+        }
     }
 
     pub(crate) fn public_key(&self) -> Vec<u8> {
