@@ -85,6 +85,9 @@ pub struct RawRsa {
     padding: RsaPadding,
     public: Option<PublicKey>,
     private: Option<PrivateKey>,
+    /// Whether AWS-LC's FIPS module considers the private key valid.
+    #[cfg(feature = "fips")]
+    is_valid_for_fips: bool,
 }
 
 /// A public key, prepared for a padding.
@@ -164,7 +167,15 @@ impl RawRsa {
     ) -> Result<Self, ConfigError> {
         let (namespace, name) = (namespace.into(), name.into());
         check_names(&namespace, &name, u16::MAX.into())?;
-        Ok(Self { namespace, name, padding, public: None, private: None })
+        Ok(Self {
+            namespace,
+            name,
+            padding,
+            public: None,
+            private: None,
+            #[cfg(feature = "fips")]
+            is_valid_for_fips: true,
+        })
     }
 
     /// Sets the public key, for sealing: PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo), of 2048 to 8192 bits.
@@ -187,6 +198,10 @@ impl RawRsa {
         const WHAT: &str = "RSA private key";
         let der = pem_contents(pem, "PRIVATE KEY", WHAT)?;
         let key = PrivateDecryptingKey::from_pkcs8(&der).map_err(|error| refused(WHAT, error))?;
+        #[cfg(feature = "fips")]
+        {
+            self.is_valid_for_fips = key.is_valid_fips_key();
+        }
         self.private = Some(PrivateKey::new(key, self.padding).map_err(|error| refused(WHAT, error))?);
         Ok(self)
     }
@@ -242,7 +257,7 @@ impl KeyProvider for RawRsa {
         }
         // aws-lc-rs has no such check for public keys.
         #[cfg(feature = "fips")]
-        if self.private.as_ref().is_some_and(|key| !key.is_valid_fips_key()) {
+        if !self.is_valid_for_fips {
             let why =
                 "AWS-LC considers its private key invalid for FIPS; generate a key with the public exponent 65537";
             return Err(NotFips::provider(self, why));
