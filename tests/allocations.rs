@@ -55,6 +55,8 @@ fn a_buffer_that_is_long_enough_is_reused_and_no_frame_allocates() {
 #[test]
 fn a_message_with_a_cached_data_key_allocates_at_most_twice() {
     for backend in Backend::ALL.iter().copied() {
+        // The HKDF of AWS-LC's FIPS module copies its salt.
+        let hkdf = if backend.is_fips() { 2 } else { 0 };
         // A required pair, and its place among the authenticated bytes, are allocated for opening.
         for (required, opening_max) in [(&[][..], 2), (&["tenant"], 6)] {
             let cache = DataKeyCache::builder(Duration::from_secs(300)).build().unwrap();
@@ -75,7 +77,8 @@ fn a_message_with_a_cached_data_key_allocates_at_most_twice() {
                 });
                 assert!(opened == plaintext);
                 println!("{backend:?} {required:?} {len}: {sealing:?} {opening:?}");
-                assert!(sealing.count_total <= 2 && opening.count_total <= opening_max, "{sealing:?} {opening:?}");
+                assert!(sealing.count_total <= 2 + hkdf, "{sealing:?}");
+                assert!(opening.count_total <= opening_max + hkdf, "{opening:?}");
             }
             assert_eq!(cache.stats().calls, 2);
         }
