@@ -111,7 +111,7 @@ impl EncryptionContext {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, FormatError> {
         let mut pairs = BTreeMap::new();
         for pair in SerializedPairs::new(bytes) {
-            let (name, value) = pair?;
+            let (name, value) = texts(pair?)?;
             if pairs.insert(name.to_owned(), value.to_owned()).is_some() {
                 return Err(FormatError::Context("a name is repeated"));
             }
@@ -148,15 +148,20 @@ fn take_u16(bytes: &mut &[u8]) -> Option<u16> {
     Some(u16::from_be_bytes(*value))
 }
 
-fn take_text<'a>(bytes: &mut &'a [u8]) -> Result<&'a str, FormatError> {
+fn take_text<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], FormatError> {
     let truncated = FormatError::Context("a name or value is truncated");
     let Some(len) = take_u16(bytes) else { return Err(truncated) };
     let Some((text, rest)) = bytes.split_at_checked(usize::from(len)) else { return Err(truncated) };
     *bytes = rest;
-    std::str::from_utf8(text).map_err(|_| FormatError::Context("a name or value is not UTF-8"))
+    Ok(text)
 }
 
-/// The pairs of a serialized context, in its order. The iterator ends after the first error.
+fn texts<'a>((name, value): (&'a [u8], &'a [u8])) -> Result<(&'a str, &'a str), FormatError> {
+    let text = |bytes| std::str::from_utf8(bytes).map_err(|_| FormatError::Context("a name or value is not UTF-8"));
+    Ok((text(name)?, text(value)?))
+}
+
+/// The pairs of a serialized context, in its order, which may not be UTF-8. The iterator ends after the first error.
 struct SerializedPairs<'a> {
     bytes: &'a [u8],
     /// The number of pairs that follow. `None` at the start.
@@ -168,7 +173,7 @@ impl<'a> SerializedPairs<'a> {
         Self { bytes, left: None }
     }
 
-    fn take(&mut self) -> Result<(&'a str, &'a str), FormatError> {
+    fn take(&mut self) -> Result<(&'a [u8], &'a [u8]), FormatError> {
         let malformed = |what| Err(FormatError::Context(what));
         let left = match self.left {
             Some(left) => left,
@@ -185,7 +190,7 @@ impl<'a> SerializedPairs<'a> {
 }
 
 impl<'a> Iterator for SerializedPairs<'a> {
-    type Item = Result<(&'a str, &'a str), FormatError>;
+    type Item = Result<(&'a [u8], &'a [u8]), FormatError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.bytes.is_empty() && self.left.unwrap_or(0) == 0 {
@@ -211,7 +216,7 @@ impl<'a> SerializedContext<'a> {
     pub(crate) fn check(bytes: &'a [u8]) -> Result<Self, FormatError> {
         let mut last = None;
         for pair in SerializedPairs::new(bytes) {
-            let name = Some(pair?.0);
+            let name = Some(texts(pair?)?.0);
             if last >= name {
                 EncryptionContext::parse(bytes)?;
                 return Ok(Self { bytes, is_sorted: false });
@@ -240,13 +245,13 @@ impl<'a> SerializedContext<'a> {
         check_serialized_len(self.bytes.len().max(2) + more.pairs_len()).map(drop)
     }
 
-    /// Returns the pairs in their order in the bytes.
-    pub(crate) fn pairs(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+    /// Returns the UTF-8 bytes of the pairs, in their order in the context.
+    pub(crate) fn pairs(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
         SerializedPairs::new(self.bytes).map_while(Result::ok)
     }
 
     pub(crate) fn parse(self) -> EncryptionContext {
-        self.pairs().collect()
+        self.pairs().map_while(|pair| texts(pair).ok()).collect()
     }
 }
 

@@ -146,13 +146,15 @@ fn header_template(fields: &HeaderFields<'_>, limits: &Limits) -> Result<HeaderT
 
 /// Returns the public key from a message's context. Signed messages must have one, and unsigned messages must not.
 pub(crate) fn verifying_key(header: &HeaderView<'_>, backend: Backend) -> Result<Option<VerifyingKey>, FormatError> {
-    let public_key = header.context().pairs().find(|(name, _)| *name == PUBLIC_KEY_NAME).map(|(_, value)| value);
+    let public_key =
+        header.context().pairs().find(|(name, _)| *name == PUBLIC_KEY_NAME.as_bytes()).map(|(_, value)| value);
     match (header.suite().signature(), public_key) {
         (None, None) => Ok(None),
         (None, Some(_)) => Err(FormatError::PublicKey("it has a public key, but the suite has no signature")),
         (Some(_), None) => Err(FormatError::PublicKey("it has no public key, but the suite has a signature")),
-        (Some(algorithm), Some(encoded)) => Base64::decode_vec(encoded)
+        (Some(algorithm), Some(encoded)) => std::str::from_utf8(encoded)
             .ok()
+            .and_then(|encoded| Base64::decode_vec(encoded).ok())
             .and_then(|key| VerifyingKey::parse(backend, algorithm, &key).ok())
             .map(Some)
             .ok_or(FormatError::PublicKey("its public key is not a base64-encoded point on the suite's curve")),
@@ -196,7 +198,8 @@ pub(crate) fn check_expected(
     let not_stored = if stored.is_sorted() {
         not_stored(stored.pairs(), expected, required)?
     } else {
-        not_stored(stored.parse().iter(), expected, required)?
+        let stored = stored.parse();
+        not_stored(stored.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())), expected, required)?
     };
     stored.check_len_with(&not_stored)?;
     Ok(not_stored)
@@ -204,17 +207,17 @@ pub(crate) fn check_expected(
 
 /// Compares the stored pairs, which must be sorted, with the expected ones.
 fn not_stored<'a>(
-    stored: impl Iterator<Item = (&'a str, &'a str)>,
+    stored: impl Iterator<Item = (&'a [u8], &'a [u8])>,
     expected: &EncryptionContext,
     required: &BTreeSet<String>,
 ) -> Result<EncryptionContext, ContextError> {
     let mut stored = stored.peekable();
     let mut not_stored = EncryptionContext::new();
     for (name, value) in expected {
-        while stored.next_if(|(stored_name, _)| *stored_name < name).is_some() {}
+        while stored.next_if(|(stored_name, _)| *stored_name < name.as_bytes()).is_some() {}
         match stored.peek() {
-            Some((stored_name, stored_value)) if *stored_name == name => {
-                if *stored_value != value {
+            Some((stored_name, stored_value)) if *stored_name == name.as_bytes() => {
+                if *stored_value != value.as_bytes() {
                     return Err(ContextError::ValueDiffers { name: name.into() });
                 }
             }

@@ -1,7 +1,7 @@
 //! The cache entries, ordered by use and by age, and their memory.
 
 use std::{
-    collections::{BTreeMap, hash_map::RandomState},
+    collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -9,7 +9,7 @@ use std::{
 use lru::LruCache;
 
 use super::{
-    key::{AsKey, Key, KeyRef},
+    key::{AsKey, BuildHashed, Key, KeyRef},
     settings::{Settings, lock},
 };
 
@@ -70,7 +70,7 @@ impl<T> Entry<T> {
 pub(super) type Removed<T> = (Arc<Key>, Arc<Entry<T>>);
 
 pub(super) struct Entries<T> {
-    by_use: LruCache<Arc<Key>, Arc<Entry<T>>, RandomState>,
+    by_use: LruCache<Arc<Key>, Arc<Entry<T>>, BuildHashed>,
     /// The same entries, ordered by age. The number makes the key unique.
     by_age: BTreeMap<(Instant, u64), Arc<Key>>,
     bytes: usize,
@@ -78,7 +78,7 @@ pub(super) struct Entries<T> {
 
 impl<T: Material> Entries<T> {
     pub(super) fn new() -> Self {
-        let by_use = LruCache::unbounded_with_hasher(RandomState::new());
+        let by_use = LruCache::unbounded_with_hasher(BuildHashed::default());
         Self { by_use, by_age: BTreeMap::new(), bytes: 0 }
     }
 

@@ -17,7 +17,7 @@ use futures_util::{FutureExt, future::Shared};
 use super::{
     CacheStats,
     entries::{Entries, Entry, Material, Removed, Usage},
-    key::{AsKey, Key, KeyRef, Lookup},
+    key::{AsKey, BuildHashed, Key, KeyRef, Lookup},
     settings::{Settings, lock},
 };
 use crate::{
@@ -46,7 +46,7 @@ pub(super) struct Store<T> {
 struct State<T> {
     entries: Entries<T>,
     /// Requests in progress, and completed requests whose data key is still being verified.
-    pending: HashMap<Arc<Key>, Pending<T>>,
+    pending: HashMap<Arc<Key>, Pending<T>, BuildHashed>,
     stats: CacheStats,
 }
 
@@ -116,7 +116,7 @@ impl<T: Material> Drop for Waiter<T> {
 
 impl<T: Material> Store<T> {
     pub(super) fn new(settings: Arc<Settings>) -> Arc<Self> {
-        let state = State { entries: Entries::new(), pending: HashMap::new(), stats: CacheStats::default() };
+        let state = State { entries: Entries::new(), pending: HashMap::default(), stats: CacheStats::default() };
         Arc::new(Self { settings, hasher: RandomState::new(), numbers: AtomicU64::new(0), state: Mutex::new(state) })
     }
 
@@ -449,7 +449,7 @@ mod tests {
         waiter.keep(lookup.entry_key(1), &entry);
         assert_eq!((pending(&store), store.stats().entries), (0, 1));
         // The overhead, the subject, three fields with their lengths, the value, and the memory that the value owns.
-        let subject = 8 + 3 + (8 + 7) + 8;
+        let subject = 8 + 3 + 16 + 7;
         assert_eq!(store.stats().bytes, 512 + subject + (2 + 2 + 2 + 4 + 2 + 1) + 8 + 1);
         assert!(matches!(store.find(&lookup, 1, None, Keep::OnceVerified, fails), Found::Entry { index: 1, .. }));
         assert_eq!((store.stats().calls, store.stats().waits), (5, 2));
