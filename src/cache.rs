@@ -18,7 +18,7 @@ mod stats;
 mod store;
 
 pub use data_key_cache::DataKeyCacheBuilder;
-pub(crate) use data_key_cache::{DataKeyCache, Partition};
+pub(crate) use data_key_cache::{DataKeyCache, Opening, Partition};
 pub use settings::Refresh;
 pub use stats::CacheStats;
 pub(crate) use store::Fetch;

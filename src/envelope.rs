@@ -2,6 +2,7 @@
 
 // In this order, because rustdoc shows the methods in the order of their modules.
 mod buffers;
+mod many;
 mod streams;
 
 mod builder;
@@ -16,11 +17,9 @@ use crate::{
     cache::Fetch,
     context::EncryptionContext,
     error::{OpenError, SealError},
-    materials,
-    message::{ContentType, DetachedKeys, Header},
-    stream::{
-        self, AsyncRangeReader, AsyncReadAt, MessageInfo, Opener, RangeOpener, RangeReader, ReadAt, Sealer, SealerParts,
-    },
+    materials::{self, SealingMaterials},
+    message::{ContentType, DetachedKeys, Header, MessageId},
+    stream::{self, AsyncRangeReader, AsyncReadAt, MessageInfo, Opener, RangeOpener, RangeReader, ReadAt, Sealer},
 };
 
 /// Encrypts (seals) and decrypts (opens) data with the data keys of a [`KeyProvider`](crate::KeyProvider).
@@ -49,6 +48,7 @@ use crate::{
 /// |---|---|
 /// | seal and open data in memory | [`seal`](Self::seal), [`open`](Self::open) |
 /// | the same, reusing buffers | [`seal_into`](Self::seal_into), [`open_into`](Self::open_into) |
+/// | seal and open many messages at once | [`seal_many`](Self::seal_many), [`open_many`](Self::open_many) |
 /// | stream with `std::io` | [`seal_writer`](Self::seal_writer), [`seal_reader`](Self::seal_reader), [`open_reader`](Self::open_reader) |
 /// | stream with tokio (feature `tokio`) | [`seal_async_writer`], [`seal_async_reader`], [`open_async_reader`] |
 /// | stream `Bytes`, such as HTTP bodies (feature `stream`) | [`seal_stream`], [`open_stream`] |
@@ -60,6 +60,7 @@ use crate::{
 /// # Calls to the key provider
 /// A method that seals calls the provider's `generate_data_key` once, and a method that opens calls `decrypt_data_key`
 /// once. Readers, writers and streams make this call when they are created, and none afterwards.
+/// [`seal_many`](Self::seal_many) and [`open_many`](Self::open_many) do so for each message.
 /// [`rewrap`](Self::rewrap) calls `decrypt_data_key` of this provider, and `encrypt_data_key` of the new one. The three
 /// `reseal` methods open with this envelope and seal with the new one.
 ///
@@ -69,7 +70,8 @@ use crate::{
 ///
 /// # Cancellation
 /// Dropping the future of any method is safe: the envelope stays usable. A buffer that was passed to
-/// [`seal_into`](Self::seal_into) or [`open_into`](Self::open_into) is then empty, and a reader that was passed by
+/// [`seal_into`](Self::seal_into), [`open_into`](Self::open_into), [`seal_many`](Self::seal_many) or
+/// [`open_many`](Self::open_many) is then empty, and a reader that was passed by
 /// reference may have been read in part.
 ///
 /// Dropping a future also cancels its call to the key provider. A call that a cache shares between several callers
@@ -197,24 +199,26 @@ impl Envelope {
     async fn sealer_for(&self, context: &EncryptionContext, plaintext_len: Option<u64>) -> Result<Sealer, SealError> {
         let settings = &*self.settings;
         materials::check_sealing(context, &settings.required_context)?;
-        let fetch = || -> Fetch<_> {
-            let (settings, context) = (self.settings.clone(), context.clone());
-            Box::pin(async move { settings.sealing_materials(&context).await })
-        };
         let materials = match &settings.cache {
             None => Arc::new(settings.sealing_materials(context).await?),
             Some(cache) => {
+                let fetch = self.fetch_for_sealing(context);
                 cache.sealing(settings.suite, context, &settings.required_context, plaintext_len, fetch).await?
             }
         };
-        Sealer::new(SealerParts {
-            backend: settings.backend,
-            random: &settings.random,
-            suite: settings.suite,
-            frame_len: settings.frame_len,
-            threads: &settings.threads,
-            materials: &materials,
-        })
+        let message_id = MessageId::generate(settings.suite.message_version(), |out| settings.random.fill(out))?;
+        Sealer::new(settings.sealer_parts(message_id, &materials))
+    }
+
+    /// Returns a function that requests a data key for a cache.
+    fn fetch_for_sealing<'a>(
+        &'a self,
+        context: &'a EncryptionContext,
+    ) -> impl Fn() -> Fetch<SealingMaterials> + Send + Sync + 'a {
+        || {
+            let (settings, context) = (self.settings.clone(), context.clone());
+            Box::pin(async move { settings.sealing_materials(&context).await })
+        }
     }
 
     /// Creates an [`Opener`], which opens a message piece by piece and does no I/O. Calls the key provider once.

@@ -61,6 +61,7 @@
 //! | to … | use … |
 //! |---|---|
 //! | encrypt and decrypt whole buffers | [`Envelope::seal`] and [`Envelope::open`]; [`seal_into`](Envelope::seal_into) and [`open_into`](Envelope::open_into) reuse your buffers |
+//! | encrypt and decrypt many messages at once | [`Envelope::seal_many`] and [`Envelope::open_many`] |
 //! | stream with `std::io` | [`Envelope::seal_writer`], [`seal_reader`](Envelope::seal_reader) and [`open_reader`](Envelope::open_reader), which can seek if its source can |
 //! | stream with tokio | [`Envelope::seal_async_writer`], [`seal_async_reader`](Envelope::seal_async_reader) and [`open_async_reader`](Envelope::open_async_reader) |
 //! | stream `Bytes`, such as HTTP bodies | [`Envelope::seal_stream`] and [`open_stream`](Envelope::open_stream) |

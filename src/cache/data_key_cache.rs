@@ -159,16 +159,37 @@ impl Partition {
         plaintext_len: Option<u64>,
         fetch: impl Fn() -> Fetch<SealingMaterials>,
     ) -> Result<Arc<SealingMaterials>, MaterialsError> {
-        let Inner { settings, sealing, .. } = &*self.cache.0;
         // The length of a stream is unknown, so it may exceed the limit.
-        let cacheable = plaintext_len.map_or(settings.max_bytes == u64::MAX, |len| len <= settings.max_bytes);
-        if !cacheable || suite.key_derivation() == KeyDerivation::Identity {
-            return sealing.bypass(fetch()).await;
+        let len = match plaintext_len {
+            None if self.cache.0.settings.max_bytes == u64::MAX => 0,
+            None => u64::MAX,
+            Some(len) => len,
+        };
+        Ok(self.sealing_many(suite, context, required, &[len], fetch).await?.0)
+    }
+
+    /// Returns the materials for sealing the first of several messages with plaintexts of these lengths, and how many of
+    /// the messages they are for.
+    pub(crate) async fn sealing_many(
+        &self,
+        suite: AlgorithmSuite,
+        context: &EncryptionContext,
+        required: &BTreeSet<String>,
+        lens: &[u64],
+        fetch: impl Fn() -> Fetch<SealingMaterials>,
+    ) -> Result<(Arc<SealingMaterials>, usize), MaterialsError> {
+        let Inner { settings, sealing, .. } = &*self.cache.0;
+        let cacheable = match suite.key_derivation() {
+            KeyDerivation::Identity => 0,
+            KeyDerivation::Hkdf(_) => lens.iter().take_while(|len| **len <= settings.max_bytes).count(),
+        };
+        if cacheable == 0 {
+            return Ok((sealing.bypass(fetch()).await?, 1));
         }
         context.serialized_len()?;
         let subject = Subject { partition: self.number, suite, contexts: Contexts::Sealing { context, required } };
         let lookup = Lookup::new(sealing.hasher(), subject, EncryptedDataKeys::NONE, false);
-        sealing.get(&lookup, plaintext_len.unwrap_or(0), fetch).await
+        sealing.get(&lookup, &lens[..cacheable], fetch).await
     }
 
     /// Prepares the lookup of the data key of a message with this context and these encrypted data keys.
@@ -203,6 +224,14 @@ pub(crate) struct Opening<'a> {
 }
 
 impl Opening<'_> {
+    /// Returns the data key and its index if [`find`](Self::find) would return a cached one at once, without a renewal.
+    pub(crate) fn cached(&self) -> Option<(Arc<OpeningMaterials>, usize)> {
+        let (index, materials) = self.store.cached(self.lookup.as_ref()?)?;
+        // See `find`.
+        let index = if self.is_each { index } else { materials.index };
+        Some((materials, index))
+    }
+
     /// Returns the cached data key of the first encrypted data key that has an entry, starting at index `from`. If no
     /// entry exists, the key provider decrypts one of all encrypted data keys.
     pub(crate) async fn find(
@@ -215,8 +244,8 @@ impl Opening<'_> {
             let materials = store.bypass(fetch(*encrypted_data_keys)).await?;
             return Ok(OpeningKey { index: materials.index, materials, request: None });
         };
-        match store.find(lookup, from, None, Keep::OnceVerified, || fetch(*encrypted_data_keys)) {
-            Found::Entry { index, value: materials, is_due } => {
+        match store.find(lookup, from, &[], Keep::OnceVerified, || fetch(*encrypted_data_keys)) {
+            Found::Entry { index, value: materials, is_due, .. } => {
                 if is_due {
                     let renewed = fetch(lookup.encrypted_data_keys(index));
                     store.renew(lookup.entry_key(index), the_same(materials.clone(), renewed));

@@ -49,16 +49,19 @@ pub(super) struct Usage {
 }
 
 impl<T> Entry<T> {
-    /// Counts a message of this many bytes, and returns whether the limits allow it. `None` is not counted.
-    pub(super) fn take(&self, bytes: Option<u64>, settings: &Settings) -> bool {
-        let Some(bytes) = bytes else { return true };
+    /// Counts messages of these lengths, in this order, up to the first one that the limits do not allow. Returns how
+    /// many were counted.
+    pub(super) fn take(&self, lens: &[u64], settings: &Settings) -> usize {
         let mut usage = lock(&self.usage);
-        let fits = usage.messages < settings.max_messages && bytes <= settings.max_bytes - usage.bytes;
-        if fits {
-            usage.messages += 1;
-            usage.bytes += bytes;
-        }
-        fits
+        let mut fits = |bytes: &u64| {
+            let fits = usage.messages < settings.max_messages && *bytes <= settings.max_bytes - usage.bytes;
+            if fits {
+                usage.messages += 1;
+                usage.bytes += bytes;
+            }
+            fits
+        };
+        lens.iter().take_while(|bytes| fits(bytes)).count()
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {

@@ -77,6 +77,8 @@ pub(super) enum Found<T: Material> {
         /// The index of its key in the lookup.
         index: usize,
         value: Arc<T>,
+        /// The number of messages that it is for.
+        taken: usize,
         /// Whether the caller should start a renewal.
         is_due: bool,
     },
@@ -124,47 +126,66 @@ impl<T: Material> Store<T> {
         &self.hasher
     }
 
-    /// Returns the value for a message of this many bytes, from the cache or from a request. The lookup must have only
-    /// one entry key.
+    /// Returns the value for messages of these lengths, from the cache or from a request, and for how many of them it is.
+    /// That is at least one. The lookup must have only one entry key.
     pub(super) async fn get(
         self: &Arc<Self>,
         lookup: &Lookup<'_>,
-        bytes: u64,
+        lens: &[u64],
         fetch: impl Fn() -> Fetch<T>,
-    ) -> Result<Arc<T>, MaterialsError> {
+    ) -> Result<(Arc<T>, usize), MaterialsError> {
         loop {
-            match self.find(lookup, 0, Some(bytes), Keep::OnSuccess, &fetch) {
-                Found::Entry { index, value, is_due } => {
+            match self.find(lookup, 0, lens, Keep::OnSuccess, &fetch) {
+                Found::Entry { index, value, taken, is_due } => {
                     if is_due {
                         self.renew(lookup.entry_key(index), fetch());
                     }
-                    return Ok(value);
+                    return Ok((value, taken));
                 }
                 Found::Pending(waiter) => {
                     let entry = waiter.wait().await?;
                     // There may be more waiters than the limits of this data key allow.
-                    if entry.take(Some(bytes), &self.settings) {
-                        return Ok(entry.value.clone());
+                    let taken = entry.take(lens, &self.settings);
+                    if taken > 0 {
+                        // The first message has been counted as a miss or a wait.
+                        lock(&self.state).stats.hits += taken as u64 - 1;
+                        return Ok((entry.value.clone(), taken));
                     }
                 }
             }
         }
     }
 
+    /// Returns the first entry that exists and needs no renewal.
+    pub(super) fn cached(&self, lookup: &Lookup<'_>) -> Option<(usize, Arc<T>)> {
+        let now = self.settings.clock.now();
+        let mut state = lock(&self.state);
+        let State { entries, stats, .. } = &mut *state;
+        for (index, key) in lookup.entry_keys(0) {
+            let Some(entry) = entries.get(key) else { continue };
+            if self.settings.is_expired(entry.fetched, now) || (self.settings.refresh.is_some() && entry.is_due(now)) {
+                return None;
+            }
+            stats.hits += 1;
+            return Some((index, entry.value.clone()));
+        }
+        None
+    }
+
     /// Returns the first entry that exists for the lookup's keys, starting at index `from`. If none exists, joins the
-    /// pending request, or starts one. `bytes` is the length of the message, if it counts against the entry's limits.
+    /// pending request, or starts one. `lens` are the lengths of the messages, if they count against the entry's limits.
     pub(super) fn find(
         self: &Arc<Self>,
         lookup: &Lookup<'_>,
         from: usize,
-        bytes: Option<u64>,
+        lens: &[u64],
         keep: Keep,
         fetch: impl Fn() -> Fetch<T>,
     ) -> Found<T> {
         let now = self.settings.clock.now();
         let mut new = None;
         loop {
-            if let Some(found) = self.look_up(lookup, from, bytes, now, &mut new) {
+            if let Some(found) = self.look_up(lookup, from, lens, now, &mut new) {
                 if let Found::Entry { .. } = found {
                     trace!("using a cached data key");
                 }
@@ -179,7 +200,7 @@ impl<T: Material> Store<T> {
         self: &Arc<Self>,
         lookup: &Lookup<'_>,
         from: usize,
-        bytes: Option<u64>,
+        lens: &[u64],
         now: Instant,
         new: &mut Option<Pending<T>>,
     ) -> Option<Found<T>> {
@@ -190,11 +211,16 @@ impl<T: Material> Store<T> {
         let State { entries, pending, stats } = &mut *guard;
         for (index, key) in lookup.entry_keys(from) {
             let Some(entry) = entries.get(key) else { continue };
-            if !settings.is_expired(entry.fetched, now) && entry.take(bytes, settings) {
-                stats.hits += 1;
+            let taken = match lens {
+                _ if settings.is_expired(entry.fetched, now) => 0,
+                [] => 1,
+                lens => entry.take(lens, settings),
+            };
+            if taken > 0 {
+                stats.hits += taken as u64;
                 let is_due =
                     settings.refresh.is_some() && entry.is_due(now) && !pending.contains_key(&key as &dyn AsKey);
-                return Some(Found::Entry { index, value: entry.value.clone(), is_due });
+                return Some(Found::Entry { index, value: entry.value.clone(), taken, is_due });
             }
             removed.extend(entries.pop(key));
             stats.expirations += 1;
@@ -405,7 +431,7 @@ mod tests {
         let list = [1, 2].map(|byte| EncryptedDataKey::new("id", "info", vec![byte]));
         let (list, context) = (EncryptedDataKeys::serialize(&list), EncryptionContext::new());
         let lookup = lookup(&store, &context, &list);
-        let begin = |fetch: fn() -> Fetch<NonZeroUsize>| match store.find(&lookup, 0, None, Keep::OnceVerified, fetch) {
+        let begin = |fetch: fn() -> Fetch<NonZeroUsize>| match store.find(&lookup, 0, &[], Keep::OnceVerified, fetch) {
             Found::Pending(waiter) => waiter,
             Found::Entry { .. } => panic!("there is no entry"),
         };
@@ -451,7 +477,7 @@ mod tests {
         // The overhead, the subject, three fields with their lengths, the value, and the memory that the value owns.
         let subject = 8 + 3 + 16 + 7;
         assert_eq!(store.stats().bytes, 512 + subject + (2 + 2 + 2 + 4 + 2 + 1) + 8 + 1);
-        assert!(matches!(store.find(&lookup, 1, None, Keep::OnceVerified, fails), Found::Entry { index: 1, .. }));
+        assert!(matches!(store.find(&lookup, 1, &[], Keep::OnceVerified, fails), Found::Entry { index: 1, .. }));
         assert_eq!((store.stats().calls, store.stats().waits), (5, 2));
     }
 
@@ -470,7 +496,7 @@ mod tests {
         let fetch = || -> Fetch<NonZeroUsize> { Box::pin(async { Ok(NonZeroUsize::MIN) }) };
         store.renew(lookup.request_key(), fetch());
         assert_eq!((lock(&spawned).len(), store.stats().calls), (0, 0));
-        block_on(store.get(&lookup, 0, fetch)).unwrap();
+        block_on(store.get(&lookup, &[0], fetch)).unwrap();
         std::thread::sleep(Duration::from_millis(1));
         for _ in 0..2 {
             store.renew(lookup.request_key(), fetch());

@@ -168,7 +168,7 @@ impl Envelope {
 
 /// Sets the length of a buffer whose contents do not matter. A buffer that is too small is replaced by a new
 /// allocation: the operating system provides that zeroed, so nothing is written to it here.
-fn resize(buffer: &mut Vec<u8>, len: usize) {
+pub(super) fn resize(buffer: &mut Vec<u8>, len: usize) {
     if buffer.capacity() < len {
         *buffer = vec![0; len];
     } else {

@@ -16,9 +16,9 @@ use crate::{
     crypto::{Backend, Random, Randomness},
     error::{ConfigError, NotFips},
     materials::{self, MaterialsError, OpeningMaterials, SealingMaterials},
-    message::{EncryptedDataKey, Limits},
+    message::{EncryptedDataKey, Limits, MessageId},
     provider::{self, DecryptDataKeyRequest, KeyProvider},
-    stream::{self, Threads},
+    stream::{self, SealerParts, Threads},
     suite::{AlgorithmSuite, CommitmentPolicy},
 };
 
@@ -94,6 +94,22 @@ impl Settings {
         // Another crate can link the module, too, but only the feature makes this crate use all of it.
         let has_module = cfg!(feature = "fips") && self.backend.is_fips();
         if has_module { Ok(()) } else { Err(NotFips::Module) }
+    }
+
+    pub(super) fn sealer_parts<'a>(
+        &'a self,
+        message_id: MessageId,
+        materials: &'a SealingMaterials,
+    ) -> SealerParts<'a> {
+        SealerParts {
+            backend: self.backend,
+            random: &self.random,
+            suite: self.suite,
+            message_id,
+            frame_len: self.frame_len,
+            threads: &self.threads,
+            materials,
+        }
     }
 
     /// Returns the length of a stream's buffers.

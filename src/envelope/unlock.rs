@@ -4,13 +4,31 @@ use std::{sync::Arc, time::Instant};
 
 use super::Envelope;
 use crate::{
-    cache::Fetch,
+    cache::{Fetch, Opening},
     context::EncryptionContext,
+    crypto::{AesGcm, VerifyingKey},
     error::OpenError,
     materials::{self, OpeningMaterials},
     message::{ContentType, EncryptedDataKeys, HeaderView},
-    stream::{self, MessageInfo, Opener, OpenerParts},
+    stream::{self, MessageInfo, Opener, OpenerParts, Threads},
 };
+
+/// A header that has passed all checks that need no data key.
+pub(super) struct Checked<'a> {
+    header: &'a HeaderView<'a>,
+    verifying_key: Option<VerifyingKey>,
+    /// The part of the encryption context that the message does not store.
+    not_stored: EncryptionContext,
+    encrypted_data_keys: EncryptedDataKeys<'a>,
+}
+
+/// The keys of a message whose header has been verified.
+pub(super) struct Unlocked {
+    pub(super) key: AesGcm,
+    pub(super) materials: Arc<OpeningMaterials>,
+    /// The index of the encrypted data key in the message's list.
+    pub(super) index: usize,
+}
 
 impl Envelope {
     /// Returns the opener and the data key of a message. Pass a deadline if another call to a key provider follows, so
@@ -21,6 +39,18 @@ impl Envelope {
         context: &EncryptionContext,
         deadline: Option<Instant>,
     ) -> Result<(Opener, Arc<OpeningMaterials>), OpenError> {
+        let mut checked = self.check(header, context)?;
+        let unlocked = self.find_key(&checked, 0, deadline).await?;
+        let materials = unlocked.materials.clone();
+        Ok((self.opener_of(&mut checked, unlocked, &self.settings.threads), materials))
+    }
+
+    /// Checks everything that needs no data key.
+    pub(super) fn check<'a>(
+        &'a self,
+        header: &'a HeaderView<'a>,
+        context: &EncryptionContext,
+    ) -> Result<Checked<'a>, OpenError> {
         let settings = &*self.settings;
         let (suite, policy) = (header.suite(), settings.policy);
         if !policy.allows_opening(suite) {
@@ -30,8 +60,7 @@ impl Envelope {
             settings.limits.check_frame_len(frame_len)?;
         }
         let verifying_key = materials::verifying_key(header, settings.backend)?;
-        let stored = header.context();
-        let not_stored = materials::check_expected(stored, context, &settings.required_context)?;
+        let not_stored = materials::check_expected(header.context(), context, &settings.required_context)?;
         let encrypted_data_keys = match &self.detached_keys {
             None => header.encrypted_data_keys(),
             Some(keys) if keys.message_id() == header.message_id() => keys.serialized(),
@@ -39,46 +68,70 @@ impl Envelope {
                 return Err(OpenError::DetachedKeys { keys: *keys.message_id(), message: *header.message_id() });
             }
         };
+        Ok(Checked { header, verifying_key, not_stored, encrypted_data_keys })
+    }
+
+    /// Finds the data key of a message, in the cache or with the key provider, and verifies the header with it. `from`
+    /// is the index of the first encrypted data key to look for in the cache.
+    pub(super) async fn find_key(
+        &self,
+        checked: &Checked<'_>,
+        from: usize,
+        deadline: Option<Instant>,
+    ) -> Result<Unlocked, OpenError> {
+        let Checked { header, not_stored, encrypted_data_keys, .. } = checked;
         let fetch = |encrypted_data_keys: EncryptedDataKeys<'_>, deadline| -> Fetch<_> {
-            let (settings, encrypted_data_keys) = (self.settings.clone(), encrypted_data_keys.to_keys());
-            let mut context = stored.parse();
-            context.extend(&not_stored);
+            let (settings, suite) = (self.settings.clone(), header.suite());
+            let encrypted_data_keys = encrypted_data_keys.to_keys();
+            let mut context = header.context().parse();
+            context.extend(not_stored);
             Box::pin(async move { settings.opening_materials(suite, &context, &encrypted_data_keys, deadline).await })
         };
-        let authenticate = |materials: &OpeningMaterials| {
-            stream::authenticate(header, &materials.data_key, &not_stored, settings.backend, settings.accepts_net_4_0_0)
+        let Some(lookup) = self.lookup(checked) else {
+            let materials = Arc::new(fetch(*encrypted_data_keys, deadline).await?);
+            return Ok(Unlocked { key: self.verify(checked, &materials)?, index: materials.index, materials });
         };
-        let (key, materials, index) = match &settings.cache {
-            None => {
-                let materials = fetch(encrypted_data_keys, deadline).await?;
-                let index = materials.index;
-                (authenticate(&materials)?, Arc::new(materials), index)
-            }
-            Some(cache) => {
-                // Several callers may share this call, so it has its own deadline.
-                let fetch = |encrypted_data_keys: EncryptedDataKeys<'_>| fetch(encrypted_data_keys, None);
-                let lookup = cache.opening(suite, stored, &not_stored, encrypted_data_keys);
-                let mut found = lookup.find(0, fetch).await?;
-                let key = loop {
-                    match authenticate(&found.materials) {
-                        // The message also lists the encrypted data key of another message, which is cached. Its own
-                        // must be among the others.
-                        Err(OpenError::Commitment)
-                            if found.is_cached() && encrypted_data_keys.iter().nth(1).is_some() =>
-                        {
-                            found = lookup.find(found.index + 1, fetch).await?;
-                        }
-                        authenticated => break authenticated?,
-                    }
-                };
-                let index = found.index;
-                (key, found.keep(), index)
+        // Several callers may share this call, so it has its own deadline.
+        let fetch = |encrypted_data_keys: EncryptedDataKeys<'_>| fetch(encrypted_data_keys, None);
+        let mut found = lookup.find(from, fetch).await?;
+        let key = loop {
+            match self.verify(checked, &found.materials) {
+                // The message also lists the encrypted data key of another message, which is cached. Its own must be
+                // among the others.
+                Err(OpenError::Commitment) if found.is_cached() && checked.has_several_keys() => {
+                    found = lookup.find(found.index + 1, fetch).await?;
+                }
+                verified => break verified?,
             }
         };
-        let info = MessageInfo::new(suite, *header.message_id(), index, materials.info.clone());
-        let (threads, limits) = (settings.threads.clone(), settings.limits);
-        let opener =
-            Opener::new(OpenerParts { header, key, info, verifying_key, backend: settings.backend, threads, limits });
-        Ok((opener, materials))
+        Ok(Unlocked { key, index: found.index, materials: found.keep() })
+    }
+
+    /// Returns the lookup of a message's data key, if there is a cache.
+    pub(super) fn lookup<'a>(&'a self, checked: &'a Checked<'_>) -> Option<Opening<'a>> {
+        let Checked { header, not_stored, encrypted_data_keys, .. } = checked;
+        let cache = self.settings.cache.as_ref()?;
+        Some(cache.opening(header.suite(), header.context(), not_stored, *encrypted_data_keys))
+    }
+
+    /// Verifies a header with a data key, and returns the key of the body.
+    pub(super) fn verify(&self, checked: &Checked<'_>, materials: &OpeningMaterials) -> Result<AesGcm, OpenError> {
+        let (settings, Checked { header, not_stored, .. }) = (&*self.settings, checked);
+        stream::authenticate(header, &materials.data_key, not_stored, settings.backend, settings.accepts_net_4_0_0)
+    }
+
+    /// Returns the opener of a message.
+    pub(super) fn opener_of(&self, checked: &mut Checked<'_>, unlocked: Unlocked, threads: &Threads) -> Opener {
+        let (header, verifying_key) = (checked.header, checked.verifying_key.take());
+        let Unlocked { key, materials, index } = unlocked;
+        let info = MessageInfo::new(header.suite(), *header.message_id(), index, materials.info.clone());
+        let (backend, threads, limits) = (self.settings.backend, threads.clone(), self.settings.limits);
+        Opener::new(OpenerParts { header, key, info, verifying_key, backend, threads, limits })
+    }
+}
+
+impl Checked<'_> {
+    pub(super) fn has_several_keys(&self) -> bool {
+        self.encrypted_data_keys.iter().nth(1).is_some()
     }
 }

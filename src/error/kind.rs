@@ -203,6 +203,7 @@ mod tests {
             (DataKeyError::NotEncrypted.into(), ErrorKind::Unavailable),
             (limit().into(), ErrorKind::Refused),
             (random().into(), ErrorKind::Unavailable),
+            (SealError::RepeatedMessageId, ErrorKind::Unavailable),
             (SealError::TooLong { frame_len: 1 }, ErrorKind::InvalidInput),
             (SealError::TooLongForMemory { len: 1 }, ErrorKind::InvalidInput),
             (SealError::OutputTooShort { len: 1, needed: 2 }, ErrorKind::InvalidInput),

@@ -29,6 +29,10 @@ pub enum SealError {
     /// The random number generator failed.
     #[error(transparent)]
     Random(#[from] RandomError),
+    /// The generator passed to [`EnvelopeBuilder::rng`](crate::EnvelopeBuilder::rng) repeated a message id within one
+    /// call. Two messages with the same id and data key would reveal their plaintexts. Fix the generator.
+    #[error("the random number generator repeated a message id; fix the generator passed to EnvelopeBuilder::rng")]
+    RepeatedMessageId,
     /// The plaintext needs more frames than a message can have. Use a longer frame length.
     #[error(
         "the plaintext is too long: a message has at most 4294967295 frames of {frame_len} bytes; use longer frames"
@@ -68,7 +72,7 @@ impl SealError {
         match self {
             Self::Context(error) => error.kind(),
             Self::Provider(error) => error.error_kind(),
-            Self::DataKey(_) | Self::Random(_) => ErrorKind::Unavailable,
+            Self::DataKey(_) | Self::Random(_) | Self::RepeatedMessageId => ErrorKind::Unavailable,
             Self::Limit(_) => ErrorKind::Refused,
             Self::TooLong { .. }
             | Self::TooLongForMemory { .. }

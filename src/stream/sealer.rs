@@ -14,7 +14,7 @@ use crate::{
     crypto::{Backend, Dialect, MessageKeys, Random},
     error::SealError,
     materials::SealingMaterials,
-    message::{FINAL_FRAME_OVERHEAD, Geometry, MessageId},
+    message::{FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, Geometry, MessageId},
     suite::{AlgorithmSuite, TAG_LEN},
 };
 
@@ -61,20 +61,30 @@ pub struct Sealer {
 }
 
 /// The arguments of [`Sealer::new`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct SealerParts<'a> {
     pub(crate) backend: Backend,
     pub(crate) random: &'a Arc<Random>,
     pub(crate) suite: AlgorithmSuite,
+    pub(crate) message_id: MessageId,
     pub(crate) frame_len: NonZeroU32,
     pub(crate) threads: &'a Threads,
     pub(crate) materials: &'a SealingMaterials,
 }
 
+impl SealerParts<'_> {
+    /// Returns the length of the message for a plaintext of this length. See [`Sealer::sealed_len`].
+    pub(crate) fn sealed_len(&self, plaintext_len: u64) -> Result<u64, SealError> {
+        let template = self.materials.header.as_ref().map_err(Clone::clone)?;
+        let footer_len = self.suite.signature().map_or(0, |algorithm| FOOTER_OVERHEAD + algorithm.signature_len());
+        let (header_len, footer_len) = (template.header_len() as u64, footer_len as u64);
+        Layout { header_len, frame_len: self.frame_len, footer_len }.sealed_len(plaintext_len)
+    }
+}
+
 impl Sealer {
     pub(crate) fn new(parts: SealerParts<'_>) -> Result<Self, SealError> {
-        let SealerParts { backend, random, suite, frame_len, threads, materials } = parts;
-        let message_id = MessageId::generate(suite.message_version(), |out| random.fill(out))?;
+        let SealerParts { backend, random, suite, message_id, frame_len, threads, materials } = parts;
         let template = materials.header.as_ref().map_err(Clone::clone)?;
         let keys = MessageKeys::derive(backend, suite, &materials.data_key, &message_id, Dialect::Specification);
         let header = template.header(&message_id, keys.commitment.as_ref(), |authenticated| {

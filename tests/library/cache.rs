@@ -775,6 +775,14 @@ fn a_message_opens_even_if_another_messages_cached_data_key_fails_its_commitment
     let stats = cache.stats();
     // Both wrong data keys each time, and then the right one.
     assert_eq!((stats.hits, stats.misses, stats.calls, stats.entries), (8, 3, 3, 3));
+    let (none, mut out) = (EncryptionContext::new(), Vec::new());
+    for result in block_on(envelope.open_many([(&sealed[..], &none); 2], &mut out)) {
+        assert_eq!(
+            (&out[result.as_ref().unwrap().0.clone()], result.unwrap().1.encrypted_data_key_index()),
+            (&b"b"[..], 2)
+        );
+    }
+    assert_eq!((cache.stats().hits, cache.stats().misses), (8 + 2 * 3, 3));
 
     // A message that does not open without a cache fails with the same error with a cache.
     let sealed = provider.seal(COMMITTING, 'z', "xyb");

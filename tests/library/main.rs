@@ -9,6 +9,8 @@ mod envelope;
 #[cfg(all(feature = "mock", feature = "stream", feature = "tokio"))]
 mod errors;
 mod fips;
+#[cfg(all(feature = "mock", feature = "parallel"))]
+mod many;
 mod messages;
 #[cfg(all(feature = "branch-key", feature = "ecdh", feature = "rsa"))]
 mod providers;

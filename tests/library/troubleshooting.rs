@@ -16,7 +16,7 @@ use kms_envelope::{
 };
 use pollster::block_on;
 use test_support::{
-    FixedDataKey, context, fixtures, header,
+    FixedDataKey, RepeatingRng, context, fixtures, header,
     kms::{Endpoint, Fault, arn},
     open, rng, seal,
 };
@@ -247,6 +247,9 @@ fn of_keys() -> Vec<Seen> {
         seen(RawAes::from_json("{}")),
     ];
     all.push(seen(SecretKey::try_from(vec![7; 15])));
+    let repeating = Envelope::builder(key("key", 7)).rng(RepeatingRng).build().unwrap();
+    let mut results = block_on(repeating.seal_many([(&b"data"[..], &context()); 4], &mut Vec::new()));
+    all.extend(results.pop().map(seen));
     all
 }
 

@@ -19,7 +19,7 @@ use pollster::block_on;
 
 pub use io::Pieces;
 pub use providers::FixedDataKey;
-pub use random::{FailingRng, plaintext, rng};
+pub use random::{FailingRng, RepeatingRng, plaintext, rng};
 
 /// Returns the encryption context that most tests use.
 pub fn context() -> EncryptionContext {
