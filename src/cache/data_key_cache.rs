@@ -192,6 +192,11 @@ impl Partition {
         sealing.get(&lookup, &lens[..cacheable], fetch).await
     }
 
+    /// Counts messages that share the lookup of an opened message before them.
+    pub(crate) fn count_opened(&self, messages: u64) {
+        self.cache.0.opening.count_hits(messages);
+    }
+
     /// Prepares the lookup of the data key of a message with this context and these encrypted data keys.
     pub(crate) fn opening<'a>(
         &'a self,

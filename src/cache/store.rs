@@ -148,12 +148,16 @@ impl<T: Material> Store<T> {
                     let taken = entry.take(lens, &self.settings);
                     if taken > 0 {
                         // The first message has been counted as a miss or a wait.
-                        lock(&self.state).stats.hits += taken as u64 - 1;
+                        self.count_hits(taken as u64 - 1);
                         return Ok((entry.value.clone(), taken));
                     }
                 }
             }
         }
+    }
+
+    pub(super) fn count_hits(&self, hits: u64) {
+        lock(&self.state).stats.hits += hits;
     }
 
     /// Returns the first entry that exists and needs no renewal.

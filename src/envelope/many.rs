@@ -246,15 +246,35 @@ impl Envelope {
             Ok((header, body, context))
         });
         let parsed: Vec<Result<_, HeaderError>> = parsed.collect();
-        let mut checked: Vec<Result<_, OpenError>> = parsed
-            .iter()
-            .map(|parsed| {
-                let (header, body, context) = parsed.as_ref().map_err(Clone::clone)?;
-                let checked = self.check(header, context)?;
-                let key = self.cached_key(&checked);
-                Ok((checked, key, *body))
-            })
-            .collect();
+        let mut checked: Vec<CheckedItem<'_>> = Vec::with_capacity(parsed.len());
+        let (mut last_context, mut shared) = (None, 0);
+        for parsed in &parsed {
+            // Consecutive messages with the same data key share one lookup.
+            let item = match (parsed, checked.last()) {
+                (Ok((header, body, context)), Some(Ok((last, Some(Key::Cached(materials, index)), _))))
+                    if last_context.is_some_and(|last| std::ptr::eq(last, *context)) =>
+                {
+                    let like = self.check_like(header, last);
+                    like.map(|checked| (checked, Some(Key::Cached(materials.clone(), *index)), *body))
+                }
+                _ => None,
+            };
+            shared += u64::from(item.is_some());
+            checked.push(match (item, parsed) {
+                (Some(item), _) => Ok(item),
+                (None, Ok((header, body, context))) => {
+                    last_context = Some(*context);
+                    self.check(header, context).map(|checked| {
+                        let key = self.cached_key(&checked);
+                        (checked, key, *body)
+                    })
+                }
+                (None, Err(error)) => Err(error.clone().into()),
+            });
+        }
+        if let Some(cache) = &self.settings.cache {
+            cache.count_opened(shared);
+        }
         let missing = checked.iter().enumerate().filter_map(|(index, item)| match item {
             Ok((checked, None, _)) => Some((index, checked)),
             _ => None,
@@ -324,6 +344,9 @@ impl Envelope {
 }
 
 type OpenResult = Result<(Range<usize>, MessageInfo), OpenError>;
+
+/// A message whose header has been checked: its header, its data key if it is known, and its body.
+type CheckedItem<'a> = Result<(Checked<'a>, Option<Key>, &'a [u8]), OpenError>;
 
 /// The data key of a message.
 enum Key {

@@ -71,6 +71,23 @@ impl Envelope {
         Ok(Checked { header, verifying_key, not_stored, encrypted_data_keys })
     }
 
+    /// Like [`check`](Self::check) with the same expected context as for another header, if both differ only in what the
+    /// checks do not depend on.
+    pub(super) fn check_like<'a>(&self, header: &'a HeaderView<'a>, other: &Checked<'_>) -> Option<Checked<'a>> {
+        let is_same = self.detached_keys.is_none()
+            && header.suite() == other.header.suite()
+            && header.suite().signature().is_none()
+            && header.content_type() == other.header.content_type()
+            && header.context().as_bytes() == other.header.context().as_bytes()
+            && header.encrypted_data_keys().as_bytes() == other.encrypted_data_keys.as_bytes();
+        is_same.then(|| Checked {
+            header,
+            verifying_key: None,
+            not_stored: other.not_stored.clone(),
+            encrypted_data_keys: header.encrypted_data_keys(),
+        })
+    }
+
     /// Finds the data key of a message, in the cache or with the key provider, and verifies the header with it. `from`
     /// is the index of the first encrypted data key to look for in the cache.
     pub(super) async fn find_key(
