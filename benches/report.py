@@ -44,7 +44,8 @@ def table(group, rows):
     yield "| | time | MB/s |"
     yield "|---|---|---|"
     for name, nanoseconds, length in rows:
-        yield f"| {name} | {duration(nanoseconds)} | {length / nanoseconds * 1e3:,.0f} |"
+        rate = f"{length / nanoseconds * 1e3:,.0f}" if length else ""
+        yield f"| {name} | {duration(nanoseconds)} | {rate} |"
     yield ""
 
 
