@@ -192,11 +192,17 @@ impl Envelope {
     /// # Errors
     /// Same as [`seal`](Self::seal).
     pub async fn sealer(&self, context: &EncryptionContext) -> Result<Sealer, SealError> {
-        self.sealer_for(context, None).await
+        let (message_id, materials) = self.start_sealing(context, None).await?;
+        Sealer::new(self.settings.sealer_parts(message_id, &materials))
     }
 
-    /// Creates a sealer. `plaintext_len` is the length of the plaintext, if it is known.
-    async fn sealer_for(&self, context: &EncryptionContext, plaintext_len: Option<u64>) -> Result<Sealer, SealError> {
+    /// Returns a new message id and the materials for a message. `plaintext_len` is the length of the plaintext, if it is
+    /// known.
+    async fn start_sealing(
+        &self,
+        context: &EncryptionContext,
+        plaintext_len: Option<u64>,
+    ) -> Result<(MessageId, Arc<SealingMaterials>), SealError> {
         let settings = &*self.settings;
         materials::check_sealing(context, &settings.required_context)?;
         let materials = match &settings.cache {
@@ -207,7 +213,7 @@ impl Envelope {
             }
         };
         let message_id = MessageId::generate(settings.suite.message_version(), |out| settings.random.fill(out))?;
-        Sealer::new(settings.sealer_parts(message_id, &materials))
+        Ok((message_id, materials))
     }
 
     /// Returns a function that requests a data key for a cache.

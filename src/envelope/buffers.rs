@@ -6,7 +6,7 @@ use crate::{
     error::{OpenError, SealError},
     message::HeaderView,
     provider::KeyProvider,
-    stream::{self, MessageInfo},
+    stream::{self, MessageInfo, Sealer},
 };
 
 impl Envelope {
@@ -131,10 +131,11 @@ impl Envelope {
     ) -> Result<(), SealError> {
         // Take the buffer, so that `sealed` does not contain an earlier message if this call fails or is canceled.
         let mut buffer = std::mem::take(sealed);
-        let sealer = self.sealer_for(context, Some(plaintext.len() as u64)).await?;
-        let len = sealer.sealed_len(plaintext.len() as u64)?;
+        let (message_id, materials) = self.start_sealing(context, Some(plaintext.len() as u64)).await?;
+        let parts = self.settings.sealer_parts(message_id, &materials);
+        let len = parts.sealed_len(plaintext.len() as u64)?;
         resize(&mut buffer, stream::buffer_len(len).ok_or(SealError::TooLongForMemory { len })?);
-        sealer.seal_buffer(plaintext, &mut buffer)?;
+        Sealer::seal_buffer(parts, plaintext, &mut buffer)?;
         *sealed = buffer;
         Ok(())
     }

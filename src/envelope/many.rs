@@ -190,7 +190,7 @@ impl Envelope {
         let cost = cost(messages.iter().map(|(plaintext, _)| plaintext.len()));
         let Ok(()) = settings.threads.each_item(&mut items, cost, |item| {
             if let Ok((parts, plaintext, out, result)) = item
-                && let Err(error) = Sealer::new(*parts).and_then(|sealer| sealer.seal_buffer(plaintext, out))
+                && let Err(error) = Sealer::seal_buffer(*parts, plaintext, out)
             {
                 out.fill(0);
                 *result = Err(error);

@@ -272,25 +272,41 @@ impl HeaderTemplate {
         TAG_LEN + if self.suite.message_version() == MessageVersion::V1 { IV_LEN } else { 0 }
     }
 
-    /// Returns the header of a message. `seal` computes the tag of the authenticated bytes, with a zero IV.
+    /// Writes the header of a message to the start of `out`. `seal` computes the tag of the authenticated bytes, with a
+    /// zero IV.
+    pub(crate) fn write(
+        &self,
+        out: &mut [u8],
+        message_id: &MessageId,
+        commitment: Option<&[u8; COMMITMENT_LEN]>,
+        seal: impl FnOnce(&[u8]) -> [u8; TAG_LEN],
+    ) {
+        let (header, authentication) = out[..self.header_len()].split_at_mut(self.len);
+        let (stored, required_context) = self.authenticated.split_at(self.len);
+        header.copy_from_slice(stored);
+        let message_id_at = if self.suite.message_version() == MessageVersion::V1 { 4 } else { 3 };
+        header[message_id_at..][..message_id.as_bytes().len()].copy_from_slice(message_id.as_bytes());
+        if let Some(commitment) = commitment {
+            header[self.len - COMMITMENT_LEN..].copy_from_slice(commitment);
+        }
+        let tag = match required_context {
+            [] => seal(header),
+            required_context => seal(&[&*header, required_context].concat()),
+        };
+        let (iv, tag_out) = authentication.split_at_mut(authentication.len() - TAG_LEN);
+        iv.fill(0);
+        tag_out.copy_from_slice(&tag);
+    }
+
+    #[cfg(test)]
     pub(crate) fn header(
         &self,
         message_id: &MessageId,
         commitment: Option<&[u8; COMMITMENT_LEN]>,
         seal: impl FnOnce(&[u8]) -> [u8; TAG_LEN],
     ) -> Vec<u8> {
-        // Long enough for the required context and for the authentication, which replaces it.
-        let mut header = Vec::with_capacity(self.authenticated.len().max(self.header_len()));
-        header.extend_from_slice(&self.authenticated);
-        let message_id_at = if self.suite.message_version() == MessageVersion::V1 { 4 } else { 3 };
-        header[message_id_at..][..message_id.as_bytes().len()].copy_from_slice(message_id.as_bytes());
-        if let Some(commitment) = commitment {
-            header[self.len - COMMITMENT_LEN..self.len].copy_from_slice(commitment);
-        }
-        let tag = seal(&header);
-        header.truncate(self.len);
-        header.resize(self.header_len() - TAG_LEN, 0);
-        header.extend_from_slice(&tag);
+        let mut header = vec![1; self.header_len()];
+        self.write(&mut header, message_id, commitment, seal);
         header
     }
 }

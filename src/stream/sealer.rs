@@ -84,10 +84,29 @@ impl SealerParts<'_> {
 
 impl Sealer {
     pub(crate) fn new(parts: SealerParts<'_>) -> Result<Self, SealError> {
+        let template = parts.materials.header.as_ref().map_err(Clone::clone)?;
+        let mut header = vec![0; template.header_len()];
+        let sealer = Self::start(parts, &mut header)?;
+        Ok(Self { header, ..sealer })
+    }
+
+    /// Seals a complete plaintext without copying it. `out` must have the [length](SealerParts::sealed_len) of the
+    /// message.
+    pub(crate) fn seal_buffer(parts: SealerParts<'_>, mut plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
+        let mut sealer = Self::start(parts, out)?;
+        let frames = sealer.frames_for(plaintext.len())?;
+        let mut written = sealer.header_len;
+        written += sealer.seal_frames(frames, &mut plaintext, &mut out[written..]);
+        sealer.seal_end(plaintext, &mut out[written..]).map(drop)
+    }
+
+    /// Writes the header to the start of `out`, and returns a sealer of the rest of the message.
+    fn start(parts: SealerParts<'_>, out: &mut [u8]) -> Result<Self, SealError> {
         let SealerParts { backend, random, suite, message_id, frame_len, threads, materials } = parts;
         let template = materials.header.as_ref().map_err(Clone::clone)?;
         let keys = MessageKeys::derive(backend, suite, &materials.data_key, &message_id, Dialect::Specification);
-        let header = template.header(&message_id, keys.commitment.as_ref(), |authenticated| {
+        let header = &mut out[..template.header_len()];
+        template.write(header, &message_id, keys.commitment.as_ref(), |authenticated| {
             let mut tag = [0; TAG_LEN];
             keys.encryption.seal(&[0; _], authenticated, &[], &mut tag);
             tag
@@ -97,13 +116,13 @@ impl Sealer {
             .zip(materials.signing_key.clone())
             .map(|(algorithm, key)| Signer::new(backend, key, algorithm, random.clone(), threads));
         if let Some(signer) = &mut signer {
-            signer.update(&header);
+            signer.update(header);
         }
         Ok(Self {
             cipher: FrameCipher::new(BodyCipher { key: keys.encryption, message_id }, frame_len, threads.clone()),
             sequence: 1,
             header_len: header.len(),
-            header,
+            header: Vec::new(),
             held: Zeroizing::default(),
             signer,
         })
@@ -220,14 +239,6 @@ impl Sealer {
         let written = self.write_header(out);
         let held = std::mem::take(&mut self.held);
         Ok(written + self.seal_end(&held, &mut out[written..])?)
-    }
-
-    /// Seals a complete plaintext without copying it. `out` must have the length of the message.
-    pub(crate) fn seal_buffer(mut self, mut plaintext: &[u8], out: &mut [u8]) -> Result<(), SealError> {
-        let frames = self.frames_for(plaintext.len())?;
-        let mut written = self.write_header(out);
-        written += self.seal_frames(frames, &mut plaintext, &mut out[written..]);
-        self.seal_end(plaintext, &mut out[written..]).map(drop)
     }
 
     /// Seals the final frame and signs. Returns the number of bytes written.
