@@ -130,9 +130,10 @@ impl Primitives {
         match self.backend {
             #[cfg(feature = "aws-lc")]
             Backend::AwsLc => {
-                use aws_lc_rs::hmac::{Context, HMAC_SHA512, Key, sign};
-                let extracted = sign(&Key::new(HMAC_SHA512, &self.message_id), &[7; 32]);
-                let key = Key::new(HMAC_SHA512, extracted.as_ref());
+                use aws_lc_rs::hmac::{Context, HMAC_SHA512, Key, sign_to_buffer};
+                let mut extracted = [0; 64];
+                sign_to_buffer(&Key::new(HMAC_SHA512, &self.message_id), &[7; 32], &mut extracted).unwrap();
+                let key = Key::new(HMAC_SHA512, &extracted);
                 for (info, out) in infos.iter().zip(&mut self.keys) {
                     let mut context = Context::with_key(&key);
                     context.update(info);

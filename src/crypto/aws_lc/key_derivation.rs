@@ -1,9 +1,12 @@
 //! HKDF and KBKDF by AWS-LC.
 
 use aws_lc_rs::{
+    digest::MAX_OUTPUT_LEN,
     hkdf,
     hmac::{self, HMAC_SHA256, HMAC_SHA384, HMAC_SHA512},
 };
+
+use zeroize::Zeroizing;
 
 use crate::{crypto::key_derivation::HkdfOutput, suite::HashAlgorithm};
 
@@ -30,7 +33,7 @@ pub(crate) fn hkdf_of_module(hash: HashAlgorithm, salt: &[u8], input: &[u8], out
         HashAlgorithm::Sha512 => hkdf::HKDF_SHA512,
     };
     // The FIPS module requires a salt. Zeros are the same as none (RFC 5869, section 2.2).
-    let zeros = [0; aws_lc_rs::digest::MAX_OUTPUT_LEN];
+    let zeros = [0; MAX_OUTPUT_LEN];
     let salt = if salt.is_empty() { &zeros[..hmac_of(hash).tag_len()] } else { salt };
     let pseudorandom_key = hkdf::Salt::new(algorithm, salt).extract(input);
     for (info, output) in outputs {
@@ -42,8 +45,10 @@ pub(crate) fn hkdf_of_module(hash: HashAlgorithm, salt: &[u8], input: &[u8], out
 /// HKDF as RFC 5869, section 2, defines it.
 pub(crate) fn hkdf_of_hmac(hash: HashAlgorithm, salt: &[u8], input: &[u8], outputs: &mut [HkdfOutput<'_>]) {
     let algorithm = hmac_of(hash);
-    let pseudorandom_key = hmac::sign(&hmac::Key::new(algorithm, salt), input);
-    let key = hmac::Key::new(algorithm, pseudorandom_key.as_ref());
+    let mut pseudorandom_key = Zeroizing::new([0; MAX_OUTPUT_LEN]);
+    let pseudorandom_key = &mut pseudorandom_key[..algorithm.tag_len()];
+    let extracted = hmac::sign_to_buffer(&hmac::Key::new(algorithm, salt), input, pseudorandom_key);
+    let key = hmac::Key::new(algorithm, extracted.expect("the buffer has the tag's length"));
     for (info, output) in outputs {
         assert!(output.len() <= 255 * algorithm.tag_len(), "an output is at most 255 hashes long");
         let mut previous: Option<hmac::Tag> = None;
