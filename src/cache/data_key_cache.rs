@@ -178,11 +178,8 @@ impl Partition {
         lens: &[u64],
         fetch: impl Fn() -> Fetch<SealingMaterials>,
     ) -> Result<(Arc<SealingMaterials>, usize), MaterialsError> {
-        let Inner { settings, sealing, .. } = &*self.cache.0;
-        let cacheable = match suite.key_derivation() {
-            KeyDerivation::Identity => 0,
-            KeyDerivation::Hkdf(_) => lens.iter().take_while(|len| **len <= settings.max_bytes).count(),
-        };
+        let sealing = &self.cache.0.sealing;
+        let cacheable = self.cacheable(suite, lens);
         if cacheable == 0 {
             return Ok((sealing.bypass(fetch()).await?, 1));
         }
@@ -190,6 +187,14 @@ impl Partition {
         let subject = Subject { partition: self.number, suite, contexts: Contexts::Sealing { context, required } };
         let lookup = Lookup::new(sealing.hasher(), subject, EncryptedDataKeys::NONE, false);
         sealing.get(&lookup, &lens[..cacheable], fetch).await
+    }
+
+    /// Returns how many messages with these lengths, from the first one on, can use cached data keys.
+    pub(crate) fn cacheable(&self, suite: AlgorithmSuite, lens: &[u64]) -> usize {
+        match suite.key_derivation() {
+            KeyDerivation::Identity => 0,
+            KeyDerivation::Hkdf(_) => lens.iter().take_while(|len| **len <= self.cache.0.settings.max_bytes).count(),
+        }
     }
 
     /// Counts messages that share the lookup of an opened message before them.

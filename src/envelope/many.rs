@@ -65,7 +65,11 @@ impl Envelope {
     ///
     /// With a cache, messages with the same encryption context share one lookup. Each message and its bytes still count
     /// against the limits of the data key, in the order of the messages, and in the statistics. If a call fails, all
-    /// messages of the run that wait for it receive its error: those with the same context that have no data key yet.
+    /// messages that wait for it receive its error: those with the same context that have no data key yet, up to the
+    /// next one that is too long for the cache.
+    ///
+    /// All data keys are requested before the first message is sealed, so some may be older than the cache's maximum age
+    /// by then. Use several calls if the provider is slow and there are many contexts.
     ///
     /// # Errors
     /// Each result has the errors of [`seal`](Self::seal). In addition, it is [`SealError::RepeatedMessageId`] if the
@@ -123,9 +127,15 @@ impl Envelope {
         let mut results = Vec::with_capacity(run.len());
         while results.len() < run.len() {
             let (_, context) = messages[run[results.len()]];
-            match self.materials_of_first(context, &lens[results.len()..]).await {
+            let lens = &lens[results.len()..];
+            match self.materials_of_first(context, lens).await {
                 Ok((materials, count)) => results.extend(repeat_n(Ok(materials), count)),
-                Err(error) => results.resize(run.len(), Err(error)),
+                Err(error) => {
+                    // The call was for this message only, or for all that wait for the same data key.
+                    let cache = self.settings.cache.as_ref();
+                    let waiting = cache.map_or(1, |cache| cache.cacheable(self.settings.suite, lens).max(1));
+                    results.extend(repeat_n(Err(error), waiting));
+                }
             }
         }
         run.into_iter().zip(results).collect()

@@ -21,6 +21,10 @@ const CHUNKS_MAX: usize = 16;
 /// The number of waiting chunks that are worth a task.
 const CHUNKS_FOR_TASK: usize = 2;
 
+/// The maximum number of chunks that a task hashes, so that other work of the pool does not wait for the end of a long
+/// message.
+const CHUNKS_OF_TASK: usize = 2 * CHUNKS_MAX;
+
 /// The number of waiting chunks at which a caller that waits for space continues. It sleeps and wakes only once for many
 /// chunks, and the task always has some.
 const CHUNKS_TO_RESUME: usize = CHUNKS_MAX / 2;
@@ -89,18 +93,47 @@ impl<D: Update> HashQueue<D> {
     }
 
     fn push_chunk(&mut self) {
+        let chunk = mem::take(&mut self.chunk);
         let mut state = self.shared.lock();
         if state.chunks.len() == CHUNKS_MAX {
-            state = self.shared.wait_until(state, |state| state.chunks.len() <= CHUNKS_TO_RESUME);
+            state = self.wait_until(state, |state| state.chunks.len() <= CHUNKS_TO_RESUME);
         }
-        let spare = state.spare.pop().unwrap_or_default();
-        state.chunks.push_back(mem::replace(&mut self.chunk, spare));
-        if state.chunks.len() >= CHUNKS_FOR_TASK && state.task == Task::None {
-            state.task = Task::Spawned;
-            drop(state);
-            let shared = self.shared.clone();
-            self.threads.spawn(move || shared.run_task());
+        state.chunks.push_back(chunk);
+        let spare = state.spare.pop();
+        drop(self.with_task(state));
+        self.chunk = spare.unwrap_or_default();
+    }
+
+    /// Spawns a task if there is none, and enough chunks wait.
+    fn with_task<'a>(&'a self, mut state: MutexGuard<'a, State<D>>) -> MutexGuard<'a, State<D>> {
+        if state.chunks.len() < CHUNKS_FOR_TASK || state.task != Task::None {
+            return state;
         }
+        state.task = Task::Spawned;
+        drop(state);
+        let shared = self.shared.clone();
+        self.threads.spawn(move || shared.run_task());
+        self.shared.lock()
+    }
+
+    /// Returns once the condition holds, which must be the case if no chunks wait and no thread hashes. Hashes chunks
+    /// unless a task has started.
+    fn wait_until<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<D>>,
+        condition: impl Fn(&State<D>) -> bool,
+    ) -> MutexGuard<'a, State<D>> {
+        while !condition(&state) {
+            assert!(!state.has_panicked, "hashing the message has panicked");
+            state = self.with_task(state);
+            if state.task == Task::Started {
+                state = self.shared.wait(state);
+            } else {
+                state = self.shared.hash_chunk(state);
+                self.shared.changed.notify_one();
+            }
+        }
+        state
     }
 
     /// Hashes the bytes that still wait, and returns the digest.
@@ -108,7 +141,7 @@ impl<D: Update> HashQueue<D> {
         let mut state = self.shared.lock();
         state.chunks.push_back(mem::take(&mut self.chunk));
         let is_done = |state: &State<D>| state.chunks.is_empty() && state.digest.is_some();
-        state = self.shared.wait_until(state, is_done);
+        state = self.wait_until(state, is_done);
         state.digest.take().expect("the digest is there")
     }
 }
@@ -133,42 +166,25 @@ impl<D> Shared<D> {
 }
 
 impl<D: Update> Shared<D> {
-    /// Hashes until no chunks wait.
+    /// Hashes until no chunks wait, or as many as one task may hash.
     fn run_task(&self) {
         let mut state = self.lock();
         state.task = Task::Started;
-        while !state.chunks.is_empty() && !state.has_panicked {
+        let mut hashed = 0;
+        while !state.chunks.is_empty() && !state.has_panicked && hashed < CHUNKS_OF_TASK {
             if state.digest.is_none() {
                 // The caller is hashing a chunk.
                 state = self.wait(state);
                 continue;
             }
             state = self.hash_chunk(state);
+            hashed += 1;
             if state.chunks.len() == CHUNKS_TO_RESUME {
                 self.changed.notify_one();
             }
         }
         state.task = Task::None;
         self.changed.notify_one();
-    }
-
-    /// Returns once the condition holds, which must be the case if no chunks wait and no thread hashes. Hashes chunks
-    /// unless a task has started.
-    fn wait_until<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State<D>>,
-        condition: impl Fn(&State<D>) -> bool,
-    ) -> MutexGuard<'a, State<D>> {
-        while !condition(&state) {
-            assert!(!state.has_panicked, "hashing the message has panicked");
-            if state.task == Task::Started {
-                state = self.wait(state);
-            } else {
-                state = self.hash_chunk(state);
-                self.changed.notify_one();
-            }
-        }
-        state
     }
 
     /// Hashes the first chunk. No other thread may be hashing.
@@ -295,6 +311,25 @@ mod tests {
         drop(step);
         caller.join().unwrap();
         assert!(has_updated.try_recv().is_ok());
+    }
+
+    #[test]
+    fn other_work_of_the_pool_does_not_wait_for_the_end_of_the_message() {
+        let pool = pool(1);
+        // Hashing is slower than the caller, so there are always chunks that wait.
+        let on_update = || std::thread::sleep(std::time::Duration::from_millis(1));
+        let mut queue = HashQueue::new(Recorder(Vec::new(), on_update), Threads::Pool(pool.clone()));
+        let chunk = bytes(CHUNK_LEN);
+        queue.update(&bytes(CHUNKS_MAX * CHUNK_LEN));
+        let (done, is_done) = channel();
+        pool.spawn(move || done.send(()).unwrap());
+        let mut chunks = 0;
+        while is_done.try_recv().is_err() {
+            queue.update(&chunk);
+            chunks += 1;
+            assert!(chunks < 4 * CHUNKS_OF_TASK, "the job still waits");
+        }
+        assert_eq!(queue.finish().0.len(), (CHUNKS_MAX + chunks) * CHUNK_LEN);
     }
 
     #[test]

@@ -251,6 +251,21 @@ fn a_failed_call_fails_for_the_messages_that_wait_for_it() {
 }
 
 #[test]
+fn a_failed_call_for_a_message_that_is_too_long_for_the_cache_affects_no_other() {
+    let provider = provider();
+    let cache = DataKeyCache::builder(Duration::from_secs(300)).max_bytes(100).build().unwrap();
+    let envelope = Envelope::builder(provider.clone()).cache(cache).build().unwrap();
+    block_on(envelope.seal(b"", &context())).unwrap();
+    provider.script([Fault::Throttled]);
+    let results = seal_many(&envelope, &lens([10, 200, 10, 10]), &context(), &mut Vec::new());
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, true]);
+    // The first data key is used up, and the call for another fails for the messages before the long one.
+    provider.script([Fault::Throttled]);
+    let results = seal_many(&envelope, &lens([90, 90, 200, 90]), &context(), &mut Vec::new());
+    assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, false, true, true]);
+}
+
+#[test]
 fn a_failure_of_opening_affects_only_its_own_message() {
     for builder in builders(&provider()) {
         let envelope = builder.frame_len(16).build().unwrap();
