@@ -60,9 +60,9 @@ use crate::{
 /// # Calls to the key provider
 /// A method that seals calls the provider's `generate_data_key` once, and a method that opens calls `decrypt_data_key`
 /// once. Readers, writers and streams make this call when they are created, and none afterwards.
-/// [`seal_many`](Self::seal_many) and [`open_many`](Self::open_many) do so for each message.
-/// [`rewrap`](Self::rewrap) calls `decrypt_data_key` of this provider, and `encrypt_data_key` of the new one. The three
-/// `reseal` methods open with this envelope and seal with the new one.
+/// [`seal_many`](Self::seal_many) and [`open_many`](Self::open_many) call the provider once for each message, or with a
+/// cache once for each data key. [`rewrap`](Self::rewrap) calls `decrypt_data_key` of this provider, and
+/// `encrypt_data_key` of the new one. The three `reseal` methods open with this envelope and seal with the new one.
 ///
 /// With a [cache](EnvelopeBuilder::cache), a method that finds the data key in the cache skips the call. Methods that
 /// open check the header's format, the limits, the commitment policy and the encryption context before they call the
@@ -71,8 +71,7 @@ use crate::{
 /// # Cancellation
 /// Dropping the future of any method is safe: the envelope stays usable. A buffer that was passed to
 /// [`seal_into`](Self::seal_into), [`open_into`](Self::open_into), [`seal_many`](Self::seal_many) or
-/// [`open_many`](Self::open_many) is then empty, and a reader that was passed by
-/// reference may have been read in part.
+/// [`open_many`](Self::open_many) is then empty, and a reader that was passed by reference may have been read in part.
 ///
 /// Dropping a future also cancels its call to the key provider. A call that a cache shares between several callers
 /// continues until all of them have been canceled.
@@ -196,8 +195,8 @@ impl Envelope {
         Sealer::new(self.settings.sealer_parts(message_id, &materials))
     }
 
-    /// Returns a new message id and the materials for a message. `plaintext_len` is the length of the plaintext, if it is
-    /// known.
+    /// Returns a new message id and the materials for a message. `plaintext_len` is the length of the plaintext, if it
+    /// is known.
     async fn start_sealing(
         &self,
         context: &EncryptionContext,

@@ -168,8 +168,8 @@ impl Partition {
         Ok(self.sealing_many(suite, context, required, &[len], fetch).await?.0)
     }
 
-    /// Returns the materials for sealing the first of several messages with plaintexts of these lengths, and how many of
-    /// the messages they are for.
+    /// Returns the materials for sealing the first of several messages with plaintexts of these lengths, and how many
+    /// of the messages they are for.
     pub(crate) async fn sealing_many(
         &self,
         suite: AlgorithmSuite,

@@ -126,8 +126,8 @@ impl<T: Material> Store<T> {
         &self.hasher
     }
 
-    /// Returns the value for messages of these lengths, from the cache or from a request, and for how many of them it is.
-    /// That is at least one. The lookup must have only one entry key.
+    /// Returns the value for messages of these lengths, from the cache or from a request, and for how many of them it
+    /// is. That is at least one. The lookup must have only one entry key.
     pub(super) async fn get(
         self: &Arc<Self>,
         lookup: &Lookup<'_>,
@@ -177,7 +177,8 @@ impl<T: Material> Store<T> {
     }
 
     /// Returns the first entry that exists for the lookup's keys, starting at index `from`. If none exists, joins the
-    /// pending request, or starts one. `lens` are the lengths of the messages, if they count against the entry's limits.
+    /// pending request, or starts one. `lens` are the lengths of the messages, if they count against the entry's
+    /// limits.
     pub(super) fn find(
         self: &Arc<Self>,
         lookup: &Lookup<'_>,

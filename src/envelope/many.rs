@@ -28,6 +28,9 @@ use crate::{
 /// The maximum number of concurrent calls to the key provider in one run.
 const CALLS: usize = 16;
 
+/// The minimum length of a message that is sealed or opened with several threads, like a single one.
+const LONG: usize = 1 << 20;
+
 /// What a message costs in addition to its bytes, in bytes that cost as much.
 const MESSAGE_COST: usize = 16 << 10;
 
@@ -59,22 +62,26 @@ impl Envelope {
     /// # }).unwrap();
     /// ```
     ///
+    /// After the calls to the key provider, all messages are sealed in the calling task without yielding, as in
+    /// [`seal`](Self::seal): in an async service, pass at most about 1 MiB or 100 messages at a time, or use a thread
+    /// for blocking work.
+    ///
     /// # Calls to the key provider
     /// Without a cache, and in suites without key derivation, each message has its own data key. At most 16 calls run
     /// at a time, each with its own [timeout](crate::EnvelopeBuilder::key_timeout).
     ///
     /// With a cache, messages with the same encryption context share one lookup. Each message and its bytes still count
     /// against the limits of the data key, in the order of the messages, and in the statistics. If a call fails, all
-    /// messages that wait for it receive its error: those with the same context that have no data key yet, up to the
-    /// next one that is too long for the cache.
+    /// messages that wait for it receive its error, and the statistics count it once: those with the same context that
+    /// have no data key yet, up to the next one that is too long for the cache.
     ///
-    /// All data keys are requested before the first message is sealed, so some may be older than the cache's maximum age
-    /// by then. Use several calls if the provider is slow and there are many contexts.
+    /// All data keys are requested before the first message is sealed, so some may be older than the cache's maximum
+    /// age by then. Use several calls if the provider is slow and there are many contexts.
     ///
     /// # Errors
     /// Each result has the errors of [`seal`](Self::seal). In addition, it is [`SealError::RepeatedMessageId`] if the
-    /// generator passed to [`rng`](crate::EnvelopeBuilder::rng) repeats a message id. The error of one message does not affect
-    /// the others. If the future is dropped, `sealed` is empty and its memory has been freed.
+    /// generator passed to [`rng`](crate::EnvelopeBuilder::rng) repeats a message id. The error of one message does not
+    /// affect the others. If the future is dropped, `sealed` is empty and its memory has been freed.
     pub async fn seal_many<'a>(
         &self,
         messages: impl IntoIterator<Item = (&'a [u8], &'a EncryptionContext)>,
@@ -171,7 +178,6 @@ impl Envelope {
         let random = settings.random.fill(&mut ids);
         // Only the caller's generator is checked: the backends' generators do not repeat 16 bytes.
         let mut known = matches!(*settings.random, Random::Given(_)).then(HashSet::new);
-        let threads = if messages.len() == 1 { &settings.threads } else { &Threads::One };
         let mut end = 0;
         let parts = messages.iter().zip(materials).zip(ids.chunks(id_len)).map(|(((plaintext, _), materials), id)| {
             let materials = materials.as_ref().map_err(Clone::clone)?;
@@ -179,6 +185,7 @@ impl Envelope {
             if known.as_mut().is_some_and(|known| !known.insert(id)) {
                 return Err(SealError::RepeatedMessageId);
             }
+            let threads = self.threads_for(plaintext.len(), messages.len());
             let parts = SealerParts { threads, ..settings.sealer_parts(MessageId::from_bytes(version, id), materials) };
             let start = end;
             let len = parts.sealed_len(plaintext.len() as u64)?.saturating_add(start as u64);
@@ -218,8 +225,8 @@ impl Envelope {
     /// [`open`](Self::open) for small messages with a [cache](crate::EnvelopeBuilder::cache), and uses all
     /// [threads](crate::EnvelopeBuilder::threads).
     ///
-    /// Without a cache, each message has its own call to the key provider. At most 16 calls run at a time, each with its
-    /// own [timeout](crate::EnvelopeBuilder::key_timeout).
+    /// Without a cache, each message has its own call to the key provider. At most 16 calls run at a time, each with
+    /// its own [timeout](crate::EnvelopeBuilder::key_timeout).
     ///
     /// ```
     /// use kms_envelope::{EncryptionContext, Envelope, RawAes};
@@ -306,7 +313,7 @@ impl Envelope {
         resize(&mut buffer, lens().sum());
         let mut rest = &mut buffer[..];
         let mut start = 0;
-        let threads = if checked.len() == 1 { &self.settings.threads } else { &Threads::One };
+        let count = checked.len();
         let mut items: Vec<Result<_, OpenError>> = checked
             .into_iter()
             .map(|item| {
@@ -319,7 +326,7 @@ impl Envelope {
             .collect();
         let Ok(()) = self.settings.threads.each_item(&mut items, cost, |item| {
             if let Ok((item, result)) = item {
-                *result = item.open(self, threads);
+                *result = item.open(self, self.threads_for(item.body.len(), count));
             }
             Ok::<_, Infallible>(())
         });
@@ -336,6 +343,11 @@ impl Envelope {
         }
         *plaintexts = buffer;
         results
+    }
+
+    /// Returns the threads for one of `count` messages. Short ones are divided among the threads as they are.
+    fn threads_for(&self, len: usize, count: usize) -> &Threads {
+        if count == 1 || len >= LONG { &self.settings.threads } else { &Threads::One }
     }
 
     /// Returns the cached key of a message.

@@ -71,8 +71,8 @@ impl Envelope {
         Ok(Checked { header, verifying_key, not_stored, encrypted_data_keys })
     }
 
-    /// Like [`check`](Self::check) with the same expected context as for another header, if both differ only in what the
-    /// checks do not depend on.
+    /// Like [`check`](Self::check) with the same expected context as for another header, if both differ only in what
+    /// the checks do not depend on.
     pub(super) fn check_like<'a>(&self, header: &'a HeaderView<'a>, other: &Checked<'_>) -> Option<Checked<'a>> {
         let is_same = self.detached_keys.is_none()
             && header.suite() == other.header.suite()

@@ -1,5 +1,7 @@
 //! Encrypted data keys that are stored beside their message.
 
+use std::fmt;
+
 use bytes::{BufMut, Bytes};
 
 use super::{
@@ -49,12 +51,21 @@ const MAGIC: [u8; 5] = *b"KEDK\x01";
 /// key names and other bytes of the detached keys.
 ///
 /// [`Envelope::rewrap`]: crate::Envelope::rewrap
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct DetachedKeys {
     message_id: MessageId,
     encrypted_data_keys: Vec<EncryptedDataKey>,
     /// The same keys, serialized, after their number.
     serialized: Bytes,
+}
+
+impl fmt::Debug for DetachedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DetachedKeys")
+            .field("message_id", &self.message_id)
+            .field("encrypted_data_keys", &self.encrypted_data_keys)
+            .finish_non_exhaustive()
+    }
 }
 
 impl DetachedKeys {
@@ -103,7 +114,6 @@ impl DetachedKeys {
     }
 
     /// Serializes the keys, so that they can be stored beside the message.
-    ///
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         let id = self.message_id.as_bytes();

@@ -25,8 +25,8 @@ const CHUNKS_FOR_TASK: usize = 2;
 /// message.
 const CHUNKS_OF_TASK: usize = 2 * CHUNKS_MAX;
 
-/// The number of waiting chunks at which a caller that waits for space continues. It sleeps and wakes only once for many
-/// chunks, and the task always has some.
+/// The number of waiting chunks at which a caller that waits for space continues. It sleeps and wakes only once for
+/// many chunks, and the task always has some.
 const CHUNKS_TO_RESUME: usize = CHUNKS_MAX / 2;
 
 /// A digest that is updated by a task in a thread pool, while the caller only copies the bytes.

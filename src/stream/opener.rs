@@ -27,7 +27,7 @@ use crate::{
 ///
 /// All of it is authenticated, except for [`encrypted_data_key`](Self::encrypted_data_key) if it comes from
 /// [detached keys](crate::message::DetachedKeys).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MessageInfo {
     suite: AlgorithmSuite,
     message_id: MessageId,
@@ -83,6 +83,19 @@ impl MessageInfo {
     /// the message.
     pub fn key_id(&self) -> &str {
         &self.key.key_id
+    }
+}
+
+impl fmt::Debug for MessageInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageInfo")
+            .field("suite", &self.suite)
+            .field("message_id", &self.message_id)
+            .field("context", self.context())
+            .field("encrypted_data_key", self.encrypted_data_key())
+            .field("encrypted_data_key_index", &self.encrypted_data_key_index)
+            .field("key_id", &self.key_id())
+            .finish()
     }
 }
 
