@@ -2,12 +2,15 @@
 
 #![cfg(target_os = "linux")]
 
+mod keys;
+
 use std::{
     env,
     fs::{self, File},
     hint::black_box,
     os::unix::fs::FileExt,
     process::Command,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,6 +28,12 @@ use sha2::{Sha256, Sha384, Sha512};
 use test_support::{FixedDataKey, header, rng};
 
 const MASK: u8 = 0xa5;
+
+/// Lets one test run at a time, because a search would find the keys of a concurrent test.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Runs a future in a deep stack frame, so that the search does not overwrite what the future leaves on the stack.
 fn block_on<F: Future>(future: F) -> F::Output {
@@ -45,16 +54,27 @@ fn deep<T>(work: impl FnOnce() -> T) -> T {
 struct Masked(Vec<u8>);
 
 impl Masked {
-    /// Creates a key that differs from everything else in memory.
+    /// Creates a key of 32 bytes that differs from everything else in memory.
     fn new(seed: u64) -> Self {
-        let mut key = vec![0; 32];
+        Self::with_len(seed, 32)
+    }
+
+    fn with_len(seed: u64, len: usize) -> Self {
+        let mut key = vec![0; len];
         rng(seed).fill_bytes(&mut key);
         Self(key)
     }
 
-    /// Unmasks the secret on the heap, byte by byte.
+    /// Unmasks the secret, byte by byte.
+    fn write_to(&self, out: &mut [u8]) {
+        out.iter_mut().zip(&self.0).for_each(|(out, byte)| *out = black_box(byte ^ MASK));
+    }
+
+    /// Unmasks the secret on the heap.
     fn unmasked(&self) -> SecretKey {
-        SecretKey::try_from(self.0.iter().map(|byte| black_box(byte ^ MASK)).collect::<Vec<u8>>()).unwrap()
+        let mut key = vec![0; self.0.len()];
+        self.write_to(&mut key);
+        SecretKey::try_from(key).unwrap()
     }
 
     /// Counts the pieces of 16 bytes of the secret in `memory`, because a copy may be split at the end of what is read.
@@ -72,6 +92,11 @@ impl Masked {
             }
         }
         found
+    }
+
+    /// Like [`count`](Self::count), for a secret that is a number, which libraries store in either byte order.
+    fn count_number(&self) -> usize {
+        self.count() + Self(self.0.iter().rev().copied().collect()).count()
     }
 
     /// Counts the pieces of the secret in all memory that this process can write to.
@@ -120,28 +145,45 @@ struct Derived {
     intermediate: [Masked; 3],
 }
 
-/// Computes the secrets of a message in another process, because this one must not contain them.
-fn derived(seed: u64, suite: AlgorithmSuite, message: &[u8]) -> Derived {
+/// Returns the secrets that an ignored test computes and [prints](print). It runs in another process, because this one must
+/// not contain them.
+fn computed_by<const N: usize>(test: &str, arguments: &str) -> [Masked; N] {
     let output = Command::new(env::current_exe().unwrap())
-        .args(["--exact", "prints_the_masked_secrets_of_a_message", "--ignored", "--nocapture"])
-        .env("SECRETS_OF", format!("{seed} {suite} {}", header(message).message_id()))
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env("SECRETS_OF", arguments)
         .output()
         .unwrap();
     let output = String::from_utf8(output.stdout).unwrap();
-    let mut secrets = output.lines().filter_map(|line| line.strip_prefix("masked ")).map(|line| {
-        Masked((0..line.len()).step_by(2).map(|at| u8::from_str_radix(&line[at..at + 2], 16).unwrap()).collect())
-    });
-    let mut next = || secrets.next().unwrap_or_else(|| panic!("no secret in {output}"));
-    Derived { encryption: next(), intermediate: [next(), next(), next()] }
+    let secrets = output.lines().filter_map(|line| line.strip_prefix("masked ")).map(|line| Masked(unhex(line)));
+    secrets.collect::<Vec<_>>().try_into().unwrap_or_else(|_| panic!("not {N} secrets in {output}"))
+}
+
+/// Prints a secret for [`computed_by`].
+fn print(secret: &[u8]) {
+    println!("\nmasked {}", hex(&secret.iter().map(|byte| byte ^ MASK).collect::<Vec<_>>()));
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap()).collect()
+}
+
+fn derived(seed: u64, suite: AlgorithmSuite, message: &[u8]) -> Derived {
+    let arguments = format!("{seed} {suite} {}", header(message).message_id());
+    let [encryption, intermediate @ ..]: [_; 4] = computed_by("prints_the_masked_secrets_of_a_message", &arguments);
+    Derived { encryption, intermediate }
 }
 
 #[test]
-#[ignore = "the other test runs it in a process of its own"]
+#[ignore = "`computed_by` runs it in a process of its own"]
 fn prints_the_masked_secrets_of_a_message() {
     let arguments = env::var("SECRETS_OF").unwrap();
     let [seed, suite, id] = arguments.split(' ').collect::<Vec<_>>()[..] else { panic!("{arguments}") };
     let suite = AlgorithmSuite::from_id(u16::from_str_radix(suite, 16).unwrap()).unwrap();
-    let id: Vec<u8> = (0..id.len()).step_by(2).map(|at| u8::from_str_radix(&id[at..at + 2], 16).unwrap()).collect();
+    let id = unhex(id);
     let data_key = Masked::new(seed.parse().unwrap()).unmasked();
     let suite_id = suite.id().to_be_bytes();
     let (salt, info) = if suite.is_committing() {
@@ -161,9 +203,7 @@ fn prints_the_masked_secrets_of_a_message() {
         }
         other => panic!("{other:?}"),
     };
-    for secret in secrets {
-        println!("\nmasked {}", secret.iter().map(|byte| format!("{:02x}", byte ^ MASK)).collect::<String>());
-    }
+    secrets.iter().for_each(|secret| print(secret));
 }
 
 /// Returns the encryption key, the pseudorandom key, and the states of HMAC, as the words of the states are in memory.
@@ -192,9 +232,9 @@ fn same(key: &Masked) -> FixedDataKey {
     FixedDataKey::new(move || key.unmasked())
 }
 
-/// This is a single test, because the search would find the keys of a concurrent test.
 #[test]
 fn data_keys_and_dropped_keys_are_not_in_memory_after_use() {
+    let _alone = alone();
     let key = Masked::new(1);
     let held = key.unmasked();
     assert_eq!(key.count(), 2, "the search finds a key that is there");
