@@ -21,7 +21,7 @@ mod signature;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use aead::{AesGcm, TagMismatch, WrappingKey};
+pub(crate) use aead::{AesGcm, TagMismatch, WrappingCiphers};
 pub(crate) use digest::Digest;
 #[cfg(any(feature = "branch-key", feature = "ecdh"))]
 pub(crate) use key_derivation::kbkdf;
@@ -38,8 +38,8 @@ use zeroize::zeroize_stack;
 /// The library that does the cryptography.
 ///
 /// All backends write and read the same format; they differ in speed. For the same keys and random bytes, they write
-/// the same bytes, except for signatures: AWS-LC always uses its own random numbers for them. Select a backend with
-/// [`EnvelopeBuilder::backend`](crate::EnvelopeBuilder::backend).
+/// the same bytes, except for signed messages: AWS-LC always uses its own random numbers for signing keys and
+/// signatures. Select a backend with [`EnvelopeBuilder::backend`](crate::EnvelopeBuilder::backend).
 ///
 /// RSA is not part of a backend. It always comes from AWS-LC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

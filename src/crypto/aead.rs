@@ -1,10 +1,13 @@
 //! AES-GCM.
 
 #[cfg(feature = "aws-lc")]
+use std::sync::OnceLock;
+
+#[cfg(feature = "aws-lc")]
 use super::aws_lc::aead as aws_lc;
 #[cfg(feature = "rust-crypto")]
 use super::rust_crypto::aead as rust_crypto;
-use super::{Backend, Random, with_wiped_stack};
+use super::{Backend, PerBackend, Random, with_wiped_stack};
 use crate::{
     error::RandomError,
     suite::{IV_LEN, TAG_LEN},
@@ -79,38 +82,35 @@ impl AesGcm {
     }
 }
 
-/// AES-GCM for data keys, each with a random IV.
-#[derive(Debug)]
-pub(crate) struct WrappingKey {
-    cipher: AesGcm,
-    /// Generates the IV inside AWS-LC's module. `None` for another backend and for keys of 24 bytes.
+/// AES-GCM for data keys, each with a random IV: the ciphers of one wrapping key, which are created on first use. All
+/// calls must pass the same key, which must have an AES key length.
+#[derive(Debug, Default)]
+pub(crate) struct WrappingCiphers {
+    ciphers: PerBackend<AesGcm>,
+    /// Generates the IV inside AWS-LC's module.
     #[cfg(feature = "aws-lc")]
-    random_iv: Option<aws_lc::RandomIvAesGcm>,
+    random_iv: OnceLock<aws_lc::RandomIvAesGcm>,
 }
 
-impl WrappingKey {
-    /// Creates a wrapping key. `key` must have an AES key length.
-    pub(crate) fn new(backend: Backend, key: &[u8]) -> Self {
-        Self {
-            cipher: AesGcm::new(backend, key),
-            #[cfg(feature = "aws-lc")]
-            random_iv: (backend == Backend::AwsLc).then(|| aws_lc::RandomIvAesGcm::new(key)).flatten(),
-        }
-    }
-
+impl WrappingCiphers {
     /// Encrypts a data key. Returns the IV, and the ciphertext with its tag.
     pub(crate) fn wrap(
         &self,
+        backend: Backend,
+        key: &[u8],
         random: &Random,
         aad: &[u8],
         data_key: &[u8],
     ) -> Result<([u8; IV_LEN], Vec<u8>), RandomError> {
         let mut wrapped = vec![0; data_key.len() + TAG_LEN];
         #[cfg(feature = "aws-lc")]
-        if let (Some(cipher), Random::System(_)) = (&self.random_iv, random) {
+        if let (Backend::AwsLc, Random::System(_)) = (backend, random)
+            && aws_lc::RandomIvAesGcm::supports(key)
+        {
+            let make = || with_wiped_stack::<8_192, _>(|| aws_lc::RandomIvAesGcm::new(key));
             let (buffer, tag) = wrapped.split_at_mut(data_key.len());
             buffer.copy_from_slice(data_key);
-            let sealed = cipher.seal(aad, buffer);
+            let sealed = self.random_iv.get_or_init(make).seal(aad, buffer);
             if sealed.is_err() {
                 zeroize::Zeroize::zeroize(buffer);
             }
@@ -120,12 +120,29 @@ impl WrappingKey {
         }
         let mut iv = [0; IV_LEN];
         random.fill(&mut iv)?;
-        self.cipher.seal(&iv, aad, data_key, &mut wrapped);
+        self.cipher(backend, key).seal(&iv, aad, data_key, &mut wrapped);
         Ok((iv, wrapped))
     }
 
     /// Returns the cipher to decrypt with.
-    pub(crate) fn cipher(&self) -> &AesGcm {
-        &self.cipher
+    pub(crate) fn cipher(&self, backend: Backend, key: &[u8]) -> &AesGcm {
+        self.ciphers.get(backend, || AesGcm::new(backend, key))
+    }
+}
+
+#[cfg(all(test, feature = "aws-lc"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aws_lc_generates_the_iv_of_a_data_key_in_its_module_where_it_can() {
+        for (len, in_module) in [(16, true), (24, false), (32, true)] {
+            let ciphers = WrappingCiphers::default();
+            let key = &vec![7; len];
+            let random = Random::System(Backend::AwsLc);
+            ciphers.wrap(Backend::AwsLc, key, &random, b"", b"data key").unwrap();
+            assert_eq!(ciphers.random_iv.get().is_some(), in_module, "{len}");
+            assert_eq!(ciphers.ciphers.0[Backend::AwsLc as usize].get().is_none(), in_module, "{len}");
+        }
     }
 }

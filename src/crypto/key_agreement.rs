@@ -76,12 +76,12 @@ impl AgreementKey {
 
     /// Returns the public key as a compressed point.
     pub(crate) fn public_key(&self) -> Vec<u8> {
-        match self {
+        with_wiped_stack::<16_384, _>(|| match self {
             #[cfg(feature = "aws-lc")]
             Self::AwsLc(key) => key.public_key(),
             #[cfg(feature = "rust-crypto")]
             Self::RustCrypto(key) => key.public_key(),
-        }
+        })
     }
 
     /// Returns the shared secret (the x-coordinate of the shared point), or `None` if `other` is not the encoding of a

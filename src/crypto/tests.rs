@@ -292,11 +292,13 @@ fn a_wrapped_data_key_has_another_iv_each_time_and_decrypts_with_every_backend()
         let mut ivs = std::collections::HashSet::new();
         for wrapping in BACKENDS {
             for random in [Random::System(*wrapping), Random::given(Seeded(len))] {
-                let (iv, wrapped) = WrappingKey::new(*wrapping, &key).wrap(&random, b"aad", b"data key").unwrap();
+                let (iv, wrapped) =
+                    WrappingCiphers::default().wrap(*wrapping, &key, &random, b"aad", b"data key").unwrap();
                 assert!(ivs.insert(iv) || matches!(random, Random::Given(_)));
                 for opening in BACKENDS {
                     let mut out = [0; 8];
-                    let opened = WrappingKey::new(*opening, &key).cipher().open(&iv, b"aad", &wrapped, &mut out);
+                    let opened =
+                        WrappingCiphers::default().cipher(*opening, &key).open(&iv, b"aad", &wrapped, &mut out);
                     assert_eq!((opened, &out), (Ok(()), b"data key"));
                 }
             }
@@ -359,6 +361,35 @@ proptest! {
             prop_assert!(outputs.iter().all(|output| *output == outputs[0]));
             let tags: Vec<_> = BACKENDS.iter().map(|backend| hmac(*backend, hash, &salt, &input)).collect();
             prop_assert!(tags.iter().all(|tag| *tag == tags[0]));
+        }
+    }
+
+    #[test]
+    fn the_backends_verify_signatures_alike(
+        message in bytes(1..300),
+        is_p384: bool,
+        changed in prop::option::of((0..3_usize, any::<prop::sample::Index>(), 1..=255_u8)),
+    ) {
+        let algorithm =
+            if is_p384 { SignatureAlgorithm::EcdsaP384Sha384 } else { SignatureAlgorithm::EcdsaP256Sha256 };
+        for signing in BACKENDS {
+            let random = Random::System(*signing);
+            let key = SigningKey::generate(*signing, algorithm, &random).unwrap();
+            let digest = digest_of(*signing, algorithm.hash(), &[&message]);
+            let mut message = message.clone();
+            let (mut public, mut signature) = (key.public_key(), key.sign(algorithm, digest, &random).unwrap());
+            // One byte of the key, the signature or the message.
+            if let Some((what, at, bits)) = changed {
+                let bytes: &mut Vec<u8> = [&mut public, &mut signature, &mut message][what];
+                let at = at.index(bytes.len());
+                bytes[at] ^= bits;
+            }
+            for verifying in BACKENDS {
+                let digest = digest_of(*verifying, algorithm.hash(), &[&message]);
+                let verified = VerifyingKey::parse(*verifying, algorithm, &public)
+                    .and_then(|key| key.verify(digest, &signature));
+                prop_assert_eq!(verified.is_ok(), changed.is_none(), "{:?}", verifying);
+            }
         }
     }
 
@@ -457,6 +488,9 @@ mod key_agreement_tests {
                     assert_eq!(other.agree(&public).unwrap(), secret);
                     (public, secret)
                 }).collect();
+                for backend in BACKENDS {
+                    prop_assert_eq!(compress(*backend, curve, &secrets[0].0), Some(secrets[0].0.clone()));
+                }
                 prop_assert!(secrets.iter().all(|each| *each == secrets[0]));
             }
         }

@@ -339,9 +339,10 @@ impl EnvelopeBuilder {
     /// Uses `rng` instead of the backend's random number generator: AWS-LC's own, or with RustCrypto the operating
     /// system's.
     ///
-    /// Message ids and signing keys come from it, and so do the data keys and IVs of providers that generate them in
-    /// this process, such as [`RawAes`](crate::RawAes). AWS KMS uses its own randomness, and so does AWS-LC for
-    /// signatures and RSA padding.
+    /// Message ids come from it, and so does what key providers such as [`RawAes`](crate::RawAes) generate in this
+    /// process: data keys, IVs, salts and ephemeral keys. Signing keys and signatures come from it only with
+    /// [`Backend::RustCrypto`](crate::Backend::RustCrypto): AWS-LC uses its own generator for them, and for RSA padding.
+    /// AWS KMS generates its data keys itself.
     ///
     /// Use this only for tests that need reproducible messages. Signed messages are reproducible with
     /// [`Backend::RustCrypto`](crate::Backend::RustCrypto) only.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     context::EncryptionContext,
-    crypto::{AesGcm, Backend, SecretKey, WrappingKey, kbkdf},
+    crypto::{AesGcm, Backend, SecretKey, WrappingCiphers, kbkdf},
     error::{ConfigError, NameReason, NotFips},
     message::EncryptedDataKey,
     suite::{AlgorithmSuite, IV_LEN},
@@ -82,8 +82,9 @@ impl StaticBranchKey {
         let EncryptDataKeyRequest { context, data_key, backend, randomness, .. } = *request;
         let mut salt = [0; SALT_LEN];
         randomness.fill(&mut salt)?;
-        let key = WrappingKey::new(backend, &*self.wrapping_key(backend, &salt));
-        let (iv, wrapped) = key.wrap(randomness.0, &self.aad("Encrypt", context)?, data_key.expose())?;
+        let (key, aad) = (self.wrapping_key(backend, &salt), self.aad("Encrypt", context)?);
+        let ciphers = WrappingCiphers::default();
+        let (iv, wrapped) = ciphers.wrap(backend, &*key, randomness.0, &aad, data_key.expose())?;
         let ciphertext = [&salt[..], &iv, &self.version, &wrapped].concat();
         Ok(EncryptedDataKey::new(PROVIDER_ID, self.id.clone().into_bytes(), ciphertext))
     }

@@ -12,7 +12,7 @@ use super::{
     invalid_ciphertext, unwrap_data_key,
 };
 use crate::{
-    crypto::{Backend, PerBackend, Randomness, SecretKey, WrappingKey},
+    crypto::{Randomness, SecretKey, WrappingCiphers},
     error::{ConfigError, NotFips},
     message::EncryptedDataKey,
     suite::{IV_LEN, RAW_AES_LENGTHS},
@@ -45,7 +45,7 @@ pub struct RawAes {
     namespace: String,
     name: String,
     key: SecretKey,
-    wrapping_keys: PerBackend<WrappingKey>,
+    ciphers: WrappingCiphers,
 }
 
 impl RawAes {
@@ -73,7 +73,7 @@ impl RawAes {
     ) -> Result<Self, ConfigError> {
         let (namespace, name, key) = (namespace.into(), name.into(), key.into());
         check_names(&namespace, &name, usize::from(u16::MAX) - RAW_AES_LENGTHS.len() - IV_LEN)?;
-        Ok(Self { namespace, name, key, wrapping_keys: PerBackend::default() })
+        Ok(Self { namespace, name, key, ciphers: WrappingCiphers::default() })
     }
 
     /// Generates a random key of 32 bytes.
@@ -101,14 +101,10 @@ impl RawAes {
         &self.key
     }
 
-    fn wrapping_key(&self, backend: Backend) -> &WrappingKey {
-        self.wrapping_keys.get(backend, || WrappingKey::new(backend, self.key.expose()))
-    }
-
     fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
         let aad = request.context.serialize().map_err(|error| failed("Encrypt", self, error))?;
-        let key = self.wrapping_key(request.backend);
-        let (iv, ciphertext) = key.wrap(request.randomness.0, &aad, request.data_key.expose())?;
+        let EncryptDataKeyRequest { backend, randomness, data_key, .. } = *request;
+        let (iv, ciphertext) = self.ciphers.wrap(backend, self.key.expose(), randomness.0, &aad, data_key.expose())?;
         let info = [self.name.as_bytes(), &RAW_AES_LENGTHS, &iv].concat();
         Ok(EncryptedDataKey::new(&self.namespace, info, ciphertext))
     }
@@ -127,8 +123,8 @@ impl RawAes {
         request: &DecryptDataKeyRequest<'_>,
     ) -> Result<SecretKey, ProviderError> {
         let aad = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
-        unwrap_data_key(self.wrapping_key(request.backend).cipher(), iv, &aad, &encrypted.ciphertext, request.suite)
-            .ok_or_else(|| invalid_ciphertext(self))
+        let cipher = self.ciphers.cipher(request.backend, self.key.expose());
+        unwrap_data_key(cipher, iv, &aad, &encrypted.ciphertext, request.suite).ok_or_else(|| invalid_ciphertext(self))
     }
 }
 

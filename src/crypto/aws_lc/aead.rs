@@ -81,9 +81,13 @@ fn algorithm(key: &[u8]) -> &'static Algorithm {
 pub(crate) struct RandomIvAesGcm(RandomizedNonceKey);
 
 impl RandomIvAesGcm {
-    /// Returns `None` for keys of 24 bytes, which AWS-LC does not support here.
-    pub(crate) fn new(key: &[u8]) -> Option<Self> {
-        RandomizedNonceKey::new(algorithm(key), key).ok().map(Self)
+    /// Returns whether AWS-LC supports a key of this length here.
+    pub(crate) fn supports(key: &[u8]) -> bool {
+        key.len() != 24
+    }
+
+    pub(crate) fn new(key: &[u8]) -> Self {
+        Self(RandomizedNonceKey::new(algorithm(key), key).expect("a secret key has an AES key length"))
     }
 
     /// Encrypts `buffer` in place, and returns the IV and the tag.

@@ -10,9 +10,10 @@ use crate::{
     suite::SignatureAlgorithm,
 };
 
+/// Boxed, so that moving a key does not copy it.
 #[derive(Debug)]
 pub(crate) enum SigningKey {
-    P256(p256::ecdsa::SigningKey),
+    P256(Box<p256::ecdsa::SigningKey>),
     P384(Box<p384::ecdsa::SigningKey>),
 }
 
@@ -21,7 +22,7 @@ impl SigningKey {
         let mut scalar = Zeroizing::new([0; 48]);
         match algorithm {
             SignatureAlgorithm::EcdsaP256Sha256 => random.try_candidates(&mut scalar[..32], |scalar| {
-                p256::ecdsa::SigningKey::from_slice(scalar).ok().map(Self::P256)
+                p256::ecdsa::SigningKey::from_slice(scalar).ok().map(|key| Self::P256(Box::new(key)))
             }),
             SignatureAlgorithm::EcdsaP384Sha384 => random.try_candidates(&mut scalar[..], |scalar| {
                 p384::ecdsa::SigningKey::from_slice(scalar).ok().map(|key| Self::P384(Box::new(key)))
