@@ -159,8 +159,8 @@ pub enum NotFips {
         /// The reason, and what to change.
         why: Cow<'static, str>,
     },
-    /// The AWS-LC that is compiled in is not its FIPS module.
-    #[error("this program does not contain AWS-LC's FIPS module; enable the feature `fips` of kms-envelope")]
+    /// This crate was built without its feature `fips`. Another crate of the program can have AWS-LC's FIPS module.
+    #[error("kms-envelope was built without AWS-LC's FIPS module; enable its feature `fips`")]
     Module,
 }
 

@@ -343,6 +343,26 @@ impl rand_core::TryRng for Seeded {
 impl rand_core::TryCryptoRng for Seeded {}
 
 #[test]
+fn a_message_sealed_with_one_backend_opens_with_the_other() {
+    let providers: [fn() -> Box<dyn KeyProvider>; 5] = [
+        || Box::new(local("key")),
+        || Box::new(with_itself("p256")),
+        || Box::new(with_itself("p384")),
+        || Box::new(with_itself("p521")),
+        || Box::new(branch_key("branch", 3, 7)),
+    ];
+    for provider in providers {
+        let envelope = |backend: &Backend| Envelope::builder(provider()).backend(*backend).build().unwrap();
+        for (sealing, opening) in Backend::ALL.iter().flat_map(|one| Backend::ALL.iter().map(move |other| (one, other)))
+        {
+            let sealed = block_on(envelope(sealing).seal(b"data", &context())).unwrap();
+            let opened = block_on(envelope(opening).open(&sealed, &context()));
+            assert_eq!(opened.unwrap().plaintext, b"data", "{} {sealing:?} {opening:?}", provider());
+        }
+    }
+}
+
+#[test]
 fn with_the_same_random_bytes_the_whole_message_is_the_same() {
     let providers: [fn() -> Box<dyn KeyProvider>; 5] = [
         || Box::new(local("key")),

@@ -12,7 +12,7 @@ use kms_envelope::{
     KeyProvider, Limits, OpenError, ProviderError, RawAes, SealError,
     error::{HeaderError, NotFips},
     message::{DetachedKeys, EncryptedDataKey, Header},
-    provider::{ByContext, DecryptDataKeyRequest, MultiProvider, SecretKey},
+    provider::{ByContext, DecryptDataKeyRequest, MultiProvider, RawRsa, RsaPadding, SecretKey},
 };
 use pollster::block_on;
 use test_support::{
@@ -254,6 +254,7 @@ fn of_keys() -> Vec<Seen> {
 }
 
 fn of_fips() -> Vec<Seen> {
+    let rsa = |padding| RawRsa::new("tests", "key", padding).unwrap();
     let requiring = |provider: RawAes| Envelope::builder(provider).require_fips();
     fn aes_192() -> RawAes {
         RawAes::new("tests", "key", SecretKey::try_from(vec![7; 24]).unwrap()).unwrap()
@@ -273,6 +274,12 @@ fn of_fips() -> Vec<Seen> {
         ),
         seen(requiring(aes_192()).build()),
         of(FixedDataKey::new(|| SecretKey::try_from(vec![7; 32]).unwrap()).check_fips().unwrap_err()),
+        of(rsa(RsaPadding::Pkcs1v15).check_fips().unwrap_err()),
+        // Only a build with the module returns this, for a key with another exponent.
+        of(NotFips::provider(
+            &rsa(RsaPadding::OaepSha256),
+            "AWS-LC considers its private key invalid for FIPS; generate a key with the public exponent 65537",
+        )),
         of(by_tenant().check_fips().unwrap_err()),
         seen(block_on(Envelope::new(by_tenant().require_fips()).seal(b"data", &context()))),
     ]
