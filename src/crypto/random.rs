@@ -34,6 +34,7 @@ impl Random {
     }
 
     /// Fills `candidate` with random bytes until `accept` returns a value.
+    #[cfg(any(feature = "ecdh", feature = "rust-crypto"))]
     pub(super) fn try_candidates<T>(
         &self,
         candidate: &mut [u8],

@@ -7,12 +7,13 @@ use kms_envelope::{
     cache::CacheStats,
     error::{ContextError, FormatError, LimitError},
     message::{EncryptedDataKey, Header},
+    provider::SecretKey,
     stream::Threads,
     testing::{Fault, MemoryKey, ScriptedProvider},
 };
 use pollster::block_on;
 use proptest::prelude::*;
-use test_support::{FailingRng, RepeatingRng, context, plaintext, policy_for};
+use test_support::{FailingRng, FixedDataKey, RepeatingRng, context, plaintext, policy_for};
 
 fn provider() -> ScriptedProvider {
     ScriptedProvider::new(MemoryKey::new().unwrap())
@@ -294,6 +295,36 @@ fn a_failure_of_opening_affects_only_its_own_message() {
         assert!(matches!(results[8], Err(OpenError::Format(FormatError::Truncated(_)))));
         // All messages of the run fail.
         assert!(opened(&envelope, &messages[1..8]).iter().all(Result::is_err));
+    }
+}
+
+#[test]
+fn messages_that_share_an_encrypted_data_key_are_checked_one_by_one() {
+    // The encrypted data key is not bound to the context.
+    let key = || FixedDataKey::new(|| SecretKey::from([7; 32]));
+    let contexts = ["0", "1"].map(|number| EncryptionContext::from([("tenant", "acme"), ("number", number)]));
+    let seal = |number: usize, frame_len| {
+        let envelope = Envelope::builder(key()).frame_len(frame_len).build().unwrap();
+        block_on(envelope.seal(b"data", &contexts[number])).unwrap()
+    };
+    let messages = [seal(0, 4096), seal(0, 4096), seal(1, 4096), seal(0, 1 << 20), seal(0, 8192)];
+    let limits = Limits::default().with_frame_len(65_536);
+    let envelope = Envelope::builder(key()).cache(cache()).limits(limits).build().unwrap();
+    let open = |expected: &EncryptionContext| {
+        let mut out = Vec::new();
+        let results = block_on(envelope.open_many(messages.iter().map(|message| (&message[..], expected)), &mut out));
+        results
+            .into_iter()
+            .map(|result| Some(result.ok()?.1.context().get("number").unwrap().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let found = |numbers: [Option<&str>; 5]| numbers.map(|number| number.map(str::to_owned)).to_vec();
+    // Without a data key in the cache, and with one.
+    for _ in 0..2 {
+        let tenant = EncryptionContext::from([("tenant", "acme")]);
+        assert_eq!(open(&tenant), found([Some("0"), Some("0"), Some("1"), None, Some("0")]));
+        assert_eq!(open(&contexts[0]), found([Some("0"), Some("0"), None, None, Some("0")]));
+        assert_eq!(open(&contexts[1]), found([None, None, Some("1"), None, None]));
     }
 }
 
