@@ -485,7 +485,7 @@ fn require_fips_needs_the_module_to_seal_open_rewrap_and_inspect() {
         if cfg!(feature = "fips") {
             required.done();
         } else {
-            assert!(required.failed().contains("enable the feature `fips`"));
+            assert!(required.failed().contains("enable its feature `fips`"));
         }
     }
     let refused = folder.run(&[
