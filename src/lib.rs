@@ -128,7 +128,8 @@
     not(any(feature = "aws-lc", feature = "rust-crypto")),
     doc = compile_error!("kms-envelope needs a cryptographic backend: enable the feature `aws-lc` or `rust-crypto`")
 )]
-#![cfg(any(feature = "aws-lc", feature = "rust-crypto"))]
+// Not for docs.rs, which would show it as a requirement of every item.
+#![cfg_attr(not(docsrs), cfg(any(feature = "aws-lc", feature = "rust-crypto")))]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // Links to items of features that are off. All of them are checked with the feature `full`.
 #![cfg_attr(not(feature = "full"), allow(rustdoc::broken_intra_doc_links))]
