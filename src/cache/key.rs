@@ -9,7 +9,7 @@ use std::{
 
 use crate::{context::EncryptionContext, message::EncryptedDataKeys, suite::AlgorithmSuite};
 
-/// What an entry depends on, in addition to the encrypted data keys.
+/// The data that an entry depends on, in addition to the encrypted data keys.
 #[derive(Debug)]
 pub(super) struct Subject<'a> {
     pub(super) partition: u64,

@@ -31,7 +31,7 @@ const CALLS: usize = 16;
 /// The minimum length of a message that is sealed or opened with several threads, like a single one.
 const LONG: usize = 1 << 20;
 
-/// What a message costs in addition to its bytes, in bytes that cost as much.
+/// The cost of a message in addition to its bytes, as a number of bytes that cost as much.
 const MESSAGE_COST: usize = 16 << 10;
 
 impl Envelope {
