@@ -20,7 +20,7 @@
 #[cfg(feature = "aws-kms")]
 pub(crate) mod aws_kms;
 #[cfg(feature = "branch-key")]
-mod branch_key;
+pub mod branch_key;
 mod by_context;
 mod deadline;
 pub(crate) mod error;

@@ -77,6 +77,9 @@ pub enum ProviderErrorKind {
     /// The requests failed in every region of a multi-region key. The [attempts](ProviderError::attempts) contain the
     /// error of each region, in order.
     AllRegionsFailed,
+    /// An item of a branch key store exists already, or another caller has changed it in the meantime. Nothing was
+    /// written. The [detail](ProviderError::detail) says which.
+    Conflict,
     /// The random number generator failed.
     Random,
     /// Another error. See the [source](Error::source).
@@ -184,7 +187,7 @@ impl ProviderErrorKind {
             Self::InvalidCiphertext => Some(ErrorKind::WrongContext),
             Self::IncorrectKey | Self::NoMatchingKey => Some(ErrorKind::WrongKey),
             Self::NotTried => Some(ErrorKind::Refused),
-            Self::NotFound | Self::Unsupported => Some(ErrorKind::InvalidInput),
+            Self::NotFound | Self::Unsupported | Self::Conflict => Some(ErrorKind::InvalidInput),
             Self::KeyUnusable
             | Self::Throttled
             | Self::Unavailable
@@ -247,6 +250,9 @@ impl fmt::Display for ProviderError {
             Kind::NotTried => write!(f, "encrypted data keys not tried"),
             Kind::NoneDecrypted => write!(f, "no encrypted data key could be decrypted"),
             Kind::AllRegionsFailed => write!(f, "{operation} failed in every region"),
+            Kind::Conflict => {
+                write!(f, "{operation} with key {key_id}: nothing was written, because the key store has changed")
+            }
             Kind::Random => write!(f, "the random number generator failed"),
             Kind::Other => write!(f, "{operation} with key {key_id} failed"),
         }?;
@@ -273,7 +279,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [(ProviderErrorKind, ErrorKind, bool); 14] = {
+    const ALL: [(ProviderErrorKind, ErrorKind, bool); 15] = {
         use ErrorKind as To;
         use ProviderErrorKind as From;
         [
@@ -289,6 +295,7 @@ mod tests {
             (From::UnexpectedResponse, To::Unavailable, false),
             (From::NoMatchingKey, To::WrongKey, false),
             (From::NotTried, To::Refused, false),
+            (From::Conflict, To::InvalidInput, false),
             (From::Random, To::Unavailable, false),
             (From::Other, To::Unavailable, false),
         ]
