@@ -152,6 +152,7 @@ pub mod cache;
 mod clock;
 mod context;
 mod crypto;
+mod entry_cache;
 mod envelope;
 pub mod error;
 mod events;

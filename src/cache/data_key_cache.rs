@@ -12,17 +12,13 @@ use std::{
 
 use subtle::ConstantTimeEq;
 
-pub(crate) use super::store::Fetch;
 use super::{
     CacheStats, Clock, Refresh,
-    entries::{Entry, Material, context_bytes},
-    key::{Contexts, KeyRef, Lookup, Subject},
-    settings::Settings,
-    store::{Found, Keep, Store, Waiter},
+    subject::{Contexts, DataKeySubject},
 };
 use crate::{
-    clock::SystemClock,
     context::{EncryptionContext, SerializedContext},
+    entry_cache::{Entry, Fetch, Found, Keep, KeyRef, Lookup, Material, Panicked, Settings, Store, Waiter},
     error::{ConfigError, DataKeyError},
     materials::{KeyInfo, MaterialsError, OpeningMaterials, SealingMaterials},
     message::{EncryptedDataKey, EncryptedDataKeys, HeaderTemplate},
@@ -32,6 +28,9 @@ use crate::{
 /// The maximum number of messages that one data key may seal (specification, `framework/caching-cmm.md`, "Limit
 /// Messages").
 const MAX_MESSAGES: u64 = 1 << 32;
+
+/// The memory of a context's pair in addition to its name and value.
+const PAIR_OVERHEAD: usize = 64;
 
 /// The estimated memory of a signing key.
 const SIGNING_KEY_BYTES: usize = 1024;
@@ -83,10 +82,10 @@ const SIGNING_KEY_BYTES: usize = 1024;
 /// A data key is zeroized when it is no longer in the cache and no message that is being sealed or opened uses it.
 /// Expired data keys are removed when new ones are added, or by [`remove_expired`](Self::remove_expired).
 #[derive(Clone)]
-pub struct DataKeyCache(pub(super) Arc<Inner>);
+pub struct DataKeyCache(Arc<Inner>);
 
-pub(super) struct Inner {
-    pub(super) settings: Arc<Settings>,
+struct Inner {
+    settings: Arc<Settings>,
     sealing: Arc<Store<SealingMaterials>>,
     opening: Arc<Store<OpeningMaterials>>,
     partitions: AtomicU64,
@@ -99,15 +98,7 @@ impl DataKeyCache {
     /// took longer than `max_age`. A stream that has started can continue. While the machine is suspended, the age may
     /// not increase: see [`clock`](DataKeyCacheBuilder::clock).
     pub fn builder(max_age: Duration) -> DataKeyCacheBuilder {
-        DataKeyCacheBuilder(Settings {
-            max_age,
-            max_messages: MAX_MESSAGES,
-            max_bytes: u64::MAX,
-            capacity: 1000,
-            capacity_bytes: None,
-            clock: Box::new(SystemClock),
-            refresh: None,
-        })
+        DataKeyCacheBuilder(Settings { max_messages: MAX_MESSAGES, ..Settings::new(max_age) })
     }
 
     /// Returns the cache's statistics.
@@ -184,7 +175,8 @@ impl Partition {
             return Ok((sealing.bypass(fetch()).await?, 1));
         }
         context.serialized_len()?;
-        let subject = Subject { partition: self.number, suite, contexts: Contexts::Sealing { context, required } };
+        let subject =
+            DataKeySubject { partition: self.number, suite, contexts: Contexts::Sealing { context, required } };
         let lookup = Lookup::new(sealing.hasher(), subject, EncryptedDataKeys::NONE, false);
         sealing.get(&lookup, &lens[..cacheable], fetch).await
     }
@@ -216,7 +208,7 @@ impl Partition {
         let is_each = suite.is_committing();
         let lookup = (suite.key_derivation() != KeyDerivation::Identity).then(|| {
             let contexts = Contexts::Opening { stored: stored.as_bytes(), not_stored };
-            let subject = Subject { partition: self.number, suite, contexts };
+            let subject = DataKeySubject { partition: self.number, suite, contexts };
             Lookup::new(store.hasher(), subject, encrypted_data_keys, is_each)
         });
         Opening { store, lookup, is_each, encrypted_data_keys }
@@ -227,7 +219,7 @@ impl Partition {
 pub(crate) struct Opening<'a> {
     store: &'a Arc<Store<OpeningMaterials>>,
     /// Present if messages of the suite can use the cache.
-    lookup: Option<Lookup<'a>>,
+    lookup: Option<Lookup<'a, DataKeySubject<'a>>>,
     /// Whether an entry belongs to one encrypted data key, and not to the entire list.
     is_each: bool,
     encrypted_data_keys: EncryptedDataKeys<'a>,
@@ -309,7 +301,16 @@ fn the_same(verified: Arc<OpeningMaterials>, fetch: Fetch<OpeningMaterials>) -> 
     })
 }
 
+impl From<Panicked> for MaterialsError {
+    fn from(_: Panicked) -> Self {
+        DataKeyError::Panicked.into()
+    }
+}
+
 impl Material for SealingMaterials {
+    const KIND: &'static str = "data key";
+    type Error = MaterialsError;
+
     fn held_bytes(&self) -> usize {
         let signing_key = self.signing_key.as_ref().map_or(0, |_| SIGNING_KEY_BYTES);
         self.data_key.len() + signing_key + self.header.as_ref().map_or(0, HeaderTemplate::held_bytes)
@@ -317,11 +318,19 @@ impl Material for SealingMaterials {
 }
 
 impl Material for OpeningMaterials {
+    const KIND: &'static str = "data key";
+    type Error = MaterialsError;
+
     fn held_bytes(&self) -> usize {
         let KeyInfo { context, encrypted_data_key, key_id } = &*self.info;
-        let info = context_bytes(context.iter()) + encrypted_data_key_bytes(encrypted_data_key) + key_id.len();
+        let info = context_bytes(context) + encrypted_data_key_bytes(encrypted_data_key) + key_id.len();
         self.data_key.len() + info
     }
+}
+
+/// Returns the estimated memory of a context.
+fn context_bytes(context: &EncryptionContext) -> usize {
+    context.iter().map(|(name, value)| PAIR_OVERHEAD + name.len() + value.len()).sum()
 }
 
 fn encrypted_data_key_bytes(key: &EncryptedDataKey) -> usize {
@@ -416,20 +425,11 @@ impl DataKeyCacheBuilder {
     pub fn build(self) -> Result<DataKeyCache, ConfigError> {
         let settings = self.0;
         let refused = |what| Err(ConfigError::Cache { what });
-        if settings.max_age.is_zero() {
-            return refused("max_age must be greater than zero");
+        if let Err(what) = settings.check() {
+            return refused(what);
         }
         if !(1..=MAX_MESSAGES).contains(&settings.max_messages) {
             return refused("max_messages must be from 1 to 4294967296");
-        }
-        if settings.capacity == 0 {
-            return refused("capacity must be at least 1");
-        }
-        if settings.capacity_bytes == Some(0) {
-            return refused("capacity_bytes must be at least 1");
-        }
-        if settings.refresh.as_ref().is_some_and(|(ahead, _)| *ahead >= settings.max_age) {
-            return refused("refresh_ahead must be shorter than max_age");
         }
         let settings = Arc::new(settings);
         let (sealing, opening) = (Store::new(settings.clone()), Store::new(settings.clone()));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Mutex},
     time::Instant,
 };
@@ -16,23 +17,25 @@ use super::{
 /// The memory of an entry in addition to its key and value: the nodes of the two maps, allocations, counters.
 const ENTRY_OVERHEAD: usize = 512;
 
-/// The memory of a context's pair in addition to its name and value.
-const PAIR_OVERHEAD: usize = 64;
-
 /// A value that a cache can hold.
 pub(crate) trait Material: Send + Sync + 'static {
+    /// Names the value in events.
+    const KIND: &'static str;
+
+    /// The error of a request for the value. All callers that share the request receive a clone.
+    type Error: From<Panicked> + Clone + fmt::Debug + Send + Sync + 'static;
+
     /// Returns the estimated memory that the value owns, in addition to its own size.
     fn held_bytes(&self) -> usize;
 }
 
-/// Returns the estimated memory of a context.
-pub(super) fn context_bytes<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> usize {
-    pairs.map(|(name, value)| PAIR_OVERHEAD + name.len() + value.len()).sum()
-}
+/// A request panicked.
+#[derive(Debug)]
+pub(crate) struct Panicked;
 
 #[derive(Debug)]
-pub(super) struct Entry<T> {
-    pub(super) value: Arc<T>,
+pub(crate) struct Entry<T> {
+    pub(crate) value: Arc<T>,
     /// The time at which its request started.
     pub(super) fetched: Instant,
     /// The number of its request, unique among entries.

@@ -16,26 +16,22 @@ use futures_util::{FutureExt, future::Shared};
 
 use super::{
     CacheStats,
-    entries::{Entries, Entry, Material, Removed, Usage},
-    key::{AsKey, BuildHashed, Key, KeyRef, Lookup},
+    entries::{Entries, Entry, Material, Panicked, Removed, Usage},
+    key::{AsKey, BuildHashed, Key, KeyRef, Lookup, Subject},
     settings::{Settings, lock},
 };
-use crate::{
-    error::DataKeyError,
-    events::{debug, trace, warn},
-    materials::MaterialsError,
-};
+use crate::events::{debug, trace, warn};
 
-/// A request to the key provider.
-pub(crate) type Fetch<T> = Pin<Box<dyn Future<Output = Result<T, MaterialsError>> + Send>>;
+/// A request for a value.
+pub(crate) type Fetch<T> = Pin<Box<dyn Future<Output = Result<T, <T as Material>::Error>> + Send>>;
 
 /// The maximum number of expired entries that are removed each time the lock is taken. Every new entry removes up to
 /// this many, so expired entries do not accumulate.
 const EXPIRED_AT_ONCE: usize = 64;
 
 /// A bounded map behind one lock. To keep the lock short, code that holds it hashes no long keys, drops no values, and
-/// calls no key provider, clock or tracing subscriber.
-pub(super) struct Store<T> {
+/// makes no request, and calls no clock or tracing subscriber.
+pub(crate) struct Store<T: Material> {
     settings: Arc<Settings>,
     hasher: RandomState,
     /// The number of the next request.
@@ -43,16 +39,16 @@ pub(super) struct Store<T> {
     state: Mutex<State<T>>,
 }
 
-struct State<T> {
+struct State<T: Material> {
     entries: Entries<T>,
-    /// Requests in progress, and completed requests whose data key is still being verified.
+    /// Requests in progress, and completed requests whose value is still being verified.
     pending: HashMap<Arc<Key>, Pending<T>, BuildHashed>,
     stats: CacheStats,
 }
 
-type EntryFuture<T> = Pin<Box<dyn Future<Output = Result<Arc<Entry<T>>, MaterialsError>> + Send>>;
+type EntryFuture<T> = Pin<Box<dyn Future<Output = Result<Arc<Entry<T>>, <T as Material>::Error>> + Send>>;
 
-struct Pending<T> {
+struct Pending<T: Material> {
     key: Arc<Key>,
     /// Distinguishes it from a later request with the same key.
     number: u64,
@@ -65,14 +61,14 @@ struct Pending<T> {
 
 /// When the result of a request is added to the cache.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Keep {
+pub(crate) enum Keep {
     OnSuccess,
     /// When a waiter has verified it and calls [`Waiter::keep`].
     OnceVerified,
 }
 
 /// The result of a lookup.
-pub(super) enum Found<T: Material> {
+pub(crate) enum Found<T: Material> {
     Entry {
         /// The index of its key in the lookup.
         index: usize,
@@ -86,7 +82,7 @@ pub(super) enum Found<T: Material> {
 }
 
 /// A caller that waits for a pending request. The request is canceled when all its waiters are dropped.
-pub(super) struct Waiter<T: Material> {
+pub(crate) struct Waiter<T: Material> {
     store: Arc<Store<T>>,
     key: Arc<Key>,
     number: u64,
@@ -94,12 +90,12 @@ pub(super) struct Waiter<T: Material> {
 }
 
 impl<T: Material> Waiter<T> {
-    pub(super) async fn wait(&self) -> Result<Arc<Entry<T>>, MaterialsError> {
+    pub(crate) async fn wait(&self) -> Result<Arc<Entry<T>>, T::Error> {
         self.result.clone().await
     }
 
     /// Adds the entry to the cache under this key, unless another waiter has done so.
-    pub(super) fn keep(&self, key: KeyRef<'_>, entry: &Arc<Entry<T>>) {
+    pub(crate) fn keep(&self, key: KeyRef<'_>, entry: &Arc<Entry<T>>) {
         let now = self.store.settings.clock.now();
         self.store.keep(&self.key, self.number, key.to_key(), entry, now);
     }
@@ -117,23 +113,28 @@ impl<T: Material> Drop for Waiter<T> {
 }
 
 impl<T: Material> Store<T> {
-    pub(super) fn new(settings: Arc<Settings>) -> Arc<Self> {
+    pub(crate) fn new(settings: impl Into<Arc<Settings>>) -> Arc<Self> {
         let state = State { entries: Entries::new(), pending: HashMap::default(), stats: CacheStats::default() };
-        Arc::new(Self { settings, hasher: RandomState::new(), numbers: AtomicU64::new(0), state: Mutex::new(state) })
+        Arc::new(Self {
+            settings: settings.into(),
+            hasher: RandomState::new(),
+            numbers: AtomicU64::new(0),
+            state: Mutex::new(state),
+        })
     }
 
-    pub(super) fn hasher(&self) -> &RandomState {
+    pub(crate) fn hasher(&self) -> &RandomState {
         &self.hasher
     }
 
     /// Returns the value for messages of these lengths, from the cache or from a request, and for how many of them it
     /// is. That is at least one. The lookup must have only one entry key.
-    pub(super) async fn get(
+    pub(crate) async fn get(
         self: &Arc<Self>,
-        lookup: &Lookup<'_>,
+        lookup: &Lookup<'_, impl Subject>,
         lens: &[u64],
         fetch: impl Fn() -> Fetch<T>,
-    ) -> Result<(Arc<T>, usize), MaterialsError> {
+    ) -> Result<(Arc<T>, usize), T::Error> {
         loop {
             match self.find(lookup, 0, lens, Keep::OnSuccess, &fetch) {
                 Found::Entry { index, value, taken, is_due } => {
@@ -144,7 +145,7 @@ impl<T: Material> Store<T> {
                 }
                 Found::Pending(waiter) => {
                     let entry = waiter.wait().await?;
-                    // There may be more waiters than the limits of this data key allow.
+                    // There may be more waiters than the limits of this entry allow.
                     let taken = entry.take(lens, &self.settings);
                     if taken > 0 {
                         // The first message has been counted as a miss or a wait.
@@ -156,12 +157,12 @@ impl<T: Material> Store<T> {
         }
     }
 
-    pub(super) fn count_hits(&self, hits: u64) {
+    pub(crate) fn count_hits(&self, hits: u64) {
         lock(&self.state).stats.hits += hits;
     }
 
     /// Returns the first entry that exists and needs no renewal.
-    pub(super) fn cached(&self, lookup: &Lookup<'_>) -> Option<(usize, Arc<T>)> {
+    pub(crate) fn cached(&self, lookup: &Lookup<'_, impl Subject>) -> Option<(usize, Arc<T>)> {
         let now = self.settings.clock.now();
         let mut state = lock(&self.state);
         let State { entries, stats, .. } = &mut *state;
@@ -179,9 +180,9 @@ impl<T: Material> Store<T> {
     /// Returns the first entry that exists for the lookup's keys, starting at index `from`. If none exists, joins the
     /// pending request, or starts one. `lens` are the lengths of the messages, if they count against the entry's
     /// limits.
-    pub(super) fn find(
+    pub(crate) fn find(
         self: &Arc<Self>,
-        lookup: &Lookup<'_>,
+        lookup: &Lookup<'_, impl Subject>,
         from: usize,
         lens: &[u64],
         keep: Keep,
@@ -192,7 +193,8 @@ impl<T: Material> Store<T> {
         loop {
             if let Some(found) = self.look_up(lookup, from, lens, now, &mut new) {
                 if let Found::Entry { .. } = found {
-                    trace!("using a cached data key");
+                    let kind = T::KIND;
+                    trace!(kind, "using a cached key");
                 }
                 return found;
             }
@@ -203,7 +205,7 @@ impl<T: Material> Store<T> {
     /// Returns an entry or joins a pending request. If neither exists, starts the request in `new`, if any.
     fn look_up(
         self: &Arc<Self>,
-        lookup: &Lookup<'_>,
+        lookup: &Lookup<'_, impl Subject>,
         from: usize,
         lens: &[u64],
         now: Instant,
@@ -254,7 +256,7 @@ impl<T: Material> Store<T> {
     }
 
     /// Starts a renewal in the background, unless another caller has done so since the lookup.
-    pub(super) fn renew(self: &Arc<Self>, key: KeyRef<'_>, fetch: Fetch<T>) {
+    pub(crate) fn renew(self: &Arc<Self>, key: KeyRef<'_>, fetch: Fetch<T>) {
         let Some((_, spawn)) = &self.settings.refresh else { return };
         let now = self.settings.clock.now();
         let mut request = self.new_request(key.to_key(), fetch, now, Keep::OnSuccess);
@@ -276,9 +278,10 @@ impl<T: Material> Store<T> {
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let (this, request_key) = (self.clone(), key.clone());
         let result: EntryFuture<T> = Box::pin(async move {
-            debug!("requesting a data key");
+            let kind = T::KIND;
+            debug!(kind, "requesting a key");
             let fetched = AssertUnwindSafe(fetch).catch_unwind().await;
-            let fetched = fetched.unwrap_or_else(|_| Err(DataKeyError::Panicked.into()));
+            let fetched = fetched.unwrap_or_else(|_| Err(Panicked.into()));
             let fetched = fetched.map(|value| this.entry(value, started, number));
             this.complete(&request_key, number, keep, &fetched);
             fetched
@@ -294,7 +297,7 @@ impl<T: Material> Store<T> {
     }
 
     /// Handles the result of a request. If it must still be verified, the request remains in the map.
-    fn complete(&self, key: &Arc<Key>, number: u64, keep: Keep, fetched: &Result<Arc<Entry<T>>, MaterialsError>) {
+    fn complete(&self, key: &Arc<Key>, number: u64, keep: Keep, fetched: &Result<Arc<Entry<T>>, T::Error>) {
         let now = self.settings.clock.now();
         match fetched {
             Ok(entry) if keep == Keep::OnSuccess => self.keep(key, number, key.clone(), entry, now),
@@ -304,7 +307,8 @@ impl<T: Material> Store<T> {
                 }
             }
             Err(error) => {
-                warn!(?error, "the request for a data key failed");
+                let kind = T::KIND;
+                warn!(kind, ?error, "the request for a key failed");
                 let mut state = lock(&self.state);
                 state.stats.failures += 1;
                 if let Some((entry, (ahead, _))) = state.entries.peek(key).zip(self.settings.refresh.as_ref()) {
@@ -339,7 +343,7 @@ impl<T: Material> Store<T> {
     }
 
     /// Awaits a request whose result is neither shared nor cached.
-    pub(super) async fn bypass(&self, fetch: Fetch<T>) -> Result<Arc<T>, MaterialsError> {
+    pub(crate) async fn bypass(&self, fetch: Fetch<T>) -> Result<Arc<T>, T::Error> {
         let count = |count: fn(&mut CacheStats)| count(&mut lock(&self.state).stats);
         count(|stats| {
             stats.bypasses += 1;
@@ -352,13 +356,13 @@ impl<T: Material> Store<T> {
         fetched.map(Arc::new)
     }
 
-    pub(super) fn stats(&self) -> CacheStats {
+    pub(crate) fn stats(&self) -> CacheStats {
         let state = lock(&self.state);
         let (entries, bytes) = (state.entries.len() as u64, state.entries.bytes() as u64);
         CacheStats { entries, bytes, ..state.stats }
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut state = lock(&self.state);
         let entries = std::mem::replace(&mut state.entries, Entries::new());
         let pending = std::mem::take(&mut state.pending);
@@ -366,7 +370,7 @@ impl<T: Material> Store<T> {
         drop((entries, pending));
     }
 
-    pub(super) fn remove_expired(&self) {
+    pub(crate) fn remove_expired(&self) {
         let now = self.settings.clock.now();
         // The returned entries are dropped after the lock is released.
         while !lock(&self.state).expire(&self.settings, now).is_empty() {}
@@ -399,31 +403,29 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
-    use crate::{
-        AlgorithmSuite, DataKeyCache, EncryptionContext,
-        cache::key::{Contexts, Subject},
-        message::{EncryptedDataKey, EncryptedDataKeys},
-    };
+    use crate::message::{EncryptedDataKey, EncryptedDataKeys};
 
     impl Material for NonZeroUsize {
+        const KIND: &'static str = "number";
+        type Error = String;
+
         fn held_bytes(&self) -> usize {
             self.get()
         }
     }
 
-    fn store() -> Arc<Store<NonZeroUsize>> {
-        let cache = DataKeyCache::builder(Duration::from_secs(300)).build().unwrap();
-        Store::new(cache.0.settings.clone())
+    impl From<Panicked> for String {
+        fn from(_: Panicked) -> Self {
+            "panicked".into()
+        }
     }
 
-    fn lookup<'a>(
-        store: &Store<NonZeroUsize>,
-        not_stored: &'a EncryptionContext,
-        encrypted_data_keys: &'a [u8],
-    ) -> Lookup<'a> {
-        let contexts = Contexts::Opening { stored: b"context", not_stored };
-        let subject = Subject { partition: 7, suite: AlgorithmSuite::default(), contexts };
-        Lookup::new(store.hasher(), subject, EncryptedDataKeys::new(encrypted_data_keys), true)
+    fn store() -> Arc<Store<NonZeroUsize>> {
+        Store::new(Settings::new(Duration::from_secs(300)))
+    }
+
+    fn lookup<'a>(store: &Store<NonZeroUsize>, encrypted_data_keys: &'a [u8]) -> Lookup<'a, &'static str> {
+        Lookup::new(store.hasher(), "subject", EncryptedDataKeys::new(encrypted_data_keys), true)
     }
 
     fn pending(store: &Store<NonZeroUsize>) -> usize {
@@ -434,14 +436,14 @@ mod tests {
     fn a_request_leaves_nothing_behind_however_it_ends() {
         let store = store();
         let list = [1, 2].map(|byte| EncryptedDataKey::new("id", "info", vec![byte]));
-        let (list, context) = (EncryptedDataKeys::serialize(&list), EncryptionContext::new());
-        let lookup = lookup(&store, &context, &list);
+        let list = EncryptedDataKeys::serialize(&list);
+        let lookup = lookup(&store, &list);
         let begin = |fetch: fn() -> Fetch<NonZeroUsize>| match store.find(&lookup, 0, &[], Keep::OnceVerified, fetch) {
             Found::Pending(waiter) => waiter,
             Found::Entry { .. } => panic!("there is no entry"),
         };
         let brings: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Ok(NonZeroUsize::MIN) });
-        let fails: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Err(DataKeyError::NotEncrypted.into()) });
+        let fails: fn() -> Fetch<NonZeroUsize> = || Box::pin(async { Err("failed".into()) });
 
         // All waiters are canceled.
         let waiters = [begin(brings), begin(brings)];
@@ -480,7 +482,7 @@ mod tests {
         waiter.keep(lookup.entry_key(1), &entry);
         assert_eq!((pending(&store), store.stats().entries), (0, 1));
         // The overhead, the subject, three fields with their lengths, the value, and the memory that the value owns.
-        let subject = 8 + 3 + 16 + 7;
+        let subject = 7;
         assert_eq!(store.stats().bytes, 512 + subject + (2 + 2 + 2 + 4 + 2 + 1) + 8 + 1);
         assert!(matches!(store.find(&lookup, 1, &[], Keep::OnceVerified, fails), Found::Entry { index: 1, .. }));
         assert_eq!((store.stats().calls, store.stats().waits), (5, 2));
@@ -491,13 +493,11 @@ mod tests {
         let spawned = Arc::new(Mutex::new(Vec::new()));
         let (tasks, age) = (spawned.clone(), Duration::from_secs(300));
         // Due as soon as the clock has moved.
-        let cache = DataKeyCache::builder(age)
-            .refresh_ahead(age - Duration::from_nanos(1), move |task| lock(&tasks).push(task))
-            .build()
-            .unwrap();
-        let store = Store::new(cache.0.settings.clone());
-        let context = EncryptionContext::new();
-        let lookup = lookup(&store, &context, &[]);
+        let spawn = move |task| lock(&tasks).push(task);
+        let mut settings = Settings::new(age);
+        settings.refresh = Some((age - Duration::from_nanos(1), Box::new(spawn)));
+        let store = Store::new(settings);
+        let lookup = lookup(&store, &[]);
         let fetch = || -> Fetch<NonZeroUsize> { Box::pin(async { Ok(NonZeroUsize::MIN) }) };
         store.renew(lookup.request_key(), fetch());
         assert_eq!((lock(&spawned).len(), store.stats().calls), (0, 0));
@@ -513,9 +513,8 @@ mod tests {
     fn keys_with_the_same_hash_are_not_the_same() {
         let mut entries = Entries::new();
         let store = store();
-        let context = EncryptionContext::new();
         let keys = ["one", "other"].map(|id| EncryptedDataKeys::serialize(&[EncryptedDataKey::new(id, "", &[][..])]));
-        let lookups = keys.each_ref().map(|list| lookup(&store, &context, list));
+        let lookups = keys.each_ref().map(|list| lookup(&store, list));
         // As if the hasher returned the same hash for all keys.
         let keys = lookups.each_ref().map(|lookup| lookup.request_key().with_hash(0));
         let entry = store.entry(NonZeroUsize::MIN, Instant::now(), 0);
