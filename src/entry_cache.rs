@@ -12,7 +12,7 @@ mod settings;
 mod stats;
 mod store;
 
-pub(crate) use entries::{Entry, Material, Panicked};
+pub(crate) use entries::{Entry, Material};
 pub(crate) use key::{KeyRef, Lookup, Subject};
 pub use settings::Refresh;
 pub(crate) use settings::Settings;

@@ -39,6 +39,8 @@ use std::fmt;
 pub use aws_kms::AwsKmsRsa;
 #[cfg(feature = "aws-kms")]
 pub use aws_kms::{AwsKmsDiscovery, ResolveError};
+#[cfg(all(feature = "aws-kms", feature = "branch-key"))]
+pub use branch_key::AwsKmsHierarchical;
 #[cfg(feature = "branch-key")]
 pub use branch_key::StaticBranchKey;
 pub use by_context::ByContext;
@@ -111,6 +113,13 @@ pub(crate) fn not_fips(why: NotFips, operation: &'static str, key_id: &str) -> P
     ProviderError::new(ProviderErrorKind::Unsupported, operation, key_id)
         .with_detail(error.to_string())
         .with_source(error)
+}
+
+/// Returns the error for encrypted data keys that were not tried because of the limit for one KMS key.
+#[cfg(any(feature = "aws-kms", feature = "branch-key"))]
+fn not_tried(count: usize, limit: u16, provider: &impl fmt::Display) -> ProviderError {
+    let detail = format!("{count}; the limit for one KMS key is {limit} (Limits::tries_per_kms_key)");
+    ProviderError::new(ProviderErrorKind::NotTried, "Decrypt", provider.to_string()).with_detail(detail)
 }
 
 /// Returns the error for an encrypted data key that a local key could not decrypt.

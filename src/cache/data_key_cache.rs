@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     context::{EncryptionContext, SerializedContext},
-    entry_cache::{Entry, Fetch, Found, Keep, KeyRef, Lookup, Material, Panicked, Settings, Store, Waiter},
+    entry_cache::{Entry, Fetch, Found, Keep, KeyRef, Lookup, Material, Settings, Store, Waiter},
     error::{ConfigError, DataKeyError},
     materials::{KeyInfo, MaterialsError, OpeningMaterials, SealingMaterials},
     message::{EncryptedDataKey, EncryptedDataKeys, HeaderTemplate},
@@ -301,15 +301,13 @@ fn the_same(verified: Arc<OpeningMaterials>, fetch: Fetch<OpeningMaterials>) -> 
     })
 }
 
-impl From<Panicked> for MaterialsError {
-    fn from(_: Panicked) -> Self {
-        DataKeyError::Panicked.into()
-    }
-}
-
 impl Material for SealingMaterials {
     const KIND: &'static str = "data key";
     type Error = MaterialsError;
+
+    fn panicked() -> MaterialsError {
+        DataKeyError::Panicked.into()
+    }
 
     fn held_bytes(&self) -> usize {
         let signing_key = self.signing_key.as_ref().map_or(0, |_| SIGNING_KEY_BYTES);
@@ -320,6 +318,10 @@ impl Material for SealingMaterials {
 impl Material for OpeningMaterials {
     const KIND: &'static str = "data key";
     type Error = MaterialsError;
+
+    fn panicked() -> MaterialsError {
+        DataKeyError::Panicked.into()
+    }
 
     fn held_bytes(&self) -> usize {
         let KeyInfo { context, encrypted_data_key, key_id } = &*self.info;

@@ -23,15 +23,14 @@ pub(crate) trait Material: Send + Sync + 'static {
     const KIND: &'static str;
 
     /// The error of a request for the value. All callers that share the request receive a clone.
-    type Error: From<Panicked> + Clone + fmt::Debug + Send + Sync + 'static;
+    type Error: Clone + fmt::Debug + Send + Sync + 'static;
+
+    /// Returns the error of a request that panicked.
+    fn panicked() -> Self::Error;
 
     /// Returns the estimated memory that the value owns, in addition to its own size.
     fn held_bytes(&self) -> usize;
 }
-
-/// A request panicked.
-#[derive(Debug)]
-pub(crate) struct Panicked;
 
 #[derive(Debug)]
 pub(crate) struct Entry<T> {

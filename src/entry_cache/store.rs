@@ -16,7 +16,7 @@ use futures_util::{FutureExt, future::Shared};
 
 use super::{
     CacheStats,
-    entries::{Entries, Entry, Material, Panicked, Removed, Usage},
+    entries::{Entries, Entry, Material, Removed, Usage},
     key::{AsKey, BuildHashed, Key, KeyRef, Lookup, Subject},
     settings::{Settings, lock},
 };
@@ -98,6 +98,13 @@ impl<T: Material> Waiter<T> {
     pub(crate) fn keep(&self, key: KeyRef<'_>, entry: &Arc<Entry<T>>) {
         let now = self.store.settings.clock.now();
         self.store.keep(&self.key, self.number, key.to_key(), entry, now);
+    }
+
+    /// Like [`keep`](Self::keep), under the key of the request.
+    #[cfg(feature = "branch-key")]
+    pub(crate) fn keep_requested(&self, entry: &Arc<Entry<T>>) {
+        let now = self.store.settings.clock.now();
+        self.store.keep(&self.key, self.number, self.key.clone(), entry, now);
     }
 }
 
@@ -281,7 +288,7 @@ impl<T: Material> Store<T> {
             let kind = T::KIND;
             debug!(kind, "requesting a key");
             let fetched = AssertUnwindSafe(fetch).catch_unwind().await;
-            let fetched = fetched.unwrap_or_else(|_| Err(Panicked.into()));
+            let fetched = fetched.unwrap_or_else(|_| Err(T::panicked()));
             let fetched = fetched.map(|value| this.entry(value, started, number));
             this.complete(&request_key, number, keep, &fetched);
             fetched
@@ -409,14 +416,12 @@ mod tests {
         const KIND: &'static str = "number";
         type Error = String;
 
+        fn panicked() -> String {
+            "panicked".into()
+        }
+
         fn held_bytes(&self) -> usize {
             self.get()
-        }
-    }
-
-    impl From<Panicked> for String {
-        fn from(_: Panicked) -> Self {
-            "panicked".into()
         }
     }
 

@@ -120,6 +120,9 @@ pub enum NameReason {
     /// The namespace begins with `aws-kms`, which the format reserves for AWS KMS.
     #[error("names that begin with \"aws-kms\" are reserved for AWS KMS")]
     Reserved,
+    /// The name is empty.
+    #[error("it is empty")]
+    Empty,
     /// The name is longer than the format allows.
     #[error("it is longer than {max} bytes")]
     TooLong {

@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use aws_sdk_kms::{Client, types::EncryptionAlgorithmSpec};
 
 use self::{
-    arn::{KeyArn, KeyId},
-    requests::{PROVIDER_ID, Requests},
+    arn::KeyId,
+    requests::PROVIDER_ID,
     tries::{Candidate, Tries, Try},
 };
 use super::{
@@ -35,7 +35,7 @@ pub use discovery::AwsKmsDiscovery;
 pub use error::ResolveError;
 #[cfg(feature = "rsa")]
 pub use rsa::AwsKmsRsa;
-pub(super) use tries::Outcomes;
+pub(super) use {arn::KeyArn, requests::Requests, tries::Outcomes};
 
 /// A symmetric encryption key in AWS KMS, as a key provider.
 ///
@@ -275,7 +275,7 @@ impl MultiProvider<AwsKms> {
     }
 }
 
-fn key_arn_of(text: impl Into<String>) -> Result<KeyArn, ConfigError> {
+pub(super) fn key_arn_of(text: impl Into<String>) -> Result<KeyArn, ConfigError> {
     let text = text.into();
     KeyArn::parse(&text).map_err(|reason| ConfigError::KmsKeyId { key_id: text, reason })
 }

@@ -7,10 +7,27 @@
 //!
 //! Specification: `framework/branch-key-store.md`, `framework/aws-kms/aws-kms-hierarchical-keyring.md`.
 
+#[cfg(feature = "aws-kms")]
+mod branch_keys;
+#[cfg(feature = "aws-kms")]
+mod checked_item;
+#[cfg(feature = "aws-kms")]
+mod hierarchical;
 mod item;
+mod key;
+mod keyring;
+#[cfg(feature = "aws-kms")]
+mod kms_configuration;
 mod static_branch_key;
 mod store;
 
+#[cfg(feature = "aws-kms")]
+pub use branch_keys::{BeaconKey, BranchKeys};
+#[cfg(feature = "aws-kms")]
+pub use hierarchical::{AwsKmsHierarchical, AwsKmsHierarchicalBuilder};
 pub use item::BranchKeyItem;
+pub use key::BranchKey;
+#[cfg(feature = "aws-kms")]
+pub use kms_configuration::KmsConfiguration;
 pub use static_branch_key::StaticBranchKey;
 pub use store::BranchKeyStore;

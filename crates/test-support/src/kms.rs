@@ -227,7 +227,7 @@ impl State {
             let request = {
                 let mut requests = lock(&self.requests);
                 let grant_tokens = body["GrantTokens"].clone();
-                let key = body["KeyId"].as_str().unwrap_or_default().to_owned();
+                let key = key_arn(&body).to_owned();
                 let request = Request { number: requests.len(), operation, region, key, grant_tokens };
                 requests.push(request.clone());
                 request
@@ -274,7 +274,7 @@ impl State {
 
     /// Returns the response, or the code of an error.
     fn answer(&self, request: &Request, body: &Value) -> Result<Value, &'static str> {
-        let key_arn = body["KeyId"].as_str().unwrap_or_default();
+        let key_arn = key_arn(body);
         let id = key_arn.strip_prefix(&format!("arn:aws:kms:{}:{ACCOUNT}:key/", request.region));
         let id = id.ok_or("NotFoundException")?;
         if !self.keys.contains(&(request.region.clone(), id.to_owned())) {
@@ -283,20 +283,35 @@ impl State {
         if lock(&self.disabled).contains(id) {
             return Err("DisabledException");
         }
-        let context: EncryptionContext = body["EncryptionContext"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned()))
-            .collect();
+        let context_of = |field: &str| -> EncryptionContext {
+            let pairs = body[field].as_object().into_iter().flatten();
+            pairs.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
+        };
+        let context = context_of("EncryptionContext");
         let suite = AlgorithmSuite::default();
         let key = RawAes::new("kms", id, [id.len() as u8; 32]).unwrap();
         let bytes = |field: &str| Base64::decode_vec(body[field].as_str().unwrap_or_default()).unwrap();
-        let encrypted = |data_key: &SecretKey| {
-            let request = EncryptDataKeyRequest::new(suite, &context, data_key);
+        let encrypted_with = |context: &EncryptionContext, data_key: &SecretKey| {
+            let request = EncryptDataKeyRequest::new(suite, context, data_key);
             let [encrypted] = &block_on(key.encrypt_data_key(&request)).unwrap()[..] else { panic!() };
             let parts = [&[encrypted.provider_info.len() as u8][..], &encrypted.provider_info, &encrypted.ciphertext];
             Base64::encode_string(&parts.concat())
+        };
+        let encrypted = |data_key: &SecretKey| encrypted_with(&context, data_key);
+        let decrypted = |context: &EncryptionContext| {
+            let blob = bytes("CiphertextBlob");
+            let (len, rest) = blob.split_first().ok_or("InvalidCiphertextException")?;
+            let (info, ciphertext) = rest.split_at_checked((*len).into()).ok_or("InvalidCiphertextException")?;
+            // A data key of any length, followed by a tag of 16 bytes.
+            let is_its = |suite: &AlgorithmSuite| suite.data_key_len() + 16 == ciphertext.len();
+            let suite = AlgorithmSuite::all().find(is_its).ok_or("InvalidCiphertextException")?;
+            let encrypted = EncryptedDataKey::new("kms", info.to_vec(), ciphertext.to_vec());
+            if encrypted.key_name() != id {
+                return Err("IncorrectKeyException");
+            }
+            let keys = [encrypted];
+            let request = DecryptDataKeyRequest::new(suite, context, &keys);
+            Ok(block_on(key.decrypt_data_key(&request)).map_err(|_| "InvalidCiphertextException")?.plaintext)
         };
         match &request.operation[..] {
             "GenerateDataKey" => {
@@ -306,6 +321,18 @@ impl State {
                 let encoded = Base64::encode_string(&plaintext);
                 let blob = encrypted(&SecretKey::try_from(plaintext).unwrap());
                 Ok(json!({"KeyId": key_arn, "Plaintext": encoded, "CiphertextBlob": blob}))
+            }
+            "GenerateDataKeyWithoutPlaintext" => {
+                let mut plaintext = vec![0; body["NumberOfBytes"].as_u64().unwrap() as usize];
+                getrandom::fill(&mut plaintext).unwrap();
+                let blob = encrypted(&SecretKey::try_from(plaintext).unwrap());
+                Ok(json!({"KeyId": key_arn, "CiphertextBlob": blob}))
+            }
+            "ReEncrypt" => {
+                assert_eq!(body["SourceKeyId"], body["DestinationKeyId"], "a test for two keys is missing");
+                let plaintext = decrypted(&context_of("SourceEncryptionContext"))?;
+                let blob = encrypted_with(&context_of("DestinationEncryptionContext"), &plaintext);
+                Ok(json!({"KeyId": key_arn, "SourceKeyId": key_arn, "CiphertextBlob": blob}))
             }
             "Encrypt" => {
                 let plaintext = SecretKey::try_from(bytes("Plaintext")).unwrap();
@@ -319,19 +346,8 @@ impl State {
                     let plaintext = decrypt(algorithm, &blob).ok_or("InvalidCiphertextException")?;
                     return Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(&plaintext)}));
                 }
-                let (len, rest) = blob.split_first().ok_or("InvalidCiphertextException")?;
-                let (info, ciphertext) = rest.split_at_checked((*len).into()).ok_or("InvalidCiphertextException")?;
-                // A data key of any length, followed by a tag of 16 bytes.
-                let is_its = |suite: &AlgorithmSuite| suite.data_key_len() + 16 == ciphertext.len();
-                let suite = AlgorithmSuite::all().find(is_its).ok_or("InvalidCiphertextException")?;
-                let encrypted = EncryptedDataKey::new("kms", info.to_vec(), ciphertext.to_vec());
-                if encrypted.key_name() != id {
-                    return Err("IncorrectKeyException");
-                }
-                let keys = [encrypted];
-                let request = DecryptDataKeyRequest::new(suite, &context, &keys);
-                let data_key = block_on(key.decrypt_data_key(&request)).map_err(|_| "InvalidCiphertextException")?;
-                Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(data_key.plaintext.expose())}))
+                let plaintext = decrypted(&context)?;
+                Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(plaintext.expose())}))
             }
             "GetPublicKey" => {
                 let Some(Rsa { public, .. }) = &self.rsa else { return Err("UnsupportedOperationException") };
@@ -340,6 +356,12 @@ impl State {
             other => panic!("{other}"),
         }
     }
+}
+
+/// Returns the key that a request names.
+fn key_arn(body: &Value) -> &str {
+    let names = ["KeyId", "DestinationKeyId"];
+    names.iter().find_map(|name| body[name].as_str()).unwrap_or_default()
 }
 
 fn refusal(code: &str) -> (u16, Value) {

@@ -6,17 +6,17 @@ use crate::error::NameReason;
 
 /// A key ARN. Unlike an alias, it always names the same key.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct KeyArn {
-    pub(super) partition: String,
-    pub(super) region: String,
-    pub(super) account: String,
+pub(in crate::provider) struct KeyArn {
+    pub(in crate::provider) partition: String,
+    pub(in crate::provider) region: String,
+    pub(in crate::provider) account: String,
     /// The part after `key/`.
     id: String,
 }
 
 /// An identifier of a key, as passed by the caller.
 #[derive(Debug, PartialEq)]
-pub(super) enum KeyId {
+pub(in crate::provider) enum KeyId {
     Key(KeyArn),
     /// An alias ARN, an alias, or a key id.
     Other,
@@ -26,7 +26,7 @@ const FORMAT: &str = "the format is arn:aws:kms:REGION:ACCOUNT:key/ID";
 
 impl KeyArn {
     /// Parses a key ARN. Other identifiers of keys are refused.
-    pub(super) fn parse(text: &str) -> Result<Self, NameReason> {
+    pub(in crate::provider) fn parse(text: &str) -> Result<Self, NameReason> {
         match KeyId::parse(text).map_err(NameReason::Malformed)? {
             KeyId::Key(arn) => Ok(arn),
             KeyId::Other => Err(NameReason::NotKeyArn),
@@ -34,23 +34,23 @@ impl KeyArn {
     }
 
     /// Returns whether the key is a multi-region key: its replicas in other regions can decrypt its ciphertexts.
-    pub(super) fn is_multi_region(&self) -> bool {
+    pub(in crate::provider) fn is_multi_region(&self) -> bool {
         self.id.starts_with("mrk-")
     }
 
     /// Returns the ARN of the key's replica in another region.
-    pub(super) fn in_region(&self, region: &str) -> Self {
+    pub(in crate::provider) fn in_region(&self, region: &str) -> Self {
         Self { region: region.into(), ..self.clone() }
     }
 
     /// Returns the ARN with an empty region for a multi-region key, and the unchanged ARN for any other key. All
     /// replicas of a multi-region key have the same result.
-    pub(super) fn without_region(&self) -> Self {
+    pub(in crate::provider) fn without_region(&self) -> Self {
         if self.is_multi_region() { self.in_region("") } else { self.clone() }
     }
 
     /// Returns whether this key can decrypt the other key's ciphertexts, because it is the same key or a replica of it.
-    pub(super) fn decrypts(&self, other: &Self) -> bool {
+    pub(in crate::provider) fn decrypts(&self, other: &Self) -> bool {
         self.without_region() == other.without_region()
     }
 }
@@ -69,7 +69,7 @@ impl fmt::Debug for KeyArn {
 }
 
 impl KeyId {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::provider) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Err("it is empty".into());
         }

@@ -30,16 +30,20 @@ use crate::{
 const GENERATE_DATA_KEY: &str = "GenerateDataKey";
 const ENCRYPT: &str = "Encrypt";
 const DECRYPT: &str = "Decrypt";
+#[cfg(feature = "branch-key")]
+const GENERATE_WITHOUT_PLAINTEXT: &str = "GenerateDataKeyWithoutPlaintext";
+#[cfg(feature = "branch-key")]
+const RE_ENCRYPT: &str = "ReEncrypt";
 const DESCRIBE_KEY: &str = "DescribeKey";
 #[cfg(feature = "rsa")]
-pub(super) const GET_PUBLIC_KEY: &str = "GetPublicKey";
+pub(in crate::provider) const GET_PUBLIC_KEY: &str = "GetPublicKey";
 
 /// A client, and the settings of its requests.
 #[derive(Clone, Debug)]
-pub(super) struct Requests {
-    pub(super) client: Client,
-    pub(super) grant_tokens: Vec<String>,
-    pub(super) timeout: Option<Duration>,
+pub(in crate::provider) struct Requests {
+    pub(in crate::provider) client: Client,
+    pub(in crate::provider) grant_tokens: Vec<String>,
+    pub(in crate::provider) timeout: Option<Duration>,
 }
 
 /// Sends a request with its time limit, unless the deadline has passed, and records an event with `tracing`.
@@ -54,12 +58,12 @@ macro_rules! send {
 }
 
 impl Requests {
-    pub(super) fn new(client: Client) -> Self {
+    pub(in crate::provider) fn new(client: Client) -> Self {
         Self { client, grant_tokens: Vec::new(), timeout: None }
     }
 
     /// Identifies the client. Clones of a client share its configuration, and therefore have the same id.
-    pub(super) fn client_id(&self) -> usize {
+    pub(in crate::provider) fn client_id(&self) -> usize {
         std::ptr::from_ref(self.client.config()).addr()
     }
 
@@ -88,7 +92,7 @@ impl Requests {
     }
 
     /// Generates a data key of `len` bytes, and returns it in plaintext and encrypted.
-    pub(super) async fn generate_data_key(
+    pub(in crate::provider) async fn generate_data_key(
         &self,
         key_arn: &str,
         len: usize,
@@ -104,11 +108,12 @@ impl Requests {
             .set_grant_tokens(self.grant_tokens());
         let answer = send!(self, GENERATE_DATA_KEY, key_arn, Some(deadline), request)?;
         let plaintext = data_key(GENERATE_DATA_KEY, key_arn, answer.plaintext, len)?;
-        Ok((plaintext, encrypted(GENERATE_DATA_KEY, key_arn, answer.key_id, answer.ciphertext_blob)?))
+        let ciphertext = encrypted(GENERATE_DATA_KEY, key_arn, answer.key_id, answer.ciphertext_blob)?;
+        Ok((plaintext, EncryptedDataKey::new(PROVIDER_ID, key_arn.to_owned(), ciphertext)))
     }
 
     /// Encrypts a data key.
-    pub(super) async fn encrypt(
+    pub(in crate::provider) async fn encrypt(
         &self,
         key_arn: &str,
         plaintext: &SecretKey,
@@ -123,11 +128,12 @@ impl Requests {
             .set_encryption_context(pairs(context))
             .set_grant_tokens(self.grant_tokens());
         let answer = send!(self, ENCRYPT, key_arn, Some(deadline), request)?;
-        encrypted(ENCRYPT, key_arn, answer.key_id, answer.ciphertext_blob)
+        let ciphertext = encrypted(ENCRYPT, key_arn, answer.key_id, answer.ciphertext_blob)?;
+        Ok(EncryptedDataKey::new(PROVIDER_ID, key_arn.to_owned(), ciphertext))
     }
 
     /// Decrypts a data key of `len` bytes.
-    pub(super) async fn decrypt(
+    pub(in crate::provider) async fn decrypt(
         &self,
         key_arn: &str,
         ciphertext: &[u8],
@@ -141,7 +147,7 @@ impl Requests {
 
     /// Decrypts data that was encrypted with an RSA key and `algorithm`.
     #[cfg_attr(not(feature = "rsa"), expect(dead_code, reason = "for RSA keys only"))]
-    pub(super) async fn decrypt_rsa(
+    pub(in crate::provider) async fn decrypt_rsa(
         &self,
         key_arn: &str,
         ciphertext: &[u8],
@@ -171,8 +177,56 @@ impl Requests {
         Ok(Blob::new(plaintext.map(|mut bytes| std::mem::take(&mut *bytes)).unwrap_or_default()))
     }
 
+    /// Generates a key of `len` bytes, and returns it encrypted.
+    #[cfg(feature = "branch-key")]
+    pub(in crate::provider) async fn generate_without_plaintext(
+        &self,
+        key_arn: &KeyArn,
+        len: usize,
+        context: &EncryptionContext,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, ProviderError> {
+        let key_arn = &key_arn.to_string();
+        let request = self
+            .client
+            .generate_data_key_without_plaintext()
+            .key_id(key_arn)
+            .number_of_bytes(i32::try_from(len).unwrap_or(i32::MAX))
+            .set_encryption_context(pairs(context))
+            .set_grant_tokens(self.grant_tokens());
+        let answer = send!(self, GENERATE_WITHOUT_PLAINTEXT, key_arn, Some(deadline), request)?;
+        encrypted(GENERATE_WITHOUT_PLAINTEXT, key_arn, answer.key_id, answer.ciphertext_blob)
+    }
+
+    /// Decrypts a ciphertext of the key and encrypts it again under the same key, in KMS, with another context.
+    #[cfg(feature = "branch-key")]
+    pub(in crate::provider) async fn re_encrypt(
+        &self,
+        key_arn: &KeyArn,
+        ciphertext: &[u8],
+        from: &EncryptionContext,
+        to: &EncryptionContext,
+        deadline: Instant,
+    ) -> Result<Vec<u8>, ProviderError> {
+        let key_arn = &key_arn.to_string();
+        let request = self
+            .client
+            .re_encrypt()
+            .ciphertext_blob(Blob::new(ciphertext))
+            .source_key_id(key_arn)
+            .destination_key_id(key_arn)
+            .set_source_encryption_context(pairs(from))
+            .set_destination_encryption_context(pairs(to))
+            .set_grant_tokens(self.grant_tokens());
+        let answer = send!(self, RE_ENCRYPT, key_arn, Some(deadline), request)?;
+        if answer.source_key_id.as_deref() != Some(key_arn) {
+            return Err(unexpected(RE_ENCRYPT, key_arn, "the response does not name this key as the source"));
+        }
+        encrypted(RE_ENCRYPT, key_arn, answer.key_id, answer.ciphertext_blob)
+    }
+
     /// Returns the key that an identifier currently refers to.
-    pub(super) async fn describe_key(&self, key_id: &str) -> Result<KeyArn, ProviderError> {
+    pub(in crate::provider) async fn describe_key(&self, key_id: &str) -> Result<KeyArn, ProviderError> {
         let request = self.client.describe_key().key_id(key_id).set_grant_tokens(self.grant_tokens());
         let answer = send!(self, DESCRIBE_KEY, key_id, None, request)?;
         let arn = answer.key_metadata.and_then(|key| key.arn);
@@ -183,7 +237,7 @@ impl Requests {
 
     /// Returns the public key of an RSA key, as SubjectPublicKeyInfo in DER.
     #[cfg(feature = "rsa")]
-    pub(super) async fn public_key(&self, key_arn: &str) -> Result<Vec<u8>, ProviderError> {
+    pub(in crate::provider) async fn public_key(&self, key_arn: &str) -> Result<Vec<u8>, ProviderError> {
         let request = self.client.get_public_key().key_id(key_arn).set_grant_tokens(self.grant_tokens());
         let answer = send!(self, GET_PUBLIC_KEY, key_arn, None, request)?;
         if answer.key_id.as_deref() != Some(key_arn) {
@@ -194,23 +248,21 @@ impl Requests {
 }
 
 /// The provider id of encrypted data keys of AWS KMS.
-pub(super) const PROVIDER_ID: &str = "aws-kms";
+pub(in crate::provider) const PROVIDER_ID: &str = "aws-kms";
 
-/// Returns the encrypted data key in a response. The response must name the requested key: the writer could not open a
+/// Returns the ciphertext in a response. The response must name the requested key: the writer could not open a
 /// message that names a different one.
 fn encrypted(
     operation: &'static str,
     key_arn: &str,
     key_id: Option<String>,
     ciphertext: Option<Blob>,
-) -> Result<EncryptedDataKey, ProviderError> {
-    let key_id = key_id
-        .filter(|id| id == key_arn)
-        .ok_or_else(|| unexpected(operation, key_arn, "the response does not name this key"))?;
-    let ciphertext = ciphertext
-        .filter(|blob| !blob.as_ref().is_empty())
-        .ok_or_else(|| unexpected(operation, key_arn, "no encrypted data key"))?;
-    Ok(EncryptedDataKey::new(PROVIDER_ID, key_id, ciphertext.into_inner()))
+) -> Result<Vec<u8>, ProviderError> {
+    if key_id.as_deref() != Some(key_arn) {
+        return Err(unexpected(operation, key_arn, "the response does not name this key"));
+    }
+    let ciphertext = ciphertext.map(Blob::into_inner).filter(|bytes| !bytes.is_empty());
+    ciphertext.ok_or_else(|| unexpected(operation, key_arn, "no encrypted data key"))
 }
 
 /// Returns the data key in a response. Moves the bytes instead of copying them.

@@ -18,7 +18,9 @@ use super::{KeyArn, Requests};
 use crate::{
     context::EncryptionContext,
     message::EncryptedDataKey,
-    provider::{DecryptDataKeyRequest, ProviderError, ProviderErrorKind as Kind, deadline_or_default, share},
+    provider::{
+        DecryptDataKeyRequest, ProviderError, ProviderErrorKind as Kind, deadline_or_default, not_tried, share,
+    },
 };
 
 /// The results of the KMS requests for one message so far.
@@ -176,8 +178,7 @@ impl<'a> Tries<'a> {
         }
         let (count, limit) = (self.over_limit.len(), self.request.tries_per_kms_key);
         if count > 0 {
-            let detail = format!("{count}; the limit for one KMS key is {limit} (Limits::tries_per_kms_key)");
-            self.errors.push(ProviderError::new(Kind::NotTried, "Decrypt", provider.to_string()).with_detail(detail));
+            self.errors.push(not_tried(count, limit, provider));
         }
         self.request.none_decrypted(provider, self.errors)
     }

@@ -1,26 +1,21 @@
-//! Branch keys in memory: AWS's hierarchical keyring without its DynamoDB table.
-//! Specification: `framework/aws-kms/aws-kms-hierarchical-keyring.md`.
+//! Branch keys in memory: AWS's hierarchical keyring without its key store.
 
-use std::fmt;
+use std::{borrow::Cow, fmt, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
-use zeroize::Zeroizing;
 
-use crate::provider::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, failed,
-    invalid_ciphertext, unwrap_data_key,
+use super::{
+    BranchKey,
+    key::{KEY_LEN, PROVIDER_ID, check_id},
+    keyring::{self, BranchKeySource, Candidate},
 };
 use crate::{
     context::EncryptionContext,
-    crypto::{AesGcm, Backend, SecretKey, WrappingCiphers, kbkdf},
-    error::{ConfigError, NameReason, NotFips},
+    crypto::SecretKey,
+    error::{ConfigError, NotFips},
     message::EncryptedDataKey,
-    suite::{AlgorithmSuite, IV_LEN},
+    provider::{DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError},
 };
-
-const PROVIDER_ID: &str = "aws-kms-hierarchy";
-const SALT_LEN: usize = 16;
-const VERSION_LEN: usize = 16;
 
 /// One version of a branch key, in the memory of this process, as a key provider.
 ///
@@ -40,64 +35,48 @@ const VERSION_LEN: usize = 16;
 /// ```
 ///
 /// [hierarchical keyring]: https://docs.aws.amazon.com/encryption-sdk/latest/developer-guide/use-hierarchical-keyring.html
-pub struct StaticBranchKey {
-    id: String,
-    version: [u8; VERSION_LEN],
-    key: SecretKey,
-}
+pub struct StaticBranchKey(Arc<BranchKey>);
 
 impl StaticBranchKey {
     /// Creates a provider from a branch key's id, the 16 bytes of its version's UUID, and the branch key of 32 bytes.
     ///
     /// # Errors
-    /// Returns [`ConfigError::KeyName`] if the id is longer than 65,535 bytes, and [`ConfigError::KeyLen`] if the key
-    /// does not have 32 bytes.
-    pub fn new(
-        id: impl Into<String>,
-        version: [u8; VERSION_LEN],
-        key: impl Into<SecretKey>,
-    ) -> Result<Self, ConfigError> {
+    /// Returns [`ConfigError::KeyName`] if the id is empty or longer than 65,535 bytes, and [`ConfigError::KeyLen`] if
+    /// the key does not have 32 bytes.
+    pub fn new(id: impl Into<String>, version: [u8; 16], key: impl Into<SecretKey>) -> Result<Self, ConfigError> {
         let (id, key) = (id.into(), key.into());
-        let max = usize::from(u16::MAX);
-        if id.len() > max {
-            return Err(ConfigError::KeyName { field: "id", reason: NameReason::TooLong { max } });
-        }
-        if key.len() != 32 {
+        check_id(&id)?;
+        if key.len() != KEY_LEN {
             return Err(ConfigError::KeyLen(key.len()));
         }
-        Ok(Self { id, version, key })
+        Ok(BranchKey { id, version, key, context: EncryptionContext::new() }.into())
+    }
+}
+
+impl From<BranchKey> for StaticBranchKey {
+    fn from(key: BranchKey) -> Self {
+        Self(Arc::new(key))
+    }
+}
+
+impl BranchKeySource for StaticBranchKey {
+    fn id(&self, _: &EncryptionContext) -> Result<Cow<'_, str>, ProviderError> {
+        Ok(Cow::Borrowed(&self.0.id))
     }
 
-    /// Derives the wrapping key from the branch key and the salt.
-    fn wrapping_key(&self, backend: Backend, salt: &[u8]) -> Zeroizing<[u8; 32]> {
-        kbkdf::sha256(backend, self.key.expose(), PROVIDER_ID.as_bytes(), salt)
+    async fn active(&self, _: &str, _: Option<Instant>) -> Result<Arc<BranchKey>, ProviderError> {
+        Ok(self.0.clone())
     }
 
-    fn aad(&self, operation: &'static str, context: &EncryptionContext) -> Result<Vec<u8>, ProviderError> {
-        let context = context.serialize().map_err(|error| failed(operation, self, error))?;
-        Ok([PROVIDER_ID.as_bytes(), self.id.as_bytes(), &self.version, &context].concat())
-    }
-
-    fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
-        let EncryptDataKeyRequest { context, data_key, backend, randomness, .. } = *request;
-        let mut salt = [0; SALT_LEN];
-        randomness.fill(&mut salt)?;
-        let (key, aad) = (self.wrapping_key(backend, &salt), self.aad("Encrypt", context)?);
-        let ciphers = WrappingCiphers::default();
-        let (iv, wrapped) = ciphers.wrap(backend, &*key, randomness.0, &aad, data_key.expose())?;
-        let ciphertext = [&salt[..], &iv, &self.version, &wrapped].concat();
-        Ok(EncryptedDataKey::new(PROVIDER_ID, self.id.clone().into_bytes(), ciphertext))
-    }
-
-    /// Decrypts a data key. Returns `None` if that fails.
-    fn unwrap(&self, backend: Backend, ciphertext: &[u8], aad: &[u8], suite: AlgorithmSuite) -> Option<SecretKey> {
-        let (salt, rest) = ciphertext.split_first_chunk::<SALT_LEN>()?;
-        let (iv, rest) = rest.split_first_chunk::<IV_LEN>()?;
-        let (version, wrapped) = rest.split_first_chunk::<VERSION_LEN>()?;
-        if *version != self.version {
-            return None;
-        }
-        unwrap_data_key(&AesGcm::new(backend, &*self.wrapping_key(backend, salt)), iv, aad, wrapped, suite)
+    /// Returns the only version. It does not decrypt the data keys of others.
+    async fn version(
+        &self,
+        _: &str,
+        _: [u8; 16],
+        _: Option<Instant>,
+        _: bool,
+    ) -> Option<Result<Candidate, ProviderError>> {
+        Some(Ok(Candidate { key: self.0.clone(), request: None }))
     }
 }
 
@@ -107,22 +86,15 @@ impl KeyProvider for StaticBranchKey {
         &self,
         request: &EncryptDataKeyRequest<'_>,
     ) -> Result<Vec<EncryptedDataKey>, ProviderError> {
-        Ok(vec![self.wrap(request)?])
+        keyring::encrypt(self, request).await
     }
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
-        let aad = self.aad("Decrypt", request.context)?;
-        request.first_decrypted(self, |encrypted| {
-            if !self.may_decrypt(encrypted) {
-                return None;
-            }
-            let key = self.unwrap(request.backend, &encrypted.ciphertext, &aad, request.suite);
-            Some(key.ok_or_else(|| invalid_ciphertext(self)))
-        })
+        keyring::decrypt(self, request).await
     }
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
-        encrypted.provider_id == PROVIDER_ID && encrypted.provider_info == self.id.as_bytes()
+        keyring::may_decrypt(encrypted, Some(&self.0.id))
     }
 
     fn check_fips(&self) -> Result<(), NotFips> {
@@ -133,7 +105,7 @@ impl KeyProvider for StaticBranchKey {
 /// Formats as `aws-kms-hierarchy/ID`.
 impl fmt::Display for StaticBranchKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{PROVIDER_ID}/{}", self.id)
+        write!(f, "{PROVIDER_ID}/{}", self.0.id)
     }
 }
 
