@@ -72,13 +72,13 @@ fn check_names(namespace: &str, name: &str, max_name_len: usize) -> Result<(), C
     let refused = |field, reason| Err(ConfigError::KeyName { field, reason });
     let max_namespace_len = usize::from(u16::MAX);
     if namespace.starts_with("aws-kms") {
-        return refused("namespace", NameReason::Reserved);
+        return refused("key's namespace", NameReason::Reserved);
     }
     if namespace.len() > max_namespace_len {
-        return refused("namespace", NameReason::TooLong { max: max_namespace_len });
+        return refused("key's namespace", NameReason::TooLong { max: max_namespace_len });
     }
     if name.len() > max_name_len {
-        return refused("name", NameReason::TooLong { max: max_name_len });
+        return refused("key's name", NameReason::TooLong { max: max_name_len });
     }
     Ok(())
 }

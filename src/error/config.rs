@@ -60,11 +60,11 @@ pub enum ConfigError {
     /// length, in bytes.
     #[error("a key of {0} bytes is not allowed: an AES key has 16, 24 or 32 bytes, a branch key 32")]
     KeyLen(usize),
-    /// The namespace, name or id of a key is too long, or reserved for AWS KMS.
-    #[error("the key's {field} is invalid: {reason}")]
+    /// The namespace, name or id of a key, or the name of a key store, is empty, too long, or reserved for AWS KMS.
+    #[error("the {field} is invalid: {reason}")]
     #[non_exhaustive]
     KeyName {
-        /// The field: `namespace`, `name` or `id`.
+        /// The field, such as `key's namespace` or `branch key id`.
         field: &'static str,
         /// The reason.
         reason: NameReason,

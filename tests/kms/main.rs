@@ -1,6 +1,8 @@
 //! Tests of the providers for AWS KMS with the real client of aws-sdk-kms: with made-up responses (`requests`), and
 //! over HTTP with a server in this process (`test_support::kms`) that has regions and simulates failures.
 
+#[cfg(feature = "branch-key")]
+mod branch_keys;
 #[cfg(feature = "mock")]
 mod conformance;
 mod load;
