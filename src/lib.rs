@@ -75,6 +75,7 @@
 //! | encrypt or decrypt with several providers | [`MultiProvider`](provider::MultiProvider) |
 //! | use a local key | [`RawAes`]; RSA: [`RawRsa`](provider::RawRsa); elliptic curves: [`RawEcdh`](provider::RawEcdh); branch keys: [`StaticBranchKey`](provider::StaticBranchKey) |
 //! | use another key service | [`KeyProvider`], tested by [`testing::Conformance`] |
+//! | store branch keys in another database | [`provider::branch_key::BranchKeyStore`], tested by [`testing::StoreConformance`] |
 //! | re-encrypt a message's data key under another key | [`Envelope::rewrap`], which does not modify the message |
 //! | encrypt a message again, with another data key | [`Envelope::reseal`], [`reseal_reader`](Envelope::reseal_reader) |
 //! | sign messages, or open old ones | [`EnvelopeBuilder::suite`] and [`commitment_policy`](EnvelopeBuilder::commitment_policy) |

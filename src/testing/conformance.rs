@@ -33,7 +33,7 @@ use crate::{
 const MAX_FIELD_LEN: usize = 65_535;
 
 /// The maximum time of a request whose deadline had passed before it started.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A test suite for implementations of [`KeyProvider`].
 ///
@@ -504,7 +504,7 @@ fn shows(text: &str, secret: &[u8]) -> bool {
 
 /// Returns the output of a future, or `None` after the time limit. A thread measures the time, so that no runtime is
 /// needed.
-async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+pub(super) async fn within<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let is_late = Arc::new(AtomicBool::new(false));
     // Dropping this sender ends the thread.

@@ -22,6 +22,8 @@ mod rewrap;
 mod signed;
 #[cfg(all(feature = "stream", feature = "tokio"))]
 mod states;
+#[cfg(all(feature = "branch-key", feature = "mock"))]
+mod store_conformance;
 #[cfg(all(feature = "parallel", feature = "stream", feature = "tokio"))]
 mod streams;
 mod suites;
