@@ -179,7 +179,10 @@ impl<T: Material> Store<T> {
                 return None;
             }
             stats.hits += 1;
-            return Some((index, entry.value.clone()));
+            let found = (index, entry.value.clone());
+            drop(state);
+            trace!("using a cached data key");
+            return Some(found);
         }
         None
     }

@@ -21,7 +21,7 @@ use crate::{
     error::{HeaderError, OpenError, SealError},
     materials::{self, OpeningMaterials, SealingMaterials},
     message::{HeaderView, MessageId},
-    stream::{MessageInfo, Sealer, SealerParts, Threads, buffer_len},
+    stream::{MessageInfo, Opener, Sealer, SealerParts, Threads, buffer_len},
     suite::KeyDerivation,
 };
 
@@ -257,12 +257,18 @@ impl Envelope {
     ) -> Vec<Result<(Range<usize>, MessageInfo), OpenError>> {
         let mut buffer = std::mem::take(plaintexts);
         let limits = &self.settings.limits;
-        let parsed = messages.into_iter().map(|(sealed, context)| {
-            let header = HeaderView::parse(sealed, limits)?;
-            let body = &sealed[header.as_bytes().len()..];
-            Ok((header, body, context))
-        });
-        let parsed: Vec<Result<_, HeaderError>> = parsed.collect();
+        let messages = messages.into_iter();
+        let mut parsed: Vec<Result<(HeaderView<'_>, _, _), HeaderError>> = Vec::with_capacity(messages.size_hint().0);
+        for (sealed, context) in messages {
+            let like = match parsed.last() {
+                Some(Ok((last, ..))) => HeaderView::parse_like(sealed, last),
+                _ => None,
+            };
+            parsed.push(like.map_or_else(|| HeaderView::parse(sealed, limits), Ok).map(|header| {
+                let body = &sealed[header.as_bytes().len()..];
+                (header, body, context)
+            }));
+        }
         let mut checked: Vec<CheckedItem<'_>> = Vec::with_capacity(parsed.len());
         let (mut last_context, mut shared) = (None, 0);
         for parsed in &parsed {
@@ -352,7 +358,7 @@ impl Envelope {
 
     /// Returns the cached key of a message.
     fn cached_key(&self, checked: &Checked<'_>) -> Option<Key> {
-        self.lookup(checked)?.cached().map(|(materials, index)| Key::Cached(materials, index))
+        self.find_cached(checked).map(|(materials, index)| Key::Cached(materials, index))
     }
 
     /// Returns the key of a message, and the message's index.
@@ -390,13 +396,10 @@ struct OpenItem<'a> {
 impl<'a> OpenItem<'a> {
     /// Opens the message. If the cached data key is not that of the message, which lists others, too, returns the index
     /// of the next one to try.
-    fn open(&mut self, envelope: &Envelope, threads: &Threads) -> Result<OpenResult, usize> {
+    fn open(&mut self, envelope: &Envelope, threads: &'a Threads) -> Result<OpenResult, usize> {
         let unlocked = match self.key.take().ok_or(0usize)? {
             Key::Verified(unlocked) => Ok(unlocked),
-            Key::Cached(materials, index) => match envelope.verify(&self.checked, &materials) {
-                Err(OpenError::Commitment) if self.checked.has_several_keys() => return Err(index + 1),
-                verified => verified.map(|key| Unlocked { key, materials, index }),
-            },
+            Key::Cached(materials, index) => envelope.verify_cached(&self.checked, (materials, index))?,
         };
         Ok(self.open_with(unlocked, envelope, threads))
     }
@@ -406,13 +409,12 @@ impl<'a> OpenItem<'a> {
         &mut self,
         unlocked: Result<Unlocked, OpenError>,
         envelope: &Envelope,
-        threads: &Threads,
+        threads: &'a Threads,
     ) -> OpenResult {
         let opened = unlocked.and_then(|unlocked| {
-            let mut opener = envelope.opener_of(&mut self.checked, unlocked, threads);
-            let len = opener.update(self.body, self.out)?;
-            opener.finish()?;
-            Ok((self.start..self.start + len, opener.into_info()))
+            let parts = envelope.opener_parts(&mut self.checked, unlocked, threads);
+            let (len, info) = Opener::open_buffer(parts, self.body, |_| self.out)?;
+            Ok((self.start..self.start + len, info))
         });
         self.out[opened.as_ref().map_or(0, |(range, _)| range.len())..].fill(0);
         opened

@@ -42,7 +42,7 @@ impl Envelope {
         let mut checked = self.check(header, context)?;
         let unlocked = self.find_key(&checked, 0, deadline).await?;
         let materials = unlocked.materials.clone();
-        Ok((self.opener_of(&mut checked, unlocked, &self.settings.threads), materials))
+        Ok((Opener::new(self.opener_parts(&mut checked, unlocked, &self.settings.threads)), materials))
     }
 
     /// Checks everything that needs no data key.
@@ -125,10 +125,29 @@ impl Envelope {
     }
 
     /// Returns the lookup of a message's data key, if there is a cache.
-    pub(super) fn lookup<'a>(&'a self, checked: &'a Checked<'_>) -> Option<Opening<'a>> {
+    fn lookup<'a>(&'a self, checked: &'a Checked<'_>) -> Option<Opening<'a>> {
         let Checked { header, not_stored, encrypted_data_keys, .. } = checked;
         let cache = self.settings.cache.as_ref()?;
         Some(cache.opening(header.suite(), header.context(), not_stored, *encrypted_data_keys))
+    }
+
+    /// Returns the data key that [`find_key`](Self::find_key) would try first, and its index, if it is in the cache and
+    /// needs no renewal. It has not been verified.
+    pub(super) fn find_cached(&self, checked: &Checked<'_>) -> Option<(Arc<OpeningMaterials>, usize)> {
+        self.lookup(checked)?.cached()
+    }
+
+    /// Verifies a header with a data key from the cache. If that is not the data key of the message, which lists others,
+    /// too, returns the index from which to [find](Self::find_key) it.
+    pub(super) fn verify_cached(
+        &self,
+        checked: &Checked<'_>,
+        (materials, index): (Arc<OpeningMaterials>, usize),
+    ) -> Result<Result<Unlocked, OpenError>, usize> {
+        match self.verify(checked, &materials) {
+            Err(OpenError::Commitment) if checked.has_several_keys() => Err(index + 1),
+            verified => Ok(verified.map(|key| Unlocked { key, materials, index })),
+        }
     }
 
     /// Verifies a header with a data key, and returns the key of the body.
@@ -137,13 +156,18 @@ impl Envelope {
         stream::authenticate(header, &materials.data_key, not_stored, settings.backend, settings.accepts_net_4_0_0)
     }
 
-    /// Returns the opener of a message.
-    pub(super) fn opener_of(&self, checked: &mut Checked<'_>, unlocked: Unlocked, threads: &Threads) -> Opener {
+    /// Returns the arguments for the opener of a message.
+    pub(super) fn opener_parts<'a>(
+        &self,
+        checked: &mut Checked<'a>,
+        unlocked: Unlocked,
+        threads: &'a Threads,
+    ) -> OpenerParts<'a> {
         let (header, verifying_key) = (checked.header, checked.verifying_key.take());
         let Unlocked { key, materials, index } = unlocked;
         let info = MessageInfo::new(header.suite(), *header.message_id(), index, materials.info.clone());
-        let (backend, threads, limits) = (self.settings.backend, threads.clone(), self.settings.limits);
-        Opener::new(OpenerParts { header, key, info, verifying_key, backend, threads, limits })
+        let (backend, limits) = (self.settings.backend, self.settings.limits);
+        OpenerParts { header, key, info, verifying_key, backend, threads, limits }
     }
 }
 

@@ -321,6 +321,31 @@ mod tests {
         message::{HeaderReader, Limits},
     };
 
+    #[test]
+    fn a_header_that_differs_in_its_id_and_authentication_is_read_from_the_one_before() {
+        for (bytes, id, authentication_len) in [(v1(), 4..20, 12 + 16), (v2(), 3..35, 32 + 16)] {
+            let variable = [id, bytes.len() - authentication_len..bytes.len()];
+            let limits = Limits::default();
+            let other = HeaderView::parse(&bytes, &limits).unwrap();
+            let mut read = 0;
+            for at in 0..bytes.len() {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1;
+                let like = HeaderView::parse_like(&changed, &other);
+                assert_eq!(like.is_some(), variable.iter().any(|range| range.contains(&at)), "{at} of {}", bytes.len());
+                if let Some(like) = like {
+                    let parsed = HeaderView::parse(&changed, &limits).unwrap();
+                    assert_eq!(format!("{like:?}"), format!("{parsed:?}"));
+                    read += 1;
+                }
+                assert!(HeaderView::parse_like(&bytes[..at], &other).is_none());
+            }
+            assert_eq!(read, variable.iter().map(ExactSizeIterator::len).sum::<usize>());
+            let longer = [&bytes[..], b"body"].concat();
+            assert_eq!(HeaderView::parse_like(&longer, &other).unwrap().as_bytes(), bytes);
+        }
+    }
+
     fn v2() -> Vec<u8> {
         let message_id = MessageId::from_bytes(MessageVersion::V2, &[9; 32]);
         let fields = HeaderFields {

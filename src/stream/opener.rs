@@ -20,7 +20,7 @@ use crate::{
         ContentType, EncryptedDataKey, FINAL_FRAME_OVERHEAD, FOOTER_OVERHEAD, FrameHead, HeaderView, Limits, MessageId,
         Parsed, parse_footer,
     },
-    suite::AlgorithmSuite,
+    suite::{AlgorithmSuite, COMMITMENT_LEN},
 };
 
 /// The metadata of a message whose header has been verified: its suite, id and encryption context, and its key.
@@ -172,7 +172,7 @@ pub(crate) fn authenticate(
     let authenticate = |dialect| {
         let keys = MessageKeys::derive(backend, header.suite(), data_key, header.message_id(), dialect);
         if let Some((derived, stored)) = keys.commitment.as_ref().zip(header.commitment())
-            && !bool::from(derived.ct_eq(stored))
+            && !is_equal(derived, stored)
         {
             return Err(OpenError::Commitment);
         }
@@ -192,6 +192,13 @@ pub(crate) fn authenticate(
     }
 }
 
+/// Compares in constant time, in words: subtle compares slices byte by byte.
+fn is_equal(one: &[u8; COMMITMENT_LEN], other: &[u8; COMMITMENT_LEN]) -> bool {
+    let words = one.as_chunks().0.iter().zip(other.as_chunks().0);
+    let word = |bytes: &[u8; 8]| u64::from_ne_bytes(*bytes);
+    words.fold(0, |differing, (one, other)| differing | (word(one) ^ word(other))).ct_eq(&0).into()
+}
+
 /// The arguments of [`Opener::new`].
 #[derive(Debug)]
 pub(crate) struct OpenerParts<'a> {
@@ -202,35 +209,65 @@ pub(crate) struct OpenerParts<'a> {
     /// For suites that sign.
     pub(crate) verifying_key: Option<VerifyingKey>,
     pub(crate) backend: Backend,
-    pub(crate) threads: Threads,
+    pub(crate) threads: &'a Threads,
     pub(crate) limits: Limits,
+}
+
+impl OpenerParts<'_> {
+    /// Returns the head of the final frame, if it is all of the body and nothing has to be verified after it. Such a
+    /// message needs no state.
+    fn only_frame(&self, body: &[u8]) -> Option<FrameHead> {
+        let ContentType::Framed { frame_len } = self.header.content_type() else { return None };
+        match FrameHead::parse(body, 1, frame_len.get()) {
+            Ok(Parsed::Complete(head)) if head.is_last() && head.sealed_len() == body.len() => {
+                self.header.suite().signature().is_none().then_some(head)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Opener {
     pub(crate) fn new(parts: OpenerParts<'_>) -> Self {
         let OpenerParts { header, key, info, verifying_key, backend, threads, limits } = parts;
         let verifier = header.suite().signature().zip(verifying_key).map(|(algorithm, key)| {
-            let mut verifier = SignatureVerifier::new(backend, key, algorithm, &threads);
+            let mut verifier = SignatureVerifier::new(backend, key, algorithm, threads);
             verifier.update(header.as_bytes());
             verifier
         });
         let cipher = BodyCipher { key, message_id: *header.message_id() };
         let body = match header.content_type() {
             ContentType::Framed { frame_len } => {
-                Body::Frames { cipher: FrameCipher::new(cipher, frame_len, threads), due: 1 }
+                Body::Frames { cipher: FrameCipher::new(cipher, frame_len, threads.clone()), due: 1 }
             }
             ContentType::NonFramed => Body::NonFramed { cipher, limits },
         };
         Self { info, body, verifier, held: Vec::new(), needed: 0, state: State::Open }
     }
 
+    /// Opens a complete body. Writes the plaintext to the start of the memory that `out` returns, which must have at
+    /// least the length that `out` receives. Returns the length of the plaintext. On error, that memory contains zeros.
+    pub(crate) fn open_buffer<'o>(
+        parts: OpenerParts<'_>,
+        body: &[u8],
+        out: impl FnOnce(usize) -> &'o mut [u8],
+    ) -> Result<(usize, MessageInfo), OpenError> {
+        if let Some(head) = parts.only_frame(body) {
+            let out = out(head.content_len);
+            let cipher = BodyCipher { key: parts.key, message_id: *parts.header.message_id() };
+            let len = cipher.open(&head, body, out).inspect_err(|_| out.fill(0))?;
+            return Ok((len, parts.info));
+        }
+        let mut opener = Self::new(parts);
+        let out = out(opener.update_len(body.len()));
+        let len = opener.update(body, out)?;
+        opener.finish().inspect_err(|_| out.fill(0))?;
+        Ok((len, opener.info))
+    }
+
     /// Returns the message's metadata.
     pub fn info(&self) -> &MessageInfo {
         &self.info
-    }
-
-    pub(crate) fn into_info(self) -> MessageInfo {
-        self.info
     }
 
     /// Returns the cipher for the frames, if the message is framed.
@@ -562,6 +599,92 @@ mod tests {
         let mut frame = [0; 4 + FINAL_FRAME_OVERHEAD];
         cipher.single().seal(1, true, b"data", &mut frame);
         [&message[..], &frame].concat()
+    }
+
+    #[test]
+    fn a_complete_body_opens_like_its_pieces_and_an_error_leaves_no_plaintext() {
+        const OUT: usize = 64;
+        let (suite, context, key) = (AlgorithmSuite::default(), EncryptionContext::new(), [5; 32]);
+        let fields = HeaderFields {
+            suite,
+            context: &context,
+            required_context: &context,
+            encrypted_data_keys: &[EncryptedDataKey::new("id", "info", "key")],
+            frame_len: 16,
+        };
+        let message_id = MessageId::from_bytes(suite.message_version(), &[9; 32]);
+        let header = HeaderTemplate::new(&fields).unwrap().header(&message_id, Some(&[0; 32]), |_| [0; 16]);
+        let header = HeaderView::parse(&header, &Limits::default()).unwrap();
+        let info = KeyInfo {
+            context: EncryptionContext::new(),
+            encrypted_data_key: EncryptedDataKey::new("id", "info", "key"),
+            key_id: "id".into(),
+        };
+        let info = MessageInfo::new(suite, message_id, 0, Arc::new(info));
+        let cipher = || AesGcm::new(Backend::default(), &key);
+        let parts = || OpenerParts {
+            header: &header,
+            key: cipher(),
+            info: info.clone(),
+            verifying_key: None,
+            backend: Backend::default(),
+            threads: &Threads::One,
+            limits: Limits::default(),
+        };
+        let in_pieces = |body: &[u8], out: &mut [u8]| {
+            let mut opener = Opener::new(parts());
+            let written = opener.update(body, out)?;
+            opener.finish()?;
+            Ok::<_, OpenError>(written)
+        };
+        let frame = |sequence, is_final, plaintext: &[u8]| {
+            let mut frame = vec![0; plaintext.len() + FINAL_FRAME_OVERHEAD];
+            let len = BodyCipher { key: cipher(), message_id }.seal(sequence, is_final, plaintext, &mut frame);
+            frame.truncate(len);
+            frame
+        };
+        let mut opened = 0;
+        for body in [
+            vec![],
+            frame(1, true, b""),
+            frame(1, true, b"data"),
+            frame(1, true, &[7; 16]),
+            frame(1, true, &[7; 17]),
+            frame(2, true, b"data"),
+            frame(1, false, &[7; 16]),
+            [frame(1, false, &[7; 16]), frame(2, true, b"data")].concat(),
+            [frame(1, true, b"data"), frame(2, true, b"data")].concat(),
+        ] {
+            let truncated = (0..=body.len()).map(|len| body[..len].to_vec());
+            let changed = (0..body.len()).map(|at| {
+                let mut body = body.clone();
+                body[at] ^= 1;
+                body
+            });
+            let longer = [[&body[..], &[0]].concat()];
+            for body in truncated.chain(changed).chain(longer) {
+                let (mut expected_out, mut out) = ([1; OUT], [1; OUT]);
+                let expected = in_pieces(&body, &mut expected_out);
+                let result = Opener::open_buffer(parts(), &body, |len| {
+                    assert!(len <= OUT);
+                    &mut out
+                });
+                match (result, expected) {
+                    (Ok((len, opened_info)), Ok(expected)) => {
+                        assert_eq!(out[..len], expected_out[..expected], "{body:?}");
+                        assert_eq!(opened_info.message_id(), &message_id);
+                        opened += 1;
+                    }
+                    (Err(error), Err(expected)) => {
+                        assert_eq!(format!("{error:?}"), format!("{expected:?}"), "{body:?}");
+                        assert_eq!(out, [0; OUT], "{body:?}");
+                    }
+                    (result, expected) => panic!("{result:?} {expected:?} {body:?}"),
+                }
+            }
+        }
+        // Those without changes, and the final frame at the start of the last.
+        assert_eq!(opened, 5);
     }
 
     #[test]
