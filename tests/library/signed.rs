@@ -6,7 +6,10 @@ use std::{
 };
 
 use kms_envelope::{
-    AlgorithmSuite, Backend, Envelope, EnvelopeBuilder, RawAes, message::FRAME_OVERHEAD, stream::Threads,
+    AlgorithmSuite, Backend, Envelope, EnvelopeBuilder, OpenError, RawAes,
+    error::FormatError,
+    message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD},
+    stream::Threads,
 };
 use pollster::block_on;
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
@@ -49,6 +52,23 @@ fn read_in_pieces(envelope: &Envelope, sealed: &[u8], piece_len: usize) -> (Vec<
         .map_err(|error| error.to_string())
         .and_then(|mut reader| reader.read_to_end(&mut plaintext).map_err(|error| error.to_string()));
     (plaintext, read.err())
+}
+
+#[test]
+fn a_short_message_without_its_signature_is_truncated() {
+    let envelope = envelope(Threads::One);
+    let sealed = seal(&envelope, b"data");
+    let frame_end = header(&sealed).len() + FINAL_FRAME_OVERHEAD + 4;
+    let is_truncated =
+        |error: OpenError| matches!(error, OpenError::Format(FormatError::Truncated(at)) if at == "the signature");
+    for len in frame_end..sealed.len() {
+        let (message, context, mut buffer) = (&sealed[..len], context(), Vec::new());
+        assert!(is_truncated(block_on(envelope.open(message, &context)).unwrap_err()), "{len}");
+        let results = block_on(envelope.open_many([(message, &context)], &mut buffer));
+        results.into_iter().for_each(|result| assert!(is_truncated(result.unwrap_err()), "{len}"));
+        assert!(buffer.iter().all(|byte| *byte == 0), "{len}");
+    }
+    assert_eq!(open(&envelope, &sealed).unwrap(), b"data");
 }
 
 #[cfg(feature = "rust-crypto")]
