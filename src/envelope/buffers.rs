@@ -157,7 +157,7 @@ impl Envelope {
         let mut buffer = std::mem::take(plaintext);
         let header = HeaderView::parse(sealed, &self.settings.limits)?;
         let mut checked = self.check(&header, context)?;
-        // Without a cached data key, at the cost of a second lookup. With one, `find_key` takes more time than the rest.
+        // The future of `find_key` costs more than a lookup, so it is only created if no data key is cached.
         let cached = self.find_cached(&checked).map_or(Err(0), |found| self.verify_cached(&checked, found));
         let unlocked = match cached {
             Ok(unlocked) => unlocked?,
