@@ -8,6 +8,7 @@
 //! | symmetric key in AWS KMS | [`AwsKms`](crate::AwsKms) | `aws-kms` |
 //! | any KMS key that a message names (opens only) | [`AwsKmsDiscovery`] | `aws-kms` |
 //! | RSA key in AWS KMS | [`AwsKmsRsa`] | `aws-kms` and `rsa` |
+//! | ECDH key in AWS KMS | [`AwsKmsEcdh`] | `aws-kms` and `ecdh` |
 //! | AES key in memory or in a key file | [`RawAes`] | `key-file` for files |
 //! | RSA key in memory | [`RawRsa`] | `rsa` |
 //! | ECDH key in memory | [`RawEcdh`] | `ecdh` |
@@ -23,6 +24,8 @@ pub(crate) mod aws_kms;
 pub mod branch_key;
 mod by_context;
 mod deadline;
+#[cfg(feature = "ecdh")]
+mod ecdh;
 pub(crate) mod error;
 pub(crate) mod key_provider;
 mod multi;
@@ -35,6 +38,8 @@ mod request;
 
 use std::fmt;
 
+#[cfg(all(feature = "aws-kms", feature = "ecdh"))]
+pub use aws_kms::AwsKmsEcdh;
 #[cfg(all(feature = "aws-kms", feature = "rsa"))]
 pub use aws_kms::AwsKmsRsa;
 #[cfg(feature = "aws-kms")]
@@ -44,9 +49,11 @@ pub use branch_key::AwsKmsHierarchical;
 #[cfg(feature = "branch-key")]
 pub use branch_key::StaticBranchKey;
 pub use by_context::ByContext;
+#[cfg(feature = "ecdh")]
+pub use ecdh::EcdhPublicKey;
 pub use multi::MultiProvider;
 #[cfg(feature = "ecdh")]
-pub use raw_ecdh::{EcdhPrivateKey, EcdhPublicKey, RawEcdh};
+pub use raw_ecdh::{EcdhPrivateKey, RawEcdh};
 #[cfg(feature = "rsa")]
 pub use raw_rsa::{RawRsa, RsaPadding};
 pub use request::{

@@ -19,7 +19,7 @@ pub(crate) enum Curve {
 
 impl Curve {
     /// Returns the length of a private key and of a coordinate, in bytes.
-    fn scalar_len(self) -> usize {
+    pub(crate) fn scalar_len(self) -> usize {
         match self {
             Self::P256 => 32,
             Self::P384 => 48,
@@ -105,5 +105,18 @@ pub(crate) fn compress(backend: Backend, curve: Curve, point: &[u8]) -> Option<V
         Backend::AwsLc => aws_lc::compress(curve, point),
         #[cfg(feature = "rust-crypto")]
         Backend::RustCrypto => rust_crypto::compress(curve, point),
+    }
+}
+
+/// Returns a public key as SubjectPublicKeyInfo in DER, with an uncompressed point (RFC 5480), or `None` if `point` is
+/// not the encoding of a point on the curve.
+#[cfg(feature = "aws-kms")]
+pub(crate) fn to_der(backend: Backend, curve: Curve, point: &[u8]) -> Option<Vec<u8>> {
+    match backend {
+        _ if !is_point(point) => None,
+        #[cfg(feature = "aws-lc")]
+        Backend::AwsLc => aws_lc::to_der(curve, point),
+        #[cfg(feature = "rust-crypto")]
+        Backend::RustCrypto => rust_crypto::to_der(curve, point),
     }
 }

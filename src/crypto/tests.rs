@@ -451,6 +451,17 @@ mod key_agreement_tests {
                     // The compressed point is the same one.
                     let compressed = compress(*backend, curve, &test.public_key);
                     assert_eq!(compressed.is_some(), expected.is_some(), "{backend:?} {curve:?} {}", test.tc_id);
+                    // The encoding in DER ends in the uncompressed point.
+                    #[cfg(feature = "aws-kms")]
+                    {
+                        let der = crate::crypto::key_agreement::to_der(*backend, curve, &test.public_key);
+                        assert_eq!(der.is_some(), expected.is_some(), "{backend:?} {curve:?} {}", test.tc_id);
+                        if let (Some(der), Some(point)) = (der, &compressed) {
+                            let uncompressed = &der[der.len() - 2 * len - 1..];
+                            assert_eq!((uncompressed[0], &uncompressed[1..=len]), (4, &point[1..]));
+                            assert_eq!(key.agree(uncompressed), agreed);
+                        }
+                    }
                     if let Some(point) = compressed {
                         assert_eq!((point.len(), key.agree(&point)), (len + 1, agreed));
                     }
@@ -490,6 +501,11 @@ mod key_agreement_tests {
                 }).collect();
                 for backend in BACKENDS {
                     prop_assert_eq!(compress(*backend, curve, &secrets[0].0), Some(secrets[0].0.clone()));
+                    #[cfg(feature = "aws-kms")]
+                    {
+                        use crate::crypto::key_agreement::to_der;
+                        prop_assert_eq!(to_der(*backend, curve, &secrets[0].0), to_der(BACKENDS[0], curve, &secrets[0].0));
+                    }
                 }
                 prop_assert!(secrets.iter().all(|each| *each == secrets[0]));
             }

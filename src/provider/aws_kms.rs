@@ -1,8 +1,10 @@
-//! Keys in AWS KMS: symmetric keys that the caller names, keys that messages name, and RSA keys. Specification:
-//! `framework/aws-kms/aws-kms-keyring.md`, `aws-kms-mrk-keyring.md`, `aws-kms-multi-keyrings.md`.
+//! Keys in AWS KMS: symmetric keys that the caller names, keys that messages name, RSA keys, and elliptic-curve keys.
+//! Specification: `framework/aws-kms/aws-kms-keyring.md`, `aws-kms-mrk-keyring.md`, `aws-kms-multi-keyrings.md`.
 
 mod arn;
 mod discovery;
+#[cfg(feature = "ecdh")]
+mod ecdh;
 mod error;
 mod requests;
 #[cfg(feature = "rsa")]
@@ -32,6 +34,8 @@ use crate::{
     message::EncryptedDataKey,
 };
 pub use discovery::AwsKmsDiscovery;
+#[cfg(feature = "ecdh")]
+pub use ecdh::AwsKmsEcdh;
 pub use error::ResolveError;
 #[cfg(feature = "rsa")]
 pub use rsa::AwsKmsRsa;
@@ -355,7 +359,7 @@ async fn first_decrypted(
     candidates: Vec<(&Requests, KeyArn, usize)>,
 ) -> Result<DecryptedDataKey, ProviderError> {
     let len = request.suite.data_key_len();
-    let algorithm = EncryptionAlgorithmSpec::SymmetricDefault;
+    let algorithm = Some(EncryptionAlgorithmSpec::SymmetricDefault);
     let candidate = |(requests, arn, index)| Candidate { requests, arn, algorithm: algorithm.clone(), index };
     let outcomes = Outcomes::new(request);
     let mut tries = Tries::new(request, &outcomes, candidates.into_iter().map(candidate));

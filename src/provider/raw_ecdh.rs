@@ -4,39 +4,25 @@ use std::fmt;
 
 use async_trait::async_trait;
 use pkcs8::{
-    AlgorithmIdentifierRef, ObjectIdentifier, PrivateKeyInfoRef, SecretDocument, SubjectPublicKeyInfoRef,
-    der::{Decode, Document, pem::PemLabel},
+    PrivateKeyInfoRef, SecretDocument,
+    der::{Decode, pem::PemLabel},
 };
 use sec1::EcPrivateKey;
-use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::{
-    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError, failed,
-    invalid_ciphertext, unsupported, unwrap_data_key,
+    DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError,
+    ecdh::{Agreement, EcdhPublicKey, RAW_PROVIDER_ID, Wrapped, check_curves, curve_of, name_of, refused},
+    failed, invalid_ciphertext, unsupported,
 };
 use crate::{
     crypto::{
-        AesGcm, Backend, PerBackend, Randomness, SecretKey, kbkdf,
+        Backend, PerBackend, Randomness,
         key_agreement::{AgreementKey, Curve, compress},
     },
     error::{ConfigError, NotFips, RandomError},
     message::EncryptedDataKey,
-    suite::{AlgorithmSuite, TAG_LEN},
 };
-
-const PROVIDER_ID: &str = "raw-ecdh";
-const INFO_VERSION: u8 = 1;
-const SALT_LEN: usize = 32;
-const COMMITMENT_LEN: usize = 32;
-
-/// An ECDH public key on the curve P-256, P-384 or P-521.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EcdhPublicKey {
-    curve: Curve,
-    /// The compressed point (SEC 1, section 2.3.3).
-    point: Vec<u8>,
-}
 
 /// An ECDH private key on the curve P-256, P-384 or P-521. It is zeroized when dropped.
 pub struct EcdhPrivateKey {
@@ -45,52 +31,6 @@ pub struct EcdhPrivateKey {
     /// with one backend only.
     scalar: Zeroizing<Vec<u8>>,
     keys: PerBackend<Option<AgreementKey>>,
-}
-
-impl EcdhPublicKey {
-    /// Parses a public key in PEM with the label `PUBLIC KEY` (SubjectPublicKeyInfo).
-    ///
-    /// # Errors
-    /// Returns [`ConfigError::Pem`] if `pem` is not a public key on one of the three curves.
-    pub fn from_pem(pem: &str) -> Result<Self, ConfigError> {
-        const WHAT: &str = "ECDH public key";
-        let (label, der) = Document::from_pem(pem).map_err(|error| refused(WHAT, &error))?;
-        SubjectPublicKeyInfoRef::validate_pem_label(label).map_err(|error| refused(WHAT, &error))?;
-        let info: SubjectPublicKeyInfoRef<'_> = der.decode_msg().map_err(|error| refused(WHAT, &error))?;
-        let curve = curve_of(&info.algorithm, WHAT)?;
-        let point = info.subject_public_key.as_bytes();
-        let point = point.and_then(|point| compress(Backend::default(), curve, point));
-        let point = point.ok_or_else(|| refused(WHAT, &"it is not a point on its curve"))?;
-        Ok(Self { curve, point })
-    }
-}
-
-/// Returns the curve of a key in PKCS #8 or SubjectPublicKeyInfo (RFC 5480, sections 2.1.1 and 2.1.1.1).
-fn curve_of(algorithm: &AlgorithmIdentifierRef<'_>, what: &'static str) -> Result<Curve, ConfigError> {
-    const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
-    const P256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.3.1.7");
-    const P384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
-    const P521: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.35");
-    match (algorithm.oid, algorithm.parameters_oid()) {
-        (EC_PUBLIC_KEY, Ok(P256)) => Ok(Curve::P256),
-        (EC_PUBLIC_KEY, Ok(P384)) => Ok(Curve::P384),
-        (EC_PUBLIC_KEY, Ok(P521)) => Ok(Curve::P521),
-        _ => Err(refused(what, &"it has another algorithm")),
-    }
-}
-
-/// Returns the name of a curve, as AWS's SDKs use it in the key derivation.
-fn name_of(curve: Curve) -> &'static str {
-    match curve {
-        Curve::P256 => "p256",
-        Curve::P384 => "p384",
-        Curve::P521 => "p521",
-    }
-}
-
-fn refused(what: &'static str, error: &dyn fmt::Display) -> ConfigError {
-    let why = format!("{error}; expected a PEM key on P-256, P-384 or P-521, such as `openssl pkey` writes");
-    ConfigError::Pem { what, why }
 }
 
 impl EcdhPrivateKey {
@@ -167,6 +107,9 @@ impl fmt::Debug for EcdhPrivateKey {
 ///
 /// `RawEcdh` is compatible with the raw ECDH keyring of AWS's SDKs and supports its three key agreement schemes. The
 /// encrypted data key is bound to the encryption context.
+///
+/// A private key can also be in AWS KMS: [`AwsKmsEcdh`](super::AwsKmsEcdh) opens messages that `RawEcdh` has sealed, and
+/// the other way round.
 #[derive(Debug)]
 pub struct RawEcdh(Scheme);
 
@@ -175,54 +118,6 @@ enum Scheme {
     Ephemeral { recipient: EcdhPublicKey },
     Discovery { recipient: EcdhPrivateKey },
     Static { own: EcdhPrivateKey, other: EcdhPublicKey },
-}
-
-/// The public keys in an encrypted data key's provider info, as compressed points.
-struct Info {
-    sender: Vec<u8>,
-    recipient: Vec<u8>,
-}
-
-impl Info {
-    fn write(&self) -> Vec<u8> {
-        let mut out = vec![INFO_VERSION];
-        for key in [&self.recipient, &self.sender] {
-            out.extend(u32::try_from(key.len()).expect("a point is short").to_be_bytes());
-            out.extend(key);
-        }
-        out
-    }
-
-    fn parse(bytes: &[u8]) -> Option<Self> {
-        fn key<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-            let (len, rest) = bytes.split_first_chunk()?;
-            let (key, rest) = rest.split_at_checked(usize::try_from(u32::from_be_bytes(*len)).ok()?)?;
-            *bytes = rest;
-            Some(key)
-        }
-        let (&INFO_VERSION, mut rest) = bytes.split_first()? else { return None };
-        let (recipient, sender) = (key(&mut rest)?.to_vec(), key(&mut rest)?.to_vec());
-        rest.is_empty().then_some(Self { sender, recipient })
-    }
-}
-
-/// The values that both parties derive to encrypt or decrypt one data key.
-struct Wrapping {
-    commitment: [u8; COMMITMENT_LEN],
-    cipher: AesGcm,
-    /// The fixed input of the key derivation, which is also the additional authenticated data of the encryption.
-    fixed_info: Vec<u8>,
-}
-
-impl Wrapping {
-    fn derive(backend: Backend, shared: &[u8], curve: Curve, info: &Info, context: &[u8], salt: &[u8]) -> Self {
-        let parties = [&info.sender[..], &info.recipient].concat();
-        let fields = [b"ecdh-key-derivation", name_of(curve).as_bytes(), b"HMAC_SHA384", &parties, &[1], context];
-        let fixed_info = fields.join(&0);
-        let derived = kbkdf::sha384(backend, shared, &fixed_info, salt);
-        let (commitment, key) = derived.split_first_chunk().expect("64 bytes were derived");
-        Self { commitment: *commitment, cipher: AesGcm::new(backend, key), fixed_info }
-    }
 }
 
 impl RawEcdh {
@@ -248,21 +143,16 @@ impl RawEcdh {
     /// # Errors
     /// Returns [`ConfigError::Pem`] if the keys are on different curves.
     pub fn static_keys(own: EcdhPrivateKey, other: EcdhPublicKey) -> Result<Self, ConfigError> {
-        let (ours, theirs) = (own.public.curve, other.curve);
-        if ours != theirs {
-            let [theirs, ours] = [theirs, ours].map(name_of);
-            let why = format!("it is on the curve {theirs}, but the private key is on {ours}");
-            return Err(ConfigError::Pem { what: "ECDH public key", why });
-        }
+        check_curves(&own.public, &other)?;
         Ok(Self(Scheme::Static { own, other }))
     }
 
     fn wrap(&self, request: &EncryptDataKeyRequest<'_>) -> Result<EncryptedDataKey, ProviderError> {
-        let EncryptDataKeyRequest { context, data_key, backend, randomness, .. } = *request;
+        let backend = request.backend;
         let ephemeral;
         let (sender, recipient) = match &self.0 {
             Scheme::Ephemeral { recipient } => {
-                ephemeral = EcdhPrivateKey::generate(backend, recipient.curve, randomness)?;
+                ephemeral = EcdhPrivateKey::generate(backend, recipient.curve, request.randomness)?;
                 (&ephemeral, recipient)
             }
             Scheme::Static { own, other } => (own, other),
@@ -274,62 +164,20 @@ impl RawEcdh {
                 ));
             }
         };
-        let shared = sender.agree(backend, &recipient.point);
+        let agreement = Agreement::to_seal(&sender.public, recipient);
+        let shared = sender.agree(backend, &agreement.theirs);
         let shared = shared.ok_or_else(|| failed("Encrypt", self, "the backend rejects a key"))?;
-        let info = Info { sender: sender.public.point.clone(), recipient: recipient.point.clone() };
-        let context = context.serialize().map_err(|error| failed("Encrypt", self, error))?;
-        let mut salt = [0; SALT_LEN];
-        randomness.fill(&mut salt)?;
-        let wrapping = Wrapping::derive(backend, &shared, recipient.curve, &info, &context, &salt);
-        let mut wrapped = vec![0; data_key.len() + TAG_LEN];
-        // The derived key encrypts only this data key, so the IV can be zero.
-        wrapping.cipher.seal(&[0; _], &wrapping.fixed_info, data_key.expose(), &mut wrapped);
-        let ciphertext = [&salt, &wrapping.commitment[..], &wrapped].concat();
-        Ok(EncryptedDataKey::new(PROVIDER_ID, info.write(), ciphertext))
+        agreement.wrap(self, RAW_PROVIDER_ID, &shared, request)
     }
 
-    /// Returns the parties of an encrypted data key, if it belongs to this provider.
-    fn parties(&self, encrypted: &EncryptedDataKey) -> Option<Parties<'_>> {
-        let info = Info::parse(&encrypted.provider_info).filter(|_| encrypted.provider_id == PROVIDER_ID)?;
+    /// Returns the agreement for an encrypted data key, and this party's key, if it belongs to this provider.
+    fn to_open(&self, encrypted: &EncryptedDataKey) -> Option<(Agreement, &EcdhPrivateKey)> {
         let (own, other) = match &self.0 {
             Scheme::Ephemeral { .. } => return None,
             Scheme::Discovery { recipient } => (recipient, None),
-            Scheme::Static { own, other } => (own, Some(&other.point)),
+            Scheme::Static { own, other } => (own, Some(other)),
         };
-        let ours = &own.public.point;
-        let theirs = match other {
-            None if info.recipient == *ours => info.sender.clone(),
-            Some(other) if info.recipient == *ours && info.sender == *other => info.sender.clone(),
-            Some(other) if info.sender == *ours && info.recipient == *other => info.recipient.clone(),
-            _ => return None,
-        };
-        Some(Parties { info, own, theirs })
-    }
-}
-
-/// This party and the other one, which encrypted a data key for each other.
-struct Parties<'a> {
-    info: Info,
-    own: &'a EcdhPrivateKey,
-    theirs: Vec<u8>,
-}
-
-impl Parties<'_> {
-    /// Decrypts a data key. Returns `None` if that fails.
-    fn unwrap(&self, backend: Backend, context: &[u8], ciphertext: &[u8], suite: AlgorithmSuite) -> Option<SecretKey> {
-        let (salt, rest) = ciphertext.split_first_chunk::<SALT_LEN>()?;
-        let (commitment, wrapped) = rest.split_first_chunk::<COMMITMENT_LEN>()?;
-        // Checked first, because the key agreement takes long.
-        if wrapped.len() != suite.data_key_len() + TAG_LEN {
-            return None;
-        }
-        let Self { info, own, theirs } = self;
-        let shared = own.agree(backend, theirs)?;
-        let wrapping = Wrapping::derive(backend, &shared, own.public.curve, info, context, salt);
-        if !bool::from(wrapping.commitment.ct_eq(commitment)) {
-            return None;
-        }
-        unwrap_data_key(&wrapping.cipher, &[0; _], &wrapping.fixed_info, wrapped, suite)
+        Some((Agreement::to_open(encrypted, &own.public, other)?, own))
     }
 }
 
@@ -352,14 +200,18 @@ impl KeyProvider for RawEcdh {
         }
         let context = request.context.serialize().map_err(|error| failed("Decrypt", self, error))?;
         request.first_decrypted(self, |encrypted| {
-            let parties = self.parties(encrypted)?;
-            let key = parties.unwrap(request.backend, &context, &encrypted.ciphertext, request.suite);
-            Some(key.ok_or_else(|| invalid_ciphertext(self)))
+            let (agreement, own) = self.to_open(encrypted)?;
+            let key = || {
+                let wrapped = Wrapped::parse(&encrypted.ciphertext, request.suite)?;
+                let shared = own.agree(request.backend, &agreement.theirs)?;
+                agreement.unwrap(request.backend, &shared, &context, &wrapped, request.suite)
+            };
+            Some(key().ok_or_else(|| invalid_ciphertext(self)))
         })
     }
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {
-        self.parties(encrypted).is_some()
+        self.to_open(encrypted).is_some()
     }
 
     fn check_fips(&self) -> Result<(), NotFips> {
@@ -376,7 +228,7 @@ impl fmt::Display for RawEcdh {
             Scheme::Discovery { recipient } => &recipient.public,
             Scheme::Static { other, .. } => other,
         };
-        write!(f, "{PROVIDER_ID}/{}:", name_of(*curve))?;
+        write!(f, "{RAW_PROVIDER_ID}/{}:", name_of(*curve))?;
         point[..8].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
@@ -384,7 +236,7 @@ impl fmt::Display for RawEcdh {
 #[cfg(test)]
 mod tests {
     use pkcs8::{
-        LineEnding,
+        AlgorithmIdentifierRef, LineEnding, ObjectIdentifier,
         der::{Encode, asn1::OctetStringRef},
     };
 

@@ -61,3 +61,24 @@ async fn an_rsa_key_of_kms_conforms_in_suites_that_do_not_sign() {
     let suites = AlgorithmSuite::all().filter(|suite| suite.signature().is_none());
     Conformance::new(&key).with_suites(suites).check().await;
 }
+
+#[cfg(feature = "ecdh")]
+#[tokio::test]
+async fn keys_for_key_agreement_conform_between_two_parties() {
+    use kms_envelope::provider::{AwsKmsEcdh, RawEcdh};
+    use test_support::kms::{CURVES, other};
+
+    let endpoint = Endpoint::with_agreement_keys(NEAR);
+    for curve in CURVES {
+        let theirs = other(curve);
+        let fetch = |id: &str| AwsKmsEcdh::fetch_public_key(endpoint.client(NEAR), arn(NEAR, id));
+        let (own, partner) = (fetch(curve).await.unwrap(), fetch(&theirs).await.unwrap());
+        let of = |id: &str, own, other| AwsKmsEcdh::static_keys(endpoint.client(NEAR), arn(NEAR, id), own, other);
+        let sealing = of(curve, own.clone(), partner.clone()).unwrap();
+        let discovery = AwsKmsEcdh::discovery(endpoint.client(NEAR), arn(NEAR, &theirs), partner.clone()).unwrap();
+        Conformance::new(&sealing).check().await;
+        Conformance::new(&sealing).opened_by(&of(&theirs, partner.clone(), own).unwrap()).check().await;
+        Conformance::new(&sealing).opened_by(&discovery).check().await;
+        Conformance::new(&RawEcdh::ephemeral(partner)).opened_by(&discovery).check().await;
+    }
+}

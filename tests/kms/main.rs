@@ -5,6 +5,8 @@
 mod branch_keys;
 #[cfg(feature = "mock")]
 mod conformance;
+#[cfg(feature = "ecdh")]
+mod ecdh;
 mod load;
 mod regions;
 mod requests;

@@ -215,6 +215,25 @@ fn keys_in_aws_kms_are_allowed() {
     assert_allowed(rsa);
 }
 
+#[cfg(all(feature = "aws-kms", feature = "ecdh"))]
+#[test]
+fn elliptic_curve_keys_in_aws_kms_are_allowed() {
+    use kms_envelope::provider::{AwsKmsEcdh, EcdhPublicKey};
+    use test_support::{
+        fixtures::pem,
+        kms::{CURVES, Endpoint, arn},
+    };
+
+    let region = "eu-west-1";
+    let kms = Endpoint::with_agreement_keys(region);
+    for curve in CURVES {
+        let public = || EcdhPublicKey::from_pem(&pem(&format!("{curve}-public"))).unwrap();
+        let key_arn = arn(region, curve);
+        assert_allowed(AwsKmsEcdh::discovery(kms.client(region), &key_arn, public()).unwrap());
+        assert_allowed(AwsKmsEcdh::static_keys(kms.client(region), &key_arn, public(), public()).unwrap());
+    }
+}
+
 #[cfg(feature = "fips")]
 mod with_the_module {
     use kms_envelope::{CommitmentPolicy, RewrapError};

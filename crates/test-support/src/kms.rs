@@ -11,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use aws_lc_rs::{
+    agreement::{Algorithm, ECDH_P256, ECDH_P384, ECDH_P521, PrivateKey, UnparsedPublicKey, agree},
+    encoding::{AsDer, PublicKeyX509Der},
+    rsa::{OAEP_SHA1_MGF1SHA1, OAEP_SHA256_MGF1SHA256, OaepPrivateDecryptingKey, PrivateDecryptingKey},
+};
 use aws_sdk_kms::{
     Client, Config,
     config::{Builder, Credentials, Region, retry::RetryConfig},
@@ -25,7 +29,7 @@ use kms_envelope::{
 use pollster::block_on;
 use serde_json::{Value, json};
 
-use crate::fixtures::{RSA_PRIVATE, RSA_PUBLIC};
+use crate::fixtures::{RSA_PRIVATE, RSA_PUBLIC, pem};
 
 /// The account of all keys.
 pub const ACCOUNT: &str = "111122223333";
@@ -54,6 +58,20 @@ pub enum Fault {
     Cut,
     /// The connection is closed without a response.
     Close,
+}
+
+/// The curves of the keys for key agreement, in the names of the fixtures.
+pub const CURVES: [&str; 3] = ["p256", "p384", "p521"];
+const ALGORITHMS: [&Algorithm; 3] = [&ECDH_P256, &ECDH_P384, &ECDH_P521];
+
+/// Returns the id of the second key for key agreement on a curve.
+pub fn other(curve: &str) -> String {
+    format!("{curve}-other")
+}
+
+fn der_of(pem: &str) -> Vec<u8> {
+    let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    Base64::decode_vec(&base64).unwrap()
 }
 
 type Script = Box<dyn Fn(&Request) -> Fault + Send>;
@@ -88,6 +106,8 @@ struct State {
     requests: Mutex<Vec<Request>>,
     given_up: AtomicUsize,
     rsa: Option<Rsa>,
+    /// The keys for key agreement, by id.
+    agreement_keys: BTreeMap<String, PrivateKey>,
 }
 
 /// An RSA key.
@@ -105,10 +125,7 @@ pub type RsaDecrypt = Box<dyn Fn(&str, &[u8]) -> Option<Vec<u8>> + Send + Sync>;
 impl Rsa {
     /// Returns the RSA key of the fixtures.
     pub fn of_fixtures() -> Self {
-        let [public, private] = [RSA_PUBLIC, RSA_PRIVATE].map(|pem| {
-            let base64: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
-            Base64::decode_vec(&base64).unwrap()
-        });
+        let [public, private] = [RSA_PUBLIC, RSA_PRIVATE].map(der_of);
         let key = OaepPrivateDecryptingKey::new(PrivateDecryptingKey::from_pkcs8(&private).unwrap()).unwrap();
         let decrypt = move |algorithm: &str, ciphertext: &[u8]| {
             let padding = match algorithm {
@@ -133,6 +150,27 @@ impl Endpoint {
 
     /// Starts a server with these keys. If `rsa` is given, they are RSA keys.
     pub fn with_rsa<'a>(keys: impl IntoIterator<Item = (&'a str, &'a str)>, rsa: Option<Rsa>) -> Self {
+        Self::start(keys, rsa, BTreeMap::new())
+    }
+
+    /// Starts a server with keys for key agreement in this region. For each [curve](CURVES), there are two: the private
+    /// key of the fixtures, whose id is the curve, and another one, whose id is [`other`] of the curve.
+    pub fn with_agreement_keys(region: &str) -> Self {
+        let mut keys = BTreeMap::new();
+        for (curve, algorithm) in CURVES.into_iter().zip(ALGORITHMS) {
+            let of_fixtures = PrivateKey::from_private_key_der(algorithm, &der_of(&pem(&format!("{curve}-private"))));
+            keys.insert(curve.to_owned(), of_fixtures.unwrap());
+            keys.insert(other(curve), PrivateKey::generate(algorithm).unwrap());
+        }
+        let ids: Vec<_> = keys.keys().cloned().collect();
+        Self::start(ids.iter().map(|id| (region, &**id)), None, keys)
+    }
+
+    fn start<'a>(
+        keys: impl IntoIterator<Item = (&'a str, &'a str)>,
+        rsa: Option<Rsa>,
+        agreement_keys: BTreeMap<String, PrivateKey>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State {
@@ -142,6 +180,7 @@ impl Endpoint {
             requests: Mutex::default(),
             given_up: AtomicUsize::new(0),
             rsa,
+            agreement_keys,
         });
         let shared = state.clone();
         std::thread::spawn(move || {
@@ -350,8 +389,26 @@ impl State {
                 Ok(json!({"KeyId": key_arn, "Plaintext": Base64::encode_string(plaintext.expose())}))
             }
             "GetPublicKey" => {
-                let Some(Rsa { public, .. }) = &self.rsa else { return Err("UnsupportedOperationException") };
-                Ok(json!({"KeyId": key_arn, "PublicKey": Base64::encode_string(public)}))
+                let (public, usage) = match (self.agreement_keys.get(id), &self.rsa) {
+                    (Some(key), _) => {
+                        let der: PublicKeyX509Der<'_> = key.compute_public_key().unwrap().as_der().unwrap();
+                        (der.as_ref().to_vec(), "KEY_AGREEMENT")
+                    }
+                    (None, Some(rsa)) => (rsa.public.clone(), "ENCRYPT_DECRYPT"),
+                    (None, None) => return Err("UnsupportedOperationException"),
+                };
+                Ok(json!({"KeyId": key_arn, "KeyUsage": usage, "PublicKey": Base64::encode_string(&public)}))
+            }
+            "DeriveSharedSecret" => {
+                let key = self.agreement_keys.get(id).ok_or("InvalidKeyUsageException")?;
+                assert_eq!(body["KeyAgreementAlgorithm"], "ECDH");
+                let public = bytes("PublicKey");
+                // A SubjectPublicKeyInfo in DER, with an uncompressed point.
+                assert!([91, 120, 158].contains(&public.len()), "{public:?}");
+                let peer = UnparsedPublicKey::new(key.algorithm(), public);
+                let encode = |secret: &[u8]| Ok(Base64::encode_string(secret));
+                let secret = agree(key, peer, "ValidationException", encode)?;
+                Ok(json!({"KeyId": key_arn, "KeyAgreementAlgorithm": "ECDH", "SharedSecret": secret}))
             }
             other => panic!("{other}"),
         }

@@ -50,6 +50,22 @@ pub(crate) fn compress(curve: Curve, point: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
+#[cfg(feature = "aws-kms")]
+pub(crate) fn to_der(curve: Curve, point: &[u8]) -> Option<Vec<u8>> {
+    use aws_lc_rs::{
+        encoding::AsDer,
+        signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, ECDSA_P521_SHA512_ASN1, ParsedPublicKey},
+    };
+
+    // Public keys for key agreement cannot be encoded, and those for signatures can.
+    let parsed = match curve {
+        Curve::P256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point),
+        Curve::P384 => ParsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, point),
+        Curve::P521 => ParsedPublicKey::new(&ECDSA_P521_SHA512_ASN1, point),
+    };
+    Some(parsed.ok()?.as_der().ok()?.as_ref().to_vec())
+}
+
 fn algorithm(curve: Curve) -> &'static Algorithm {
     match curve {
         Curve::P256 => &ECDH_P256,

@@ -56,3 +56,19 @@ pub(crate) fn compress(curve: Curve, point: &[u8]) -> Option<Vec<u8>> {
         Curve::P521 => with!(p521),
     })
 }
+
+#[cfg(feature = "aws-kms")]
+pub(crate) fn to_der(curve: Curve, point: &[u8]) -> Option<Vec<u8>> {
+    use p256::pkcs8::EncodePublicKey;
+
+    macro_rules! with {
+        ($curve:ident) => {
+            $curve::PublicKey::from_sec1_bytes(point).ok()?.to_public_key_der().ok()?.into_vec()
+        };
+    }
+    Some(match curve {
+        Curve::P256 => with!(p256),
+        Curve::P384 => with!(p384),
+        Curve::P521 => with!(p521),
+    })
+}

@@ -1,4 +1,4 @@
-//! The error of resolving a KMS key.
+//! The error of looking up a KMS key.
 
 use std::time::Duration;
 
@@ -9,14 +9,15 @@ use crate::{
     provider::ProviderError,
 };
 
-/// The error of [`AwsKms::resolve`](crate::AwsKms::resolve).
+/// The error of [`AwsKms::resolve`](crate::AwsKms::resolve) and
+/// [`AwsKmsEcdh::fetch_public_key`](crate::provider::AwsKmsEcdh::fetch_public_key).
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ResolveError {
     /// The identifier is not valid. No request was sent.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// The `DescribeKey` request failed.
+    /// The request failed, or the key cannot be used.
     #[error("{0}")]
     Provider(#[from] ProviderError),
 }

@@ -35,8 +35,10 @@ const GENERATE_WITHOUT_PLAINTEXT: &str = "GenerateDataKeyWithoutPlaintext";
 #[cfg(feature = "branch-key")]
 const RE_ENCRYPT: &str = "ReEncrypt";
 const DESCRIBE_KEY: &str = "DescribeKey";
-#[cfg(feature = "rsa")]
+#[cfg(any(feature = "ecdh", feature = "rsa"))]
 pub(in crate::provider) const GET_PUBLIC_KEY: &str = "GetPublicKey";
+#[cfg(feature = "ecdh")]
+const DERIVE_SHARED_SECRET: &str = "DeriveSharedSecret";
 
 /// A client, and the settings of its requests.
 #[derive(Clone, Debug)]
@@ -235,15 +237,60 @@ impl Requests {
             .map_err(|why| unexpected(DESCRIBE_KEY, key_id, format!("the response names the key {arn:?}: {why}")))
     }
 
-    /// Returns the public key of an RSA key, as SubjectPublicKeyInfo in DER.
-    #[cfg(feature = "rsa")]
-    pub(in crate::provider) async fn public_key(&self, key_arn: &str) -> Result<Vec<u8>, ProviderError> {
+    /// Returns the public key of an asymmetric key with this usage, as SubjectPublicKeyInfo in DER.
+    #[cfg(any(feature = "ecdh", feature = "rsa"))]
+    pub(in crate::provider) async fn public_key(
+        &self,
+        key_arn: &str,
+        usage: aws_sdk_kms::types::KeyUsageType,
+    ) -> Result<Vec<u8>, ProviderError> {
         let request = self.client.get_public_key().key_id(key_arn).set_grant_tokens(self.grant_tokens());
         let answer = send!(self, GET_PUBLIC_KEY, key_arn, None, request)?;
         if answer.key_id.as_deref() != Some(key_arn) {
             return Err(unexpected(GET_PUBLIC_KEY, key_arn, "the response does not name this key"));
         }
-        Ok(answer.public_key.map(Blob::into_inner).unwrap_or_default())
+        match answer.key_usage {
+            Some(of_key) if of_key == usage => Ok(answer.public_key.map(Blob::into_inner).unwrap_or_default()),
+            of_key => {
+                let of_key = of_key.as_ref().map_or("(none)", |usage| usage.as_str());
+                let what = format!("its usage is {of_key}, not {usage}");
+                Err(ProviderError::new(Kind::KeyUnusable, GET_PUBLIC_KEY, key_arn).with_detail(what))
+            }
+        }
+    }
+
+    /// Returns the secret of `len` bytes that a key shares with the owner of `public_key`, a SubjectPublicKeyInfo in
+    /// DER.
+    #[cfg(feature = "ecdh")]
+    pub(in crate::provider) async fn shared_secret(
+        &self,
+        key_arn: &str,
+        public_key: Vec<u8>,
+        len: usize,
+        deadline: Instant,
+    ) -> Result<Zeroizing<Vec<u8>>, ProviderError> {
+        use aws_sdk_kms::types::KeyAgreementAlgorithmSpec::Ecdh;
+
+        let request = self
+            .client
+            .derive_shared_secret()
+            .key_id(key_arn)
+            .key_agreement_algorithm(Ecdh)
+            .public_key(Blob::new(public_key))
+            .set_grant_tokens(self.grant_tokens());
+        let answer = send!(self, DERIVE_SHARED_SECRET, key_arn, Some(deadline), request)?;
+        let secret = Zeroizing::new(answer.shared_secret.map(Blob::into_inner).unwrap_or_default());
+        let refused = |what: String| Err(unexpected(DERIVE_SHARED_SECRET, key_arn, what));
+        if answer.key_id.as_deref() != Some(key_arn) {
+            return refused("the response does not name this key".into());
+        }
+        if answer.key_agreement_algorithm != Some(Ecdh) {
+            return refused("the response does not name the algorithm ECDH".into());
+        }
+        if secret.len() != len {
+            return refused(format!("a shared secret of {} bytes, not {len}", secret.len()));
+        }
+        Ok(secret)
     }
 }
 
@@ -316,7 +363,7 @@ fn without_messages(error: Box<dyn Error + Send + Sync>) -> Cause {
 /// Converts an error of the SDK, according to the error codes in the KMS API reference.
 ///
 /// The SDK's error becomes the source, without the raw response and without requests in its text. Both can contain a
-/// plaintext data key, which would be printed with the error.
+/// plaintext data key or a shared secret, which would be printed with the error.
 fn provider_error<E>(operation: &'static str, key_id: &str, error: SdkError<E>) -> ProviderError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,

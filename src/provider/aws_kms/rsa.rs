@@ -8,7 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use aws_lc_rs::rsa::{OaepPublicEncryptingKey, PublicEncryptingKey};
-use aws_sdk_kms::{Client, types::EncryptionAlgorithmSpec};
+use aws_sdk_kms::{
+    Client,
+    types::{EncryptionAlgorithmSpec, KeyUsageType},
+};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
@@ -98,9 +101,9 @@ impl AwsKmsRsa {
     /// `kms:GetPublicKey`.
     ///
     /// # Errors
-    /// Returns a [`ProviderError`] if the request fails, or if the key is not an RSA key.
+    /// Returns a [`ProviderError`] if the request fails, or if the key is not an RSA key for encryption.
     pub async fn fetch_public_key(mut self) -> Result<Self, ProviderError> {
-        let der = self.requests.public_key(&self.key_arn.to_string()).await?;
+        let der = self.requests.public_key(&self.key_arn.to_string(), KeyUsageType::EncryptDecrypt).await?;
         let public = PublicEncryptingKey::from_der(&der).map_err(|error| failed(GET_PUBLIC_KEY, &self, error))?;
         self.public = Some(public);
         Ok(self)
@@ -189,7 +192,7 @@ impl KeyProvider for AwsKmsRsa {
         let keys = request.encrypted_data_keys;
         let ours = (0..keys.len()).filter(|index| self.may_decrypt(&keys[*index]));
         let candidate = |index| {
-            let (arn, algorithm) = (self.key_arn.clone(), self.algorithm.clone());
+            let (arn, algorithm) = (self.key_arn.clone(), Some(self.algorithm.clone()));
             Candidate { requests: &self.requests, arn, algorithm, index }
         };
         let outcomes = Outcomes::new(request);

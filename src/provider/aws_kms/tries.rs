@@ -12,7 +12,10 @@ use std::{
     time::Instant,
 };
 
-use aws_sdk_kms::{operation::decrypt::DecryptError, types::EncryptionAlgorithmSpec};
+use aws_sdk_kms::{
+    operation::{decrypt::DecryptError, derive_shared_secret::DeriveSharedSecretError},
+    types::EncryptionAlgorithmSpec,
+};
 
 use super::{KeyArn, Requests};
 use crate::{
@@ -64,7 +67,7 @@ impl Facts {
     /// Returns the reason not to try a candidate, if any.
     fn obstacle(&self, candidate: &Candidate<'_>, limit: u16) -> Option<Obstacle<'_>> {
         let Candidate { requests, arn, algorithm, index } = candidate;
-        let invalid = || self.invalid.get(&(*index, algorithm.clone()));
+        let invalid = || self.invalid.get(&(*index, algorithm.clone()?));
         if let Some(error) = self.unanswered.get(&requests.client_id()).or_else(invalid) {
             return Some(Obstacle::Failed(error));
         }
@@ -85,7 +88,9 @@ enum Obstacle<'a> {
 pub(super) struct Candidate<'a> {
     pub(super) requests: &'a Requests,
     pub(super) arn: KeyArn,
-    pub(super) algorithm: EncryptionAlgorithmSpec,
+    /// `None` for key agreement, in which the same encrypted data key can be invalid with one key and valid with
+    /// another.
+    pub(super) algorithm: Option<EncryptionAlgorithmSpec>,
     /// The index of the encrypted data key.
     pub(super) index: usize,
 }
@@ -162,7 +167,9 @@ impl<'a> Tries<'a> {
                 facts.unanswered.insert(requests.client_id(), error.clone());
             }
             kind => {
-                if matches!(kind, Kind::InvalidCiphertext | Kind::IncorrectKey) {
+                if matches!(kind, Kind::InvalidCiphertext | Kind::IncorrectKey)
+                    && let Some(algorithm) = algorithm
+                {
                     facts.invalid.insert((index, algorithm), error.clone());
                 }
                 facts.answered.entry(arn.without_region()).or_default().insert(index);
@@ -195,6 +202,8 @@ fn not_sent(before: &ProviderError, arn: &KeyArn) -> ProviderError {
 /// Returns whether KMS reports only this key as unavailable, such as when its custom key store is disconnected. Other
 /// keys in the region may be available.
 fn is_about_the_key(error: &ProviderError) -> bool {
-    let answer = error.source().and_then(|source| source.downcast_ref::<DecryptError>());
-    answer.is_some_and(DecryptError::is_key_unavailable_exception)
+    error.source().is_some_and(|source| {
+        source.downcast_ref().is_some_and(DecryptError::is_key_unavailable_exception)
+            || source.downcast_ref().is_some_and(DeriveSharedSecretError::is_key_unavailable_exception)
+    })
 }
