@@ -135,6 +135,75 @@ async fn messages_go_both_ways_between_this_crate_and_python_under_rsa_keys_of_k
     println!("RSA keys of KMS, this crate and Python: {cells} messages opened by the other side");
 }
 
+#[cfg(feature = "ecdh")]
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of tests/interop.rs"]
+async fn messages_go_both_ways_between_this_crate_and_python_under_ecdh_keys_of_kms() {
+    use aws_sdk_kms::types::KeySpec;
+    use base64ct::{Base64, Encoding};
+    use kms_envelope::provider::{AwsKmsEcdh, RawEcdh};
+
+    let moto = Moto::start();
+    let mut peer = Peer::start(Some(moto.endpoint()));
+    println!("ECDH keys of KMS: messages opened by the other side");
+    println!("curve            Python: static  Python: discovery  here: static  here: discovery  ephemeral");
+    for spec in [KeySpec::EccNistP256, KeySpec::EccNistP384, KeySpec::EccNistP521] {
+        let (ours, our_der) = moto.create_agreement_key(spec.clone()).await;
+        let (theirs, their_der) = moto.create_agreement_key(spec.clone()).await;
+        let our_key = AwsKmsEcdh::fetch_public_key(moto.client(), &ours).await.unwrap();
+        let their_key = AwsKmsEcdh::fetch_public_key(moto.client(), &theirs).await.unwrap();
+        let entry = |key_arn: &str| json!({"kms": "ecdh", "key_arn": key_arn, "curve": spec.as_str()});
+        let with_recipient = |key_arn: &str, der: &[u8]| {
+            let mut entry = entry(key_arn);
+            entry["recipient"] = Base64::encode_string(der).into();
+            entry
+        };
+        let python_to_us = peer.key_file("to-us.json", &with_recipient(&theirs, &our_der));
+        // Each party opens as either one.
+        let python_as_us = peer.key_file("as-us.json", &with_recipient(&ours, &their_der));
+        let python_discovery = peer.key_file("discovery.json", &entry(&theirs));
+        let discovery = || AwsKmsEcdh::discovery(moto.client(), &ours, our_key.clone()).unwrap();
+        let to_python = AwsKmsEcdh::static_keys(moto.client(), &ours, our_key.clone(), their_key.clone()).unwrap();
+        let as_python = AwsKmsEcdh::static_keys(moto.client(), &theirs, their_key.clone(), our_key.clone()).unwrap();
+        let mut cells = [0; 5];
+        for suite in [AlgorithmSuite::default(), AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384] {
+            for context in [EncryptionContext::new(), acme()] {
+                for backend in Backend::ALL.iter().copied() {
+                    let envelope = |provider: AwsKmsEcdh| {
+                        Envelope::builder(provider).suite(suite).backend(backend).build().unwrap()
+                    };
+                    let sealed = envelope(to_python.clone()).seal(b"data", &context).await.unwrap();
+                    for key in [&python_to_us, &python_as_us] {
+                        assert_eq!(peer.open(key, &context, &sealed).unwrap(), b"data");
+                        cells[0] += 1;
+                    }
+                    assert_eq!(peer.open(&python_discovery, &context, &sealed).unwrap(), b"data");
+                    cells[1] += 1;
+
+                    let sealed = peer.seal_with(suite, &python_to_us, &context, 4096, b"data");
+                    assert_eq!(header(&sealed).encrypted_data_keys()[0].provider_id, "aws-kms-ecdh");
+                    for (key, cell) in [(to_python.clone(), 2), (as_python.clone(), 2), (discovery(), 3)] {
+                        assert_eq!(envelope(key).open(&sealed, &context).await.unwrap().plaintext, b"data");
+                        cells[cell] += 1;
+                    }
+
+                    let ephemeral = RawEcdh::ephemeral(their_key.clone());
+                    let ephemeral = Envelope::builder(ephemeral).suite(suite).backend(backend).build().unwrap();
+                    let sealed = ephemeral.seal(b"data", &context).await.unwrap();
+                    assert_eq!(peer.open(&python_discovery, &context, &sealed).unwrap(), b"data");
+                    let opening = AwsKmsEcdh::discovery(moto.client(), &theirs, their_key.clone()).unwrap();
+                    assert_eq!(envelope(opening).open(&sealed, &context).await.unwrap().plaintext, b"data");
+                    cells[4] += 2;
+                }
+            }
+        }
+        let [python_static, python_discovery, here_static, here_discovery, ephemeral] = cells;
+        println!(
+            "{spec:<15} {python_static:>15} {python_discovery:>18} {here_static:>13} {here_discovery:>16} {ephemeral:>10}"
+        );
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs Python with the AWS Encryption SDK: see the top of tests/interop.rs"]
 async fn replicas_and_discovery_open_what_the_other_side_sealed() {

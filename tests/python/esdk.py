@@ -10,8 +10,10 @@ KEY is the ARN of a KMS key, or the path of a key file, which is JSON:
 {"namespace": "...", "name": "...", "key": "<base64 of 16, 24 or 32 bytes>"}, or, for RSA,
 {"namespace": "...", "name": "...", "padding": "OAEP_SHA256_MGF1", "public_key": PEM, "private_key": PEM}, or, for
 the other keyrings of AWS KMS, one of
-{"kms": "mrk", "key_arn": ARN}, {"kms": "discovery", "region": REGION, "account": ACCOUNT} and
-{"kms": "rsa", "key_arn": ARN, "algorithm": "RSAES_OAEP_SHA_256", "public_key": PEM}.
+{"kms": "mrk", "key_arn": ARN}, {"kms": "discovery", "region": REGION, "account": ACCOUNT},
+{"kms": "rsa", "key_arn": ARN, "algorithm": "RSAES_OAEP_SHA_256", "public_key": PEM} and
+{"kms": "ecdh", "key_arn": ARN, "curve": "ECC_NIST_P256", "recipient": <base64 of DER>}. For ECDH, the recipient's
+public key is optional: without it, the keyring only opens.
 A KMS key's region is the one in its ARN; the endpoint and the credentials come
 from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
 
@@ -47,12 +49,17 @@ from aws_cryptographic_material_providers.mpl.config import MaterialProvidersCon
 from aws_cryptographic_material_providers.mpl.models import (
     AesWrappingAlg,
     CreateAwsKmsDiscoveryKeyringInput,
+    CreateAwsKmsEcdhKeyringInput,
     CreateAwsKmsKeyringInput,
     CreateAwsKmsMrkKeyringInput,
     CreateAwsKmsRsaKeyringInput,
     CreateRawAesKeyringInput,
     CreateRawRsaKeyringInput,
     DiscoveryFilter,
+    KmsEcdhStaticConfigurationsKmsPrivateKeyToStaticPublicKey,
+    KmsEcdhStaticConfigurationsKmsPublicKeyDiscovery,
+    KmsPrivateKeyToStaticPublicKeyInput,
+    KmsPublicKeyDiscoveryInput,
     PaddingScheme,
 )
 from aws_encryption_sdk import CommitmentPolicy, EncryptionSDKClient
@@ -126,7 +133,28 @@ def kms_keyring(entry):
                 public_key=entry["public_key"].encode(),
             )
         )
+    if entry["kms"] == "ecdh":
+        return providers.create_aws_kms_ecdh_keyring(
+            CreateAwsKmsEcdhKeyringInput(
+                key_agreement_scheme=key_agreement_scheme(arn, entry.get("recipient")),
+                curve_spec=entry["curve"],
+                kms_client=client,
+            )
+        )
     raise ValueError(f"unknown keyring {entry['kms']!r}")
+
+
+def key_agreement_scheme(arn, recipient):
+    """Returns the scheme of a KMS key, which is the recipient's own key if no other recipient is given."""
+    if recipient is None:
+        return KmsEcdhStaticConfigurationsKmsPublicKeyDiscovery(
+            KmsPublicKeyDiscoveryInput(recipient_kms_identifier=arn)
+        )
+    return KmsEcdhStaticConfigurationsKmsPrivateKeyToStaticPublicKey(
+        KmsPrivateKeyToStaticPublicKeyInput(
+            sender_kms_identifier=arn, recipient_public_key=base64.b64decode(recipient, validate=True)
+        )
+    )
 
 
 @functools.cache

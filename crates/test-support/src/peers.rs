@@ -19,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_kms::Client;
+use aws_sdk_kms::{
+    Client,
+    types::{KeySpec, KeyUsageType},
+};
 use kms_envelope::{AlgorithmSuite, EncryptionContext};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -156,12 +159,13 @@ impl Moto {
     pub fn start() -> Self {
         // The port is free after the listener is dropped. moto binds it before another process is likely to.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new(python().with_file_name("moto_server"))
+        let process = Command::new(python())
+            .arg(repository("tests/python/moto_kms.py"))
             .args(["-H", "127.0.0.1", "-p", &port.to_string()])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
-            .expect("moto_server beside Python");
+            .expect("Python with moto");
         let this = Self { _process: Process(process), endpoint: format!("http://127.0.0.1:{port}") };
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -185,6 +189,14 @@ impl Moto {
     pub async fn create_key(&self) -> String {
         let created = self.client().create_key().send().await.unwrap();
         created.key_metadata.unwrap().arn.unwrap()
+    }
+
+    /// Creates a key of KMS for key agreement, and returns its ARN and its public key in DER.
+    pub async fn create_agreement_key(&self, spec: KeySpec) -> (String, Vec<u8>) {
+        let create = self.client().create_key().key_spec(spec).key_usage(KeyUsageType::KeyAgreement);
+        let arn = create.send().await.unwrap().key_metadata.unwrap().arn.unwrap();
+        let answer = self.client().get_public_key().key_id(&arn).send().await.unwrap();
+        (arn, answer.public_key.unwrap().into_inner())
     }
 }
 
