@@ -68,7 +68,7 @@
 //! | decrypt a range without reading the rest | [`Envelope::range_reader`] and [`async_range_reader`](Envelope::async_range_reader) |
 //! | do the I/O yourself | [`Envelope::sealer`], [`opener`](Envelope::opener) and [`range_opener`](Envelope::range_opener): bytes in, bytes out |
 //! | use several threads for one message | [`EnvelopeBuilder::threads`] |
-//! | encrypt with a key in AWS KMS | [`AwsKms`]; several keys: [`AwsKms::multi`]; RSA keys: [`AwsKmsRsa`](provider::AwsKmsRsa) |
+//! | encrypt with a key in AWS KMS | [`AwsKms`]; several keys: [`AwsKms::multi`]; RSA keys: [`AwsKmsRsa`](provider::AwsKmsRsa); elliptic curves: [`AwsKmsEcdh`](provider::AwsKmsEcdh) |
 //! | decrypt with any KMS key that a message names | [`AwsKmsDiscovery`](provider::AwsKmsDiscovery) |
 //! | reduce calls to KMS, or continue to work while KMS is unavailable | [`DataKeyCache`] |
 //! | use a different key for each tenant | [`ByContext`](provider::ByContext) |
@@ -99,7 +99,7 @@
 //! | `stream` | | streams of `Bytes`, with the `Stream` trait of the futures crates |
 //! | `parallel` | | [`Threads`](stream::Threads): several threads for one message, in a rayon pool |
 //! | `rsa` | | [`RawRsa`](provider::RawRsa), and with `aws-kms` also [`AwsKmsRsa`](provider::AwsKmsRsa). Enables `aws-lc` |
-//! | `ecdh` | | [`RawEcdh`](provider::RawEcdh) on P-256, P-384 and P-521 |
+//! | `ecdh` | | [`RawEcdh`](provider::RawEcdh), and with `aws-kms` also [`AwsKmsEcdh`](provider::AwsKmsEcdh), on P-256, P-384 and P-521 |
 //! | `branch-key` | | [`StaticBranchKey`](provider::StaticBranchKey), a branch key of the AWS KMS hierarchical keyring |
 //! | `key-file` | | [`RawAes`] keys in JSON files |
 //! | `tracing` | | `tracing` events of the data-key cache and of requests to AWS KMS |

@@ -29,5 +29,12 @@ mod streams;
 mod suites;
 #[cfg(feature = "tokio")]
 mod tokio_streams;
-#[cfg(all(feature = "aws-kms", feature = "aws-lc", feature = "key-file", feature = "rsa", feature = "rust-crypto"))]
+#[cfg(all(
+    feature = "aws-kms",
+    feature = "aws-lc",
+    feature = "ecdh",
+    feature = "key-file",
+    feature = "rsa",
+    feature = "rust-crypto"
+))]
 mod troubleshooting;

@@ -17,7 +17,7 @@ use kms_envelope::{
 use pollster::block_on;
 use test_support::{
     FixedDataKey, RepeatingRng, context, fixtures, header,
-    kms::{Endpoint, Fault, arn},
+    kms::{Endpoint, Fault, Rsa, arn},
     open, rng, seal,
 };
 
@@ -253,6 +253,31 @@ fn of_keys() -> Vec<Seen> {
     all
 }
 
+fn of_ecdh() -> Vec<Seen> {
+    use kms_envelope::provider::{AwsKmsEcdh, EcdhPrivateKey, EcdhPublicKey, RawEcdh, ResolveError};
+
+    // The AWS SDK needs tokio's timers.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _guard = runtime.enter();
+    let region = "eu-west-1";
+    let kms = Endpoint::with_agreement_keys(region);
+    let rsa = Endpoint::with_rsa([(region, "rsa")], Some(Rsa::of_fixtures()));
+    let public = |curve| EcdhPublicKey::from_pem(&fixtures::pem(&format!("{curve}-public"))).unwrap();
+    let of = |own, other| AwsKmsEcdh::static_keys(kms.client(region), arn(region, "p256"), own, other);
+    let discovery = AwsKmsEcdh::discovery(kms.client(region), arn(region, "p256"), public("p256")).unwrap();
+    let private = EcdhPrivateKey::from_pem(&fixtures::pem("p256-private")).unwrap();
+    let sealing = |envelope: Envelope| seen(block_on(envelope.seal(b"data", &context())));
+    let fetched = block_on(AwsKmsEcdh::fetch_public_key(rsa.client(region), arn(region, "rsa")));
+    let Err(ResolveError::Provider(of_rsa)) = fetched else { panic!("{fetched:?}") };
+    vec![
+        seen(EcdhPublicKey::from_pem("not PEM")),
+        seen(of(public("p256"), public("p384"))),
+        sealing(Envelope::new(discovery)),
+        sealing(Envelope::new(RawEcdh::discovery(private))),
+        of_rsa.into(),
+    ]
+}
+
 fn of_fips() -> Vec<Seen> {
     let rsa = |padding| RawRsa::new("tests", "key", padding).unwrap();
     let requiring = |provider: RawAes| Envelope::builder(provider).require_fips();
@@ -314,7 +339,10 @@ fn of_streams() -> Vec<Seen> {
 // The page.
 
 fn all() -> Vec<Seen> {
-    [of_kms(), of_contexts(), of_messages(), of_keys(), of_fips(), of_streams()].into_iter().flatten().collect()
+    [of_kms(), of_contexts(), of_messages(), of_keys(), of_ecdh(), of_fips(), of_streams()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 #[test]

@@ -102,6 +102,9 @@ impl AwsKmsEcdh {
     /// `public_key` is the KMS key's own public key: see [`fetch_public_key`](Self::fetch_public_key). If it is another
     /// one, the other party cannot open the messages.
     ///
+    /// All messages between two parties have the same shared secret. KMS reveals it to each caller with the permission
+    /// `kms:DeriveSharedSecret`, who can keep it after the permission is withdrawn.
+    ///
     /// ```no_run
     /// use aws_sdk_kms::Client;
     /// use kms_envelope::{Envelope, provider::{AwsKmsEcdh, EcdhPublicKey}};
