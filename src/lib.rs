@@ -101,6 +101,7 @@
 //! | `rsa` | | [`RawRsa`](provider::RawRsa), and with `aws-kms` also [`AwsKmsRsa`](provider::AwsKmsRsa). Enables `aws-lc` |
 //! | `ecdh` | | [`RawEcdh`](provider::RawEcdh), and with `aws-kms` also [`AwsKmsEcdh`](provider::AwsKmsEcdh), on P-256, P-384 and P-521 |
 //! | `branch-key` | | [`StaticBranchKey`](provider::StaticBranchKey), a branch key of the AWS KMS hierarchical keyring |
+//! | `branch-key-folder` | | [`FolderStore`](provider::branch_key::FolderStore): branch keys in files, for local development. Enables `branch-key` |
 //! | `key-file` | | [`RawAes`] keys in JSON files |
 //! | `tracing` | | `tracing` events of the data-key cache and of requests to AWS KMS |
 //! | `mock` | | the [`testing`] module |

@@ -27,6 +27,8 @@ mod deadline;
 #[cfg(feature = "ecdh")]
 mod ecdh;
 pub(crate) mod error;
+#[cfg(any(feature = "branch-key-folder", feature = "key-file"))]
+mod files;
 pub(crate) mod key_provider;
 mod multi;
 pub(crate) mod raw_aes;

@@ -3,6 +3,7 @@
 use std::{
     future::{pending, poll_fn},
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
     task::Poll,
     time::Instant,
 };
@@ -38,6 +39,27 @@ fn items_in_memory_can_be_replaced_and_removed() {
     assert_eq!(store.remove("id", BranchKeyItem::BEACON), None);
     assert_eq!(store.remove("id", BranchKeyItem::ACTIVE), Some(item(b"two")));
     assert_eq!(store.items(), []);
+}
+
+#[test]
+fn a_store_behind_a_pointer_conforms() {
+    let store = MemoryBranchKeyStore::new();
+    block_on(StoreConformance::new(&(Arc::new(store.clone()) as Arc<dyn BranchKeyStore>)).check());
+    block_on(StoreConformance::new(&(Box::new(store) as Box<dyn BranchKeyStore>)).check());
+}
+
+#[cfg(feature = "branch-key-folder")]
+#[test]
+fn a_folder_conforms_and_its_files_have_recognizable_names() {
+    use kms_envelope::provider::branch_key::FolderStore;
+
+    let folder = tempfile::tempdir().unwrap();
+    block_on(StoreConformance::new(&FolderStore::new(folder.path())).check());
+    let names = || std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert!(names().any(|name| name.starts_with("branch-key-conformance%2fitems%2f") && name.ends_with(".json")));
+    // Nothing is left of interrupted and refused writes.
+    let others: Vec<_> = names().filter(|name| !name.starts_with("branch-key-")).collect();
+    assert_eq!(others, [".branch-keys.lock"]);
 }
 
 /// The fault of a store.

@@ -1,6 +1,6 @@
 //! The storage of branch keys.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 
@@ -9,8 +9,8 @@ use crate::provider::ProviderError;
 
 /// The storage of branch keys, such as a DynamoDB table. It holds KMS ciphertexts and never a branch key in plaintext.
 ///
-/// The crate `kms-envelope-dynamodb` implements it for the tables of AWS's SDKs. To use another database, implement it
-/// yourself, and test your implementation with [`StoreConformance`](crate::testing::StoreConformance) (feature `mock`).
+/// The crate `kms-envelope-dynamodb` implements it for the tables of AWS's SDKs, and `FolderStore` (feature
+/// `branch-key-folder`) for a folder. To use another database, implement it yourself, and test your implementation with [`StoreConformance`](crate::testing::StoreConformance) (feature `mock`).
 /// An item is identified by its branch key id and its type.
 ///
 /// # Errors
@@ -40,7 +40,8 @@ pub trait BranchKeyStore: Send + Sync {
     ///
     /// # Errors
     /// Returns an error of kind [`Conflict`](crate::provider::ProviderErrorKind::Conflict) if `version` exists, or if the
-    /// ciphertext of the current item `branch:ACTIVE` is not `expected_ciphertext`: another caller has replaced it.
+    /// ciphertext of the current item `branch:ACTIVE` is not `expected_ciphertext`: another caller has replaced it. The
+    /// same applies if there is no such item.
     async fn replace(
         &self,
         version: &BranchKeyItem,
@@ -49,3 +50,38 @@ pub trait BranchKeyStore: Send + Sync {
         deadline: Instant,
     ) -> Result<(), ProviderError>;
 }
+
+/// Implements `BranchKeyStore` for a pointer to a store.
+macro_rules! pointer {
+    ($pointer:ident) => {
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<S: BranchKeyStore + ?Sized> BranchKeyStore for $pointer<S> {
+            async fn get(
+                &self,
+                branch_key_id: &str,
+                item_type: &str,
+                deadline: Instant,
+            ) -> Result<Option<BranchKeyItem>, ProviderError> {
+                S::get(self, branch_key_id, item_type, deadline).await
+            }
+
+            async fn create(&self, items: &[BranchKeyItem], deadline: Instant) -> Result<(), ProviderError> {
+                S::create(self, items, deadline).await
+            }
+
+            async fn replace(
+                &self,
+                version: &BranchKeyItem,
+                active: &BranchKeyItem,
+                expected_ciphertext: &[u8],
+                deadline: Instant,
+            ) -> Result<(), ProviderError> {
+                S::replace(self, version, active, expected_ciphertext, deadline).await
+            }
+        }
+    };
+}
+
+pointer!(Arc);
+pointer!(Box);

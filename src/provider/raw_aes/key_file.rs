@@ -5,8 +5,8 @@
 //! of its errors are reported.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -19,6 +19,7 @@ use super::RawAes;
 use crate::{
     crypto::{Randomness, SecretKey},
     error::ConfigError,
+    provider::files::{sync_parent, write_whole},
 };
 
 /// The maximum length of a key file. The longest possible names are shorter, even with all characters escaped.
@@ -160,21 +161,6 @@ fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(format!(".kms-envelope-{:016x}.tmp", u64::from_be_bytes(random))))
 }
 
-/// Creates a file that only its owner can read, and syncs it to disk.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    if written.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(path);
-    }
-    written
-}
-
 fn io_error(path: &Path, action: &'static str, source: io::Error) -> ConfigError {
     ConfigError::KeyFileIo { path: path.to_owned(), action, source }
 }
@@ -228,17 +214,6 @@ fn unescape(escaped: &str) -> Option<Zeroizing<Vec<u8>>> {
         }
     }
     Some(text)
-}
-
-/// Syncs the directory entry to disk, on systems that support it: losing the key means losing the data.
-fn sync_parent(path: &Path) {
-    #[cfg(unix)]
-    {
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let _ = File::open(parent).and_then(|parent| parent.sync_all());
-    }
-    #[cfg(not(unix))]
-    let _ = path;
 }
 
 #[cfg(test)]
