@@ -318,7 +318,7 @@ impl<'a> StoreConformance<'a> {
         let ([_, active, _], [version, new_active, _]) = (new_items(id, 1), new_items(id, 2));
         let over = Instant::now();
         self.works_or_is_late("get", self.store.get(id, BranchKeyItem::ACTIVE, over)).await;
-        self.works_or_is_late("create", self.store.create(&[version.clone()], over)).await;
+        self.works_or_is_late("create", self.store.create(std::slice::from_ref(&version), over)).await;
         let (id, expected) = (&format!("{id}/2")[..], active.ciphertext.clone());
         let rename = |item: BranchKeyItem| BranchKeyItem { branch_key_id: id.to_owned(), ..item };
         let [active, version, new_active] = [active, version, new_active].map(rename);

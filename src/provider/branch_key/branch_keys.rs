@@ -58,8 +58,9 @@ const GET_BEACON: &str = "GetBeaconKey";
 /// The methods that create never hold a branch key in plaintext. The permissions are `kms:GenerateDataKeyWithoutPlaintext`
 /// and `kms:ReEncrypt*` for administrators, and `kms:Decrypt` for users.
 ///
-/// The requests of one call share a time limit of 10 seconds. If a future is dropped, or a request fails, nothing is
-/// written to the store.
+/// The requests of one call share a time limit of 10 seconds. The store is written in one step, at the end: if a future
+/// is dropped or a request fails, nothing half-made is in the store. After a timeout or a failure of the network during
+/// that step, look at the store: it may have been done.
 #[derive(Clone)]
 pub struct BranchKeys(Arc<Inner>);
 
