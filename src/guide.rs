@@ -22,6 +22,7 @@ macro_rules! pages {
 pages! {
     getting_started = "getting-started.md", "Encrypt with AWS KMS or a local key, stream a file, and test without KMS.";
     keys = "keys.md", "Choose key providers, cache data keys, rotate and change keys, and separate tenants.";
+    branch_keys = "branch-keys.md", "Choose a key hierarchy; set up, permit, rotate and migrate branch keys.";
     operations = "operations.md", "Permissions, quotas and costs, monitoring, AWS Lambda, local development, planning.";
     troubleshooting = "troubleshooting.md", "Errors: what they mean, and what to do about them.";
     migrating = "migrating.md", "Move to this crate from aws-esdk, from AWS KMS with AES-GCM, or from age.";

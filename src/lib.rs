@@ -71,7 +71,8 @@
 //! | encrypt with a key in AWS KMS | [`AwsKms`]; several keys: [`AwsKms::multi`]; RSA keys: [`AwsKmsRsa`](provider::AwsKmsRsa); elliptic curves: [`AwsKmsEcdh`](provider::AwsKmsEcdh) |
 //! | decrypt with any KMS key that a message names | [`AwsKmsDiscovery`](provider::AwsKmsDiscovery) |
 //! | reduce calls to KMS, or continue to work while KMS is unavailable | [`DataKeyCache`] |
-//! | use a different key for each tenant | [`ByContext`](provider::ByContext) |
+//! | use branch keys, which save calls to KMS and give each message its own data key | [`AwsKmsHierarchical`](provider::AwsKmsHierarchical); create and rotate them: [`BranchKeys`](provider::branch_key::BranchKeys) |
+//! | use a different key for each tenant | [`ByContext`](provider::ByContext), [`AwsKmsHierarchical`](provider::AwsKmsHierarchical) |
 //! | encrypt or decrypt with several providers | [`MultiProvider`](provider::MultiProvider) |
 //! | use a local key | [`RawAes`]; RSA: [`RawRsa`](provider::RawRsa); elliptic curves: [`RawEcdh`](provider::RawEcdh); branch keys: [`StaticBranchKey`](provider::StaticBranchKey) |
 //! | use another key service | [`KeyProvider`], tested by [`testing::Conformance`] |
@@ -100,10 +101,10 @@
 //! | `parallel` | | [`Threads`](stream::Threads): several threads for one message, in a rayon pool |
 //! | `rsa` | | [`RawRsa`](provider::RawRsa), and with `aws-kms` also [`AwsKmsRsa`](provider::AwsKmsRsa). Enables `aws-lc` |
 //! | `ecdh` | | [`RawEcdh`](provider::RawEcdh), and with `aws-kms` also [`AwsKmsEcdh`](provider::AwsKmsEcdh), on P-256, P-384 and P-521 |
-//! | `branch-key` | | [`StaticBranchKey`](provider::StaticBranchKey), a branch key of the AWS KMS hierarchical keyring |
+//! | `branch-key` | | branch keys, as in the AWS KMS hierarchical keyring: [`StaticBranchKey`](provider::StaticBranchKey), and with `aws-kms` also [`AwsKmsHierarchical`](provider::AwsKmsHierarchical) |
 //! | `branch-key-folder` | | [`FolderStore`](provider::branch_key::FolderStore): branch keys in files, for local development. Enables `branch-key` |
 //! | `key-file` | | [`RawAes`] keys in JSON files |
-//! | `tracing` | | `tracing` events of the data-key cache and of requests to AWS KMS |
+//! | `tracing` | | `tracing` events of the caches and of requests to AWS KMS |
 //! | `mock` | | the [`testing`] module |
 //! | `full` | | all of these except `fips` |
 //!
@@ -115,6 +116,7 @@
 //! |---|---|
 //! | [Getting started](guide::getting_started) | how to encrypt with KMS or a local key, stream, and test |
 //! | [Keys](guide::keys) | which key provider to use; caching, regions, tenants, key rotation |
+//! | [Branch keys](guide::branch_keys) | when to use branch keys; their permissions, rotation and migration |
 //! | [Operations](guide::operations) | IAM policies, quotas and costs, monitoring, Lambda, local development |
 //! | [When things go wrong](guide::troubleshooting) | what an error means and what to do about it |
 //! | [Migrating](guide::migrating) | how to move from aws-esdk, from KMS with AES-GCM, or from age |

@@ -12,9 +12,10 @@
 //! | AES key in memory or in a key file | [`RawAes`] | `key-file` for files |
 //! | RSA key in memory | [`RawRsa`] | `rsa` |
 //! | ECDH key in memory | [`RawEcdh`] | `ecdh` |
+//! | branch key in a store, encrypted under a key in AWS KMS | [`AwsKmsHierarchical`] | `aws-kms` and `branch-key` |
 //! | branch key in memory | [`StaticBranchKey`] | `branch-key` |
 //! | several keys, any of which can open a message | [`MultiProvider`], [`AwsKms::multi`](crate::AwsKms::multi) | |
-//! | a key for each tenant | [`ByContext`] | |
+//! | a key for each tenant | [`ByContext`], [`AwsKmsHierarchical`] | |
 //!
 //! To use another key service, implement [`KeyProvider`].
 

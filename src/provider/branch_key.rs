@@ -2,8 +2,9 @@
 //!
 //! A branch key is a key of 32 bytes that encrypts data keys in this process. It is itself encrypted under a KMS key, and
 //! that ciphertext is in a [`BranchKeyStore`]: a DynamoDB table with the crate `kms-envelope-dynamodb`, a folder with
-//! `FolderStore` (feature `branch-key-folder`), or a store of your own. One request to the store and one to KMS make a branch key usable for many messages, and each of them still
-//! has its own data key.
+//! `FolderStore` (feature `branch-key-folder`), or a store of your own. One request to the store and one to KMS make a
+//! branch key usable for many messages, and each of them still has its own data key. The guide describes [when to use
+//! branch keys](crate::guide::branch_keys), and how to permit and rotate them.
 //!
 //! Specification: `framework/branch-key-store.md`, `framework/aws-kms/aws-kms-hierarchical-keyring.md`.
 

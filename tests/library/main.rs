@@ -32,8 +32,10 @@ mod tokio_streams;
 #[cfg(all(
     feature = "aws-kms",
     feature = "aws-lc",
+    feature = "branch-key",
     feature = "ecdh",
     feature = "key-file",
+    feature = "mock",
     feature = "rsa",
     feature = "rust-crypto"
 ))]

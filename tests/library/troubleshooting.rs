@@ -12,7 +12,11 @@ use kms_envelope::{
     KeyProvider, Limits, OpenError, ProviderError, RawAes, SealError,
     error::{HeaderError, NotFips},
     message::{DetachedKeys, EncryptedDataKey, Header},
-    provider::{ByContext, DecryptDataKeyRequest, MultiProvider, RawRsa, RsaPadding, SecretKey},
+    provider::{
+        AwsKmsHierarchical, ByContext, DecryptDataKeyRequest, MultiProvider, RawRsa, RsaPadding, SecretKey,
+        branch_key::{BranchKeyItem, BranchKeys, KmsConfiguration},
+    },
+    testing::MemoryBranchKeyStore,
 };
 use pollster::block_on;
 use test_support::{
@@ -154,6 +158,42 @@ fn of_kms() -> Vec<Seen> {
     let request = DecryptDataKeyRequest::new(AlgorithmSuite::default(), &context, &listed);
     all.push(seen(block_on(single().decrypt_data_key(&request))));
     all.push(seen(AwsKms::new(kms.client(near), "alias/orders")));
+    all
+}
+
+fn of_branch_keys() -> Vec<Seen> {
+    const REGION: &str = "eu-west-1";
+    const KEY: &str = "1234abcd";
+    // The AWS SDK needs tokio's timers.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _guard = runtime.enter();
+    let kms = Endpoint::new([(REGION, KEY)]);
+    let store = MemoryBranchKeyStore::new();
+    let key = || KmsConfiguration::key(kms.client(REGION), arn(REGION, KEY)).unwrap();
+    let named = |name, kms| BranchKeys::new(store.clone(), name, kms).unwrap();
+    let keys = named("tenants", key());
+
+    let missing = seen(block_on(keys.active("acme")));
+    block_on(keys.create_with_id("acme", &context())).unwrap();
+    let mut all = vec![
+        missing,
+        seen(block_on(keys.create_with_id("acme", &context()))),
+        seen(block_on(named("others", key()).active("acme"))),
+        seen(block_on(named("tenants", KmsConfiguration::discovery(kms.client(REGION))).create_version("acme"))),
+    ];
+    let active = store.items().into_iter().find(|item| item.item_type == BranchKeyItem::ACTIVE).unwrap();
+    let mut with = |change: fn(&mut BranchKeyItem)| {
+        let mut item = active.clone();
+        change(&mut item);
+        store.put(item);
+        all.push(seen(block_on(keys.active("acme"))));
+    };
+    with(|item| item.hierarchy_version = 2);
+    with(|item| drop(item.attributes.remove("create-time")));
+    let provider = AwsKmsHierarchical::builder(keys.clone(), Duration::from_secs(300))
+        .build_by_context(|_| Err::<String, _>("no tenant"))
+        .unwrap();
+    all.push(seen(block_on(Envelope::new(provider).seal(b"data", &context()))));
     all
 }
 
@@ -339,10 +379,8 @@ fn of_streams() -> Vec<Seen> {
 // The page.
 
 fn all() -> Vec<Seen> {
-    [of_kms(), of_contexts(), of_messages(), of_keys(), of_ecdh(), of_fips(), of_streams()]
-        .into_iter()
-        .flatten()
-        .collect()
+    let all = [of_kms(), of_branch_keys(), of_contexts(), of_messages(), of_keys(), of_ecdh(), of_fips(), of_streams()];
+    all.into_iter().flatten().collect()
 }
 
 #[test]

@@ -18,9 +18,9 @@ use super::{
     keyring::{self, BranchKeySource, Candidate},
 };
 use crate::{
-    cache::{CacheStats, Clock, Refresh},
+    clock::Clock,
     context::EncryptionContext,
-    entry_cache::{Fetch, Found, Keep, Lookup, Settings, Store, Subject},
+    entry_cache::{CacheStats, Fetch, Found, Keep, Lookup, Refresh, Settings, Store, Subject},
     error::{ConfigError, NotFips},
     message::{EncryptedDataKey, EncryptedDataKeys},
     provider::{
@@ -67,9 +67,10 @@ use crate::{
 /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key) of them cause a request, and only a branch key that
 /// decrypts a data key is cached.
 ///
-/// With [`build_by_context`](AwsKmsHierarchicalBuilder::build_by_context), the function that chooses the branch key receives the encryption context that
-/// the message stores when a message is opened. Its author chose the values, and they are not authenticated until the
-/// header has been verified. [`ByContext`](crate::provider::ByContext) describes how to handle that.
+/// With [`build_by_context`](AwsKmsHierarchicalBuilder::build_by_context), the function that chooses the branch key
+/// receives the encryption context that the message stores when a message is opened. Its author chose the values, and
+/// they are not authenticated until the header has been verified. [`ByContext`](crate::provider::ByContext) describes how
+/// to handle that.
 #[derive(Clone)]
 pub struct AwsKmsHierarchical(Arc<Inner>);
 
