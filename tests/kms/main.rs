@@ -3,6 +3,8 @@
 
 #[cfg(feature = "branch-key")]
 mod branch_keys;
+#[cfg(all(feature = "branch-key", feature = "mock"))]
+mod branch_keys_load;
 #[cfg(feature = "mock")]
 mod conformance;
 #[cfg(feature = "ecdh")]
