@@ -2,6 +2,8 @@
 
 #![cfg(target_os = "linux")]
 
+#[cfg(all(feature = "aws-kms", feature = "branch-key", feature = "mock"))]
+mod branch_keys;
 mod keys;
 
 use std::{
