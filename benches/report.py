@@ -9,7 +9,7 @@ import pathlib
 from html import escape
 
 # In the order of the run. The upper bounds of each group come first.
-GROUPS = ["whole", "small", "cached", "many", "rewrap", "signed", "streams", "ranges", "files", "header"]
+GROUPS = ["whole", "small", "cached", "branch key", "many", "rewrap", "signed", "streams", "ranges", "files", "header"]
 CHARTED = [
     ("whole/AwsLc/4096", "64 MiB in a buffer, frames of 4 KiB"),
     ("whole/AwsLc/65536", "64 MiB in a buffer, frames of 64 KiB"),

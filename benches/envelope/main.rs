@@ -5,6 +5,7 @@
 //! chart of docs/performance.md.
 
 mod bare;
+mod branch_keys;
 mod cached;
 mod events;
 mod headers;
@@ -41,7 +42,7 @@ fn buffer(len: usize) -> Vec<u8> {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
-    targets = whole::benches, small::benches, cached::benches, many::benches, signed::benches, streams::benches, ranges::benches, headers::benches
+    targets = whole::benches, small::benches, cached::benches, branch_keys::benches, many::benches, signed::benches, streams::benches, ranges::benches, headers::benches
 }
 
 fn main() {
