@@ -13,7 +13,9 @@ the other keyrings of AWS KMS, one of
 {"kms": "mrk", "key_arn": ARN}, {"kms": "discovery", "region": REGION, "account": ACCOUNT},
 {"kms": "rsa", "key_arn": ARN, "algorithm": "RSAES_OAEP_SHA_256", "public_key": PEM} and
 {"kms": "ecdh", "key_arn": ARN, "curve": "ECC_NIST_P256", "recipient": <base64 of DER>}. For ECDH, the recipient's
-public key is optional: without it, the keyring only opens.
+public key is optional: without it, the keyring only opens. For branch keys, it is
+{"kms": "hierarchical", "store": STORE, "branch_key": ID}, or "by_context": NAME instead of "branch_key": see
+branch_keys.py.
 A KMS key's region is the one in its ARN; the endpoint and the credentials come
 from the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...).
 
@@ -29,9 +31,10 @@ importing the SDK is slow. "context", "frame_len" and "suite" are optional:
 
     {"op": "seal", "key": KEY, "context": {}, "frame_len": 4096, "suite": "0478", "in": IN, "out": OUT}
     {"op": "open", "key": KEY, "context": {}, "in": IN, "out": OUT}
+    {"op": "key_store", "operation": NAME, "store": STORE, "arguments": {}}
 
 An answer is {"ok": true, "context": {...}, "suite": "0478"} or
-{"ok": false, "error": "..."}.
+{"ok": false, "error": "..."}. That of "key_store" has the results of the operation, a function in branch_keys.py.
 """
 
 import argparse
@@ -64,6 +67,8 @@ from aws_cryptographic_material_providers.mpl.models import (
 )
 from aws_encryption_sdk import CommitmentPolicy, EncryptionSDKClient
 from aws_encryption_sdk.identifiers import AlgorithmSuite
+
+from branch_keys import hierarchical_keyring_input, key_store_answer
 
 DEFAULT_FRAME_LEN = 4096
 DEFAULT_SUITE = "0478"
@@ -120,6 +125,8 @@ def kms_keyring(entry):
                 kms_client=kms_client(region=entry["region"]), discovery_filter=discovery_filter
             )
         )
+    if entry["kms"] == "hierarchical":
+        return providers.create_aws_kms_hierarchical_keyring(hierarchical_keyring_input(entry))
     arn = entry["key_arn"]
     client = kms_client(region=arn.split(":")[3])
     if entry["kms"] == "mrk":
@@ -200,6 +207,8 @@ def unseal(message, context, **materials):
 
 def answer(request):
     """Performs one request and returns the answer."""
+    if request["op"] == "key_store":
+        return key_store_answer(request)
     context = request.get("context", {})
     source = Path(request["in"]).read_bytes()
     if request["op"] == "seal":

@@ -23,7 +23,7 @@ use aws_sdk_kms::{
     Client,
     types::{KeySpec, KeyUsageType},
 };
-use kms_envelope::{AlgorithmSuite, EncryptionContext};
+use kms_envelope::{AlgorithmSuite, EncryptionContext, provider::SecretKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -57,13 +57,19 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts Python with the KMS at this endpoint.
+    /// Starts Python with AWS's services at this endpoint.
     pub fn start(endpoint: Option<&str>) -> Self {
+        Self::start_with(endpoint.into_iter().flat_map(aws_environment))
+    }
+
+    /// Like [`start`](Self::start), with KMS at another endpoint.
+    pub fn start_with_kms(endpoint: &str, kms: &str) -> Self {
+        Self::start_with(aws_environment(endpoint).into_iter().chain([("AWS_ENDPOINT_URL_KMS", kms)]))
+    }
+
+    fn start_with<'a>(environment: impl IntoIterator<Item = (&'static str, &'a str)>) -> Self {
         let mut command = Command::new(python());
-        command.arg(repository("tests/python/esdk.py")).arg("serve");
-        if let Some(endpoint) = endpoint {
-            command.envs(aws_environment(endpoint));
-        }
+        command.arg(repository("tests/python/esdk.py")).arg("serve").envs(environment);
         Self::of(command)
     }
 
@@ -100,6 +106,17 @@ impl Peer {
         self.answers.read_line(&mut answer).unwrap();
         let answer: Value = serde_json::from_str(&answer).unwrap();
         if answer["ok"] == true { Ok(answer) } else { Err(answer["error"].to_string()) }
+    }
+
+    /// Performs an operation of AWS's key store, as tests/python/branch_keys.py describes.
+    ///
+    /// # Errors
+    /// Returns the peer's error text.
+    pub fn key_store(&mut self, store: &Value, operation: &str, arguments: Value) -> Result<Value, String> {
+        let request = json!({"op": "key_store", "operation": operation, "store": store, "arguments": arguments});
+        let mut answer = self.ask(&request)?;
+        answer.as_object_mut().unwrap().remove("ok");
+        Ok(answer)
     }
 
     /// Seals in the default suite. `key` is a key file or an ARN; with a frame length of 0, the message has no frames.
@@ -143,8 +160,15 @@ impl Peer {
     }
 }
 
-fn object(context: &EncryptionContext) -> Value {
+/// Returns a context as a JSON object.
+pub fn object(context: &EncryptionContext) -> Value {
     context.iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect()
+}
+
+/// Returns the SHA-256 digest of a key in hexadecimal, to compare it with that of a peer.
+pub fn digest(key: &SecretKey) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, key.expose());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// moto's services over HTTP, until the value is dropped.
