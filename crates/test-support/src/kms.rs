@@ -54,6 +54,8 @@ pub enum Fault {
     Late(Duration),
     /// No response, until the caller closes the connection.
     Hang,
+    /// A transaction that is canceled for this reason, in DynamoDB.
+    Cancel(&'static str),
     /// Half of the response, then the connection is closed.
     Cut,
     /// The connection is closed without a response.
@@ -281,32 +283,8 @@ impl State {
                 Fault::OtherKey => answer.to_string().replace(":key/", ":key/another-"),
                 _ => answer.to_string(),
             };
-            if let Fault::Late(delay) = fault {
-                std::thread::sleep(delay);
-            }
-            let head = format!(
-                "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n",
-                answer.len()
-            );
-            let bytes = [head.as_bytes(), answer.as_bytes()].concat();
-            match fault {
-                Fault::None | Fault::Throttle | Fault::Refuse(_) | Fault::OtherKey | Fault::Late(_) => {
-                    if stream.write_all(&bytes).is_err() {
-                        return;
-                    }
-                }
-                Fault::Cut => {
-                    let _ = stream.write_all(&bytes[..head.len() + answer.len() / 2]);
-                    return;
-                }
-                Fault::Close => return,
-                Fault::Hang => {
-                    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-                    if matches!(reader.read(&mut [0]), Ok(0)) {
-                        self.given_up.fetch_add(1, Ordering::SeqCst);
-                    }
-                    return;
-                }
+            if !respond(&mut reader, &mut stream, fault, status, &answer, &self.given_up) {
+                return;
             }
         }
     }
@@ -425,9 +403,44 @@ fn refusal(code: &str) -> (u16, Value) {
     (400, json!({"__type": code, "message": "said KMS"}))
 }
 
+/// Sends a response, unless the fault prevents it. Returns whether the connection stays open. Counts the callers that
+/// close it while they wait.
+pub(crate) fn respond(
+    reader: &mut impl Read,
+    stream: &mut TcpStream,
+    fault: Fault,
+    status: u16,
+    answer: &str,
+    given_up: &AtomicUsize,
+) -> bool {
+    if let Fault::Late(delay) = fault {
+        std::thread::sleep(delay);
+    }
+    let head = format!(
+        "HTTP/1.1 {status} X\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n",
+        answer.len()
+    );
+    let bytes = [head.as_bytes(), answer.as_bytes()].concat();
+    match fault {
+        Fault::Cut => {
+            let _ = stream.write_all(&bytes[..head.len() + answer.len() / 2]);
+            false
+        }
+        Fault::Close => false,
+        Fault::Hang => {
+            stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+            if matches!(reader.read(&mut [0]), Ok(0)) {
+                given_up.fetch_add(1, Ordering::SeqCst);
+            }
+            false
+        }
+        _ => stream.write_all(&bytes).is_ok(),
+    }
+}
+
 /// Reads a request: its operation, the region of its signature, and its body. Returns `None` at the end of the
 /// connection.
-fn read_request(reader: &mut impl BufRead) -> Option<(String, String, Value)> {
+pub(crate) fn read_request(reader: &mut impl BufRead) -> Option<(String, String, Value)> {
     let (mut operation, mut region, mut len) = (None, None, 0);
     loop {
         let mut line = String::new();
@@ -441,8 +454,8 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, String, Value)> {
             continue;
         };
         match &name.to_ascii_lowercase()[..] {
-            "x-amz-target" => operation = value.strip_prefix("TrentService.").map(str::to_owned),
-            // Credential=ID/DATE/REGION/kms/aws4_request
+            "x-amz-target" => operation = value.split('.').nth(1).map(str::to_owned),
+            // Credential=ID/DATE/REGION/SERVICE/aws4_request
             "authorization" => region = value.split('/').nth(2).map(str::to_owned),
             "content-length" => len = value.parse().unwrap(),
             _ => {}
@@ -453,6 +466,6 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, String, Value)> {
     Some((operation?, region?, serde_json::from_slice(&body).unwrap()))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap()
 }

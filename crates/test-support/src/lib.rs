@@ -1,9 +1,10 @@
 //! Helpers shared by the tests of this workspace: sealing and opening, test data, fixtures, key providers, a simulated
-//! KMS over HTTP, and AWS's SDKs for Python and JavaScript.
+//! KMS and DynamoDB over HTTP, and AWS's SDKs for Python and JavaScript.
 //!
 //! For integration tests only. The unit tests of `kms-envelope` compile a second copy of that crate, whose types differ
 //! from those that this crate uses.
 
+pub mod dynamodb;
 pub mod fixtures;
 mod io;
 pub mod kms;

@@ -27,7 +27,7 @@ use kms_envelope::{AlgorithmSuite, EncryptionContext, provider::SecretKey};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{fixtures::repository, header, kms};
+use crate::{dynamodb, fixtures::repository, header, kms};
 
 /// The region of [`Moto`].
 pub const REGION: &str = "eu-central-1";
@@ -207,6 +207,11 @@ impl Moto {
     /// Returns a client of KMS.
     pub fn client(&self) -> Client {
         kms::client_of(&self.endpoint, REGION, |config| config)
+    }
+
+    /// Returns a client of DynamoDB.
+    pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
+        dynamodb::client_of(&self.endpoint, REGION, |config| config)
     }
 
     /// Creates a key of KMS, and returns its ARN.
