@@ -48,9 +48,9 @@ pub use aws_kms::AwsKmsRsa;
 #[cfg(feature = "aws-kms")]
 pub use aws_kms::{AwsKmsDiscovery, ResolveError};
 #[cfg(all(feature = "aws-kms", feature = "branch-key"))]
-pub use branch_key::AwsKmsHierarchical;
+pub use branch_key::hierarchical::AwsKmsHierarchical;
 #[cfg(feature = "branch-key")]
-pub use branch_key::StaticBranchKey;
+pub use branch_key::static_branch_key::StaticBranchKey;
 pub use by_context::ByContext;
 #[cfg(feature = "ecdh")]
 pub use ecdh::EcdhPublicKey;

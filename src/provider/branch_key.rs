@@ -15,13 +15,13 @@ mod checked_item;
 #[cfg(feature = "branch-key-folder")]
 mod folder_store;
 #[cfg(feature = "aws-kms")]
-mod hierarchical;
+pub(super) mod hierarchical;
 mod item;
 mod key;
 mod keyring;
 #[cfg(feature = "aws-kms")]
 mod kms_configuration;
-mod static_branch_key;
+pub(super) mod static_branch_key;
 mod store;
 
 #[cfg(feature = "aws-kms")]
@@ -29,10 +29,9 @@ pub use branch_keys::{BeaconKey, BranchKeys};
 #[cfg(feature = "branch-key-folder")]
 pub use folder_store::FolderStore;
 #[cfg(feature = "aws-kms")]
-pub use hierarchical::{AwsKmsHierarchical, AwsKmsHierarchicalBuilder};
+pub use hierarchical::AwsKmsHierarchicalBuilder;
 pub use item::BranchKeyItem;
 pub use key::BranchKey;
 #[cfg(feature = "aws-kms")]
 pub use kms_configuration::KmsConfiguration;
-pub use static_branch_key::StaticBranchKey;
 pub use store::BranchKeyStore;
