@@ -228,7 +228,7 @@ pub(crate) struct Opening<'a> {
 impl Opening<'_> {
     /// Returns the data key and its index if [`find`](Self::find) would return a cached one at once, without a renewal.
     pub(crate) fn cached(&self) -> Option<(Arc<OpeningMaterials>, usize)> {
-        let (index, materials) = self.store.cached(self.lookup.as_ref()?)?;
+        let (index, materials) = self.store.cached(self.lookup.as_ref()?, false)?;
         // See `find`.
         let index = if self.is_each { index } else { materials.index };
         Some((materials, index))

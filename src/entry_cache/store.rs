@@ -168,20 +168,22 @@ impl<T: Material> Store<T> {
         lock(&self.state).stats.hits += hits;
     }
 
-    /// Returns the first entry that exists and needs no renewal.
-    pub(crate) fn cached(&self, lookup: &Lookup<'_, impl Subject>) -> Option<(usize, Arc<T>)> {
+    /// Returns the first entry that exists. If it needs a renewal, returns it only if `even_if_due`.
+    pub(crate) fn cached(&self, lookup: &Lookup<'_, impl Subject>, even_if_due: bool) -> Option<(usize, Arc<T>)> {
         let now = self.settings.clock.now();
         let mut state = lock(&self.state);
         let State { entries, stats, .. } = &mut *state;
         for (index, key) in lookup.entry_keys(0) {
             let Some(entry) = entries.get(key) else { continue };
-            if self.settings.is_expired(entry.fetched, now) || (self.settings.refresh.is_some() && entry.is_due(now)) {
+            let is_due = || !even_if_due && self.settings.refresh.is_some() && entry.is_due(now);
+            if self.settings.is_expired(entry.fetched, now) || is_due() {
                 return None;
             }
             stats.hits += 1;
             let found = (index, entry.value.clone());
             drop(state);
-            trace!("using a cached data key");
+            let kind = T::KIND;
+            trace!(kind, "using a cached key");
             return Some(found);
         }
         None

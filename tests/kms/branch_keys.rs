@@ -165,23 +165,23 @@ async fn a_new_branch_key_has_three_items_with_the_attributes_of_awss_tables() {
 async fn a_branch_key_is_read_by_its_active_version_by_any_version_and_as_a_beacon() {
     let world = World::with_acme().await;
     let first = world.keys.active("acme").await.unwrap();
-    assert_eq!((&first.id[..], &first.context, first.key.len()), ("acme", &context(), 32));
+    assert_eq!((first.id(), first.context(), first.key().len()), ("acme", &context(), 32));
     let second_uuid = world.keys.create_version("acme").await.unwrap();
     let second = world.keys.active("acme").await.unwrap();
     assert_eq!(second.version_uuid(), second_uuid);
-    assert_ne!(second.key.expose(), first.key.expose());
+    assert_ne!(second.key().expose(), first.key().expose());
     for key in [&first, &second] {
         let by_version = world.keys.version("acme", &key.version_uuid()).await.unwrap();
-        assert_eq!(by_version.key.expose(), key.key.expose());
-        assert_eq!((by_version.version, &by_version.context), (key.version, &context()));
+        assert_eq!(by_version.key().expose(), key.key().expose());
+        assert_eq!((by_version.version(), by_version.context()), (key.version(), &context()));
     }
     let beacon = world.keys.beacon("acme").await.unwrap();
-    assert_eq!((&beacon.id[..], &beacon.context, beacon.key.len()), ("acme", &context(), 32));
-    assert!([&first, &second].iter().all(|key| key.key.expose() != beacon.key.expose()));
+    assert_eq!((beacon.id(), beacon.context(), beacon.key().len()), ("acme", &context(), 32));
+    assert!([&first, &second].iter().all(|key| key.key().expose() != beacon.key().expose()));
 
     let id = world.keys.create(&EncryptionContext::new()).await.unwrap();
     assert_eq!(id.len(), 36);
-    assert!(world.keys.active(&id).await.unwrap().context.is_empty());
+    assert!(world.keys.active(&id).await.unwrap().context().is_empty());
 }
 
 #[tokio::test]
@@ -712,5 +712,39 @@ mod over_time {
         assert_eq!(version().await, of_second);
         timed.provider.clear();
         assert_ne!(version().await, of_second);
+    }
+
+    #[tokio::test]
+    async fn a_renewal_has_its_own_time_limit() {
+        let timed = Timed::new().await;
+        let envelope =
+            Envelope::builder(timed.provider.clone()).key_timeout(Duration::from_millis(500)).build().unwrap();
+        envelope.seal(b"data", &context()).await.unwrap();
+        timed.clock.advance(AGE - Duration::from_secs(1));
+        envelope.seal(b"data", &context()).await.unwrap();
+        // As if the runtime started the task late.
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        assert_eq!((timed.run_renewals().await, timed.provider.stats().failures), (1, 0));
+        timed.clock.advance(Duration::from_secs(1));
+        envelope.seal(b"data", &context()).await.unwrap();
+        assert_eq!(timed.calls(), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn a_cached_version_that_is_due_for_renewal_is_used_although_the_limit_of_requests_has_been_reached() {
+        use kms_envelope::{AlgorithmSuite, KeyProvider, message::EncryptedDataKey, provider::DecryptDataKeyRequest};
+        let timed = Timed::new().await;
+        let sealed = timed.envelope.seal(b"data", &context()).await.unwrap();
+        let genuine = timed.envelope.open(&sealed, &context()).await.unwrap().info.encrypted_data_key().clone();
+        let unknown = |number| {
+            let mut ciphertext = genuine.ciphertext.to_vec();
+            ciphertext[28..44].fill(number);
+            EncryptedDataKey::new("aws-kms-hierarchy", "acme", ciphertext)
+        };
+        let keys = [unknown(1), unknown(2), genuine.clone()];
+        timed.clock.advance(AGE - Duration::from_secs(1));
+        let context = context();
+        let request = DecryptDataKeyRequest::new(AlgorithmSuite::default(), &context, &keys);
+        assert_eq!(timed.provider.decrypt_data_key(&request).await.unwrap().index, 2);
     }
 }

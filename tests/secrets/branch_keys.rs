@@ -101,5 +101,5 @@ fn prints_a_masked_branch_key() {
     let attributes: BTreeMap<String, String> = serde_json::from_str(attributes).unwrap();
     let store = MemoryBranchKeyStore::new();
     store.put(BranchKeyItem::new("acme", BranchKeyItem::ACTIVE, unhex(ciphertext), 1, attributes));
-    print(block_on_requests(branch_keys(&store).active("acme")).unwrap().key.expose());
+    print(block_on_requests(branch_keys(&store).active("acme")).unwrap().key().expose());
 }

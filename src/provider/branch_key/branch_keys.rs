@@ -74,14 +74,27 @@ struct Inner {
 ///
 /// Its key is zeroized on drop.
 #[derive(Debug)]
-#[non_exhaustive]
 pub struct BeaconKey {
-    /// The branch key's id.
-    pub id: String,
-    /// The key of 32 bytes.
-    pub key: SecretKey,
-    /// The branch key's own encryption context.
-    pub context: EncryptionContext,
+    id: String,
+    key: SecretKey,
+    context: EncryptionContext,
+}
+
+impl BeaconKey {
+    /// Returns the branch key's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns the key, which has 32 bytes.
+    pub fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
+    /// Returns the branch key's own encryption context.
+    pub fn context(&self) -> &EncryptionContext {
+        &self.context
+    }
 }
 
 impl BranchKeys {

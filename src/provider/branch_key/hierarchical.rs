@@ -25,7 +25,7 @@ use crate::{
     message::{EncryptedDataKey, EncryptedDataKeys},
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError,
-        ProviderErrorKind as Kind, deadline_or_default,
+        ProviderErrorKind as Kind, deadline_after, deadline_or_default,
     },
 };
 
@@ -59,8 +59,8 @@ use crate::{
 ///
 /// # Failures
 /// If the store or KMS fails, all callers that wait for the branch key receive the error, and the next caller starts a
-/// new call. Cached branch keys are used until they expire, and never after that. The first caller's deadline applies to
-/// the call.
+/// new call. Cached branch keys are used until they expire, and never after that. A call has the time limit of the caller
+/// that starts it.
 ///
 /// # Untrusted messages
 /// A message can list many encrypted data keys with our branch key id and any versions. For each message, at most
@@ -198,10 +198,12 @@ impl Inner {
 
     /// Returns a function that requests a branch key.
     fn fetch(&self, id: &str, version: Option<[u8; 16]>, deadline: Option<Instant>) -> impl Fn() -> Fetch<BranchKey> {
-        let deadline = deadline_or_default(deadline);
+        // A renewal is polled after the deadline of the message that has started it, so it has its own.
+        let timeout = deadline_or_default(deadline).saturating_duration_since(Instant::now());
         move || {
             let (keys, id) = (self.keys.clone(), id.to_owned());
             Box::pin(async move {
+                let deadline = deadline_after(timeout);
                 match version {
                     None => keys.active_by(&id, deadline).await,
                     Some(version) => keys.version_by(&id, Uuid::from_bytes(version), deadline).await,
@@ -241,7 +243,7 @@ impl BranchKeySource for AwsKmsHierarchical {
         let Inner { cache, .. } = &*self.0;
         let lookup = self.0.lookup(Wanted { id, version: Some(version) });
         if !may_request {
-            return cache.cached(&lookup).map(|(_, key)| Ok(Candidate { key, request: None }));
+            return cache.cached(&lookup, true).map(|(_, key)| Ok(Candidate { key, request: None }));
         }
         let fetch = self.0.fetch(id, Some(version), deadline);
         match cache.find(&lookup, 0, &[], Keep::OnceVerified, &fetch) {

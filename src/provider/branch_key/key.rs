@@ -27,22 +27,37 @@ const VERSION_LEN: usize = 16;
 ///
 /// Its key is zeroized on drop.
 #[derive(Debug)]
-#[non_exhaustive]
 pub struct BranchKey {
-    /// The branch key's id.
-    pub id: String,
-    /// The 16 bytes of the version's UUID.
-    pub version: [u8; VERSION_LEN],
-    /// The key of 32 bytes.
-    pub key: SecretKey,
-    /// The branch key's own encryption context, which was set when it was created.
-    pub context: EncryptionContext,
+    pub(super) id: String,
+    pub(super) version: [u8; VERSION_LEN],
+    pub(super) key: SecretKey,
+    pub(super) context: EncryptionContext,
 }
 
 impl BranchKey {
+    /// Returns the branch key's id.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Returns the 16 bytes of the version's UUID.
+    pub fn version(&self) -> &[u8; VERSION_LEN] {
+        &self.version
+    }
+
     /// Returns the version's UUID as text, such as `0f8fad5b-d9cb-469f-a165-70867728950e`.
     pub fn version_uuid(&self) -> String {
         Uuid::from_bytes(self.version).to_string()
+    }
+
+    /// Returns the key, which has 32 bytes.
+    pub fn key(&self) -> &SecretKey {
+        &self.key
+    }
+
+    /// Returns the branch key's own encryption context, which was set when it was created.
+    pub fn context(&self) -> &EncryptionContext {
+        &self.context
     }
 
     /// Encrypts a data key for a message.
