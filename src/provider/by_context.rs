@@ -113,7 +113,7 @@ struct Share<'a, const N: usize> {
 type Choice = Pin<Box<dyn Future<Output = Result<Arc<dyn KeyProvider>, ProviderError>> + Send>>;
 
 /// Returns the error to report when the caller's function returned `error`.
-fn not_chosen(pairs: &str, error: Box<dyn Error + Send + Sync>) -> ProviderError {
+pub(super) fn not_chosen(operation: &'static str, pairs: &str, error: Box<dyn Error + Send + Sync>) -> ProviderError {
     let error = match error.downcast::<ProviderError>() {
         Ok(error) => return *error,
         Err(error) => error,
@@ -125,7 +125,7 @@ fn not_chosen(pairs: &str, error: Box<dyn Error + Send + Sync>) -> ProviderError
         Err(error) => error,
     };
     let kind = if error.is::<ConfigError>() { ProviderErrorKind::Unsupported } else { ProviderErrorKind::Other };
-    ProviderError::new(kind, OPERATION, pairs).with_source(error)
+    ProviderError::new(kind, operation, pairs).with_source(error)
 }
 
 /// Returns the error to report when the caller's function panicked.
@@ -155,7 +155,7 @@ impl<const N: usize> ByContext<N> {
             let pairs = pairs.collect::<Vec<_>>().join(", ");
             Box::pin(async move {
                 let call = async {
-                    let provider = choose(values).await.map_err(|error| not_chosen(&pairs, error.into()))?;
+                    let provider = choose(values).await.map_err(|error| not_chosen(OPERATION, &pairs, error.into()))?;
                     if requires_fips {
                         provider.check_fips().map_err(|error| not_fips(error, OPERATION, &pairs))?;
                     }

@@ -251,7 +251,7 @@ impl fmt::Display for ProviderError {
             Kind::NoneDecrypted => write!(f, "no encrypted data key could be decrypted"),
             Kind::AllRegionsFailed => write!(f, "{operation} failed in every region"),
             Kind::Conflict => {
-                write!(f, "{operation} with key {key_id}: nothing was written, because the key store has changed")
+                write!(f, "{operation} with key {key_id}: nothing was written, because of a conflict")
             }
             Kind::Random => write!(f, "the random number generator failed"),
             Kind::Other => write!(f, "{operation} with key {key_id} failed"),

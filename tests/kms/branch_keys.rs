@@ -241,6 +241,17 @@ async fn the_branch_key_is_chosen_by_the_context() {
     }
 }
 
+#[tokio::test]
+async fn an_error_of_a_key_service_passes_through_the_choice_of_the_branch_key() {
+    let world = World::new();
+    let provider = AwsKmsHierarchical::builder(world.keys.clone(), AGE)
+        .build_by_context(|_| Err::<String, _>(ProviderError::new(Kind::Throttled, "LookUp", "tenants")))
+        .unwrap();
+    let error = Envelope::new(provider).seal(b"data", &context()).await.unwrap_err();
+    assert!(error.is_retryable());
+    assert!(error.to_string().starts_with("LookUp with key tenants"), "{error}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_first_messages_share_one_get_and_one_decrypt() {
     let world = World::with_acme().await;
@@ -531,7 +542,7 @@ async fn a_hostile_message_causes_a_bounded_number_of_requests_and_no_cache_entr
     let unknown = |number: u8| with(&|ciphertext| ciphertext[28..44].fill(number));
     let damaged = with(&|ciphertext| ciphertext[50] ^= 1);
     let empty = EncryptedDataKey::new("aws-kms-hierarchy", "acme", vec![]);
-    let hostile: Vec<_> = [empty, damaged].into_iter().chain((0..14).map(unknown)).chain([genuine.clone()]).collect();
+    let mut hostile: Vec<_> = [empty, damaged].into_iter().chain((0..14).map(unknown)).collect();
     let (gets, decrypts) = (world.store.gets(), world.kms.calls_of("Decrypt"));
     let request = DecryptDataKeyRequest::new(suite, &context, &hostile);
     let error = provider.decrypt_data_key(&request).await.unwrap_err();
@@ -542,13 +553,22 @@ async fn a_hostile_message_causes_a_bounded_number_of_requests_and_no_cache_entr
     let last = error.attempts().last().unwrap();
     assert_eq!(
         last.to_string(),
-        "encrypted data keys not tried: 14; the limit for one KMS key is 2 (Limits::tries_per_kms_key)",
+        "encrypted data keys not tried: 13; the limit for one KMS key is 2 (Limits::tries_per_kms_key)",
     );
 
-    // A cached version is used although the limit has been reached.
-    provider.decrypt_data_key(&DecryptDataKeyRequest::new(suite, &context, &[genuine])).await.unwrap();
+    // A version that was requested for one of the encrypted data keys is used for all of them.
+    hostile.push(genuine.clone());
+    let request = DecryptDataKeyRequest::new(suite, &context, &hostile);
     let opened = provider.decrypt_data_key(&request).await.unwrap();
     assert_eq!((opened.index, opened.plaintext.expose()), (16, generated.plaintext.expose()));
+    // A cached version is used although the store is down for others.
+    world.store.fail(Some(Kind::Unavailable));
+    let keys = [unknown(1), unknown(2), genuine];
+    let opened = provider.decrypt_data_key(&DecryptDataKeyRequest::new(suite, &context, &keys)).await.unwrap();
+    assert_eq!(opened.index, 2);
+    let gets = world.store.gets();
+    let error = provider.decrypt_data_key(&DecryptDataKeyRequest::new(suite, &context, &keys[..2])).await.unwrap_err();
+    assert_eq!((error.attempts().len(), error.is_retryable(), world.store.gets() - gets), (1, true, 1));
 }
 
 #[tokio::test]
@@ -581,7 +601,7 @@ async fn invalid_settings_are_refused() {
         assert!(error.to_string().contains(expected), "{error}");
     }
     let error = world.keys.version("acme", "1").await.unwrap_err().to_string();
-    assert!(error.ends_with("the version is not a UUID of 36 characters"), "{error}");
+    assert!(error.ends_with("the version is not a UUID of 36 characters in lower case"), "{error}");
     assert_eq!((world.kms.log().len(), world.store.gets()), (0, 0));
 }
 

@@ -183,7 +183,7 @@ async fn a_conflict_says_which_item_is_in_the_way() {
     assert_eq!((error.kind(), error.error_kind()), (Kind::Conflict, ErrorKind::InvalidInput));
     assert_eq!(
         error.to_string(),
-        "TransactWriteItems with key branch-keys/tenant/acme: nothing was written, because the key store has changed: \
+        "TransactWriteItems with key branch-keys/tenant/acme: nothing was written, because of a conflict: \
          the item of type branch:version:1 exists already; the item of type branch:ACTIVE exists already"
     );
     let error = replace(&store, b"another").await.unwrap_err();

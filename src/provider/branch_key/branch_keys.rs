@@ -205,7 +205,11 @@ impl BranchKeys {
     /// Same as [`active`](Self::active).
     pub async fn version(&self, branch_key_id: &str, version: &str) -> Result<BranchKey, ProviderError> {
         let Some(version) = parse_uuid(version) else {
-            return Err(unsupported(GET_VERSION, branch_key_id, "the version is not a UUID of 36 characters"));
+            return Err(unsupported(
+                GET_VERSION,
+                branch_key_id,
+                "the version is not a UUID of 36 characters in lower case",
+            ));
         };
         self.version_by(branch_key_id, version, deadline_after(DEFAULT_KEY_TIMEOUT)).await
     }
@@ -260,6 +264,7 @@ impl BranchKeys {
         item_type: &str,
         deadline: Instant,
     ) -> Result<CheckedItem, ProviderError> {
+        check_id(id).map_err(|error| unsupported(operation, id, error.to_string()))?;
         let item = self.0.store.get(id, item_type, deadline).await?.ok_or_else(|| {
             let what = format!("the key store has no item of type {item_type} for it");
             ProviderError::new(Kind::NotFound, operation, id).with_detail(what)
@@ -298,7 +303,7 @@ impl BranchKeys {
                     .with_detail(what)
                     .with_source(error)
             }
-            _ => error.with_detail(format!("needed for branch key {branch_key_id}, item of type {item_type}")),
+            _ => needed_for(item, error),
         }
     }
 
@@ -318,7 +323,11 @@ impl BranchKeys {
         active.attributes.insert(VERSION.to_owned(), version.item_type.clone());
         let Inner { kms, logical_name, .. } = &*self.0;
         let (from, to) = (kms_context(&version, logical_name), kms_context(&active, logical_name));
-        active.ciphertext = kms.requests.re_encrypt(arn, &version.ciphertext, &from, &to, deadline).await?;
+        active.ciphertext = kms
+            .requests
+            .re_encrypt(arn, &version.ciphertext, &from, &to, deadline)
+            .await
+            .map_err(|error| needed_for(&active, error))?;
         Ok([version, active])
     }
 
@@ -330,7 +339,8 @@ impl BranchKeys {
         deadline: Instant,
     ) -> Result<BranchKeyItem, ProviderError> {
         let context = kms_context(&item, &self.0.logical_name);
-        item.ciphertext = self.0.kms.requests.generate_without_plaintext(arn, KEY_LEN, &context, deadline).await?;
+        let ciphertext = self.0.kms.requests.generate_without_plaintext(arn, KEY_LEN, &context, deadline).await;
+        item.ciphertext = ciphertext.map_err(|error| needed_for(&item, error))?;
         Ok(item)
     }
 }
@@ -342,6 +352,19 @@ impl fmt::Debug for BranchKeys {
             .field("logical_key_store_name", logical_name)
             .field("kms", kms)
             .finish_non_exhaustive()
+    }
+}
+
+/// Adds the item that a request to KMS was for.
+fn needed_for(item: &BranchKeyItem, error: ProviderError) -> ProviderError {
+    let BranchKeyItem { branch_key_id, item_type, .. } = item;
+    let what = format!("needed for branch key {branch_key_id}, item of type {item_type}");
+    match error.detail() {
+        Some(detail) => {
+            let what = format!("{detail}; {what}");
+            error.with_detail(what)
+        }
+        None => error.with_detail(what),
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     message::{EncryptedDataKey, EncryptedDataKeys},
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError,
-        ProviderErrorKind as Kind, deadline_after, deadline_or_default,
+        ProviderErrorKind as Kind, by_context::not_chosen, deadline_after, deadline_or_default,
     },
 };
 
@@ -60,7 +60,7 @@ use crate::{
 /// # Failures
 /// If the store or KMS fails, all callers that wait for the branch key receive the error, and the next caller starts a
 /// new call. Cached branch keys are used until they expire, and never after that. A call has the time limit of the caller
-/// that starts it.
+/// that starts it, and others that wait for it may wait longer than their own.
 ///
 /// # Untrusted messages
 /// A message can list many encrypted data keys with our branch key id and any versions. For each message, at most
@@ -156,6 +156,9 @@ impl AwsKmsHierarchicalBuilder {
     /// Builds a provider that calls `choose` with each message's encryption context, and uses the branch key whose id it
     /// returns. AWS calls this function the *branch key id supplier*. It must not block. Makes no request.
     ///
+    /// The context of a signed message also contains the pair `aws-crypto-public-key`. If the function returns a
+    /// [`ProviderError`], it is passed on unchanged.
+    ///
     /// # Errors
     /// Returns [`ConfigError::Cache`] if the maximum age or the capacity is zero, or `ahead` of
     /// [`refresh_ahead`](Self::refresh_ahead) is not shorter than the maximum age.
@@ -220,9 +223,11 @@ impl BranchKeySource for AwsKmsHierarchical {
         match &self.0.choice {
             Choice::Fixed(id) => Ok(Cow::Borrowed(id)),
             Choice::ByContext(choose) => {
-                let error = |kind| ProviderError::new(kind, OPERATION, self.to_string());
-                let id = choose(context).map_err(|why| error(Kind::Other).with_source(why))?;
-                check_id(&id).map_err(|why| error(Kind::Unsupported).with_detail(why.to_string()))?;
+                let name = || self.to_string();
+                let id = choose(context).map_err(|error| not_chosen(OPERATION, &name(), error))?;
+                check_id(&id).map_err(|why| {
+                    ProviderError::new(Kind::Unsupported, OPERATION, name()).with_detail(why.to_string())
+                })?;
                 Ok(Cow::Owned(id))
             }
         }

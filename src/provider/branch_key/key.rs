@@ -107,8 +107,8 @@ impl Material for BranchKey {
     type Error = ProviderError;
 
     fn panicked() -> ProviderError {
-        ProviderError::new(ProviderErrorKind::Other, "GetItem", PROVIDER_ID)
-            .with_detail("the branch key store panicked")
+        ProviderError::new(ProviderErrorKind::Other, "GetBranchKey", PROVIDER_ID)
+            .with_detail("a request for a branch key panicked")
     }
 
     fn held_bytes(&self) -> usize {

@@ -57,7 +57,8 @@ pub(super) async fn decrypt(
 ) -> Result<DecryptedDataKey, ProviderError> {
     let id = source.id(request.context)?;
     let context = request.context.serialize().map_err(|error| failed("Decrypt", source, error))?;
-    let (mut attempts, mut requests, mut not_tried_count) = (Vec::new(), 0, 0);
+    let (mut attempts, mut requests, mut is_unavailable, mut not_tried_count) = (Vec::new(), 0, false, 0);
+    let mut candidates: Vec<([u8; 16], Candidate)> = Vec::new();
     for (index, encrypted) in request.encrypted_data_keys.iter().enumerate() {
         if encrypted.provider_id != PROVIDER_ID || encrypted.provider_info != id.as_bytes() {
             continue;
@@ -66,30 +67,36 @@ pub(super) async fn decrypt(
             attempts.push(invalid_ciphertext(source));
             continue;
         };
-        // A message can name any number of versions, so the number of requests is limited.
-        let may_request = requests < request.tries_per_kms_key;
-        match source.version(&id, wrapped.version, request.deadline, may_request).await {
-            None => not_tried_count += 1,
-            Some(Err(error)) => {
-                requests += 1;
-                let is_retryable = error.is_retryable();
-                attempts.push(error);
-                if is_retryable {
-                    break;
+        if !candidates.iter().any(|(version, _)| *version == wrapped.version) {
+            // A message can name any number of versions, so the number of requests is limited.
+            let may_request = !is_unavailable && requests < request.tries_per_kms_key;
+            match source.version(&id, wrapped.version, request.deadline, may_request).await {
+                None => {
+                    not_tried_count += usize::from(!is_unavailable);
+                    continue;
+                }
+                Some(Err(error)) => {
+                    requests += 1;
+                    is_unavailable |= error.is_retryable();
+                    attempts.push(error);
+                    continue;
+                }
+                Some(Ok(candidate)) => {
+                    requests += u16::from(candidate.request.is_some());
+                    candidates.push((wrapped.version, candidate));
                 }
             }
-            Some(Ok(Candidate { key, request: new })) => {
-                requests += u16::from(new.is_some());
-                match key.unwrap(request.backend, &wrapped, &context, request.suite) {
-                    Some(data_key) => {
-                        if let Some((waiter, entry)) = new {
-                            waiter.keep_requested(&entry);
-                        }
-                        return Ok(DecryptedDataKey::new(data_key, index, format!("{PROVIDER_ID}/{id}")));
-                    }
-                    None => attempts.push(invalid_ciphertext(source)),
+        }
+        let of_version = candidates.iter().find(|(version, _)| *version == wrapped.version);
+        let Some((_, Candidate { key, request: new })) = of_version else { continue };
+        match key.unwrap(request.backend, &wrapped, &context, request.suite) {
+            Some(data_key) => {
+                if let Some((waiter, entry)) = new {
+                    waiter.keep_requested(entry);
                 }
+                return Ok(DecryptedDataKey::new(data_key, index, format!("{PROVIDER_ID}/{id}")));
             }
+            None => attempts.push(invalid_ciphertext(source)),
         }
     }
     if not_tried_count > 0 {
