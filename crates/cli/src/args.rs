@@ -18,7 +18,7 @@ use kms_envelope::{AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext,
 use crate::{
     console::one_line,
     failure::Failure,
-    key_source::{KeySource, RsaOptions},
+    key_source::{BranchKeyName, BranchKeyOptions, KeySource, RsaOptions},
 };
 
 /// Encrypt files and pipes with AWS KMS or a local key, in the message format of the AWS Encryption SDK
@@ -76,6 +76,12 @@ pub(crate) enum Command {
     Rewrap(RewrapArguments),
     /// Show a message's header and lengths; verifies nothing without --key
     Inspect(InspectArguments),
+    /// Create, rotate and show branch keys, which are stored in a DynamoDB table and encrypted by AWS KMS
+    ///
+    /// Messages sealed with `--key branch:TABLE/ID` open with the hierarchical keyring of AWS's SDKs, which can use the
+    /// same tables.
+    #[command(subcommand)]
+    BranchKey(BranchKeyCommand),
     /// Print shell completions
     #[command(hide = true)]
     Completions(CompletionsArguments),
@@ -164,11 +170,103 @@ pub(crate) struct InspectArguments {
         value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
     pub(crate) sources: Vec<KeySource>,
     #[command(flatten)]
+    pub(crate) branch: BranchKeyArguments,
+    #[command(flatten)]
     pub(crate) rsa: RsaArguments,
     #[command(flatten)]
     pub(crate) terms: OpeningArguments,
     #[command(flatten)]
     pub(crate) input: InputArgument,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BranchKeyCommand {
+    /// Create the DynamoDB table for branch keys, unless it exists, and wait until it can be used
+    CreateTable(CreateTableArguments),
+    /// Create a branch key, and print its id
+    ///
+    /// AWS KMS generates and encrypts the branch key. This command never sees it in plaintext.
+    Create(CreateBranchKeyArguments),
+    /// Create a new version of a branch key, which seals messages from then on, and print the version
+    ///
+    /// Messages sealed with older versions still open.
+    Version(VersionArguments),
+    /// Show what is stored about a branch key, without calling AWS KMS; verifies nothing
+    Show(ShowArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateTableArguments {
+    /// The name of the table
+    #[arg(value_name = "TABLE")]
+    pub(crate) table: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateBranchKeyArguments {
+    /// The table and the id of the branch key [default id: a random UUID]
+    #[arg(value_name = "TABLE[/ID]", value_parser = table_and_id)]
+    pub(crate) name: (String, Option<String>),
+    #[command(flatten)]
+    pub(crate) key: AdministrationArguments,
+    /// A pair of the branch key's own encryption context, which AWS KMS receives in each request for it. Required with
+    /// an ID
+    #[arg(short = 'c', long = "context", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) context: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VersionArguments {
+    /// The table and the id of the branch key
+    #[arg(value_name = "TABLE/ID", value_parser = BranchKeyName::parse)]
+    pub(crate) name: BranchKeyName,
+    #[command(flatten)]
+    pub(crate) key: AdministrationArguments,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShowArguments {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The table and the id of the branch key
+    #[arg(value_name = "TABLE/ID", value_parser = BranchKeyName::parse)]
+    pub(crate) name: BranchKeyName,
+}
+
+/// The options for the creation of branch keys.
+#[derive(Debug, Args)]
+pub(crate) struct AdministrationArguments {
+    /// The ARN of the KMS key that encrypts the branch key
+    #[arg(long, value_name = "ARN")]
+    kms_key: String,
+    /// The logical key store name, a part of the encryption context of each request to AWS KMS [default: the table's
+    /// name]
+    #[arg(long, value_name = "NAME")]
+    key_store: Option<String>,
+}
+
+impl AdministrationArguments {
+    pub(crate) fn options(&self) -> BranchKeyOptions {
+        BranchKeyOptions { kms_key: Some(self.kms_key.clone()), key_store: self.key_store.clone() }
+    }
+}
+
+/// The options for the use of branch keys.
+#[derive(Debug, Args)]
+pub(crate) struct BranchKeyArguments {
+    /// The ARN of the KMS key that encrypts branch keys, or of its replica [default: the key that the table names]
+    #[arg(long, value_name = "ARN")]
+    kms_key: Option<String>,
+    /// The logical key store name of branch keys [default: the table's name]
+    #[arg(long, value_name = "NAME")]
+    key_store: Option<String>,
+}
+
+impl BranchKeyArguments {
+    pub(crate) fn options(&self) -> BranchKeyOptions {
+        BranchKeyOptions { kms_key: self.kms_key.clone(), key_store: self.key_store.clone() }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -178,9 +276,9 @@ pub(crate) struct CompletionsArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct ManArguments {
-    /// The command to describe [default: kms-envelope itself]
+    /// The command to describe, such as `seal` or `branch-key create` [default: kms-envelope itself]
     #[arg(value_name = "COMMAND")]
-    pub(crate) command: Option<String>,
+    pub(crate) command: Vec<String>,
 }
 
 /// The arguments for opening a message, besides its key.
@@ -204,14 +302,16 @@ impl OpeningArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct KeyArguments {
-    /// A local key file, a KMS key, or rsa:PATH for an RSA key in PEM. If repeated when sealing, any one of the keys
-    /// opens the message
+    /// A local key file, a KMS key, branch:TABLE/ID for a branch key in DynamoDB, or rsa:PATH for an RSA key in PEM. If
+    /// repeated when sealing, any one of the keys opens the message
     ///
     /// Name a KMS key by its ARN, by the ARN of an alias, or by alias/NAME or a key id in the AWS region of the
     /// environment. For a file whose name looks like one of these, write ./NAME.
     #[arg(long = "key", value_name = "KEY", env = "KMS_ENVELOPE_KEY", hide_env_values = true, required = true,
         value_parser = OsStringValueParser::new().try_map(KeySource::parse))]
     pub(crate) sources: Vec<KeySource>,
+    #[command(flatten)]
+    pub(crate) branch: BranchKeyArguments,
     #[command(flatten)]
     pub(crate) rsa: RsaArguments,
 }
@@ -324,21 +424,26 @@ impl ContextArguments {
 
     /// Returns the encryption context that a message is required to have.
     pub(crate) fn to_open(&self) -> Result<EncryptionContext, Failure> {
-        let mut context = EncryptionContext::new();
-        for (name, value) in self.pairs.iter().chain(&self.required) {
-            if context.insert(name, value).is_some() {
-                return Err(Failure::usage(format!("the encryption context has {name:?} twice")));
-            }
-        }
-        match context.serialize() {
-            Ok(_) => Ok(context),
-            Err(error) => Err(Failure::usage(error.to_string())),
-        }
+        context_of(self.pairs.iter().chain(&self.required))
     }
 
     /// Returns the names of the pairs that are not stored.
     pub(crate) fn required_names(&self) -> impl Iterator<Item = &str> {
         self.required.iter().map(|(name, _)| &name[..])
+    }
+}
+
+/// Returns the encryption context with these pairs.
+pub(crate) fn context_of<'a>(pairs: impl Iterator<Item = &'a (String, String)>) -> Result<EncryptionContext, Failure> {
+    let mut context = EncryptionContext::new();
+    for (name, value) in pairs {
+        if context.insert(name, value).is_some() {
+            return Err(Failure::usage(format!("the encryption context has {name:?} twice")));
+        }
+    }
+    match context.serialize() {
+        Ok(_) => Ok(context),
+        Err(error) => Err(Failure::usage(error.to_string())),
     }
 }
 
@@ -393,12 +498,13 @@ pub(crate) fn exit_with_usage(what: &str) -> ! {
     let mut arguments = Arguments::command();
     // Parsed again, to show the usage of the given command.
     let given = arguments.try_get_matches_from_mut(env::args_os()).ok();
-    let name = given.as_ref().and_then(ArgMatches::subcommand_name);
-    match name.and_then(|name| arguments.find_subcommand_mut(name)) {
-        Some(command) => command.error(ErrorKind::ValueValidation, what),
-        None => arguments.error(ErrorKind::ValueValidation, what),
+    let mut given = given.as_ref().and_then(ArgMatches::subcommand);
+    while let Some((name, more)) = given {
+        let Some(found) = arguments.find_subcommand(name).cloned() else { break };
+        arguments = found;
+        given = more.subcommand();
     }
-    .exit()
+    arguments.error(ErrorKind::ValueValidation, what).exit()
 }
 
 fn suite(text: &str) -> Result<AlgorithmSuite, String> {
@@ -424,6 +530,17 @@ fn frame_len(text: &str) -> Result<u32, String> {
     len.filter(|len| (1..=max).contains(len)).ok_or_else(|| format!("it must be from 1 to {max} bytes"))
 }
 
+fn table_and_id(text: &str) -> Result<(String, Option<String>), &'static str> {
+    let is_table = match text.strip_prefix("arn:") {
+        Some(rest) => rest.matches('/').count() == 1,
+        None => !text.contains('/'),
+    };
+    if is_table && !text.is_empty() {
+        return Ok((text.to_owned(), None));
+    }
+    BranchKeyName::parse(text).map(|name| (name.table, Some(name.id)))
+}
+
 /// The name may be empty: the format allows it.
 fn pair(text: &str) -> Result<(String, String), &'static str> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
@@ -440,6 +557,7 @@ fn new_key_file(path: OsString) -> Result<PathBuf, &'static str> {
         KeySource::KmsArn { .. } | KeySource::KmsName(_) => {
             Err("--key would read it as a KMS key; to name a file, put ./ in front")
         }
+        KeySource::Branch(_) => Err("--key would read it as a branch key; to name a file, put ./ in front"),
         KeySource::Rsa(_) => Err("--key would read it as an RSA key; to name a file, put ./ in front"),
     }
 }

@@ -7,8 +7,9 @@ use crate::failure::Failure;
 
 type Check = fn(&str) -> bool;
 
-const CHECKS: [(&str, Check, &str); 8] = [
+const CHECKS: [(&str, Check, &str); 9] = [
     ("AWS_ENDPOINT_URL", is_url, URL),
+    ("AWS_ENDPOINT_URL_DYNAMODB", is_url, URL),
     ("AWS_ENDPOINT_URL_KMS", is_url, URL),
     ("AWS_ENDPOINT_URL_STS", is_url, URL),
     ("AWS_MAX_ATTEMPTS", |text| text.parse::<u32>().is_ok_and(|attempts| attempts > 0), "a number of 1 or more"),

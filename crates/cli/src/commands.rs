@@ -1,5 +1,7 @@
 //! The commands. Each reads its arguments and connects input, keys and output.
 
+#[cfg(feature = "aws-kms")]
+mod branch_key;
 mod generated;
 mod inspect;
 mod open;
@@ -7,6 +9,7 @@ mod rewrap;
 mod seal;
 
 use std::{
+    fmt::{self, Write as _},
     fs::File,
     io::{self, Read, Write},
     path::Path,
@@ -14,6 +17,7 @@ use std::{
 };
 
 use kms_envelope::{Envelope, EnvelopeBuilder, KeyProvider, Limits, message::DetachedKeys};
+use serde::Serialize;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::{
@@ -37,6 +41,12 @@ pub(crate) fn run(Arguments { command, quiet }: Arguments) -> Result<(), Failure
         Command::Open(arguments) => open::open(&arguments, console),
         Command::Rewrap(arguments) => rewrap::rewrap(&arguments, console),
         Command::Inspect(arguments) => inspect::inspect(&arguments, console),
+        #[cfg(feature = "aws-kms")]
+        Command::BranchKey(command) => branch_key::run(&command, console),
+        #[cfg(not(feature = "aws-kms"))]
+        Command::BranchKey(_) => Err(Failure::new(
+            "branch keys need AWS KMS, which this build of kms-envelope does not support; build it with its default features",
+        )),
         Command::Completions(arguments) => generated::completions(&arguments),
         Command::Man(arguments) => generated::man(&arguments),
     }
@@ -56,7 +66,7 @@ fn runtime() -> Result<Runtime, Failure> {
 
 /// Returns a factory of providers for keys that must exist.
 fn existing_keys(arguments: &KeyArguments, console: Console) -> Keys {
-    Keys { rsa: arguments.rsa.options(), new_key: false, console }
+    Keys { rsa: arguments.rsa.options(), branch: arguments.branch.options(), new_key: false, console }
 }
 
 /// Returns the builder of an envelope with this key and policy.
@@ -90,4 +100,30 @@ fn read_detached(path: &Path) -> Result<DetachedKeys, Failure> {
 fn print(text: &[u8]) -> Result<(), Failure> {
     let written: io::Result<()> = standard::output()?.write_all(text);
     written.map_err(|error| Failure::writing("standard output", &error))
+}
+
+/// Adds a line to a report.
+fn add_line(out: &mut String, name: &str, value: &dyn fmt::Display) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(out, "{name:<20} {value}");
+}
+
+fn to_json(report: &impl Serialize) -> Result<String, Failure> {
+    let json = serde_json::to_string_pretty(report).map_err(|error| Failure::new(error.to_string()))?;
+    Ok(ascii(&json) + "\n")
+}
+
+/// Returns the same JSON in printable ASCII, because it may go to a terminal. Other characters occur in strings only.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c == '\n' || c == ' ' || c.is_ascii_graphic() {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(out, "\\u{unit:04x}");
+            }
+        }
+    }
+    out
 }

@@ -275,12 +275,12 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 /// Returns the text of the error and of those of its causes that add something new: their first lines, or for a
-/// response of KMS, its error code and message.
+/// response of AWS, its error code and message.
 fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in error.source().into_iter().flat_map(causes) {
         #[cfg(feature = "aws-kms")]
-        if let Some(answer) = kms_answer(cause) {
+        if let Some(answer) = aws_answer(cause) {
             // Its causes repeat the same text.
             return format!("{text}: {answer}");
         }
@@ -301,14 +301,19 @@ fn first_line(text: &str) -> &str {
     end.map_or(line, |end| line[..end].trim_end_matches([' ', '`']))
 }
 
-/// Returns the error code and message of the KMS response, if the error is one.
+/// Returns the error code and message of the response of KMS or DynamoDB, if the error is one.
 #[cfg(feature = "aws-kms")]
-fn kms_answer(error: &(dyn Error + 'static)) -> Option<String> {
+fn aws_answer(error: &(dyn Error + 'static)) -> Option<String> {
+    use aws_sdk_dynamodb::operation::{
+        create_table::CreateTableError, describe_table::DescribeTableError, get_item::GetItemError,
+        transact_write_items::TransactWriteItemsError,
+    };
     use aws_sdk_kms::{
         error::{ErrorMetadata, ProvideErrorMetadata},
         operation::{
             decrypt::DecryptError, describe_key::DescribeKeyError, encrypt::EncryptError,
             generate_data_key::GenerateDataKeyError,
+            generate_data_key_without_plaintext::GenerateDataKeyWithoutPlaintextError, re_encrypt::ReEncryptError,
         },
     };
 
@@ -317,10 +322,19 @@ fn kms_answer(error: &(dyn Error + 'static)) -> Option<String> {
     ) -> Option<&'a ErrorMetadata> {
         Some(error.downcast_ref::<E>()?.meta())
     }
-    let metadata = metadata::<GenerateDataKeyError>(error)
-        .or_else(|| metadata::<DecryptError>(error))
-        .or_else(|| metadata::<EncryptError>(error))
-        .or_else(|| metadata::<DescribeKeyError>(error))?;
+    let readers = [
+        metadata::<CreateTableError>,
+        metadata::<DecryptError>,
+        metadata::<DescribeKeyError>,
+        metadata::<DescribeTableError>,
+        metadata::<EncryptError>,
+        metadata::<GenerateDataKeyError>,
+        metadata::<GenerateDataKeyWithoutPlaintextError>,
+        metadata::<GetItemError>,
+        metadata::<ReEncryptError>,
+        metadata::<TransactWriteItemsError>,
+    ];
+    let metadata = readers.iter().find_map(|read| read(error))?;
     match (metadata.code(), metadata.message()) {
         (Some(code), Some(message)) => Some(format!("{code}: {message}")),
         (code, message) => code.or(message).map(str::to_owned),

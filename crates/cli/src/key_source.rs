@@ -17,6 +17,40 @@ pub(crate) enum KeySource {
     KmsArn { arn: String, region: String },
     /// A KMS alias or key id, in the region of the environment.
     KmsName(String),
+    /// A branch key.
+    Branch(BranchKeyName),
+}
+
+/// The name of a branch key: `TABLE/ID`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct BranchKeyName {
+    /// The name or ARN of its table.
+    pub(crate) table: String,
+    /// Its id, which may contain slashes.
+    pub(crate) id: String,
+}
+
+impl BranchKeyName {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
+        // The ARN of a table contains a slash: arn:aws:dynamodb:REGION:ACCOUNT:table/NAME.
+        let arn_len =
+            if text.starts_with("arn:") { text.find(":table/").map_or(0, |at| at + ":table/".len()) } else { 0 };
+        match text[arn_len..].split_once('/') {
+            Some((name, id)) if !name.is_empty() && !id.is_empty() => {
+                Ok(Self { table: text[..arn_len + name.len()].to_owned(), id: id.to_owned() })
+            }
+            _ => Err("expected TABLE/ID: the name of a DynamoDB table, and the id of a branch key"),
+        }
+    }
+}
+
+/// The settings of branch keys that their names do not contain.
+#[derive(Clone, Debug)]
+pub(crate) struct BranchKeyOptions {
+    /// The ARN of the KMS key that encrypts them, if it is given.
+    pub(crate) kms_key: Option<String>,
+    /// The logical key store name, if it is not the table's name.
+    pub(crate) key_store: Option<String>,
 }
 
 /// The settings of RSA keys that PEM does not contain.
@@ -37,6 +71,9 @@ impl KeySource {
         if let Some(path) = known.strip_prefix("rsa:") {
             return if path.is_empty() { Err("the path is missing") } else { Ok(Self::Rsa(path.into())) };
         }
+        if let Some(name) = known.strip_prefix("branch:") {
+            return BranchKeyName::parse(name).map(Self::Branch);
+        }
         if known.starts_with("arn:") {
             return Self::parse_arn(known);
         }
@@ -56,7 +93,7 @@ impl KeySource {
             return Ok(Self::Rsa(path.into()));
         }
         let is_like_another =
-            [&b"rsa:"[..], b"arn:", b"alias/"].iter().any(|it| text.as_encoded_bytes().starts_with(it));
+            [&b"rsa:"[..], b"branch:", b"arn:", b"alias/"].iter().any(|it| text.as_encoded_bytes().starts_with(it));
         if is_like_another {
             Err("it is not UTF-8; to name a file, put ./ in front")
         } else {
@@ -78,7 +115,7 @@ impl KeySource {
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {
             Self::File(path) | Self::Rsa(path) => Some(path),
-            Self::KmsArn { .. } | Self::KmsName(_) => None,
+            Self::KmsArn { .. } | Self::KmsName(_) | Self::Branch(_) => None,
         }
     }
 }
@@ -120,6 +157,22 @@ mod tests {
         assert!(KeySource::parse("alias/".into()).is_err());
     }
 
+    #[test]
+    fn the_first_slash_separates_the_table_from_the_id_of_a_branch_key() {
+        let arn = "arn:aws:dynamodb:eu-west-1:111122223333:table/keys";
+        for (table, id) in
+            [("keys", "acme"), ("keys", "a/b"), ("keys", "arn:x:/"), ("keys", "/"), (arn, "acme"), (arn, "a/b:table/c")]
+        {
+            let name = BranchKeyName { table: table.to_owned(), id: id.to_owned() };
+            assert_eq!(KeySource::parse(format!("branch:{table}/{id}").into()), Ok(KeySource::Branch(name)));
+        }
+        for text in ["branch:", "branch:keys", "branch:keys/", "branch:/acme", &format!("branch:{arn}"), "branch:arn:x"]
+        {
+            assert!(KeySource::parse(text.into()).is_err(), "{text}");
+        }
+        assert_eq!(KeySource::parse("./branch:keys/acme".into()), Ok(KeySource::File("./branch:keys/acme".into())));
+    }
+
     #[cfg(unix)]
     #[test]
     fn a_path_need_not_be_utf_8() {
@@ -131,7 +184,7 @@ mod tests {
         for file in [&b"\xff"[..], b"./rsa:\xff", b"./alias/\xff"] {
             assert_eq!(KeySource::parse(text(file)), Ok(KeySource::File(path(file))));
         }
-        for other in [&b"arn:\xff"[..], b"alias/\xff"] {
+        for other in [&b"arn:\xff"[..], b"alias/\xff", b"branch:table/\xff"] {
             assert!(KeySource::parse(text(other)).is_err());
         }
     }

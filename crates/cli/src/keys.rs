@@ -10,7 +10,7 @@ use std::{
 };
 
 #[cfg(feature = "aws-kms")]
-use aws_config::{BehaviorVersion, Region};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
 #[cfg(feature = "aws-kms")]
 use kms_envelope::AwsKms;
 use kms_envelope::{
@@ -20,11 +20,11 @@ use kms_envelope::{
 use zeroize::Zeroizing;
 
 #[cfg(feature = "aws-kms")]
-use crate::aws_environment;
+use crate::{aws_environment, branch_keys};
 use crate::{
     console::Console,
     failure::Failure,
-    key_source::{KeySource, RsaOptions},
+    key_source::{BranchKeyName, BranchKeyOptions, KeySource, RsaOptions},
 };
 
 /// The maximum length of an RSA key file, the same as for local key files.
@@ -34,6 +34,7 @@ const MAX_PEM_LEN: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Keys {
     pub(crate) rsa: RsaOptions,
+    pub(crate) branch: BranchKeyOptions,
     /// Whether to create a local key file that does not exist.
     pub(crate) new_key: bool,
     pub(crate) console: Console,
@@ -63,6 +64,7 @@ impl Keys {
             }
             KeySource::File(path) => Ok(Arc::new(self.local_key(path)?)),
             KeySource::Rsa(path) => Ok(Arc::new(self.rsa_key(path)?)),
+            KeySource::Branch(name) => branch_key(name, &self.branch).await,
         }
     }
 
@@ -148,6 +150,20 @@ pub(crate) fn generate(path: &Path, namespace: &str, name: Option<&str>, console
 /// Returns a KMS key in this region, or in the region of the environment.
 #[cfg(feature = "aws-kms")]
 async fn kms_key(id: &str, region: Option<&str>) -> Result<Arc<dyn KeyProvider>, Failure> {
+    let config =
+        aws_config(region, format_args!("{id}: no AWS region is configured, which is needed to find this KMS key"))
+            .await?;
+    Ok(Arc::new(AwsKms::resolve(aws_sdk_kms::Client::new(&config), id).await?))
+}
+
+#[cfg(feature = "aws-kms")]
+async fn branch_key(name: &BranchKeyName, options: &BranchKeyOptions) -> Result<Arc<dyn KeyProvider>, Failure> {
+    Ok(Arc::new(branch_keys::provider(name, options).await?))
+}
+
+/// Returns the configuration of AWS clients in this region, or in the region of the environment.
+#[cfg(feature = "aws-kms")]
+pub(crate) async fn aws_config(region: Option<&str>, without_region: impl Display) -> Result<SdkConfig, Failure> {
     aws_environment::check()?;
     let mut config = aws_config::defaults(BehaviorVersion::latest());
     if let Some(region) = region {
@@ -160,16 +176,20 @@ async fn kms_key(id: &str, region: Option<&str>) -> Result<Arc<dyn KeyProvider>,
     // Region names contain only these characters, but the variable may be empty.
     let is_name = |region: &Region| region.as_ref().bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     if !config.region().is_some_and(|region| !region.as_ref().is_empty() && is_name(region)) {
-        return Err(Failure::new(format!("{id}: no AWS region is configured, which is needed to find this KMS key"))
-            .advise("set AWS_REGION, or pass the ARN of the key"));
+        return Err(Failure::new(without_region.to_string()).advise("set AWS_REGION, or pass the ARN of the key"));
     }
-    Ok(Arc::new(AwsKms::resolve(aws_sdk_kms::Client::new(&config), id).await?))
+    Ok(config)
+}
+
+#[cfg(not(feature = "aws-kms"))]
+async fn branch_key(name: &BranchKeyName, _: &BranchKeyOptions) -> Result<Arc<dyn KeyProvider>, Failure> {
+    kms_key(&format!("branch:{}/{}", name.table, name.id), None).await
 }
 
 #[cfg(not(feature = "aws-kms"))]
 async fn kms_key(id: &str, _: Option<&str>) -> Result<Arc<dyn KeyProvider>, Failure> {
     Err(Failure::new(format!(
-        "{id} is an AWS KMS key, which this build of kms-envelope does not support; build it with its default features"
+        "{id} needs AWS KMS, which this build of kms-envelope does not support; build it with its default features"
     )))
 }
 

@@ -3,6 +3,8 @@
 mod args;
 #[cfg(feature = "aws-kms")]
 mod aws_environment;
+#[cfg(feature = "aws-kms")]
+mod branch_keys;
 mod commands;
 mod console;
 mod failure;

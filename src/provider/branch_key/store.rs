@@ -13,6 +13,27 @@ use crate::provider::ProviderError;
 /// `branch-key-folder`) for a folder. To use another database, implement it yourself, and test your implementation with [`StoreConformance`](crate::testing::StoreConformance) (feature `mock`).
 /// An item is identified by its branch key id and its type.
 ///
+/// # With SQL
+/// The example program `branch_keys` in the repository (`examples/services`) has a complete store with these statements.
+/// Text must be compared byte by byte, so some databases need a binary collation.
+///
+/// ```sql
+/// CREATE TABLE branch_keys (
+///     branch_key_id TEXT NOT NULL, type TEXT NOT NULL, enc BLOB NOT NULL, hierarchy_version INTEGER NOT NULL,
+///     attributes TEXT NOT NULL, -- JSON
+///     PRIMARY KEY (branch_key_id, type));
+///
+/// -- get
+/// SELECT * FROM branch_keys WHERE branch_key_id = ? AND type = ?;
+///
+/// -- create: one transaction. If an item exists, the database refuses the INSERT: a conflict
+/// INSERT INTO branch_keys VALUES (?, ?, ?, ?, ?); -- for each item
+///
+/// -- replace: one transaction. If the DELETE affects no row, or the database refuses an INSERT: a conflict, roll back
+/// DELETE FROM branch_keys WHERE branch_key_id = ? AND type = 'branch:ACTIVE' AND enc = ?; -- the expected ciphertext
+/// INSERT INTO branch_keys VALUES (?, ?, ?, ?, ?); -- the active item, and the version
+/// ```
+///
 /// # Errors
 /// The methods return a [`ProviderError`] of a kind that fits, such as
 /// [`Unavailable`](crate::provider::ProviderErrorKind::Unavailable), so that callers can decide about a retry.

@@ -25,7 +25,7 @@ pub(super) fn man(arguments: &ManArguments) -> Result<(), Failure> {
     let mut command = Arguments::command();
     // Sets the full names of the commands.
     command.build();
-    if let Some(name) = &arguments.command {
+    for name in &arguments.command {
         let Some(found) = command.find_subcommand(name) else {
             return Err(Failure::usage(format!("unknown command {name:?}")));
         };
@@ -33,7 +33,7 @@ pub(super) fn man(arguments: &ManArguments) -> Result<(), Failure> {
     }
     // clap_mangen would fill and justify the text after the help, so that the examples could not be copied.
     let mut more = Roff::new();
-    if arguments.command.is_none() {
+    if arguments.command.is_empty() {
         command = command.after_help(Resettable::Reset);
         more.control("SH", ["EXAMPLES"]).control("nf", []);
         for example in EXAMPLES.lines() {

@@ -18,7 +18,7 @@ use kms_envelope::{
 };
 use serde::Serialize;
 
-use super::{opening_envelope, print, runtime};
+use super::{add_line, opening_envelope, print, runtime, to_json};
 use crate::{
     args::InspectArguments,
     console::Console,
@@ -141,7 +141,8 @@ fn try_key(
         return Ok(None);
     }
     let runtime = runtime()?;
-    let keys = Keys { rsa: arguments.rsa.options(), new_key: false, console };
+    let (rsa, branch) = (arguments.rsa.options(), arguments.branch.options());
+    let keys = Keys { rsa, branch, new_key: false, console };
     let envelope = opening_envelope(&arguments.terms, runtime.block_on(keys.provider(&arguments.sources))?)?;
     let opener = runtime.block_on(envelope.opener(header, context));
     Ok(Some(opener.map(|opener| opener.info().clone()).map_err(Failure::from)))
@@ -203,11 +204,6 @@ fn text(
         None => out.push_str("\nNone of this is authenticated: only `kms-envelope open` verifies a message.\n"),
     }
     out
-}
-
-fn add_line(out: &mut String, name: &str, value: &dyn fmt::Display) {
-    // Writing to a String cannot fail.
-    let _ = writeln!(out, "{name:<20} {value}");
 }
 
 /// Describes detached keys.
@@ -316,26 +312,6 @@ fn key_reports(keys: &[EncryptedDataKey]) -> Vec<KeyReport<'_>> {
             ciphertext_len: key.ciphertext.len(),
         })
         .collect()
-}
-
-fn to_json(report: &impl Serialize) -> Result<String, Failure> {
-    let json = serde_json::to_string_pretty(report).map_err(|error| Failure::new(error.to_string()))?;
-    Ok(ascii(&json) + "\n")
-}
-
-/// Returns the same JSON in printable ASCII, because it may go to a terminal. Other characters occur in strings only.
-fn ascii(json: &str) -> String {
-    let mut out = String::with_capacity(json.len());
-    for c in json.chars() {
-        if c == '\n' || c == ' ' || c.is_ascii_graphic() {
-            out.push(c);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                let _ = write!(out, "\\u{unit:04x}");
-            }
-        }
-    }
-    out
 }
 
 /// Returns a description such as `AES-256-GCM, HKDF-SHA512, key commitment`.

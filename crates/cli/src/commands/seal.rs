@@ -11,7 +11,7 @@ use crate::{
 pub(super) fn seal(arguments: &SealArguments, console: Console) -> Result<(), Failure> {
     let sources = &arguments.key.sources;
     if arguments.new_key && sources.iter().any(|source| source.path().is_none()) {
-        return Err(Failure::usage("--new-key creates local key files, but --key names a KMS key"));
+        return Err(Failure::usage("--new-key creates local key files, but --key names a KMS key or a branch key"));
     }
     let policy = CommitmentPolicy::from(arguments.policy.policy);
     if let Some(suite) = arguments.suite.filter(|suite| !policy.allows_sealing(*suite)) {

@@ -168,10 +168,11 @@ fn a_manual_page_is_printed_for_the_command_and_for_each_of_its_commands() {
     for example in examples.lines() {
         assert!(help.contains(&format!("  {}\n", example.replace("\\-", "-"))), "{help}");
     }
-    for command in ["keygen", "seal", "open", "rewrap", "inspect"] {
+    for command in ["keygen", "seal", "open", "rewrap", "inspect", "branch-key"] {
         assert!(whole.contains(&format!("kms\\-envelope\\-{command}(1)")), "{whole}");
         let page = page(&["man", command]);
         assert!(page.contains(&format!(".TH kms-envelope-{command} 1")) && page.contains(".SH OPTIONS"), "{page}");
     }
+    assert!(page(&["man", "branch-key", "create"]).contains(".TH kms-envelope-branch-key-create 1"));
     assert!(folder.run(&["man", "encrypt"]).usage().contains("encrypt"));
 }

@@ -51,7 +51,7 @@ fn an_rsa_key_whose_path_is_not_utf_8_is_not_taken_for_a_local_key_file() {
 fn a_build_without_kms_reports_it_for_every_kms_key() {
     let folder = Folder::with_key();
     let sealed = folder.seal(b"data");
-    for key in [KEY_ARN, KEY_ID, "alias/backup"] {
+    for key in [KEY_ARN, KEY_ID, "alias/backup", "branch:keys/acme"] {
         for said in [
             folder.run(&["seal", "--key", key]).failed(),
             folder.run_with_input(&["open", "--key", key], &sealed).failed(),
@@ -61,6 +61,8 @@ fn a_build_without_kms_reports_it_for_every_kms_key() {
             assert!(said.contains(key) && said.contains("build it with its default features"), "{said}");
         }
     }
+    let said = folder.run(&["branch-key", "show", "keys/acme"]).failed();
+    assert!(said.contains("build it with its default features"), "{said}");
 }
 
 #[cfg(feature = "aws-kms")]

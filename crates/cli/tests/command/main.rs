@@ -1,6 +1,8 @@
 //! The command `kms-envelope`, run as its users run it.
 
 mod arguments;
+#[cfg(feature = "aws-kms")]
+mod branch_keys;
 mod key_sources;
 #[cfg(unix)]
 mod permissions;
