@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use kms_envelope::provider::branch_key::{AwsKmsHierarchical, BranchKeys, KmsConfiguration};
+use kms_envelope::provider::{
+    AwsKmsHierarchical,
+    branch_key::{BranchKeys, KmsConfiguration},
+};
 use kms_envelope_dynamodb::DynamoDbBranchKeyStore;
 
 use crate::{

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use kms_envelope::{
     EncryptionContext, Envelope, ProviderError,
     provider::{
-        ProviderErrorKind as Kind,
-        branch_key::{AwsKmsHierarchical, BranchKeyItem, BranchKeyStore, BranchKeys, KmsConfiguration},
+        AwsKmsHierarchical, ProviderErrorKind as Kind,
+        branch_key::{BranchKeyItem, BranchKeyStore, BranchKeys, KmsConfiguration},
     },
 };
 use sqlx::{
