@@ -152,7 +152,7 @@ impl World {
             Python => self.ask("beacon", json!({"branch_key": id})),
             Here => {
                 let key = self.keys.beacon(id).await.unwrap();
-                json!({"id": key.id, "digest": digest(&key.key), "context": object(&key.context)})
+                json!({"id": key.id(), "digest": digest(key.key()), "context": object(key.context())})
             }
         }
     }
@@ -200,7 +200,7 @@ impl World {
 
 fn described(key: &BranchKey) -> Value {
     json!({
-        "id": key.id, "version": key.version_uuid(), "digest": digest(&key.key), "context": object(&key.context),
+        "id": key.id(), "version": key.version_uuid(), "digest": digest(key.key()), "context": object(key.context()),
     })
 }
 
