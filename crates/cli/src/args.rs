@@ -246,6 +246,7 @@ pub(crate) struct AdministrationArguments {
     key_store: Option<String>,
 }
 
+#[cfg(feature = "aws-kms")]
 impl AdministrationArguments {
     pub(crate) fn options(&self) -> BranchKeyOptions {
         BranchKeyOptions { kms_key: Some(self.kms_key.clone()), key_store: self.key_store.clone() }

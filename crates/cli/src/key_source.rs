@@ -46,6 +46,7 @@ impl BranchKeyName {
 
 /// The settings of branch keys that their names do not contain.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "aws-kms"), expect(dead_code, reason = "refused without this feature"))]
 pub(crate) struct BranchKeyOptions {
     /// The ARN of the KMS key that encrypts them, if it is given.
     pub(crate) kms_key: Option<String>,
