@@ -102,6 +102,13 @@ impl EncryptionContext {
     }
 
     /// Returns the serialized length of the pairs, without their number.
+    /// Returns the estimated memory of the pairs.
+    pub(crate) fn held_bytes(&self) -> usize {
+        /// The memory of a pair in addition to its name and value.
+        const PAIR_OVERHEAD: usize = 64;
+        self.iter().map(|(name, value)| PAIR_OVERHEAD + name.len() + value.len()).sum()
+    }
+
     fn pairs_len(&self) -> usize {
         self.iter().map(|(name, value)| 4 + name.len() + value.len()).sum()
     }

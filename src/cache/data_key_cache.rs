@@ -29,9 +29,6 @@ use crate::{
 /// Messages").
 const MAX_MESSAGES: u64 = 1 << 32;
 
-/// The memory of a context's pair in addition to its name and value.
-const PAIR_OVERHEAD: usize = 64;
-
 /// The estimated memory of a signing key.
 const SIGNING_KEY_BYTES: usize = 1024;
 
@@ -325,14 +322,9 @@ impl Material for OpeningMaterials {
 
     fn held_bytes(&self) -> usize {
         let KeyInfo { context, encrypted_data_key, key_id } = &*self.info;
-        let info = context_bytes(context) + encrypted_data_key_bytes(encrypted_data_key) + key_id.len();
+        let info = context.held_bytes() + encrypted_data_key_bytes(encrypted_data_key) + key_id.len();
         self.data_key.len() + info
     }
-}
-
-/// Returns the estimated memory of a context.
-fn context_bytes(context: &EncryptionContext) -> usize {
-    context.iter().map(|(name, value)| PAIR_OVERHEAD + name.len() + value.len()).sum()
 }
 
 fn encrypted_data_key_bytes(key: &EncryptedDataKey) -> usize {
@@ -426,12 +418,9 @@ impl DataKeyCacheBuilder {
     /// than 2³², or `ahead` of [`refresh_ahead`](Self::refresh_ahead) is not shorter than the maximum age.
     pub fn build(self) -> Result<DataKeyCache, ConfigError> {
         let settings = self.0;
-        let refused = |what| Err(ConfigError::Cache { what });
-        if let Err(what) = settings.check() {
-            return refused(what);
-        }
+        settings.check().map_err(|what| ConfigError::Cache { what })?;
         if !(1..=MAX_MESSAGES).contains(&settings.max_messages) {
-            return refused("max_messages must be from 1 to 4294967296");
+            return Err(ConfigError::Cache { what: "max_messages must be from 1 to 4294967296" });
         }
         let settings = Arc::new(settings);
         let (sealing, opening) = (Store::new(settings.clone()), Store::new(settings.clone()));

@@ -112,8 +112,7 @@ impl Material for BranchKey {
     }
 
     fn held_bytes(&self) -> usize {
-        let context = self.context.iter().map(|(name, value)| 64 + name.len() + value.len());
-        self.id.len() + self.key.len() + context.sum::<usize>()
+        self.id.len() + self.key.len() + self.context.held_bytes()
     }
 }
 
