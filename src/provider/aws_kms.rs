@@ -23,7 +23,7 @@ use aws_sdk_kms::{Client, types::EncryptionAlgorithmSpec};
 use self::{
     arn::KeyId,
     requests::PROVIDER_ID,
-    tries::{Candidate, Tries, Try},
+    tries::{Candidate, Tries},
 };
 use super::{
     DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, GenerateDataKeyRequest, GeneratedDataKey,
@@ -362,15 +362,12 @@ async fn first_decrypted(
     let algorithm = Some(EncryptionAlgorithmSpec::SymmetricDefault);
     let candidate = |(requests, arn, index)| Candidate { requests, arn, algorithm: algorithm.clone(), index };
     let outcomes = Outcomes::new(request);
-    let mut tries = Tries::new(request, &outcomes, candidates.into_iter().map(candidate));
-    while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
-        let key_id = candidate.arn.to_string();
-        match candidate.requests.decrypt(&key_id, &encrypted.ciphertext, len, request.context, deadline).await {
-            Ok(key) => return Ok(DecryptedDataKey { plaintext: key, index: candidate.index, key_id }),
-            Err(error) => tries.failed(candidate, error),
-        }
-    }
-    Err(tries.into_error(provider))
+    let tries = Tries::new(request, &outcomes, candidates.into_iter().map(candidate));
+    tries
+        .first_decrypted(provider, async |requests, key_arn, encrypted, deadline| {
+            requests.decrypt(&key_arn, &encrypted.ciphertext, len, request.context, deadline).await
+        })
+        .await
 }
 
 /// Formats as the key's ARN followed by the ARNs of its replicas, separated by commas.

@@ -11,7 +11,7 @@ use aws_sdk_kms::{Client, types::KeyUsageType};
 use zeroize::Zeroizing;
 
 use super::{
-    Candidate, KeyArn, Outcomes, Requests, ResolveError, Tries, Try, deadline_or_default, key_arn_of,
+    Candidate, KeyArn, Outcomes, Requests, ResolveError, Tries, deadline_or_default, key_arn_of,
     requests::GET_PUBLIC_KEY,
 };
 use crate::{
@@ -217,17 +217,10 @@ impl KeyProvider for AwsKmsEcdh {
         let candidate =
             |index| Candidate { requests: &self.requests, arn: self.key_arn.clone(), algorithm: None, index };
         let outcomes = Outcomes::new(request);
-        let mut tries = Tries::new(request, &outcomes, ours.map(candidate));
-        while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
-            match self.unwrap(encrypted, &context, request, deadline).await {
-                Ok(plaintext) => {
-                    let key_id = self.key_arn.to_string();
-                    return Ok(DecryptedDataKey { plaintext, index: candidate.index, key_id });
-                }
-                Err(error) => tries.failed(candidate, error),
-            }
-        }
-        Err(tries.into_error(self))
+        let tries = Tries::new(request, &outcomes, ours.map(candidate));
+        tries
+            .first_decrypted(self, |_, _, encrypted, deadline| self.unwrap(encrypted, &context, request, deadline))
+            .await
     }
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {

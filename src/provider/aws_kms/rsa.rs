@@ -15,7 +15,7 @@ use aws_sdk_kms::{
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-use super::{Candidate, KeyArn, Outcomes, Requests, Tries, Try, key_arn_of, requests::GET_PUBLIC_KEY};
+use super::{Candidate, KeyArn, Outcomes, Requests, Tries, key_arn_of, requests::GET_PUBLIC_KEY};
 use crate::{
     context::EncryptionContext,
     crypto::{Backend, Digest, SecretKey},
@@ -188,7 +188,6 @@ impl KeyProvider for AwsKmsRsa {
 
     async fn decrypt_data_key(&self, request: &DecryptDataKeyRequest<'_>) -> Result<DecryptedDataKey, ProviderError> {
         self.check("Decrypt", request.suite)?;
-        let key_id = self.key_arn.to_string();
         let keys = request.encrypted_data_keys;
         let ours = (0..keys.len()).filter(|index| self.may_decrypt(&keys[*index]));
         let candidate = |index| {
@@ -196,14 +195,10 @@ impl KeyProvider for AwsKmsRsa {
             Candidate { requests: &self.requests, arn, algorithm, index }
         };
         let outcomes = Outcomes::new(request);
-        let mut tries = Tries::new(request, &outcomes, ours.map(candidate));
-        while let Some(Try { candidate, encrypted, deadline }) = tries.next() {
-            match self.unwrap(&encrypted.ciphertext, request, deadline).await {
-                Ok(key) => return Ok(DecryptedDataKey { plaintext: key, index: candidate.index, key_id }),
-                Err(error) => tries.failed(candidate, error),
-            }
-        }
-        Err(tries.into_error(self))
+        let tries = Tries::new(request, &outcomes, ours.map(candidate));
+        tries
+            .first_decrypted(self, |_, _, encrypted, deadline| self.unwrap(&encrypted.ciphertext, request, deadline))
+            .await
     }
 
     fn may_decrypt(&self, encrypted: &EncryptedDataKey) -> bool {

@@ -20,9 +20,11 @@ use aws_sdk_kms::{
 use super::{KeyArn, Requests};
 use crate::{
     context::EncryptionContext,
+    crypto::SecretKey,
     message::EncryptedDataKey,
     provider::{
-        DecryptDataKeyRequest, ProviderError, ProviderErrorKind as Kind, deadline_or_default, not_tried, share,
+        DecryptDataKeyRequest, DecryptedDataKey, ProviderError, ProviderErrorKind as Kind, deadline_or_default,
+        not_tried, share,
     },
 };
 
@@ -109,10 +111,10 @@ pub(super) struct Tries<'a> {
 }
 
 /// An attempt to make next.
-pub(super) struct Try<'a> {
-    pub(super) candidate: Candidate<'a>,
-    pub(super) encrypted: &'a EncryptedDataKey,
-    pub(super) deadline: Instant,
+struct Try<'a> {
+    candidate: Candidate<'a>,
+    encrypted: &'a EncryptedDataKey,
+    deadline: Instant,
 }
 
 impl<'a> Tries<'a> {
@@ -133,8 +135,28 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Returns the next attempt. It must finish by its deadline.
-    pub(super) fn next(&mut self) -> Option<Try<'a>> {
+    /// Makes the attempts until one of them returns the data key. `decrypt` receives the client, the key's ARN, the
+    /// encrypted data key, and the time by which it must return.
+    pub(super) async fn first_decrypted<R>(
+        mut self,
+        provider: &impl fmt::Display,
+        mut decrypt: impl FnMut(&'a Requests, String, &'a EncryptedDataKey, Instant) -> R,
+    ) -> Result<DecryptedDataKey, ProviderError>
+    where
+        R: Future<Output = Result<SecretKey, ProviderError>>,
+    {
+        while let Some(Try { candidate, encrypted, deadline }) = self.next() {
+            let key_id = candidate.arn.to_string();
+            match decrypt(candidate.requests, key_id.clone(), encrypted, deadline).await {
+                Ok(key) => return Ok(DecryptedDataKey { plaintext: key, index: candidate.index, key_id }),
+                Err(error) => self.failed(candidate, error),
+            }
+        }
+        Err(self.into_error(provider))
+    }
+
+    /// Returns the next attempt.
+    fn next(&mut self) -> Option<Try<'a>> {
         let (facts, limit) = (self.outcomes.facts(), self.request.tries_per_kms_key);
         while let Some(candidate) = self.remaining.pop_front() {
             match facts.obstacle(&candidate, limit) {
@@ -159,7 +181,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Records a failed attempt.
-    pub(super) fn failed(&mut self, candidate: Candidate<'a>, error: ProviderError) {
+    fn failed(&mut self, candidate: Candidate<'a>, error: ProviderError) {
         let Candidate { requests, arn, algorithm, index } = candidate;
         let mut facts = self.outcomes.facts();
         match error.kind() {
@@ -179,7 +201,7 @@ impl<'a> Tries<'a> {
     }
 
     /// Returns the error to report when no attempt has succeeded.
-    pub(super) fn into_error(mut self, provider: &impl fmt::Display) -> ProviderError {
+    fn into_error(mut self, provider: &impl fmt::Display) -> ProviderError {
         if self.errors.is_empty() {
             self.errors.extend(self.known);
         }
