@@ -48,16 +48,16 @@ async fn main() -> anyhow::Result<()> {
         let sealed = envelope.seal(b"attack at dawn", &context).await?;
         envelope.open(&sealed, &context).await?;
     }
-    println!("1000 messages sealed and opened with {} branch keys from the database", provider.stats().calls);
+    println!("1000 messages sealed and opened with {} requests for branch keys", provider.stats().calls);
     Ok(())
 }
 
 /// Branch keys in a table of SQLite.
-pub struct SqlBranchKeys {
+pub(crate) struct SqlBranchKeys {
     pool: SqlitePool,
 }
 
-/// What failed in the database.
+/// An error of the database, or a conflict with an item in it.
 #[derive(Debug)]
 enum Failure {
     /// The text is about the conflict.
@@ -75,7 +75,7 @@ impl From<sqlx::Error> for Failure {
 }
 
 impl SqlBranchKeys {
-    pub async fn new(pool: SqlitePool) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn new(pool: SqlitePool) -> Result<Self, sqlx::Error> {
         // SQLite compares text byte by byte. Other databases need a binary collation.
         let sql = "CREATE TABLE IF NOT EXISTS branch_keys (
             branch_key_id TEXT NOT NULL, type TEXT NOT NULL, enc BLOB NOT NULL, hierarchy_version INTEGER NOT NULL,
