@@ -157,7 +157,7 @@ impl Envelope {
         let mut buffer = std::mem::take(plaintext);
         let header = HeaderView::parse(sealed, &self.settings.limits)?;
         let mut checked = self.check(&header, context)?;
-        // The future of `find_key` costs more than a lookup, so it is only created if no data key is cached.
+        // Look in the cache first: creating the future of `find_key` takes longer than a lookup.
         let cached = self.find_cached(&checked).map_or(Err(0), |found| self.verify_cached(&checked, found));
         let unlocked = match cached {
             Ok(unlocked) => unlocked?,

@@ -22,7 +22,7 @@ mod keyring;
 #[cfg(feature = "aws-kms")]
 mod kms_configuration;
 pub(super) mod static_branch_key;
-mod store;
+pub(crate) mod store;
 
 #[cfg(feature = "aws-kms")]
 pub use branch_keys::{BeaconKey, BranchKeys};

@@ -1,4 +1,4 @@
-//! What ECDH keys in memory and in AWS KMS have in common: public keys, and the encryption of a data key under a shared
+//! The shared parts of ECDH keys in memory and in AWS KMS: public keys, and the encryption of a data key under a shared
 //! secret. Specification: `framework/raw-ecdh-keyring.md`, `framework/aws-kms/aws-kms-ecdh-keyring.md`.
 
 use std::fmt;

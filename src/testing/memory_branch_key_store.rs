@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 
 use crate::provider::{
-    ProviderError, ProviderErrorKind,
-    branch_key::{BranchKeyItem, BranchKeyStore},
+    ProviderError,
+    branch_key::{BranchKeyItem, BranchKeyStore, store::conflict},
 };
 
 /// A [`BranchKeyStore`] in memory, for tests. Clones share the items.
@@ -60,11 +60,6 @@ impl MemoryBranchKeyStore {
 
 fn key_of(item: &BranchKeyItem) -> (String, String) {
     (item.branch_key_id.clone(), item.item_type.clone())
-}
-
-fn conflict(operation: &'static str, item: &BranchKeyItem, what: &str) -> ProviderError {
-    let detail = format!("the item of type {} {what}", item.item_type);
-    ProviderError::new(ProviderErrorKind::Conflict, operation, &item.branch_key_id).with_detail(detail)
 }
 
 #[async_trait]

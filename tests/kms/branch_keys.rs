@@ -33,7 +33,7 @@ type Items = BTreeMap<(String, String), BranchKeyItem>;
 
 /// A store in memory that counts calls.
 #[derive(Clone, Default)]
-struct Memory {
+pub(crate) struct Memory {
     items: Arc<Mutex<Items>>,
     gets: Arc<AtomicUsize>,
     /// The error of all calls, if any.
@@ -41,7 +41,13 @@ struct Memory {
 }
 
 impl Memory {
-    fn items(&self) -> MutexGuard<'_, Items> {
+    /// Returns a store with the same items that counts and fails on its own.
+    #[cfg(feature = "mock")]
+    pub(crate) fn with_own_counts(&self) -> Self {
+        Self { items: self.items.clone(), ..Self::default() }
+    }
+
+    pub(crate) fn items(&self) -> MutexGuard<'_, Items> {
         self.items.lock().unwrap()
     }
 
@@ -54,7 +60,7 @@ impl Memory {
         self.items().insert((id.to_owned(), item_type.to_owned()), item);
     }
 
-    fn gets(&self) -> usize {
+    pub(crate) fn gets(&self) -> usize {
         self.gets.load(Ordering::SeqCst)
     }
 

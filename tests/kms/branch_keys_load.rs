@@ -6,20 +6,20 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, future::join_all, stream};
 use kms_envelope::{
-    EncryptionContext, Envelope, ProviderError,
+    EncryptionContext, Envelope,
     provider::{
         AwsKmsHierarchical,
-        branch_key::{BranchKeyItem, BranchKeyStore, BranchKeys, KmsConfiguration},
+        branch_key::{BranchKeys, KmsConfiguration},
     },
-    testing::{ManualClock, MemoryBranchKeyStore},
+    testing::ManualClock,
 };
 
+use super::branch_keys::Memory;
 use test_support::{
     context, header,
     kms::{Endpoint, arn},
@@ -32,29 +32,22 @@ const AGE: Duration = Duration::from_secs(300);
 /// One user of a shared store, with a KMS of its own. All of them have the same KMS key.
 struct User {
     kms: Endpoint,
-    store: Counted,
+    store: Memory,
     keys: BranchKeys,
 }
 
-/// A store that counts calls of `get`.
-#[derive(Clone)]
-struct Counted {
-    store: MemoryBranchKeyStore,
-    gets: Arc<AtomicUsize>,
-}
-
 impl User {
-    fn new(store: &MemoryBranchKeyStore) -> Self {
+    fn new(store: &Memory) -> Self {
         let kms = Endpoint::new([(REGION, ID)]);
         let configuration = KmsConfiguration::key(kms.client(REGION), arn(REGION, ID)).unwrap();
-        let store = Counted { store: store.clone(), gets: Arc::default() };
+        let store = store.with_own_counts();
         let keys = BranchKeys::new(store.clone(), "tenants", configuration).unwrap();
         Self { kms, store, keys }
     }
 
     /// Returns the number of calls to the store, and of each request to KMS.
     fn calls(&self) -> (usize, BTreeMap<String, usize>) {
-        (self.store.gets.load(Ordering::SeqCst), self.kms.calls())
+        (self.store.gets(), self.kms.calls())
     }
 }
 
@@ -63,35 +56,13 @@ fn calls_for(branch_keys: usize) -> (usize, BTreeMap<String, usize>) {
     (branch_keys, BTreeMap::from([("Decrypt".to_owned(), branch_keys)]))
 }
 
-#[async_trait]
-impl BranchKeyStore for Counted {
-    async fn get(&self, id: &str, item_type: &str, deadline: Instant) -> Result<Option<BranchKeyItem>, ProviderError> {
-        self.gets.fetch_add(1, Ordering::SeqCst);
-        self.store.get(id, item_type, deadline).await
-    }
-
-    async fn create(&self, items: &[BranchKeyItem], deadline: Instant) -> Result<(), ProviderError> {
-        self.store.create(items, deadline).await
-    }
-
-    async fn replace(
-        &self,
-        version: &BranchKeyItem,
-        active: &BranchKeyItem,
-        expected_ciphertext: &[u8],
-        deadline: Instant,
-    ) -> Result<(), ProviderError> {
-        self.store.replace(version, active, expected_ciphertext, deadline).await
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hundred_thousand_seals_with_a_thousand_branch_keys_are_a_thousand_gets_and_decrypts() {
     const TENANTS: usize = 1000;
     const TASKS: usize = 8;
     const SEALS: usize = 100_000;
 
-    let store = MemoryBranchKeyStore::new();
+    let store = Memory::default();
     let administrator = User::new(&store);
     let tenant = |number: usize| EncryptionContext::from([("tenant", number.to_string())]);
     let created: Vec<()> = stream::iter(0..TENANTS)
@@ -137,7 +108,7 @@ async fn under_load_a_version_seals_until_it_expires_and_then_the_new_one_does_w
     const ROUNDS: usize = 20;
     const TASKS: usize = 8;
 
-    let store = MemoryBranchKeyStore::new();
+    let store = Memory::default();
     let [administrator, writer, reader] = [(); 3].map(|()| User::new(&store));
     administrator.keys.create_with_id("acme", &context()).await.unwrap();
     let clock = ManualClock::new();

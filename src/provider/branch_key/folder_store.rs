@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use base64ct::{Base64, Encoding};
 use serde_json::{Map, Value, json};
 
-use super::{BranchKeyItem, BranchKeyStore};
+use super::{BranchKeyItem, BranchKeyStore, store::conflict};
 use crate::{
     crypto::{Backend, Digest},
     provider::{
@@ -243,11 +243,6 @@ fn add(operation: &'static str, all: &mut Items, item: &BranchKeyItem) -> Result
     }
     all.insert(item.item_type.clone(), item.clone());
     Ok(())
-}
-
-fn conflict(operation: &'static str, item: &BranchKeyItem, what: &str) -> ProviderError {
-    let detail = format!("the item of type {} {what}", item.item_type);
-    ProviderError::new(Kind::Conflict, operation, &item.branch_key_id).with_detail(detail)
 }
 
 /// Each file has one branch key, so that a write is one rename.

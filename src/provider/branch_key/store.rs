@@ -6,6 +6,8 @@ use async_trait::async_trait;
 
 use super::BranchKeyItem;
 use crate::provider::ProviderError;
+#[cfg(any(feature = "branch-key-folder", feature = "mock"))]
+use crate::provider::ProviderErrorKind;
 
 /// The storage of branch keys, such as a DynamoDB table. It holds KMS ciphertexts and never a branch key in plaintext.
 ///
@@ -106,3 +108,10 @@ macro_rules! pointer {
 
 pointer!(Arc);
 pointer!(Box);
+
+/// Returns the error of a write that an item prevents.
+#[cfg(any(feature = "branch-key-folder", feature = "mock"))]
+pub(crate) fn conflict(operation: &'static str, item: &BranchKeyItem, what: &str) -> ProviderError {
+    let detail = format!("the item of type {} {what}", item.item_type);
+    ProviderError::new(ProviderErrorKind::Conflict, operation, &item.branch_key_id).with_detail(detail)
+}
