@@ -169,7 +169,8 @@ fn a_manual_page_is_printed_for_the_command_and_for_each_of_its_commands() {
         assert!(help.contains(&format!("  {}\n", example.replace("\\-", "-"))), "{help}");
     }
     for command in ["keygen", "seal", "open", "rewrap", "inspect", "branch-key"] {
-        assert!(whole.contains(&format!("kms\\-envelope\\-{command}(1)")), "{whole}");
+        let in_roff = command.replace('-', "\\-");
+        assert!(whole.contains(&format!("kms\\-envelope\\-{in_roff}(1)")), "{whole}");
         let page = page(&["man", command]);
         assert!(page.contains(&format!(".TH kms-envelope-{command} 1")) && page.contains(".SH OPTIONS"), "{page}");
     }
