@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aws_sdk_dynamodb::config::retry::RetryConfig;
 use kms_envelope::{
     ErrorKind, ProviderError,
     provider::{
@@ -268,7 +269,9 @@ async fn a_request_ends_at_its_deadline_and_is_not_sent_after_it() {
 async fn the_client_retries_and_a_write_with_a_lost_response_is_made_once() {
     let server = Endpoint::new([TABLE]);
     server.script(|request| if request.number == 0 { Fault::Throttle } else { Fault::None });
-    let store = DynamoDbBranchKeyStore::new(server.client_with(|config| config), TABLE);
+    // Older versions of the AWS SDK do not retry by default.
+    let client = server.client_with(|config| config.retry_config(RetryConfig::standard()));
+    let store = DynamoDbBranchKeyStore::new(client, TABLE);
     create(&store).await.unwrap();
     let requests = server.requests();
     let token = |number: usize| requests[number].body["ClientRequestToken"].as_str().unwrap().to_owned();
