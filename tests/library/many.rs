@@ -3,7 +3,8 @@
 use std::{ops::Range, time::Duration};
 
 use kms_envelope::{
-    AlgorithmSuite, DataKeyCache, EncryptionContext, Envelope, EnvelopeBuilder, Limits, OpenError, SealError,
+    AlgorithmSuite, DataKeyCache, EncryptionContext, Envelope, EnvelopeBuilder, ErrorKind, Limits, OpenError,
+    SealError,
     cache::CacheStats,
     error::{ContextError, FormatError, LimitError},
     message::{EncryptedDataKey, Header},
@@ -337,6 +338,54 @@ fn a_wrong_context_fails_for_its_own_message() {
     let results = block_on(envelope.open_many(messages.iter().map(Vec::as_slice).zip(&contexts), &mut out));
     assert!(matches!(results[0], Err(OpenError::Context(ContextError::ValueDiffers { .. }))));
     assert_eq!(out[results[1].as_ref().unwrap().0.clone()], plaintext(4));
+}
+
+#[test]
+fn of_messages_that_are_alike_each_is_checked_against_its_own_expected_context() {
+    let envelope = Envelope::builder(provider()).cache(cache()).build().unwrap();
+    let messages = sealed(&envelope, &lens([4; 4]));
+    let (right, wrong) = (context(), EncryptionContext::from([("tenant", "other")]));
+    let open = || {
+        let messages = messages.iter().map(Vec::as_slice).zip([&right, &wrong, &right, &wrong]);
+        let results = block_on(envelope.open_many(messages, &mut Vec::new()));
+        results.into_iter().map(|result| result.map_err(|error| error.kind()).err()).collect::<Vec<_>>()
+    };
+    let wrong_context = Some(ErrorKind::WrongContext);
+    // Without a data key in the cache, and with one.
+    for _ in 0..2 {
+        assert_eq!(open(), [None, wrong_context, None, wrong_context]);
+    }
+}
+
+#[test]
+fn a_message_of_one_frame_with_a_byte_more_or_a_changed_tag_is_refused_and_nothing_of_it_is_released() {
+    for builder in builders(&provider()) {
+        let envelope = builder.build().unwrap();
+        // Neighbors that open, so that a data key is cached.
+        let mut messages = sealed(&envelope, &lens([30; 5]));
+        messages[1].push(0);
+        *messages[3].last_mut().unwrap() ^= 1;
+        // It also requires that the buffer has nothing but the plaintexts.
+        let results = opened(&envelope, &messages);
+        let is_refused = |index: usize, error: &OpenError| match index {
+            1 => matches!(error, OpenError::Format(FormatError::TrailingBytes)),
+            3 => matches!(error, OpenError::FrameTag { sequence: 1 }),
+            _ => false,
+        };
+        for (index, (message, result)) in messages.iter().zip(results).enumerate() {
+            let mut plaintext = vec![7; 100];
+            let single = block_on(envelope.open(message, &context()));
+            let into = block_on(envelope.open_into(message, &context(), &mut plaintext));
+            match (result, single, into) {
+                (Ok(_), Ok(_), Ok(_)) => assert!([0, 2, 4].contains(&index)),
+                (Err(many), Err(single), Err(into)) => {
+                    assert!([many, single, into].iter().all(|error| is_refused(index, error)), "{index}");
+                    assert!(plaintext.is_empty());
+                }
+                results => panic!("{index}: {results:?}"),
+            }
+        }
+    }
 }
 
 #[test]
