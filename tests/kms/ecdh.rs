@@ -173,12 +173,17 @@ async fn a_key_opens_messages_only_of_its_own_parties() {
     let for_us = seal(RawEcdh::ephemeral(public(ours))).await;
     let for_another_curve = seal(RawEcdh::ephemeral(public("p384"))).await;
     let for_them = seal(RawEcdh::ephemeral(fetched(&endpoint, theirs).await)).await;
+    let from_them = seal(between(&endpoint, theirs, ours).await).await;
+    let them = fetched(&endpoint, theirs).await;
     let before = endpoint.log().len();
     let with_ourselves =
         AwsKmsEcdh::static_keys(endpoint.client(REGION), arn(REGION, ours), public(ours), public(ours));
+    // The sender is its own key, but the recipient is not the other party.
+    let themselves_only = AwsKmsEcdh::static_keys(endpoint.client(REGION), arn(REGION, theirs), them.clone(), them);
     for (key, sealed) in [
         // The sender is ephemeral, not the other party.
         (with_ourselves.unwrap(), &for_us),
+        (themselves_only.unwrap(), &from_them),
         (opening(&endpoint, ours), &for_another_curve),
         (opening(&endpoint, ours), &for_them),
     ] {
@@ -213,11 +218,14 @@ async fn every_suite_seals_and_opens_even_those_that_sign() {
 }
 
 #[tokio::test]
-async fn grant_tokens_go_with_requests_for_secrets() {
+async fn grant_tokens_go_with_requests_for_secrets_and_for_the_public_key() {
     let endpoint = endpoint();
     let key = between(&endpoint, CURVE, &other(CURVE)).await.with_grant_tokens(["one", "two"]);
     open(key.clone(), &seal(key).await).await.unwrap();
-    assert_eq!(endpoint.grant_tokens()[2..], vec![serde_json::json!(["one", "two"]); 2]);
+    let client = endpoint.client(REGION);
+    let fetch = AwsKmsEcdh::fetch_public_key_with_grant_tokens(client, arn(REGION, CURVE), ["one", "two"]);
+    assert_eq!(fetch.await.unwrap(), public(CURVE));
+    assert_eq!(endpoint.grant_tokens()[2..], vec![serde_json::json!(["one", "two"]); 3]);
 }
 
 /// KMS computes with the private key, so it does not notice a wrong public key.

@@ -142,8 +142,23 @@ impl AwsKmsEcdh {
     /// Returns [`ResolveError::Config`] if `key_arn` is not a key ARN, and [`ResolveError::Provider`] if the request
     /// fails, or if the key is not for key agreement on P-256, P-384 or P-521.
     pub async fn fetch_public_key(client: Client, key_arn: impl Into<String>) -> Result<EcdhPublicKey, ResolveError> {
+        Self::fetch_public_key_with_grant_tokens(client, key_arn, [""; 0]).await
+    }
+
+    /// Like [`fetch_public_key`](Self::fetch_public_key), but sends grant tokens with the request, like those of
+    /// [`with_grant_tokens`](Self::with_grant_tokens).
+    ///
+    /// # Errors
+    /// Same as [`fetch_public_key`](Self::fetch_public_key).
+    pub async fn fetch_public_key_with_grant_tokens<T: Into<String>>(
+        client: Client,
+        key_arn: impl Into<String>,
+        tokens: impl IntoIterator<Item = T>,
+    ) -> Result<EcdhPublicKey, ResolveError> {
         let key_arn = key_arn_of(key_arn)?.to_string();
-        let der = Requests::new(client).public_key(&key_arn, KeyUsageType::KeyAgreement).await?;
+        let grant_tokens = tokens.into_iter().map(Into::into).collect();
+        let requests = Requests { grant_tokens, ..Requests::new(client) };
+        let der = requests.public_key(&key_arn, KeyUsageType::KeyAgreement).await?;
         Ok(EcdhPublicKey::from_der(&der).map_err(|error| {
             ProviderError::new(Kind::KeyUnusable, GET_PUBLIC_KEY, key_arn).with_detail(error.to_string())
         })?)
