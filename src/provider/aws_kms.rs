@@ -39,7 +39,11 @@ pub use ecdh::AwsKmsEcdh;
 pub use error::ResolveError;
 #[cfg(feature = "rsa")]
 pub use rsa::AwsKmsRsa;
-pub(super) use {arn::KeyArn, requests::Requests, tries::Outcomes};
+pub(super) use {
+    arn::{KeyArn, is_region},
+    requests::Requests,
+    tries::Outcomes,
+};
 
 /// A symmetric encryption key in AWS KMS, as a key provider.
 ///
@@ -207,7 +211,7 @@ impl AwsKms {
         if !arn.is_multi_region() {
             return refused("only multi-region keys, whose ids start with \"mrk-\", have replicas");
         }
-        if region.is_empty() || region.contains(':') {
+        if !is_region(region) {
             return refused("the region of the replica is not a valid region name");
         }
         if self.regions.iter().any(|(_, arn)| arn.region == region) {

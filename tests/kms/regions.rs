@@ -100,6 +100,7 @@ async fn replicas_are_for_multi_region_keys_and_each_region_once() {
         (with(REPLICATED, NEAR), "already been added"),
         (with(REPLICATED, ""), "not a valid region name"),
         (with(REPLICATED, "eu:west"), "not a valid region name"),
+        (with(REPLICATED, "eu west/1"), "not a valid region name"),
     ] {
         let error = refused.unwrap_err();
         assert!(matches!(error, ConfigError::KmsKeys { .. }) && error.to_string().contains(why), "{error}");

@@ -55,6 +55,11 @@ impl KeyArn {
     }
 }
 
+/// Returns whether a text can be the name of a region, such as `eu-west-1`.
+pub(in crate::provider) fn is_region(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 impl fmt::Display for KeyArn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { partition, region, account, id } = self;

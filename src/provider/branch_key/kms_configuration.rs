@@ -6,7 +6,7 @@ use aws_sdk_kms::Client;
 
 use crate::{
     error::ConfigError,
-    provider::aws_kms::{KeyArn, Requests, key_arn_of},
+    provider::aws_kms::{KeyArn, Requests, is_region, key_arn_of},
 };
 
 /// The KMS key that encrypts the branch keys of a [`BranchKeys`](super::BranchKeys), or the KMS keys that its items may
@@ -68,7 +68,7 @@ impl KmsConfiguration {
     /// Returns [`ConfigError::KmsKeys`] if `region` is not a valid region name.
     pub fn multi_region_discovery(client: Client, region: impl Into<String>) -> Result<Self, ConfigError> {
         let region = region.into();
-        if region.is_empty() || region.contains(':') {
+        if !is_region(&region) {
             return Err(ConfigError::KmsKeys { why: format!("{region:?} is not a valid region name") });
         }
         Ok(Self::new(client, Keys::AnyInRegion(region)))
