@@ -100,7 +100,7 @@ impl<'a> StoreConformance<'a> {
         let id = &format!("conformance/items/{tag}")[..];
         let [version, mut active, beacon] = new_items(id, 1);
         active.ciphertext = (0..6144_u32).map(|at| at.to_le_bytes()[usize::from(at % 3 == 0)]).collect();
-        active.hierarchy_version = u32::MAX;
+        active.hierarchy_version = 2;
         let text = " #:.,;[]{}()\"'`\\/%_*?$\r\n\t\u{1}\u{7f}\u{a0}größe\u{301}\u{fffd}\u{10ffff} ";
         active.attributes = BTreeMap::from([
             ("kms-arn".to_owned(), "arn:aws:kms:eu-west-1:111122223333:key/1".to_owned()),

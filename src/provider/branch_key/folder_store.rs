@@ -96,11 +96,12 @@ impl FolderStore {
     /// it is safe for all ids and file systems. A long id is cut and followed by its SHA-256 digest.
     ///
     /// ```
+    /// use std::path::Path;
     /// use kms_envelope::provider::branch_key::FolderStore;
     ///
     /// let store = FolderStore::new("keys");
-    /// assert_eq!(store.path("tenant-acme").to_str(), Some("keys/branch-key-tenant-acme.json"));
-    /// assert_eq!(store.path("../Acme").to_str(), Some("keys/branch-key-%2e%2e%2f%41cme.json"));
+    /// assert_eq!(store.path("tenant-acme"), Path::new("keys/branch-key-tenant-acme.json"));
+    /// assert_eq!(store.path("../Acme"), Path::new("keys/branch-key-%2e%2e%2f%41cme.json"));
     /// ```
     pub fn path(&self, branch_key_id: &str) -> PathBuf {
         let mut name = String::new();
