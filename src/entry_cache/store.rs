@@ -9,7 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use futures_util::{FutureExt, future::Shared};
@@ -28,6 +28,10 @@ pub(crate) type Fetch<T> = Pin<Box<dyn Future<Output = Result<T, <T as Material>
 /// The maximum number of expired entries that are removed each time the lock is taken. Every new entry removes up to
 /// this many, so expired entries do not accumulate.
 const EXPIRED_AT_ONCE: usize = 64;
+
+/// The time after which new callers do not wait for a request, but start another one. Requests normally have a shorter
+/// time limit, but it is kept by the key provider or the branch key store, which may have a fault and never return.
+const MAX_REQUEST_AGE: Duration = Duration::from_secs(60);
 
 /// A bounded map behind one lock. To keep the lock short, code that holds it hashes no long keys, drops no values, and
 /// makes no request, and calls no clock or tracing subscriber.
@@ -57,6 +61,14 @@ struct Pending<T: Material> {
     /// The number of waiters. The last one to be dropped removes the request from the map.
     waiters: usize,
     result: Shared<EntryFuture<T>>,
+}
+
+impl<T: Material> Pending<T> {
+    /// Returns whether new callers can wait for its result.
+    fn can_be_joined(&self, settings: &Settings, now: Instant) -> bool {
+        let max_age = if self.is_completed { settings.max_age } else { MAX_REQUEST_AGE };
+        now.saturating_duration_since(self.started) < max_age
+    }
 }
 
 /// When the result of a request is added to the cache.
@@ -237,16 +249,15 @@ impl<T: Material> Store<T> {
             };
             if taken > 0 {
                 stats.hits += taken as u64;
-                let is_due =
-                    settings.refresh.is_some() && entry.is_due(now) && !pending.contains_key(&key as &dyn AsKey);
+                let is_pending = || pending.get(&key as &dyn AsKey).is_some_and(|it| it.can_be_joined(settings, now));
+                let is_due = settings.refresh.is_some() && entry.is_due(now) && !is_pending();
                 return Some(Found::Entry { index, value: entry.value.clone(), taken, is_due });
             }
             removed.extend(entries.pop(key));
             stats.expirations += 1;
         }
         if let Some(request) = pending.get_mut(&lookup.request_key() as &dyn AsKey)
-            // Do not join a completed request if its entry has expired.
-            && !(request.is_completed && settings.is_expired(request.started, now))
+            && request.can_be_joined(settings, now)
         {
             stats.waits += 1;
             return Some(Found::Pending(self.join(request)));
@@ -274,14 +285,16 @@ impl<T: Material> Store<T> {
         let mut request = self.new_request(key.to_key(), fetch, now, Keep::OnSuccess);
         let mut state = lock(&self.state);
         let is_due = state.entries.peek(&request.key).is_some_and(|entry| entry.is_due(now));
-        if !is_due || state.pending.contains_key(&request.key) {
+        let is_pending = |it: &Pending<T>| it.can_be_joined(&self.settings, now);
+        if !is_due || state.pending.get(&request.key).is_some_and(is_pending) {
             drop(state);
             return;
         }
         state.stats.calls += 1;
         let waiter = self.join(&mut request);
-        state.pending.insert(request.key.clone(), request);
+        let replaced = state.pending.insert(request.key.clone(), request);
         drop(state);
+        drop(replaced);
         spawn(Box::pin(async move { drop(waiter.wait().await) }));
     }
 

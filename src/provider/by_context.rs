@@ -128,10 +128,10 @@ pub(super) fn not_chosen(operation: &'static str, pairs: &str, error: Box<dyn Er
     ProviderError::new(kind, operation, pairs).with_source(error)
 }
 
-/// Returns the error to report when the caller's function panicked.
-fn panicked(pairs: String) -> ProviderError {
-    ProviderError::new(ProviderErrorKind::Other, OPERATION, pairs)
-        .with_detail("the function passed to ByContext::new panicked")
+/// Returns the error to report when the function passed to `caller` panicked.
+pub(super) fn panicked(operation: &'static str, pairs: &str, caller: &str) -> ProviderError {
+    ProviderError::new(ProviderErrorKind::Other, operation, pairs)
+        .with_detail(format!("the function passed to {caller} panicked"))
 }
 
 impl<const N: usize> ByContext<N> {
@@ -162,7 +162,7 @@ impl<const N: usize> ByContext<N> {
                     Ok(Arc::new(provider) as _)
                 };
                 let chosen = AssertUnwindSafe(call).catch_unwind().await;
-                chosen.unwrap_or_else(|_| Err(panicked(pairs)))
+                chosen.unwrap_or_else(|_| Err(panicked(OPERATION, &pairs, "ByContext::new")))
             })
         };
         let state = Mutex::new(State::empty(DEFAULT_CAPACITY));

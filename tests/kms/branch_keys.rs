@@ -4,17 +4,28 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
+use aws_sdk_kms::{
+    Client,
+    operation::{
+        generate_data_key_without_plaintext::GenerateDataKeyWithoutPlaintextOutput, re_encrypt::ReEncryptOutput,
+    },
+    primitives::Blob,
+};
+use aws_smithy_mocks::{RuleMode, mock, mock_client};
+use futures_util::{FutureExt, future::join_all};
 use kms_envelope::{
-    ConfigError, EncryptionContext, Envelope, ErrorKind, OpenError, ProviderError, SealError,
+    AlgorithmSuite, ConfigError, EncryptionContext, Envelope, ErrorKind, KeyProvider, OpenError, ProviderError,
+    SealError,
+    message::EncryptedDataKey,
     provider::{
-        AwsKmsHierarchical, ProviderErrorKind as Kind, StaticBranchKey,
+        AwsKmsHierarchical, DecryptDataKeyRequest, EncryptDataKeyRequest, GenerateDataKeyRequest,
+        ProviderErrorKind as Kind, SecretKey, StaticBranchKey,
         branch_key::{BranchKeyItem, BranchKeyStore, BranchKeys, KmsConfiguration},
     },
 };
@@ -38,6 +49,10 @@ pub(crate) struct Memory {
     gets: Arc<AtomicUsize>,
     /// The error of all calls, if any.
     failure: Arc<Mutex<Option<Kind>>>,
+    /// Whether `get` never returns.
+    hangs: Arc<AtomicBool>,
+    /// The deadline of the last `get`.
+    deadline: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Memory {
@@ -79,8 +94,12 @@ fn key_of(item: &BranchKeyItem) -> (String, String) {
 
 #[async_trait]
 impl BranchKeyStore for Memory {
-    async fn get(&self, id: &str, item_type: &str, _: Instant) -> Result<Option<BranchKeyItem>, ProviderError> {
+    async fn get(&self, id: &str, item_type: &str, deadline: Instant) -> Result<Option<BranchKeyItem>, ProviderError> {
         self.gets.fetch_add(1, Ordering::SeqCst);
+        *self.deadline.lock().unwrap() = Some(deadline);
+        if self.hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         self.check("GetItem", id)?;
         Ok(self.items().get(&(id.to_owned(), item_type.to_owned())).cloned())
     }
@@ -137,6 +156,13 @@ impl World {
 
     fn provider(&self) -> AwsKmsHierarchical {
         AwsKmsHierarchical::builder(self.keys.clone(), AGE).build("acme").unwrap()
+    }
+
+    /// Returns a provider that uses the branch key whose id is the tenant in the context.
+    fn by_tenant(&self) -> AwsKmsHierarchical {
+        AwsKmsHierarchical::builder(self.keys.clone(), AGE)
+            .build_by_context(|context| context.get("tenant").map(str::to_owned).ok_or("there is no tenant"))
+            .unwrap()
     }
 }
 
@@ -216,9 +242,7 @@ async fn the_branch_key_is_chosen_by_the_context() {
     for tenant in ["acme", "umbrella"] {
         world.keys.create_with_id(tenant, &EncryptionContext::from([("tenant", tenant)])).await.unwrap();
     }
-    let provider = AwsKmsHierarchical::builder(world.keys.clone(), AGE)
-        .build_by_context(|context| context.get("tenant").map(str::to_owned).ok_or("there is no tenant"))
-        .unwrap();
+    let provider = world.by_tenant();
     let envelope = Envelope::new(provider.clone());
     for tenant in ["acme", "umbrella"] {
         let context = EncryptionContext::from([("tenant", tenant)]);
@@ -248,6 +272,36 @@ async fn the_branch_key_is_chosen_by_the_context() {
 }
 
 #[tokio::test]
+async fn branch_keys_whose_ids_are_equally_long_are_not_confused() {
+    const TENANTS: [&str; 2] = ["acme", "duck"];
+    let world = World::new();
+    for tenant in TENANTS {
+        world.keys.create_with_id(tenant, &EncryptionContext::from([("tenant", tenant)])).await.unwrap();
+    }
+    let provider = world.by_tenant();
+    let envelope = Envelope::new(provider.clone());
+    for tenant in TENANTS {
+        let context = EncryptionContext::from([("tenant", tenant)]);
+        let sealed = envelope.seal(b"data", &context).await.unwrap();
+        let opened = envelope.open(&sealed, &context).await.unwrap();
+        assert_eq!(opened.info.encrypted_data_key().provider_info, tenant.as_bytes());
+        for other in TENANTS {
+            let in_memory = Envelope::new(StaticBranchKey::from(world.keys.active(other).await.unwrap()));
+            assert_eq!(in_memory.open(&sealed, &context).await.is_ok(), other == tenant);
+        }
+    }
+    // A data key that the cached branch key of one tenant has encrypted, in the name of the other tenant.
+    let (suite, context, data_key) =
+        (AlgorithmSuite::default(), EncryptionContext::from([("tenant", "duck")]), SecretKey::from([1; 32]));
+    let acme = StaticBranchKey::from(world.keys.active("acme").await.unwrap());
+    let encrypted = acme.encrypt_data_key(&EncryptDataKeyRequest::new(suite, &context, &data_key)).await.unwrap();
+    let forged = [EncryptedDataKey::new("aws-kms-hierarchy", "duck", encrypted[0].ciphertext.clone())];
+    let error = provider.decrypt_data_key(&DecryptDataKeyRequest::new(suite, &context, &forged)).await.unwrap_err();
+    let [attempt] = error.attempts() else { panic!("{error}") };
+    assert_eq!((attempt.kind(), attempt.key_id()), (Kind::NotFound, "duck"));
+}
+
+#[tokio::test]
 async fn an_error_of_a_key_service_passes_through_the_choice_of_the_branch_key() {
     let world = World::new();
     let provider = AwsKmsHierarchical::builder(world.keys.clone(), AGE)
@@ -256,6 +310,106 @@ async fn an_error_of_a_key_service_passes_through_the_choice_of_the_branch_key()
     let error = Envelope::new(provider).seal(b"data", &context()).await.unwrap_err();
     assert!(error.is_retryable());
     assert!(error.to_string().starts_with("LookUp with key tenants"), "{error}");
+}
+
+#[tokio::test]
+async fn a_panic_while_the_branch_key_is_chosen_is_an_error_on_sealing_and_on_opening() {
+    let world = World::with_acme().await;
+    let choose = |_: &EncryptionContext| -> Result<String, ProviderError> { panic!("on purpose") };
+    let provider = AwsKmsHierarchical::builder(world.keys.clone(), AGE).build_by_context(choose).unwrap();
+    let (sealed, envelope) =
+        (Envelope::new(world.provider()).seal(b"data", &context()).await.unwrap(), Envelope::new(provider));
+    let expected = "GetBranchKeyId with key aws-kms-hierarchy failed: the function passed to build_by_context panicked";
+    assert_eq!(envelope.seal(b"data", &context()).await.unwrap_err().to_string(), expected);
+    assert_eq!(envelope.open(&sealed, &context()).await.unwrap_err().to_string(), expected);
+}
+
+#[tokio::test]
+async fn the_store_and_kms_get_the_time_that_the_caller_has() {
+    let world = World::with_acme().await;
+    const HOUR: Duration = Duration::from_secs(3600);
+    for timeout in [Duration::from_secs(1), HOUR] {
+        let envelope = Envelope::builder(world.provider()).key_timeout(timeout).build().unwrap();
+        for is_opened in [false, true] {
+            *world.store.deadline.lock().unwrap() = None;
+            let before = Instant::now();
+            let sealed = envelope.seal(b"data", &context()).await.unwrap();
+            if is_opened {
+                envelope.open(&sealed, &context()).await.unwrap();
+            }
+            let deadline = world.store.deadline.lock().unwrap().take().expect("the branch key was not requested");
+            // It is 10 seconds by default.
+            assert!((before + timeout - Duration::from_millis(1)..=Instant::now() + timeout).contains(&deadline));
+        }
+    }
+    world.kms.script(|_| Fault::Hang);
+    // The simulated KMS closes the connection before the hour is over, which is another error.
+    let configuration = KmsConfiguration::key(world.kms.client(REGION), arn(REGION, ID)).unwrap();
+    let configuration = configuration.with_timeout(Duration::from_millis(200));
+    let provider = AwsKmsHierarchical::builder(branch_keys(&world.store, configuration), AGE).build("acme").unwrap();
+    let envelope = Envelope::builder(provider).key_timeout(HOUR).build().unwrap();
+    let SealError::Provider(error) = envelope.seal(b"data", &context()).await.unwrap_err() else { panic!() };
+    assert_eq!((error.kind(), error.operation()), (Kind::TimedOut, "Decrypt"));
+}
+
+#[tokio::test]
+async fn grant_tokens_go_with_every_request() {
+    let world = World::new();
+    let configuration = KmsConfiguration::key(world.kms.client(REGION), arn(REGION, ID)).unwrap();
+    let keys = branch_keys(&world.store, configuration.with_grant_tokens(["one", "two"]));
+    keys.create_with_id("acme", &context()).await.unwrap();
+    let version = keys.create_version("acme").await.unwrap();
+    keys.active("acme").await.unwrap();
+    keys.version("acme", &version).await.unwrap();
+    keys.beacon("acme").await.unwrap();
+    let calls = [("GenerateDataKeyWithoutPlaintext", 3), ("ReEncrypt", 3), ("Decrypt", 3)];
+    assert_eq!(world.kms.calls(), calls.map(|(operation, count)| (operation.to_owned(), count)).into());
+    assert_eq!(world.kms.grant_tokens(), vec![serde_json::json!(["one", "two"]); 9]);
+}
+
+#[tokio::test]
+async fn a_new_version_has_its_own_time_and_all_other_attributes_of_the_last_one() {
+    let world = World::with_acme().await;
+    let mut old = world.store.get_item("acme", BranchKeyItem::ACTIVE).attributes;
+    let version = world.keys.create_version("acme").await.unwrap();
+    let version_type = format!("branch:version:{version}");
+    let mut active = world.store.get_item("acme", BranchKeyItem::ACTIVE).attributes;
+    let of_version = world.store.get_item("acme", &version_type).attributes;
+    assert_eq!(active.remove("version"), Some(version_type));
+    assert_eq!(active, of_version);
+    old.remove("version");
+    let times = [&mut old, &mut active].map(|attributes| attributes.remove("create-time").unwrap());
+    assert!(times[0] < times[1], "{times:?}");
+    assert_eq!(active, old);
+}
+
+#[tokio::test]
+async fn a_response_to_re_encrypt_that_names_another_key_is_refused() {
+    let (key, other) = (|| Some(arn(REGION, ID)), || Some(arn(REGION, "other")));
+    let (not_source, not_destination) =
+        ("the response does not name this key as the source", "the response does not name this key");
+    for (source, destination, expected) in [
+        (other(), key(), not_source),
+        (None, key(), not_source),
+        (key(), other(), not_destination),
+        (key(), None, not_destination),
+    ] {
+        let generate = mock!(Client::generate_data_key_without_plaintext).then_output(move || {
+            let answer = GenerateDataKeyWithoutPlaintextOutput::builder().set_key_id(key());
+            answer.ciphertext_blob(Blob::new("encrypted")).build()
+        });
+        let re_encrypt = mock!(Client::re_encrypt).then_output(move || {
+            let answer = ReEncryptOutput::builder().set_source_key_id(source.clone()).set_key_id(destination.clone());
+            answer.ciphertext_blob(Blob::new("encrypted")).build()
+        });
+        let client = mock_client!(aws_sdk_kms, RuleMode::MatchAny, &[&generate, &re_encrypt]);
+        let store = Memory::default();
+        let keys = branch_keys(&store, KmsConfiguration::key(client, arn(REGION, ID)).unwrap());
+        let error = keys.create_with_id("acme", &context()).await.unwrap_err();
+        assert_eq!((error.kind(), error.operation()), (Kind::UnexpectedResponse, "ReEncrypt"));
+        assert!(error.to_string().contains(&format!(": {expected}; needed for")), "{error}");
+        assert!(store.items().is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -334,8 +488,18 @@ async fn only_the_configured_kms_keys_are_used() {
         (in_region.clone(), Ok(()), Ok(())),
     ] {
         let keys = branch_keys(&store, configuration);
-        assert_eq!(keys.active("single").await.map(|_| ()).map_err(|error| error.kind()), single, "{keys:?}");
-        assert_eq!(keys.active("multi").await.map(|_| ()).map_err(|error| error.kind()), multi, "{keys:?}");
+        for (id, expected) in [("single", single), ("multi", multi)] {
+            let before = kms.log().len();
+            let Err(error) = keys.active(id).await else {
+                assert_eq!(expected, Ok(()), "{keys:?}");
+                continue;
+            };
+            assert_eq!(Err(error.kind()), expected, "{keys:?}");
+            // A key that is not configured is refused without a request.
+            let is_refused = error.kind() == Kind::UnexpectedResponse;
+            assert_eq!(error.to_string().contains(", but the configured key is arn:"), is_refused, "{error}");
+            assert_eq!(kms.log().len() - before, usize::from(!is_refused), "{keys:?}");
+        }
     }
     // A new version keeps the name of the first key.
     branch_keys(&store, replica).create_version("multi").await.unwrap();
@@ -385,6 +549,7 @@ const CHANGES: &[Change] = &[
          arn:aws:kms:eu-west-1:111122223333:key/1234abcd",
     ),
     (|item| drop(item.attributes.remove("create-time")), "item of type TYPE: it has no create-time"),
+    (|item| set(item, "create-time", ""), "item of type TYPE: it has no create-time"),
     (|item| set(item, "create-time", "2026-01-01T00:00:00Z"), MODIFIED),
     (|item| set(item, "aws-crypto-ec:tenant", "umbrella"), MODIFIED),
     (|item| drop(item.attributes.remove("aws-crypto-ec:tenant")), MODIFIED),
@@ -392,6 +557,19 @@ const CHANGES: &[Change] = &[
     (|item| set(item, "unknown", ""), MODIFIED),
     (|item| set(item, "tablename", "tenants"), "item of type TYPE: it must not have an attribute tablename of its own"),
     (|item| set(item, "enc", "x"), "item of type TYPE: it must not have an attribute enc of its own"),
+    // The same values would not change the context for KMS.
+    (
+        |item| set(item, "branch-key-id", &item.branch_key_id.clone()),
+        "item of type TYPE: it must not have an attribute branch-key-id of its own",
+    ),
+    (
+        |item| set(item, "type", &item.item_type.clone()),
+        "item of type TYPE: it must not have an attribute type of its own",
+    ),
+    (
+        |item| set(item, "hierarchy-version", "1"),
+        "item of type TYPE: it must not have an attribute hierarchy-version of its own",
+    ),
 ];
 
 /// Changes of an item of type `branch:ACTIVE` only.
@@ -406,6 +584,14 @@ const CHANGES_OF_ACTIVE: &[Change] = &[
         "item of type TYPE: its version \"0f8fad5b-d9cb-469f-a165-70867728950e\" is not branch:version:UUID",
     ),
     (|item| set(item, "version", "branch:version:0f8fad5b-d9cb-469f-a165-70867728950e"), MODIFIED),
+    (
+        |item| set(item, "version", "branch:version:0F8FAD5B-D9CB-469F-A165-70867728950E"),
+        "item of type TYPE: its version \"branch:version:0F8FAD5B-D9CB-469F-A165-70867728950E\" is not branch:version:UUID",
+    ),
+    (
+        |item| set(item, "version", "branch:version:0f8fad5bd9cb469fa16570867728950e"),
+        "item of type TYPE: its version \"branch:version:0f8fad5bd9cb469fa16570867728950e\" is not branch:version:UUID",
+    ),
 ];
 
 /// Changes of the other items.
@@ -492,6 +678,20 @@ async fn items_of_other_branch_keys_versions_and_stores_are_refused() {
 }
 
 #[tokio::test]
+async fn an_item_that_kms_has_encrypted_under_another_key_is_refused() {
+    let world = World::with_acme().await;
+    world.kms.script(|_| Fault::Refuse("IncorrectKeyException"));
+    for error in [
+        world.keys.active("acme").await.map(|_| ()).unwrap_err(),
+        world.keys.create_version("acme").await.map(|_| ()).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), Kind::UnexpectedResponse);
+        assert!(error.to_string().ends_with(MODIFIED), "{error}");
+    }
+    assert_eq!(world.kms.calls_of("GenerateDataKeyWithoutPlaintext"), 2, "nothing is created");
+}
+
+#[tokio::test]
 async fn of_two_versioners_at_once_one_wins_and_nothing_of_the_other_is_visible() {
     let world = World::with_acme().await;
     let results = join_all((0..8).map(|_| world.keys.create_version("acme"))).await;
@@ -530,11 +730,6 @@ async fn nothing_is_written_if_a_request_fails_or_the_caller_gives_up() {
 
 #[tokio::test]
 async fn a_hostile_message_causes_a_bounded_number_of_requests_and_no_cache_entry() {
-    use kms_envelope::{
-        AlgorithmSuite, KeyProvider,
-        message::EncryptedDataKey,
-        provider::{DecryptDataKeyRequest, GenerateDataKeyRequest},
-    };
     let world = World::with_acme().await;
     let (provider, suite, context) = (world.provider(), AlgorithmSuite::default(), context());
     let generated = provider.generate_data_key(&GenerateDataKeyRequest::new(suite, &context)).await.unwrap();
@@ -582,11 +777,15 @@ async fn invalid_settings_are_refused() {
     let world = World::new();
     let client = || world.kms.client(REGION);
     let builder = |age| AwsKmsHierarchical::builder(world.keys.clone(), age);
-    let refused: [(&str, Result<(), ConfigError>); 9] = [
+    let in_region = |region| KmsConfiguration::multi_region_discovery(client(), region).map(|_| ());
+    let refused: [(&str, Result<(), ConfigError>); 12] = [
         ("it is empty", BranchKeys::new(Memory::default(), "", KmsConfiguration::discovery(client())).map(|_| ())),
         ("use the key ARN, or AwsKms::resolve", KmsConfiguration::key(client(), "alias/a").map(|_| ())),
         ("its region is empty", KmsConfiguration::multi_region_key(client(), "arn:aws:kms::1:key/a").map(|_| ())),
-        ("\"\" is not a valid region name", KmsConfiguration::multi_region_discovery(client(), "").map(|_| ())),
+        ("\"\" is not a valid region name", in_region("")),
+        ("\"eu west/1\" is not a valid region name", in_region("eu west/1")),
+        ("\"eu-west-1:1\" is not a valid region name", in_region("eu-west-1:1")),
+        ("\"eu-wést-1\" is not a valid region name", in_region("eu-wést-1")),
         ("max_age must be greater than zero", builder(Duration::ZERO).build("acme").map(|_| ())),
         ("capacity must be at least 1", builder(AGE).capacity(0).build("acme").map(|_| ())),
         ("refresh_ahead must be shorter", builder(AGE).refresh_ahead(AGE, drop).build("acme").map(|_| ())),
@@ -606,8 +805,12 @@ async fn invalid_settings_are_refused() {
         assert_eq!(error.error_kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains(expected), "{error}");
     }
-    let error = world.keys.version("acme", "1").await.unwrap_err().to_string();
-    assert!(error.ends_with("the version is not a UUID of 36 characters in lower case"), "{error}");
+    for version in
+        ["", "1", "0f8fad5bd9cb469fa16570867728950e", "0F8FAD5B-D9CB-469F-A165-70867728950E", "branch:version:1"]
+    {
+        let error = world.keys.version("acme", version).await.unwrap_err().to_string();
+        assert!(error.ends_with("the version is not a UUID of 36 characters in lower case"), "{error}");
+    }
     assert_eq!((world.kms.log().len(), world.store.gets()), (0, 0));
 }
 
@@ -644,13 +847,17 @@ mod over_time {
     impl Timed {
         /// Returns a world whose branch keys are renewed in the last minute before they expire.
         async fn new() -> Self {
+            Self::with_renewal_ahead(Duration::from_secs(60)).await
+        }
+
+        async fn with_renewal_ahead(ahead: Duration) -> Self {
             let world = World::with_acme().await;
             let clock = Arc::new(ManualClock::new());
             let renewals = Arc::new(Mutex::new(Vec::new()));
             let spawned = renewals.clone();
             let provider = AwsKmsHierarchical::builder(world.keys.clone(), AGE)
                 .clock(clock.clone())
-                .refresh_ahead(Duration::from_secs(60), move |task| spawned.lock().unwrap().push(task))
+                .refresh_ahead(ahead, move |task| spawned.lock().unwrap().push(task))
                 .build("acme")
                 .unwrap();
             Self { envelope: Envelope::new(provider.clone()), provider, world, clock, renewals }
@@ -758,7 +965,6 @@ mod over_time {
 
     #[tokio::test]
     async fn a_cached_version_that_is_due_for_renewal_is_used_although_the_limit_of_requests_has_been_reached() {
-        use kms_envelope::{AlgorithmSuite, KeyProvider, message::EncryptedDataKey, provider::DecryptDataKeyRequest};
         let timed = Timed::new().await;
         let sealed = timed.envelope.seal(b"data", &context()).await.unwrap();
         let genuine = timed.envelope.open(&sealed, &context()).await.unwrap().info.encrypted_data_key().clone();
@@ -772,5 +978,46 @@ mod over_time {
         let context = context();
         let request = DecryptDataKeyRequest::new(AlgorithmSuite::default(), &context, &keys);
         assert_eq!(timed.provider.decrypt_data_key(&request).await.unwrap().index, 2);
+    }
+
+    #[tokio::test]
+    async fn a_call_that_hangs_is_not_waited_for_after_a_minute() {
+        let timed = Timed::with_renewal_ahead(AGE - Duration::from_secs(1)).await;
+        let hangs = |hangs| timed.world.store.hangs.store(hangs, Ordering::SeqCst);
+        let context = context();
+        let seal = || Box::pin(timed.envelope.seal(b"data", &context));
+        let almost = Duration::from_secs(59);
+
+        hangs(true);
+        let mut first = seal();
+        assert!((&mut first).now_or_never().is_none());
+        hangs(false);
+        timed.clock.advance(almost);
+        let mut second = seal();
+        assert!((&mut second).now_or_never().is_none());
+        assert_eq!(timed.calls(), (1, 0));
+        timed.clock.advance(Duration::from_secs(1));
+        seal().await.unwrap();
+        assert_eq!(timed.calls(), (2, 1));
+        drop((first, second));
+
+        // The same for a renewal, although somebody waits for it.
+        hangs(true);
+        timed.clock.advance(Duration::from_secs(1));
+        seal().await.unwrap();
+        let hanging: Vec<_> = std::mem::take(&mut *timed.renewals.lock().unwrap());
+        let mut hanging = join_all(hanging);
+        assert!((&mut hanging).now_or_never().is_none());
+        hangs(false);
+        timed.clock.advance(almost);
+        seal().await.unwrap();
+        assert_eq!((timed.run_renewals().await, timed.calls()), (0, (3, 1)));
+        timed.clock.advance(Duration::from_secs(1));
+        seal().await.unwrap();
+        assert_eq!((timed.run_renewals().await, timed.calls()), (1, (4, 2)));
+        drop(hanging);
+        // The renewed branch key is still cached.
+        seal().await.unwrap();
+        assert_eq!((timed.calls(), timed.provider.stats().entries), ((4, 2), 1));
     }
 }

@@ -5,6 +5,7 @@ use std::{
     borrow::Cow,
     error::Error,
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,7 +26,9 @@ use crate::{
     message::{EncryptedDataKey, EncryptedDataKeys},
     provider::{
         DecryptDataKeyRequest, DecryptedDataKey, EncryptDataKeyRequest, KeyProvider, ProviderError,
-        ProviderErrorKind as Kind, by_context::not_chosen, deadline_after, deadline_or_default,
+        ProviderErrorKind as Kind,
+        by_context::{not_chosen, panicked},
+        deadline_after, deadline_or_default,
     },
 };
 
@@ -102,8 +105,14 @@ impl AwsKmsHierarchical {
         AwsKmsHierarchicalBuilder { keys, settings: Settings::new(max_age) }
     }
 
-    /// Returns the statistics of the cached branch keys. Each sealed or opened message counts as one of a hit, a miss or
-    /// a wait. A call is one to the store and, if the item exists, one to KMS.
+    /// Returns the statistics of the cached branch keys.
+    ///
+    /// A sealed message counts as one of a hit, a miss or a wait. An opened message counts once for each version of the
+    /// branch key that is looked up for it: normally one, but a message can have encrypted data keys of several. A lookup
+    /// that finds nothing in the cache and may not request anything, because of
+    /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key) or a failure, does not count.
+    ///
+    /// A call is one to the store and, if the item exists and is valid, one to KMS. There are no bypasses.
     pub fn stats(&self) -> CacheStats {
         self.0.cache.stats()
     }
@@ -157,7 +166,7 @@ impl AwsKmsHierarchicalBuilder {
     /// returns. AWS calls this function the *branch key id supplier*. It must not block. Makes no request.
     ///
     /// The context of a signed message also contains the pair `aws-crypto-public-key`. If the function returns a
-    /// [`ProviderError`], it is passed on unchanged.
+    /// [`ProviderError`], it is passed on unchanged. If it panics, the message fails with an error.
     ///
     /// # Errors
     /// Returns [`ConfigError::Cache`] if the maximum age or the capacity is zero, or `ahead` of
@@ -224,7 +233,9 @@ impl BranchKeySource for AwsKmsHierarchical {
             Choice::Fixed(id) => Ok(Cow::Borrowed(id)),
             Choice::ByContext(choose) => {
                 let name = || self.to_string();
-                let id = choose(context).map_err(|error| not_chosen(OPERATION, &name(), error))?;
+                let chosen = catch_unwind(AssertUnwindSafe(|| choose(context)))
+                    .map_err(|_| panicked(OPERATION, &name(), "build_by_context"))?;
+                let id = chosen.map_err(|error| not_chosen(OPERATION, &name(), error))?;
                 check_id(&id).map_err(|why| {
                     ProviderError::new(Kind::Unsupported, OPERATION, name()).with_detail(why.to_string())
                 })?;
