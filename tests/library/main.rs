@@ -32,7 +32,8 @@ mod tokio_streams;
 #[cfg(all(
     feature = "aws-kms",
     feature = "aws-lc",
-    feature = "branch-key",
+    feature = "branch-key-folder",
+    feature = "dynamodb",
     feature = "ecdh",
     feature = "key-file",
     feature = "mock",

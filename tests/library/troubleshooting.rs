@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fmt,
     io::{Read, Write},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use kms_envelope::{
@@ -14,13 +14,14 @@ use kms_envelope::{
     message::{DetachedKeys, EncryptedDataKey, Header},
     provider::{
         AwsKmsHierarchical, ByContext, DecryptDataKeyRequest, MultiProvider, RawRsa, RsaPadding, SecretKey,
-        branch_key::{BranchKeyItem, BranchKeys, KmsConfiguration},
+        branch_key::{BranchKeyItem, BranchKeyStore, BranchKeys, FolderStore, KmsConfiguration},
     },
     testing::MemoryBranchKeyStore,
 };
+use kms_envelope_dynamodb::DynamoDbBranchKeyStore;
 use pollster::block_on;
 use test_support::{
-    FixedDataKey, RepeatingRng, context, fixtures, header,
+    FixedDataKey, RepeatingRng, context, dynamodb, fixtures, header,
     kms::{Endpoint, Fault, Rsa, arn},
     open, rng, seal,
 };
@@ -194,6 +195,30 @@ fn of_branch_keys() -> Vec<Seen> {
         .build_by_context(|_| Err::<String, _>("no tenant"))
         .unwrap();
     all.push(seen(block_on(Envelope::new(provider).seal(b"data", &context()))));
+    all
+}
+
+fn of_stores_of_branch_keys() -> Vec<Seen> {
+    const TABLE: &str = "branch-keys";
+    // The AWS SDK needs tokio's timers.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _guard = runtime.enter();
+    let (server, folder) = (dynamodb::Endpoint::new([TABLE]), tempfile::tempdir().unwrap());
+    let table = |name: &str| DynamoDbBranchKeyStore::new(server.client(), name);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let items = [BranchKeyItem::new("acme", BranchKeyItem::ACTIVE, *b"encrypted", 1, Default::default())];
+    let get = |store: &dyn BranchKeyStore| seen(block_on(store.get("acme", BranchKeyItem::ACTIVE, deadline)));
+    let create = |store: &dyn BranchKeyStore| seen(block_on(store.create(&items, deadline)));
+
+    server.define("other", serde_json::json!({"KeySchema": [], "AttributeDefinitions": []}));
+    let mut all = vec![get(&table("missing")), seen(block_on(table("other").check_table()))];
+    for reason in ["ValidationError", "TransactionConflict", "ThrottlingError"] {
+        server.script(move |_| Fault::Cancel(reason));
+        all.push(create(&table(TABLE)));
+    }
+    let store = FolderStore::new(folder.path());
+    std::fs::write(store.path("acme"), "{}").unwrap();
+    all.extend([get(&store), create(&store), get(&FolderStore::new(folder.path().join("missing")))]);
     all
 }
 
@@ -379,7 +404,17 @@ fn of_streams() -> Vec<Seen> {
 // The page.
 
 fn all() -> Vec<Seen> {
-    let all = [of_kms(), of_branch_keys(), of_contexts(), of_messages(), of_keys(), of_ecdh(), of_fips(), of_streams()];
+    let all = [
+        of_kms(),
+        of_branch_keys(),
+        of_stores_of_branch_keys(),
+        of_contexts(),
+        of_messages(),
+        of_keys(),
+        of_ecdh(),
+        of_fips(),
+        of_streams(),
+    ];
     all.into_iter().flatten().collect()
 }
 
