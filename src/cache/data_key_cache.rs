@@ -73,7 +73,8 @@ const SIGNING_KEY_BYTES: usize = 1024;
 /// # Concurrent callers and failures
 /// Concurrent callers that need the same data key share one call to the key provider. If it fails, all of them receive
 /// the error, and the next caller starts a new call. If one of them is canceled, the call continues for the others.
-/// While the key service is unavailable, cached data keys can still be used until they expire.
+/// If a call takes more than a minute, new callers start another one. While the key service is unavailable, cached data
+/// keys can still be used until they expire.
 ///
 /// # Removal of keys
 /// A data key is zeroized when it is no longer in the cache and no message that is being sealed or opened uses it.

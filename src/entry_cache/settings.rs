@@ -10,8 +10,8 @@ use std::{
 
 use crate::clock::{Clock, SystemClock};
 
-/// A task that renews a cached key. [`DataKeyCacheBuilder::refresh_ahead`](crate::cache::DataKeyCacheBuilder::refresh_ahead)
-/// passes it to your function.
+/// A task that renews a cached key.
+/// [`DataKeyCacheBuilder::refresh_ahead`](crate::cache::DataKeyCacheBuilder::refresh_ahead) passes it to your function.
 pub type Refresh = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 pub(crate) type Spawn = Box<dyn Fn(Refresh) + Send + Sync>;

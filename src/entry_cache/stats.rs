@@ -3,8 +3,8 @@
 use std::ops::AddAssign;
 
 /// The statistics of a [`DataKeyCache`](crate::DataKeyCache), or of the branch keys of an `AwsKmsHierarchical`, counted
-/// since it was built. This page describes those of data keys. `AwsKmsHierarchical::stats` describes how those of branch
-/// keys differ.
+/// since it was built. This page describes those of data keys. `AwsKmsHierarchical::stats` describes how those of
+/// branch keys differ.
 ///
 /// Sealing or opening a message normally counts as one of a hit, a miss, a wait or a bypass. The hit rate is `hits`
 /// divided by the sum of these four.

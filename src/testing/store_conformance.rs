@@ -32,8 +32,8 @@ const MAX_RETRIES: usize = 20;
 
 /// A test suite for implementations of [`BranchKeyStore`].
 ///
-/// Call [`check`](Self::check) in a test of your store, on any executor. The suite calls the store several hundred times.
-/// It leaves its items in the store, under ids with a random part, so the store need not be empty.
+/// Call [`check`](Self::check) in a test of your store, on any executor. The suite calls the store several hundred
+/// times. It leaves its items in the store, under ids with a random part, so the store need not be empty.
 ///
 /// ```
 /// use kms_envelope::testing::{MemoryBranchKeyStore, StoreConformance};
@@ -45,13 +45,13 @@ const MAX_RETRIES: usize = 20;
 ///
 /// # Requirements
 /// - An item that does not exist is `None`, and not an error.
-/// - An item is returned exactly as it was written: all bytes of its ciphertext, and attributes with any names and values,
-///   of up to 8 KiB each.
+/// - An item is returned exactly as it was written: all bytes of its ciphertext, and attributes with any names and
+///   values, of up to 8 KiB each.
 /// - Ids are compared byte by byte, up to 2,048 bytes, which is the limit of DynamoDB: case, spaces, slashes, dots and
 ///   composed characters make a difference. They contain no NUL.
 /// - `create` adds all of its items, or none if any of them exists.
-/// - `replace` writes both items, or none: if the version exists, if the active item has another ciphertext, or if it does
-///   not exist. The other items of the branch key stay.
+/// - `replace` writes both items, or none: if the version exists, if the active item has another ciphertext, or if it
+///   does not exist. The other items of the branch key stay.
 /// - All of these conflicts have the kind [`Conflict`](ProviderErrorKind::Conflict).
 /// - Of several concurrent calls that conflict with each other, exactly one succeeds, after retries if the errors are
 ///   retryable.
@@ -69,8 +69,8 @@ impl<'a> StoreConformance<'a> {
         Self { store, is_concurrent: true }
     }
 
-    /// Does not test concurrent calls. Use it with a simulation of a database whose transactions are not isolated, such as
-    /// moto's DynamoDB.
+    /// Does not test concurrent calls. Use it with a simulation of a database whose transactions are not isolated, such
+    /// as moto's DynamoDB.
     pub fn without_concurrency(self) -> Self {
         Self { is_concurrent: false, ..self }
     }

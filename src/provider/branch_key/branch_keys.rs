@@ -55,8 +55,8 @@ const GET_BEACON: &str = "GetBeaconKey";
 /// | [`create_version`](Self::create_version) | 1 `GenerateDataKeyWithoutPlaintext`, 2 `ReEncrypt` | `get`, `replace` |
 /// | [`active`](Self::active), [`version`](Self::version), [`beacon`](Self::beacon) | 1 `Decrypt` | `get` |
 ///
-/// The methods that create never hold a branch key in plaintext. The permissions are `kms:GenerateDataKeyWithoutPlaintext`
-/// and `kms:ReEncrypt*` for administrators, and `kms:Decrypt` for users.
+/// The methods that create never hold a branch key in plaintext. The permissions are
+/// `kms:GenerateDataKeyWithoutPlaintext` and `kms:ReEncrypt*` for administrators, and `kms:Decrypt` for users.
 ///
 /// The requests of one call share a time limit of 10 seconds. The store is written in one step, at the end: if a future
 /// is dropped or a request fails, nothing half-made is in the store. After a timeout or a failure of the network during
@@ -100,9 +100,9 @@ impl BeaconKey {
 impl BranchKeys {
     /// Creates the key store over a store's items. Makes no request.
     ///
-    /// `logical_key_store_name` is a part of the encryption context of every KMS request. All users of a store must pass
-    /// the same name. AWS recommends the name of the table when it was first created. A restored backup keeps the name,
-    /// even if the table has another one.
+    /// `logical_key_store_name` is a part of the encryption context of every KMS request. All users of a store must
+    /// pass the same name. AWS recommends the name of the table when it was first created. A restored backup keeps the
+    /// name, even if the table has another one.
     ///
     /// # Errors
     /// Returns [`ConfigError::KeyName`] if the logical key store name is empty.
@@ -165,9 +165,9 @@ impl BranchKeys {
     /// cached branch key has expired.
     ///
     /// # Errors
-    /// Returns an error of kind [`Conflict`](Kind::Conflict) if another caller has created a version in the meantime, and
-    /// of kind [`Unsupported`](Kind::Unsupported) if the KMS configuration is for discovery. Otherwise, returns the errors
-    /// of [`active`](Self::active) for the current version.
+    /// Returns an error of kind [`Conflict`](Kind::Conflict) if another caller has created a version in the meantime,
+    /// and of kind [`Unsupported`](Kind::Unsupported) if the KMS configuration is for discovery. Otherwise, returns the
+    /// errors of [`active`](Self::active) for the current version.
     pub async fn create_version(&self, branch_key_id: &str) -> Result<String, ProviderError> {
         let Inner { store, kms, .. } = &*self.0;
         if kms.key_for_new().is_none() {
@@ -193,8 +193,8 @@ impl BranchKeys {
     /// Returns an error of kind [`NotFound`](Kind::NotFound) if the store has no such branch key, of kind
     /// [`UnexpectedResponse`](Kind::UnexpectedResponse) if its item is invalid, names a KMS key that is not allowed, or
     /// does not decrypt because it was modified or has another logical key store name, and of kind
-    /// [`Unsupported`](Kind::Unsupported) if its hierarchy version is not 1. Otherwise, returns the errors of KMS and of
-    /// the store.
+    /// [`Unsupported`](Kind::Unsupported) if its hierarchy version is not 1. Otherwise, returns the errors of KMS and
+    /// of the store.
     pub async fn active(&self, branch_key_id: &str) -> Result<BranchKey, ProviderError> {
         self.active_by(branch_key_id, deadline_after(DEFAULT_KEY_TIMEOUT)).await
     }

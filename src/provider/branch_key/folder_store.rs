@@ -74,8 +74,8 @@ const LOCK_INTERVAL: Duration = Duration::from_millis(5);
 /// such locks.
 ///
 /// # Blocking
-/// The methods read and write files in the calling thread, without an await point. A writer that waits for the lock blocks
-/// its thread, up to the deadline. Do not use this store in a service that handles many requests.
+/// The methods read and write files in the calling thread, without an await point. A writer that waits for the lock
+/// blocks its thread, up to the deadline. Do not use this store in a service that handles many requests.
 #[derive(Clone, Debug)]
 pub struct FolderStore {
     folder: PathBuf,
@@ -92,8 +92,8 @@ impl FolderStore {
 
     /// Returns the path of a branch key's file.
     ///
-    /// Its name is the id, in which all bytes except lower-case letters, digits, `-` and `_` are percent-encoded, so that
-    /// it is safe for all ids and file systems. A long id is cut and followed by its SHA-256 digest.
+    /// Its name is the id, in which all bytes except lower-case letters, digits, `-` and `_` are percent-encoded, so
+    /// that it is safe for all ids and file systems. A long id is cut and followed by its SHA-256 digest.
     ///
     /// ```
     /// use std::path::Path;

@@ -34,8 +34,8 @@ use crate::{
 
 /// A branch key from a key store, as a key provider. AWS calls it the *hierarchical keyring*.
 ///
-/// Each message has its own data key, which this process encrypts with the branch key. The store and KMS are called only
-/// when the cache does not have the branch key: once for each branch key and version, until it expires. Concurrent
+/// Each message has its own data key, which this process encrypts with the branch key. The store and KMS are called
+/// only when the cache does not have the branch key: once for each branch key and version, until it expires. Concurrent
 /// callers share one call.
 ///
 /// ```no_run
@@ -62,8 +62,9 @@ use crate::{
 ///
 /// # Failures
 /// If the store or KMS fails, all callers that wait for the branch key receive the error, and the next caller starts a
-/// new call. Cached branch keys are used until they expire, and never after that. A call has the time limit of the caller
-/// that starts it, and others that wait for it may wait longer than their own.
+/// new call. Cached branch keys are used until they expire, and never after that. A call has the time limit of the
+/// caller that starts it, and others that wait for it may wait longer than their own. If a store exceeds the limit, new
+/// callers wait for the call until it has taken one minute, and then start another one.
 ///
 /// # Untrusted messages
 /// A message can list many encrypted data keys with our branch key id and any versions. For each message, at most
@@ -72,8 +73,8 @@ use crate::{
 ///
 /// With [`build_by_context`](AwsKmsHierarchicalBuilder::build_by_context), the function that chooses the branch key
 /// receives the encryption context that the message stores when a message is opened. Its author chose the values, and
-/// they are not authenticated until the header has been verified. [`ByContext`](crate::provider::ByContext) describes how
-/// to handle that.
+/// they are not authenticated until the header has been verified. [`ByContext`](crate::provider::ByContext) describes
+/// how to handle that.
 #[derive(Clone)]
 pub struct AwsKmsHierarchical(Arc<Inner>);
 
@@ -108,8 +109,8 @@ impl AwsKmsHierarchical {
     /// Returns the statistics of the cached branch keys.
     ///
     /// A sealed message counts as one of a hit, a miss or a wait. An opened message counts once for each version of the
-    /// branch key that is looked up for it: normally one, but a message can have encrypted data keys of several. A lookup
-    /// that finds nothing in the cache and may not request anything, because of
+    /// branch key that is looked up for it: normally one, but a message can have encrypted data keys of several. A
+    /// lookup that finds nothing in the cache and may not request anything, because of
     /// [`Limits::tries_per_kms_key`](crate::Limits::tries_per_kms_key) or a failure, does not count.
     ///
     /// A call is one to the store and, if the item exists and is valid, one to KMS. There are no bypasses.
@@ -162,8 +163,8 @@ impl AwsKmsHierarchicalBuilder {
         self.build_with(Choice::Fixed(id))
     }
 
-    /// Builds a provider that calls `choose` with each message's encryption context, and uses the branch key whose id it
-    /// returns. AWS calls this function the *branch key id supplier*. It must not block. Makes no request.
+    /// Builds a provider that calls `choose` with each message's encryption context, and uses the branch key whose id
+    /// it returns. AWS calls this function the *branch key id supplier*. It must not block. Makes no request.
     ///
     /// The context of a signed message also contains the pair `aws-crypto-public-key`. If the function returns a
     /// [`ProviderError`], it is passed on unchanged. If it panics, the message fails with an error.

@@ -6,8 +6,8 @@ use base64ct::{Base64, Encoding};
 
 /// An item of a [`BranchKeyStore`](super::BranchKeyStore): one version of a branch key, encrypted under a KMS key.
 ///
-/// A branch key has one item of type `branch:version:UUID` for each of its versions, one of type `branch:ACTIVE` with the
-/// newest version, and one of type `beacon:ACTIVE`, which AWS's searchable encryption uses.
+/// A branch key has one item of type `branch:version:UUID` for each of its versions, one of type `branch:ACTIVE` with
+/// the newest version, and one of type `beacon:ACTIVE`, which AWS's searchable encryption uses.
 ///
 /// The fields are the attributes of AWS's DynamoDB tables (specification, `framework/branch-key-store.md`, "Record
 /// Format"). A store returns them as it finds them. They are checked after that, and the KMS ciphertext is bound to all
@@ -23,8 +23,8 @@ pub struct BranchKeyItem {
     pub ciphertext: Vec<u8>,
     /// The attribute `hierarchy-version`: the version of the format.
     pub hierarchy_version: u32,
-    /// All other attributes, which are strings, by name: `kms-arn`, `create-time`, `version` for `branch:ACTIVE`, one for
-    /// each pair of the branch key's encryption context, with the prefix `aws-crypto-ec:`, and any others.
+    /// All other attributes, which are strings, by name: `kms-arn`, `create-time`, `version` for `branch:ACTIVE`, one
+    /// for each pair of the branch key's encryption context, with the prefix `aws-crypto-ec:`, and any others.
     pub attributes: BTreeMap<String, String>,
 }
 

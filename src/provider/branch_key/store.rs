@@ -12,12 +12,13 @@ use crate::provider::ProviderErrorKind;
 /// The storage of branch keys, such as a DynamoDB table. It holds KMS ciphertexts and never a branch key in plaintext.
 ///
 /// The crate `kms-envelope-dynamodb` implements it for the tables of AWS's SDKs, and `FolderStore` (feature
-/// `branch-key-folder`) for a folder. To use another database, implement it yourself, and test your implementation with [`StoreConformance`](crate::testing::StoreConformance) (feature `mock`).
-/// An item is identified by its branch key id and its type.
+/// `branch-key-folder`) for a folder. To use another database, implement it yourself, and test your implementation with
+/// [`StoreConformance`](crate::testing::StoreConformance) (feature `mock`). An item is identified by its branch key id
+/// and its type.
 ///
 /// # With SQL
-/// The example program `branch_keys` in the repository (`examples/services`) has a complete store with these statements.
-/// Text must be compared byte by byte, so some databases need a binary collation.
+/// The example program `branch_keys` in the repository (`examples/services`) has a complete store with these
+/// statements. Text must be compared byte by byte, so some databases need a binary collation.
 ///
 /// ```sql
 /// CREATE TABLE branch_keys (
@@ -62,9 +63,9 @@ pub trait BranchKeyStore: Send + Sync {
     /// neither.
     ///
     /// # Errors
-    /// Returns an error of kind [`Conflict`](crate::provider::ProviderErrorKind::Conflict) if `version` exists, or if the
-    /// ciphertext of the current item `branch:ACTIVE` is not `expected_ciphertext`: another caller has replaced it. The
-    /// same applies if there is no such item.
+    /// Returns an error of kind [`Conflict`](crate::provider::ProviderErrorKind::Conflict) if `version` exists, or if
+    /// the ciphertext of the current item `branch:ACTIVE` is not `expected_ciphertext`: another caller has replaced it.
+    /// The same applies if there is no such item.
     async fn replace(
         &self,
         version: &BranchKeyItem,
