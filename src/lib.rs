@@ -81,6 +81,7 @@
 //! | encrypt a message again, with another data key | [`Envelope::reseal`], [`reseal_reader`](Envelope::reseal_reader) |
 //! | sign messages, or open old ones | [`EnvelopeBuilder::suite`] and [`commitment_policy`](EnvelopeBuilder::commitment_policy) |
 //! | inspect a message without a key | [`message::Header`]; compute lengths: [`message::Geometry`] |
+//! | know plaintext lengths from message lengths alone | [`EnvelopeBuilder::header_len`], [`Geometry::of_sealed`](message::Geometry::of_sealed) |
 //! | require AWS-LC's FIPS module | [`EnvelopeBuilder::require_fips`] |
 //! | map an error to a status code or a retry | [`OpenError::kind`] and [`is_retryable`](OpenError::is_retryable), on every error type: [`ErrorKind`] |
 //! | test your service without KMS | the [`testing`] module |

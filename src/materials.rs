@@ -101,7 +101,7 @@ pub(crate) async fn for_sealing(
     suite: AlgorithmSuite,
     context: &EncryptionContext,
     required: &BTreeSet<String>,
-    (frame_len, limits): (NonZeroU32, &Limits),
+    (frame_len, header_len, limits): (NonZeroU32, Option<usize>, &Limits),
     (backend, random): (Backend, &Random),
     deadline: Instant,
 ) -> Result<SealingMaterials, MaterialsError> {
@@ -131,15 +131,28 @@ pub(crate) async fn for_sealing(
             encrypted_data_keys: &data_key.encrypted_data_keys,
             frame_len: frame_len.get(),
         },
+        header_len,
         limits,
     );
     Ok(SealingMaterials { data_key: data_key.plaintext, signing_key, header })
 }
 
-/// Returns a template that is within the limits: the envelope must be able to open what it seals.
-fn header_template(fields: &HeaderFields<'_>, limits: &Limits) -> Result<HeaderTemplate, SealError> {
-    let header = HeaderTemplate::new(fields)?;
-    limits.check_encrypted_data_keys(fields.encrypted_data_keys.len())?;
+/// Returns a template of this length, if one is given, that is within the limits: the envelope must be able to open what
+/// it seals.
+fn header_template(
+    fields: &HeaderFields<'_>,
+    header_len: Option<usize>,
+    limits: &Limits,
+) -> Result<HeaderTemplate, SealError> {
+    let mut keys = Cow::Borrowed(fields.encrypted_data_keys);
+    let mut header = HeaderTemplate::new(fields)?;
+    if let Some(len) = header_len
+        && let Some(padding) = EncryptedDataKey::padding(header.header_len(), len)?
+    {
+        keys.to_mut().push(padding);
+        header = HeaderTemplate::new(&HeaderFields { encrypted_data_keys: &keys, ..*fields })?;
+    }
+    limits.check_encrypted_data_keys(keys.len())?;
     limits.check_header_len(header.header_len())?;
     Ok(header)
 }

@@ -13,6 +13,7 @@
 //! | read the header at the start of a buffer | [`Header::parse`] |
 //! | read a header whose bytes arrive in pieces | [`HeaderReader`] |
 //! | find the frames of a message, and its plaintext length | [`Header::geometry`], or [`Header::signed_geometry`] and [`footer_lens`] if it is signed |
+//! | find the plaintext length from the length of a message alone | [`EnvelopeBuilder::header_len`](crate::EnvelopeBuilder::header_len) and [`Geometry::of_sealed`] |
 //! | compute the length of a message before it is sealed | [`Geometry::of_plaintext`] |
 //! | store and load the encrypted data keys that [`Envelope::rewrap`](crate::Envelope::rewrap) returns | [`DetachedKeys`] |
 
@@ -29,6 +30,7 @@ mod message_id;
 
 pub use detached_keys::DetachedKeys;
 pub use encrypted_data_key::EncryptedDataKey;
+pub(crate) use encrypted_data_key::MIN_PADDING_LEN;
 pub(crate) use footer::{FOOTER_OVERHEAD, parse_footer, write_footer};
 pub use footer::{MAX_FOOTER_LEN, MIN_FOOTER_LEN, footer_lens};
 pub(crate) use frame::{BLOCK_OVERHEAD, FrameHead, body_aad};
@@ -37,6 +39,7 @@ pub use geometry::{FrameLocation, Geometry};
 pub use header::{ContentType, Header};
 pub(crate) use header::{HeaderFields, HeaderTemplate, HeaderView};
 pub use header_reader::HeaderReader;
+pub(crate) use header_reader::least_len as least_header_len;
 pub(crate) use key_section::EncryptedDataKeys;
 pub(crate) use limits::Limits;
 pub use message_id::MessageId;

@@ -16,7 +16,7 @@ use crate::{
     crypto::{Backend, Random, Randomness},
     error::{ConfigError, NotFips},
     materials::{self, MaterialsError, OpeningMaterials, SealingMaterials},
-    message::{EncryptedDataKey, Limits, MessageId},
+    message::{EncryptedDataKey, Limits, MessageId, least_header_len},
     provider::{self, DecryptDataKeyRequest, KeyProvider},
     stream::{self, SealerParts, Threads},
     suite::{AlgorithmSuite, CommitmentPolicy},
@@ -32,6 +32,7 @@ pub(super) struct Settings {
     pub(super) policy: CommitmentPolicy,
     pub(super) suite: AlgorithmSuite,
     pub(super) frame_len: NonZeroU32,
+    pub(super) header_len: Option<usize>,
     pub(super) limits: Limits,
     pub(super) key_timeout: Duration,
     pub(super) required_context: BTreeSet<String>,
@@ -54,7 +55,7 @@ impl Settings {
             self.suite,
             context,
             &self.required_context,
-            (self.frame_len, &self.limits),
+            (self.frame_len, self.header_len, &self.limits),
             (self.backend, &self.random),
             self.deadline(),
         )
@@ -153,6 +154,7 @@ impl From<Settings> for Envelope {
 /// | refuse to stream signed messages | [`refuse_signed_streams`](Self::refuse_signed_streams) | stream them |
 /// | open messages of AWS's SDK for .NET 4.0.0 | [`accept_esdk_net_4_0_0`](Self::accept_esdk_net_4_0_0) | refuse them |
 /// | choose the frame length | [`frame_len`](Self::frame_len) | 65,536 bytes |
+/// | give all headers the same length | [`header_len`](Self::header_len) | the length that a header needs |
 /// | encrypt a message with several threads | [`threads`](Self::threads) | the calling thread |
 /// | choose the buffers of readers and writers | [`stream_buffer_len`](Self::stream_buffer_len) | 1 MiB for each thread, at most 8 MiB |
 /// | choose the cryptographic backend | [`backend`](Self::backend) | the fastest that is compiled in |
@@ -176,6 +178,7 @@ impl EnvelopeBuilder {
             policy: CommitmentPolicy::default(),
             suite: AlgorithmSuite::default(),
             frame_len: NonZeroU32::MIN.saturating_add(DEFAULT_FRAME_LEN - 1),
+            header_len: None,
             limits: Limits::default(),
             key_timeout: provider::DEFAULT_KEY_TIMEOUT,
             required_context: BTreeSet::new(),
@@ -233,6 +236,43 @@ impl EnvelopeBuilder {
     /// Range readers decrypt complete frames, so short ranges of long frames are slower.
     pub fn frame_len(mut self, bytes: u32) -> Self {
         self.frame_len = bytes;
+        self
+    }
+
+    /// Gives every message the same header length in bytes, at most 65,535. By default, the length of a header follows
+    /// from the suite, the encryption context and the keys.
+    ///
+    /// With a fixed header length and [frame length](Self::frame_len), the plaintext length of an unsigned message
+    /// follows from the length of the message: see [`Geometry::of_sealed`](crate::message::Geometry::of_sealed). A list
+    /// of the lengths of stored objects is enough to know how long their plaintexts are.
+    ///
+    /// The length is that of [`Header::len`](crate::message::Header::len): the entire header, including its
+    /// authentication tag. A shorter header is padded with one more entry in its list of encrypted data keys, of at
+    /// least 28 bytes, whose provider id is `kms-envelope-padding`. All of AWS's SDKs pass over it. The entry counts
+    /// toward [`Limits::encrypted_data_keys`]: readers that limit the number of encrypted data keys must allow one more.
+    ///
+    /// Sealing returns [`SealError::HeaderLen`](crate::SealError::HeaderLen) if the header needs more bytes, or is 1 to
+    /// 27 bytes shorter. Choose a length with room for the longest encryption context and all keys: an encrypted data
+    /// key of AWS KMS needs about 280 bytes. The setting does not apply to opening.
+    ///
+    /// ```
+    /// use std::num::NonZeroU32;
+    /// use kms_envelope::{EncryptionContext, Envelope, RawAes, message::Geometry};
+    ///
+    /// # pollster::block_on(async {
+    /// let key = RawAes::generate("example", "key")?;
+    /// let envelope = Envelope::builder(key).header_len(1024).frame_len(4096).build()?;
+    /// let context = EncryptionContext::from([("tenant", "acme")]);
+    /// let sealed = envelope.seal(&[7; 10_000], &context).await?;
+    ///
+    /// let frame_len = NonZeroU32::new(4096).unwrap();
+    /// let geometry = Geometry::of_sealed(1024, frame_len, 0, sealed.len() as u64)?;
+    /// assert_eq!(geometry.plaintext_len(), 10_000);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn header_len(mut self, bytes: usize) -> Self {
+        self.settings.header_len = Some(bytes);
         self
     }
 
@@ -361,6 +401,8 @@ impl EnvelopeBuilder {
     /// # Errors
     /// - Returns [`ConfigError::CommitmentPolicy`] if the commitment policy does not allow the suite.
     /// - Returns [`ConfigError::FrameLen`] if the frame length is zero or exceeds [`Limits::frame_len`].
+    /// - Returns [`ConfigError::HeaderLen`] if the header length is shorter than any header of the suite, or exceeds
+    ///   65,535 bytes or [`Limits::header_len`].
     /// - Returns [`ConfigError::StreamBufferLen`] if the stream buffer length is out of range.
     /// - Returns [`ConfigError::NotFips`] if [`require_fips`](Self::require_fips) is set and not met.
     pub fn build(mut self) -> Result<Envelope, ConfigError> {
@@ -377,6 +419,14 @@ impl EnvelopeBuilder {
         settings.frame_len = NonZeroU32::new(self.frame_len)
             .filter(|len| len.get() <= max)
             .ok_or(ConfigError::FrameLen { len: self.frame_len, max })?;
+        if let Some(len) = settings.header_len {
+            // Longer padding would not fit into one encrypted data key.
+            let max = settings.limits.header_len.min(u16::MAX.into());
+            let min = least_header_len(settings.suite.message_version());
+            if !(min..=max).contains(&len) {
+                return Err(ConfigError::HeaderLen { len, min, max });
+            }
+        }
         let lens = stream::BUFFER_LENS;
         if let Some(len) = settings.stream_buffer_len.filter(|len| !lens.contains(len)) {
             return Err(ConfigError::StreamBufferLen { len, min: *lens.start(), max: *lens.end() });

@@ -34,6 +34,17 @@ pub enum ConfigError {
         /// The limit for opening, in bytes.
         max: u32,
     },
+    /// The fixed header length is shorter than any header, or longer than this envelope would accept on opening.
+    #[error("a header length of {len} bytes is not allowed; use {min} to {max}")]
+    #[non_exhaustive]
+    HeaderLen {
+        /// The given length, in bytes.
+        len: usize,
+        /// The length of the shortest header of the suite, in bytes.
+        min: usize,
+        /// The maximum, in bytes: the limit for opening, at most 65,535.
+        max: usize,
+    },
     /// The length of the stream buffers is out of range.
     #[error("a stream buffer length of {len} bytes is not allowed; use {min} to {max}")]
     #[non_exhaustive]
@@ -183,6 +194,7 @@ impl ConfigError {
             Self::Random(_) => ErrorKind::Unavailable,
             Self::CommitmentPolicy { .. }
             | Self::FrameLen { .. }
+            | Self::HeaderLen { .. }
             | Self::StreamBufferLen { .. }
             | Self::NotFips(_)
             | Self::Cache { .. }

@@ -204,6 +204,7 @@ mod tests {
             (limit().into(), ErrorKind::Refused),
             (random().into(), ErrorKind::Unavailable),
             (SealError::RepeatedMessageId, ErrorKind::Unavailable),
+            (SealError::HeaderLen { header_len: 1, needed: 2 }, ErrorKind::InvalidInput),
             (SealError::TooLong { frame_len: 1 }, ErrorKind::InvalidInput),
             (SealError::TooLongForMemory { len: 1 }, ErrorKind::InvalidInput),
             (SealError::OutputTooShort { len: 1, needed: 2 }, ErrorKind::InvalidInput),
@@ -302,6 +303,7 @@ mod tests {
         let source = || io::Error::from(io::ErrorKind::NotFound);
         let errors = [
             (ConfigError::FrameLen { len: 0, max: 1 }, ErrorKind::InvalidInput),
+            (ConfigError::HeaderLen { len: 0, min: 1, max: 2 }, ErrorKind::InvalidInput),
             (ConfigError::KeyFileIo { path: "".into(), action: "read", source: source() }, ErrorKind::Io),
             (random().into(), ErrorKind::Unavailable),
         ];

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use thiserror::Error;
 
 use super::{ContextError, DataKeyError, ErrorKind, LimitError, RandomError, kind::find};
-use crate::provider::ProviderError;
+use crate::{message::MIN_PADDING_LEN, provider::ProviderError};
 
 /// A message could not be sealed.
 ///
@@ -26,6 +26,19 @@ pub enum SealError {
     /// context, or raise the limit in all envelopes that open the message.
     #[error(transparent)]
     Limit(#[from] LimitError),
+    /// A header of this message cannot have the length set with
+    /// [`EnvelopeBuilder::header_len`](crate::EnvelopeBuilder::header_len). Set another length, or use fewer keys or a
+    /// smaller encryption context.
+    #[error(
+        "the header cannot have the set length of {header_len} bytes: it needs {needed}, and padding adds at least \
+         {MIN_PADDING_LEN}; set EnvelopeBuilder::header_len to {needed}, or to {} or more", needed + MIN_PADDING_LEN
+    )]
+    HeaderLen {
+        /// The set length, in bytes.
+        header_len: usize,
+        /// The length without padding, in bytes. Padding adds at least 28 bytes.
+        needed: usize,
+    },
     /// The random number generator failed.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -74,7 +87,8 @@ impl SealError {
             Self::Provider(error) => error.error_kind(),
             Self::DataKey(_) | Self::Random(_) | Self::RepeatedMessageId => ErrorKind::Unavailable,
             Self::Limit(_) => ErrorKind::Refused,
-            Self::TooLong { .. }
+            Self::HeaderLen { .. }
+            | Self::TooLong { .. }
             | Self::TooLongForMemory { .. }
             | Self::OutputTooShort { .. }
             | Self::Finished

@@ -4,7 +4,20 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::suite::{IV_LEN, RAW_AES_LENGTHS};
+use crate::{
+    error::SealError,
+    suite::{IV_LEN, RAW_AES_LENGTHS},
+};
+
+/// The provider id of padding.
+const PADDING: &str = "kms-envelope-padding";
+
+/// The length of everything in the shortest padding but its provider info: the lengths of the three fields, the id, and
+/// one byte of ciphertext.
+const PADDING_OVERHEAD: usize = 3 * 2 + PADDING.len() + 1;
+
+/// The length of the shortest padding. The AWS Encryption SDK for JavaScript refuses empty fields.
+pub(crate) const MIN_PADDING_LEN: usize = PADDING_OVERHEAD + 1;
 
 /// A data key that a key provider has encrypted, as a message's header stores it.
 ///
@@ -38,9 +51,34 @@ impl EncryptedDataKey {
         Self { provider_id: provider_id.into(), provider_info: provider_info.into(), ciphertext: ciphertext.into() }
     }
 
+    /// Returns the padding that makes a header of `header_len` bytes from one that needs `needed` bytes without it, or
+    /// `None` if that is the same.
+    pub(crate) fn padding(needed: usize, header_len: usize) -> Result<Option<Self>, SealError> {
+        match header_len.checked_sub(needed) {
+            Some(0) => Ok(None),
+            Some(len) if len >= MIN_PADDING_LEN => {
+                Ok(Some(Self::new(PADDING, vec![0; len - PADDING_OVERHEAD], &[0][..])))
+            }
+            _ => Err(SealError::HeaderLen { header_len, needed }),
+        }
+    }
+
+    /// Returns the number of header bytes that this entry occupies if it is the padding of a
+    /// [fixed header length](crate::EnvelopeBuilder::header_len), and `None` if it is an encrypted data key.
+    ///
+    /// Padding has the provider id `kms-envelope-padding`, zero bytes as provider info, and one zero byte as
+    /// ciphertext. Only the provider id is checked here.
+    pub fn padding_len(&self) -> Option<usize> {
+        (self.provider_id == PADDING).then(|| self.fields().iter().map(|field| 2 + field.len()).sum())
+    }
+
     /// Returns the name of the key that encrypted the data key, for display: the key's ARN for AWS KMS, or the name of
-    /// a local key. Invalid UTF-8 is replaced by `�`.
+    /// a local key. Invalid UTF-8 is replaced by `�`. For [padding](Self::padding_len), returns its length, such as
+    /// `540 bytes`.
     pub fn key_name(&self) -> String {
+        if let Some(len) = self.padding_len() {
+            return format!("{len} bytes");
+        }
         // The provider info of a raw AES key is its name, these lengths and the IV.
         let info = &self.provider_info;
         let name = match info.len().checked_sub(RAW_AES_LENGTHS.len() + IV_LEN) {

@@ -95,6 +95,23 @@ impl Geometry {
     /// Computes the geometry of a message of `sealed_len` bytes, including its header and footer. `footer_len` is 0 for
     /// an unsigned message. For a signed message, [`footer_lens`](super::footer_lens) returns the possible lengths.
     ///
+    /// No byte of the message is needed if its header length is [fixed](crate::EnvelopeBuilder::header_len), its frame
+    /// length known, and its suite unsigned.
+    ///
+    /// ```
+    /// use std::num::NonZeroU32;
+    /// use kms_envelope::message::Geometry;
+    ///
+    /// // From a list of files or objects, which are messages with headers of 1,024 bytes.
+    /// let frame_len = NonZeroU32::new(65_536).unwrap();
+    /// let plaintext_len = |sealed_len| Geometry::of_sealed(1024, frame_len, 0, sealed_len).map(|it| it.plaintext_len());
+    /// assert_eq!(plaintext_len(1_064)?, 0);
+    /// assert_eq!(plaintext_len(101_096)?, 100_000);
+    /// assert!(plaintext_len(1_063).is_err()); // shorter than any message
+    /// assert!(plaintext_len(1_024 + 65_568 + 39).is_err()); // ends within the final frame's first bytes
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// Returns [`FormatError::Length`] if no message can have these lengths.
     pub fn of_sealed(

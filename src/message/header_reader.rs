@@ -216,7 +216,7 @@ enum Field {
 }
 
 /// Returns the length of the shortest header: an empty context, and one encrypted data key of three empty parts.
-const fn least_len(version: MessageVersion) -> usize {
+pub(crate) const fn least_len(version: MessageVersion) -> usize {
     let (context, keys, frame_len) = (2, 2 + KeySection::LEAST_KEY_LEN, 1 + 4);
     match version {
         MessageVersion::V1 => 1 + 1 + 2 + 16 + context + keys + frame_len + 4 + 1 + IV_LEN + TAG_LEN,

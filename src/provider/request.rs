@@ -280,7 +280,8 @@ impl<'a> DecryptDataKeyRequest<'a> {
     /// [`NoneDecrypted`](ProviderErrorKind::NoneDecrypted) otherwise.
     pub fn none_decrypted(&self, provider: impl fmt::Display, attempts: Vec<ProviderError>) -> ProviderError {
         if attempts.is_empty() {
-            let found: Vec<_> = self.encrypted_data_keys.iter().map(ToString::to_string).collect();
+            let keys = self.encrypted_data_keys.iter().filter(|key| key.padding_len().is_none());
+            let found: Vec<_> = keys.map(ToString::to_string).collect();
             ProviderError::new(ProviderErrorKind::NoMatchingKey, "Decrypt", provider.to_string())
                 .with_detail(found.join(", "))
         } else {

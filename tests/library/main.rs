@@ -9,6 +9,17 @@ mod envelope;
 #[cfg(all(feature = "mock", feature = "stream", feature = "tokio"))]
 mod errors;
 mod fips;
+#[cfg(all(
+    feature = "aws-kms",
+    feature = "aws-lc",
+    feature = "branch-key",
+    feature = "ecdh",
+    feature = "parallel",
+    feature = "rsa",
+    feature = "stream",
+    feature = "tokio"
+))]
+mod header_len;
 #[cfg(all(feature = "mock", feature = "parallel"))]
 mod many;
 mod messages;

@@ -43,7 +43,7 @@ fn envelope(frame_len: u32) -> Envelope {
 }
 
 /// Returns the message from every method of sealing, in pieces of this length.
-fn sealed_by_every_method(
+pub(crate) fn sealed_by_every_method(
     make: &dyn Fn() -> Envelope,
     plaintext: &[u8],
     piece_len: usize,
@@ -89,7 +89,7 @@ fn sealed_by_every_method(
 }
 
 /// Returns the plaintext or the error's text from every method of opening, in pieces of this length.
-fn opened_by_every_method(
+pub(crate) fn opened_by_every_method(
     envelope: &Envelope,
     sealed: &[u8],
     piece_len: usize,

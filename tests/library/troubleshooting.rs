@@ -285,6 +285,9 @@ fn of_messages() -> Vec<Seen> {
         )),
     ]);
 
+    let of_len = |len| Envelope::builder(key("key", 7)).header_len(len).build();
+    all.extend([seen(of_len(97)), seen(block_on(of_len(len + 27).unwrap().seal(b"data", &context())))]);
+
     let refusing = Envelope::builder(key("key", 7)).refuse_signed_streams().build().unwrap();
     let ranges = |message: &[u8], len| block_on(envelope().range_reader(message.to_vec(), len as u64, &context()));
     all.extend([
