@@ -18,8 +18,9 @@ use crate::{
     context::EncryptionContext,
     error::{OpenError, SealError},
     materials::{self, SealingMaterials},
-    message::{ContentType, DetachedKeys, Header, MessageId},
+    message::{ContentType, DetachedKeys, Header, Limits, MessageId},
     stream::{self, AsyncRangeReader, AsyncReadAt, MessageInfo, Opener, RangeOpener, RangeReader, ReadAt, Sealer},
+    suite::AlgorithmSuite,
 };
 
 /// Encrypts (seals) and decrypts (opens) data with the data keys of a [`KeyProvider`](crate::KeyProvider).
@@ -167,6 +168,16 @@ impl Envelope {
     ) -> Result<AsyncRangeReader<S>, OpenError> {
         let header = stream::range::read_header_async(&source, sealed_len, &self.settings.limits).await?;
         AsyncRangeReader::new(source, self.range_opener(&header, sealed_len, context).await?).await
+    }
+
+    /// Returns the algorithm suite with which this envelope seals.
+    pub fn suite(&self) -> AlgorithmSuite {
+        self.settings.suite
+    }
+
+    /// Returns the limits on what a message may ask for.
+    pub fn limits(&self) -> &Limits {
+        &self.settings.limits
     }
 
     /// Creates a [`RangeOpener`], which opens ranges of a message and does no I/O. Calls the key provider once.

@@ -1,0 +1,147 @@
+//! Objects whose data keys have been decrypted.
+
+use std::{future::Future, mem::size_of, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use kms_envelope::stream::RangeOpener;
+use moka::{future, sync};
+use tokio::sync::Semaphore;
+
+use crate::{Error, layout::Layout};
+
+/// The number of objects whose keys are requested at the same time. All others wait.
+const MAX_KEY_REQUESTS: usize = 16;
+
+/// The location of an object, and its version if one was requested.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Name {
+    pub(crate) location: String,
+    pub(crate) version: Option<String>,
+}
+
+/// Identifies the content of an object: no two messages have the same header.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    name: Name,
+    header: Bytes,
+    sealed_len: u64,
+}
+
+/// An object whose data key has been decrypted.
+#[derive(Debug)]
+pub(crate) struct Object {
+    pub(crate) opener: RangeOpener,
+    pub(crate) layout: Layout,
+}
+
+impl Object {
+    pub(crate) fn plaintext_len(&self) -> u64 {
+        self.opener.geometry().plaintext_len()
+    }
+
+    pub(crate) fn sealed_len(&self) -> u64 {
+        self.opener.geometry().sealed_len()
+    }
+
+    /// Returns where the frame starts that contains the plaintext byte at this offset, or the final frame if the
+    /// plaintext is not that long.
+    pub(crate) fn start(&self, offset: u64) -> u64 {
+        self.layout.start(offset).min(self.opener.final_frame().sealed.start)
+    }
+}
+
+/// What a later read of the same name can rely on, as long as the object's e_tag is the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Known {
+    pub(crate) e_tag: Option<String>,
+    pub(crate) object: Arc<Object>,
+}
+
+impl Known {
+    pub(crate) fn is(&self, e_tag: Option<&str>, sealed_len: u64) -> bool {
+        self.e_tag.as_deref() == e_tag && self.object.sealed_len() == sealed_len
+    }
+}
+
+/// A cache of [`Object`]s, in which each is requested once.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    /// Concurrent reads of the same content share one request for its key.
+    by_identity: future::Cache<Identity, Arc<Object>>,
+    /// The content that a name had when it was last read, if its e_tag is strong.
+    by_name: sync::Cache<Name, (String, Identity)>,
+    key_requests: Semaphore,
+}
+
+impl Objects {
+    pub(crate) fn new(max_age: Duration, capacity: u64) -> Self {
+        /// A coarse estimate of the memory for the parsed header, the keys and the cache itself.
+        const OVERHEAD: usize = 1024;
+        let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let object_weight = move |identity: &Identity, _: &Arc<Object>| {
+            weight(2 * identity.header.len() + identity.name.location.len() + size_of::<Object>() + OVERHEAD)
+        };
+        let name_weight = move |name: &Name, (_, identity): &(String, Identity)| {
+            weight(2 * name.location.len() + identity.header.len() + OVERHEAD)
+        };
+        Self {
+            by_identity: future::Cache::builder()
+                .max_capacity(capacity)
+                .weigher(object_weight)
+                .time_to_live(max_age)
+                .build(),
+            by_name: sync::Cache::builder().max_capacity(capacity).weigher(name_weight).time_to_live(max_age).build(),
+            key_requests: Semaphore::new(MAX_KEY_REQUESTS),
+        }
+    }
+
+    /// Returns the object that this name had when it was last read.
+    pub(crate) async fn known(&self, name: &Name) -> Option<Known> {
+        let (e_tag, identity) = self.by_name.get(name)?;
+        Some(Known { e_tag: Some(e_tag), object: self.by_identity.get(&identity).await? })
+    }
+
+    /// Returns the object with this header, which is opened with `open` if it is not in the cache. A name whose e_tag is
+    /// strong is [known](Self::known) from now on.
+    pub(crate) async fn get_or_open(
+        &self,
+        name: Name,
+        e_tag: Option<&str>,
+        (header, sealed_len): (Bytes, u64),
+        open: impl Future<Output = Result<Object, Error>>,
+    ) -> Result<Arc<Object>, Error> {
+        let identity = Identity { name, header, sealed_len };
+        let open = async {
+            let _permit = self.key_requests.acquire().await;
+            open.await.map(Arc::new)
+        };
+        let object = self.by_identity.try_get_with_by_ref(&identity, open).await.map_err(|error| (*error).clone())?;
+        if let Some(e_tag) = e_tag.filter(|e_tag| is_strong(e_tag)) {
+            self.by_name.insert(identity.name.clone(), (e_tag.to_owned(), identity));
+        }
+        Ok(object)
+    }
+
+    /// Forgets the object of this name.
+    pub(crate) fn forget(&self, name: &Name) {
+        self.by_name.invalidate(name);
+    }
+
+    /// Removes all objects, and wipes their keys.
+    pub(crate) async fn clear(&self) {
+        self.by_name.invalidate_all();
+        self.by_identity.invalidate_all();
+        self.remove_expired().await;
+    }
+
+    /// Removes the objects that are too old, and wipes their keys.
+    pub(crate) async fn remove_expired(&self) {
+        self.by_name.run_pending_tasks();
+        self.by_identity.run_pending_tasks().await;
+    }
+}
+
+/// Returns whether an e_tag identifies the bytes of an object. Weak ones (RFC 9110, section 8.8.1) do not.
+fn is_strong(e_tag: &str) -> bool {
+    !e_tag.is_empty() && !e_tag.starts_with("W/")
+}

@@ -1,0 +1,114 @@
+//! Copying and renaming.
+
+use std::sync::Arc;
+
+use futures_util::TryStreamExt;
+use uuid::Uuid;
+
+use super::{
+    encrypted_store::Core,
+    list::STAGING,
+    object_store::{
+        self, CopyMode, CopyOptions, GetOptions, GetResult, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode,
+        PutMultipartOptions, PutOptions, RenameOptions, RenameTargetMode, Result, path::Path,
+    },
+    upload::Upload,
+};
+
+impl<T: ObjectStore> Core<T> {
+    pub(super) async fn copy(self: &Arc<Self>, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.check_name(from)?;
+        self.check_name(to)?;
+        if !self.shared.contexts.are_equal(from.as_ref(), to.as_ref()) {
+            return self.seal_for(from, to, options).await;
+        }
+        self.inner.copy_opts(from, to, options).await?;
+        self.forget(to);
+        self.copy_detached_keys(from, to).await
+    }
+
+    pub(super) async fn rename(self: &Arc<Self>, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
+        self.check_name(from)?;
+        self.check_name(to)?;
+        let RenameOptions { target_mode, extensions } = options;
+        if self.shared.contexts.are_equal(from.as_ref(), to.as_ref()) {
+            self.inner.rename_opts(from, to, RenameOptions { target_mode, extensions }).await?;
+            self.forget(to);
+            self.copy_detached_keys(from, to).await?;
+        } else {
+            let mode = match target_mode {
+                RenameTargetMode::Overwrite => CopyMode::Overwrite,
+                RenameTargetMode::Create => CopyMode::Create,
+            };
+            self.seal_for(from, to, CopyOptions { mode, extensions }).await?;
+            self.inner.delete(from).await?;
+        }
+        self.forget(from);
+        if from == to { Ok(()) } else { self.delete_detached_keys(from).await }
+    }
+
+    /// Seals an object again, for another location. The destination appears when it is complete, or not at all.
+    async fn seal_for(self: &Arc<Self>, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        let CopyOptions { mode, extensions } = options;
+        let source = self.get(from, GetOptions::default()).await?;
+        let attributes = source.attributes.clone();
+        if source.meta.size <= self.shared.part_len as u64 {
+            let sealed = self.seal(to, source.bytes().await?.into()).await?;
+            let mode = match mode {
+                CopyMode::Overwrite => PutMode::Overwrite,
+                CopyMode::Create => PutMode::Create,
+            };
+            let options = PutOptions { mode, attributes, extensions, ..PutOptions::default() };
+            return self.put_sealed(to, sealed, options).await.map(drop);
+        }
+        let upload_options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+        match mode {
+            CopyMode::Overwrite => upload_all(self.start_upload_to(to, to, upload_options).await?, source).await,
+            // No store has a conditional multipart upload.
+            CopyMode::Create => {
+                let staging = staging_path(to)?;
+                upload_all(self.start_upload_to(&staging, to, upload_options).await?, source).await?;
+                let options = RenameOptions { target_mode: RenameTargetMode::Create, extensions };
+                if let Err(error) = self.inner.rename_opts(&staging, to, options).await {
+                    // The first error is the one that matters.
+                    let _ = self.inner.delete(&staging).await;
+                    return Err(error);
+                }
+                self.forget(to);
+                self.delete_detached_keys(to).await
+            }
+        }
+    }
+
+    /// Makes the detached keys of a copied object those of its source.
+    async fn copy_detached_keys(&self, from: &Path, to: &Path) -> Result<()> {
+        let Some((from_keys, to_keys)) = self.detached_path(from).zip(self.detached_path(to)) else { return Ok(()) };
+        match self.inner.copy(&from_keys, &to_keys).await {
+            Err(object_store::Error::NotFound { .. }) => self.delete_detached_keys(to).await,
+            copied => copied,
+        }
+    }
+}
+
+/// Uploads the plaintext of a source. If that fails, nothing is left.
+async fn upload_all<T: ObjectStore>(mut upload: Upload<T>, source: GetResult) -> Result<()> {
+    let uploaded = async {
+        let mut plaintext = source.into_stream();
+        while let Some(piece) = plaintext.try_next().await? {
+            upload.put_part(piece.into()).await?;
+        }
+        upload.complete().await.map(drop)
+    };
+    let uploaded = uploaded.await;
+    if uploaded.is_err() {
+        let _ = upload.abort().await;
+    }
+    uploaded
+}
+
+/// Returns a name beside `to` that no other copy uses.
+fn staging_path(to: &Path) -> Result<Path> {
+    let name = format!("{STAGING}{}", Uuid::new_v4());
+    let parent = to.as_ref().rsplit_once('/').map(|(parent, _)| parent);
+    Ok(Path::parse(parent.map_or(name.clone(), |parent| format!("{parent}/{name}")))?)
+}

@@ -1,0 +1,106 @@
+//! Lists, metadata and deletion.
+
+use std::sync::Arc;
+
+use futures_util::{
+    StreamExt, TryStreamExt, future,
+    stream::{self, BoxStream},
+};
+
+use super::{
+    encrypted_store::Core,
+    object_store::{self, GetOptions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, Result, path::Path},
+};
+use crate::Error;
+
+/// The number of headers that a list looks up at the same time.
+const LOOK_UPS: usize = 16;
+
+/// The start of the names of objects that are being copied.
+pub(super) const STAGING: &str = ".kms-envelope-staging-";
+
+impl<T: ObjectStore> Core<T> {
+    /// Returns whether programs do not see this object: detached keys, and objects that are being copied.
+    pub(super) fn is_hidden(&self, location: &Path) -> bool {
+        let is_staging = location.filename().is_some_and(|name| name.starts_with(STAGING));
+        let suffix = self.shared.detached_keys.as_deref();
+        is_staging || suffix.is_some_and(|suffix| location.as_ref().ends_with(suffix))
+    }
+
+    /// Returns the path of an object's detached keys, if the store looks for them.
+    pub(super) fn detached_path(&self, location: &Path) -> Option<Path> {
+        let suffix = self.shared.detached_keys.as_ref()?;
+        Path::parse(format!("{location}{suffix}")).ok()
+    }
+
+    /// Returns the length of the plaintext of an object. Objects that are not messages have their own length.
+    pub(super) async fn plaintext_len(self: &Arc<Self>, meta: &ObjectMeta) -> Result<u64> {
+        let geometry = if self.shared.looks_up_sizes {
+            let options = GetOptions { version: meta.version.clone(), ..GetOptions::default() };
+            match self.read_header(&meta.location, &options).await {
+                Ok((meta, _, header)) => header.geometry(meta.size).ok(),
+                Err(object_store::Error::Generic { source, .. }) if source.is::<Error>() => None,
+                Err(error) => return Err(error),
+            }
+        } else {
+            self.shared.layout.geometry(meta.size)
+        };
+        Ok(geometry.map_or(meta.size, |geometry| geometry.plaintext_len()))
+    }
+
+    pub(super) fn listed(
+        self: &Arc<Self>,
+        sealed: BoxStream<'static, Result<ObjectMeta>>,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (core, hiding) = (self.clone(), self.clone());
+        let shown = sealed.try_filter(move |meta| future::ready(!hiding.is_hidden(&meta.location)));
+        let with_size = move |meta: Result<ObjectMeta>| {
+            let core = core.clone();
+            async move {
+                let mut meta = meta?;
+                meta.size = core.plaintext_len(&meta).await?;
+                Ok(meta)
+            }
+        };
+        shown.map(with_size).buffered(LOOK_UPS).boxed()
+    }
+
+    pub(super) async fn list_with_delimiter(self: &Arc<Self>, prefix: Option<&Path>) -> Result<ListResult> {
+        let mut result = self.inner.list_with_delimiter(prefix).await?;
+        let sealed = stream::iter(std::mem::take(&mut result.objects)).map(Ok).boxed();
+        result.objects = self.listed(sealed).try_collect().await?;
+        Ok(result)
+    }
+
+    pub(super) fn delete(
+        self: &Arc<Self>,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        let deleting = self.clone();
+        let deleted = self.inner.delete_stream(locations);
+        deleted
+            .and_then(move |location| {
+                let core = deleting.clone();
+                async move {
+                    core.forget(&location);
+                    core.delete_detached_keys(&location).await?;
+                    Ok(location)
+                }
+            })
+            .boxed()
+    }
+
+    /// Forgets the content of an object that was written or deleted.
+    pub(super) fn forget(&self, location: &Path) {
+        self.shared.objects.forget(&Self::name(location, None));
+    }
+
+    /// Deletes the detached keys of an object, if there are any.
+    pub(super) async fn delete_detached_keys(&self, location: &Path) -> Result<()> {
+        let Some(keys) = self.detached_path(location) else { return Ok(()) };
+        match self.inner.delete(&keys).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
