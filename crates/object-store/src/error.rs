@@ -1,6 +1,6 @@
 //! The errors of a store.
 
-use std::{error::Error as StdError, sync::Arc};
+use std::{error::Error as StdError, fmt, sync::Arc};
 
 use kms_envelope::{AlgorithmSuite, ConfigError, ErrorKind, OpenError, SealError};
 use thiserror::Error;
@@ -118,6 +118,14 @@ fn found_frames(len: Option<u32>) -> String {
 }
 
 impl Error {
+    pub(crate) fn open(location: impl fmt::Display, source: impl Into<OpenError>) -> Self {
+        Self::Open { location: location.to_string(), source: Arc::new(source.into()) }
+    }
+
+    pub(crate) fn seal(location: impl fmt::Display, source: SealError) -> Self {
+        Self::Seal { location: location.to_string(), source }
+    }
+
     /// Returns the category of the error, for example to choose an HTTP status.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -9,6 +9,7 @@ compile_error!(
 
 mod binding;
 mod error;
+mod events;
 mod frames;
 mod layout;
 mod objects;

@@ -75,6 +75,8 @@ pub(crate) struct Objects {
 
 impl Objects {
     pub(crate) fn new(max_age: Duration, capacity: u64) -> Self {
+        const MAX_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60); // moka panics above 1,000 years.
+        let max_age = max_age.min(MAX_AGE);
         /// A coarse estimate of the memory for the parsed header, the keys and the cache itself.
         const OVERHEAD: usize = 1024;
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -110,7 +112,8 @@ impl Objects {
         (header, sealed_len): (Bytes, u64),
         open: impl Future<Output = Result<Object, Error>>,
     ) -> Result<Arc<Object>, Error> {
-        let identity = Identity { name, header, sealed_len };
+        // A copy, because the header may be a small part of a long piece.
+        let identity = Identity { name, header: Bytes::copy_from_slice(&header), sealed_len };
         let open = async {
             let _permit = self.key_requests.acquire().await;
             open.await.map(Arc::new)

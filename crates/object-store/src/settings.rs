@@ -221,7 +221,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// Starts to seal the object at this location.
     pub(crate) async fn sealer(&self, location: &str) -> Result<Sealer, Error> {
-        let error = |source| Error::Seal { location: location.to_owned(), source };
+        let error = |error| Error::seal(location, error);
         Counters::add(&self.counters.data_keys, 1);
         let len = self.contexts.binding.text(location).map_or(0, str::len);
         if len <= self.longest_text.load(Relaxed) {

@@ -74,8 +74,8 @@ impl<T: ObjectStore> Core<T> {
                     let _ = self.inner.delete(&staging).await;
                     return Err(error);
                 }
-                self.forget(to);
-                self.delete_detached_keys(to).await
+                self.written(to).await;
+                Ok(())
             }
         }
     }

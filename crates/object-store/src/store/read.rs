@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     Error,
+    events::debug,
     frames::{BATCH, Frames},
     layout::Layout,
     objects::{Known, Name, Object},
@@ -90,6 +91,8 @@ impl<T: ObjectStore> Core<T> {
             done => return done.map_err(|failure| failure.error),
         }
         Counters::add(&self.shared.counters.repeated_reads, 1);
+        let location = &name.location;
+        debug!(%location, "reading an object again, because it may have been replaced");
         self.shared.objects.forget(name);
         read(None).await.map_err(|failure| failure.error)
     }
@@ -248,10 +251,11 @@ impl<T: ObjectStore> Core<T> {
 
     async fn open_header(self: &Arc<Self>, location: &Path, header: Bytes, sealed_len: u64) -> Result<Object, Error> {
         let (shared, layout) = (&self.shared, self.layout_of(location, &header, sealed_len)?);
-        let located = |source: OpenError| Error::Open { location: location.to_string(), source: Arc::new(source) };
-        let header = Header::parse(&header, shared.envelope.limits()).map_err(|error| located(error.into()))?;
+        let located = |error: OpenError| Error::open(location, error);
+        let header = Header::parse(&header, shared.envelope.limits()).map_err(|error| Error::open(location, error))?;
         let context = shared.contexts.expected(location.as_ref(), header.context());
         Counters::add(&shared.counters.data_keys, 1);
+        debug!(%location, sealed_len, "opening the header of an object");
         let opener = match shared.envelope.range_opener(&header, sealed_len, &context).await {
             Err(error @ OpenError::Provider(_)) if !error.is_retryable() => {
                 let Some(keys) = self.detached_keys(location, &header).await? else { return Err(located(error)) };
@@ -270,7 +274,7 @@ impl<T: ObjectStore> Core<T> {
             Err(HeaderError::Format(FormatError::Truncated(_))) if sealed_len > header.len() as u64 => {
                 return Err(Error::HeaderLen { location, found: None, expected: layout.header_len });
             }
-            Err(error) => return Err(Error::Open { location, source: Arc::new(error.into()) }),
+            Err(error) => return Err(Error::open(location, error)),
         };
         let frame_len = header.content_type().frame_len();
         if self.shared.looks_up_sizes
@@ -325,7 +329,7 @@ impl<T: ObjectStore> Core<T> {
                 Ok(header) => return Ok((meta, bytes.slice(..header.len()), header)),
                 Err(HeaderError::Format(FormatError::Truncated(_))) if meta.size > len => len = len.saturating_mul(4),
                 Err(error) => {
-                    return Err(Error::Open { location: location.to_string(), source: Arc::new(error.into()) }.into());
+                    return Err(Error::open(location, error).into());
                 }
             }
         }
@@ -373,6 +377,11 @@ fn check_known(location: &Path, known: &Known, meta: &ObjectMeta) -> Result<(), 
 }
 
 impl Failure {
+    /// An error of opening a part of an object that is from another version than expected, or was modified.
+    fn open(location: &Path, source: OpenError) -> Self {
+        Self { error: Error::open(location, source).into(), may_have_changed: true }
+    }
+
     fn changed(location: &Path) -> Self {
         Self { error: Error::Changed { location: location.to_string() }.into(), may_have_changed: true }
     }
@@ -410,10 +419,7 @@ impl Plaintext {
     /// Returns the next bytes, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
-            let opened = self.frames.next().map_err(|source| Failure {
-                error: Error::Open { location: self.location.to_string(), source: Arc::new(source) }.into(),
-                may_have_changed: true,
-            })?;
+            let opened = self.frames.next().map_err(|error| Failure::open(&self.location, error))?;
             if opened.is_some() || self.frames.is_finished() {
                 return Ok(opened);
             }
@@ -469,10 +475,7 @@ async fn open_range(
     range: Range<u64>,
     pieces: &[(u64, Bytes)],
 ) -> Result<Bytes, Failure> {
-    let failed = |source: OpenError| Failure {
-        error: Error::Open { location: location.to_string(), source: Arc::new(source) }.into(),
-        may_have_changed: true,
-    };
+    let failed = |error| Failure::open(location, error);
     let frame_len = u64::from(object.layout.frame_len.get());
     let mut out =
         vec![0; usize::try_from(range.end - range.start).map_err(|error| Failure::from(out_of_range(error)))?];

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     Error,
+    events::warn,
     parts::{Parts, SEAL_BATCH},
     stats::Counters,
 };
@@ -33,23 +34,25 @@ impl<T: ObjectStore> Core<T> {
 
     /// Seals an object of which all bytes are in memory.
     pub(super) async fn seal(&self, location: &Path, payload: PutPayload) -> Result<Bytes, Error> {
-        let error = |source| Error::Seal { location: location.to_string(), source };
         let sealer = self.shared.sealer(location.as_ref()).await?;
-        seal_all(sealer, payload).await.map_err(error)
+        seal_all(sealer, payload).await.map_err(|error| Error::seal(location, error))
     }
 
     pub(super) async fn put_sealed(&self, location: &Path, sealed: Bytes, options: PutOptions) -> Result<PutResult> {
         Counters::add(&self.shared.counters.write_requests, 1);
         Counters::add(&self.shared.counters.bytes_written, sealed.len() as u64);
         let result = self.inner.put_opts(location, sealed.into(), options).await?;
-        self.written(location).await?;
+        self.written(location).await;
         Ok(result)
     }
 
-    /// Forgets what belonged to an object that was replaced.
-    async fn written(&self, location: &Path) -> Result<()> {
+    /// Forgets what belonged to an object that was replaced. Detached keys that remain do no harm: those of another
+    /// message are ignored.
+    pub(super) async fn written(&self, location: &Path) {
         self.forget(location);
-        self.delete_detached_keys(location).await
+        if let Err(error) = self.delete_detached_keys(location).await {
+            warn!(%location, %error, "cannot delete the detached keys of an object that was replaced");
+        }
     }
 
     pub(super) async fn start_upload(
@@ -158,7 +161,7 @@ impl<T: ObjectStore> Writer<T> {
         let completed = self.try_complete(plaintext).await;
         let result = self.keep_failure(completed)?;
         self.state = State::Ended;
-        self.core.written(&self.location).await?;
+        self.core.written(&self.location).await;
         Ok(result)
     }
 
@@ -194,13 +197,15 @@ impl<T: ObjectStore> Writer<T> {
 
     fn keep_failure<R>(&mut self, result: Result<R>) -> Result<R> {
         if let Err(error) = &result {
+            let location = &self.location;
+            warn!(%location, %error, "an upload failed");
             self.state = State::Failed(error.to_string());
         }
         result
     }
 
     fn seal_error(&self, source: SealError) -> object_store::Error {
-        Error::Seal { location: self.location.to_string(), source }.into()
+        Error::seal(&self.location, source).into()
     }
 }
 
