@@ -116,6 +116,11 @@ pub(crate) struct SealArguments {
     /// [default: 64KiB]
     #[arg(long, value_name = "BYTES", value_parser = frame_len)]
     pub(crate) frame_len: Option<u32>,
+    /// The length of the message's header in bytes, up to 65535, so that the plaintext length of an unsigned message
+    /// follows from the message's length. The header is padded with one more encrypted data key, of 28 bytes or more
+    /// [default: what the header needs]
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(98..))]
+    pub(crate) header_len: Option<u16>,
     /// The id of the algorithm suite in hexadecimal [default: 0478, or 0178 if the policy forbids commitment]
     #[arg(long, value_name = "ID", value_parser = suite)]
     pub(crate) suite: Option<AlgorithmSuite>,

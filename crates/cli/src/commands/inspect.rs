@@ -177,7 +177,10 @@ fn text(
         }
     }
     for key in header.encrypted_data_keys() {
-        line("encrypted data key", &format_args!("{key} ({} bytes)", key.ciphertext.len()));
+        match key.padding_len() {
+            Some(len) => line("padding", &format_args!("{len} bytes, as one more encrypted data key")),
+            None => line("encrypted data key", &format_args!("{key} ({} bytes)", key.ciphertext.len())),
+        }
     }
     for (name, value) in header.context() {
         line("encryption context", &format_args!("{name:?} = {value:?}"));
@@ -261,6 +264,9 @@ struct KeyReport<'a> {
     key_name: String,
     provider_info: String,
     ciphertext_len: usize,
+    /// Present if this is the padding of a fixed header length, and not a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    padding_len: Option<usize>,
 }
 
 fn json(
@@ -310,6 +316,7 @@ fn key_reports(keys: &[EncryptedDataKey]) -> Vec<KeyReport<'_>> {
             key_name: key.key_name(),
             provider_info: Base64::encode_string(&key.provider_info),
             ciphertext_len: key.ciphertext.len(),
+            padding_len: key.padding_len(),
         })
         .collect()
 }

@@ -34,6 +34,9 @@ pub(super) fn seal(arguments: &SealArguments, console: Console) -> Result<(), Fa
     if let Some(len) = arguments.frame_len {
         envelope = envelope.frame_len(len);
     }
+    if let Some(len) = arguments.header_len {
+        envelope = envelope.header_len(len.into());
+    }
     let signing = match policy {
         CommitmentPolicy::ForbidEncryptAllowDecrypt => AlgorithmSuite::Aes256GcmHkdfSha384EcdsaP384,
         _ => AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384,

@@ -449,6 +449,8 @@ fn invalid_arguments_have_another_exit_status_than_failures() {
         &["seal", "--key", "key", "--frame-len", "KiB"],
         &["seal", "--key", "key", "--frame-len", "17MiB"],
         &["seal", "--key", "key", "--frame-len", "4194304KiB"],
+        &["seal", "--key", "key", "--header-len", "97"],
+        &["seal", "--key", "key", "--header-len", "65536"],
         &["seal", "--key", KEY_ARN, "--new-key"],
         &["seal", "--key", "arn:aws:kms:eu-west-1"],
         &["seal", "--key", "arn:aws:s3:::bucket"],
@@ -562,6 +564,31 @@ fn inspect_shows_the_header_and_that_it_is_not_authenticated() {
         "plaintext_len": 250,
     });
     assert_eq!(shown, expected);
+}
+
+#[test]
+fn inspect_shows_the_padding_of_a_fixed_header_length() {
+    let folder = Folder::with_key();
+    let needed = inspect_json(&folder, &folder.seal(&data(250)))["header_len"].as_u64().unwrap();
+    let seal = |len: u64| {
+        folder.run_with_input(&["seal", "--key", "key", "-c", PAIR, "--header-len", &len.to_string()], &data(250))
+    };
+    let sealed = seal(1024).done();
+    assert_eq!(folder.run_with_input(&["open", "--key", "key"], &sealed).done(), data(250));
+
+    let text = String::from_utf8(folder.run_with_input(&["inspect"], &sealed).done()).unwrap();
+    let padding = 1024 - needed;
+    let line = text.lines().find(|line| line.starts_with("padding")).unwrap();
+    assert!(line.ends_with(&format!(" {padding} bytes, as one more encrypted data key")), "{line}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("encrypted data key")).count(), 1, "{text}");
+
+    let shown = inspect_json(&folder, &sealed);
+    assert_eq!(shown["header_len"], 1024);
+    let keys = shown["encrypted_data_keys"].as_array().unwrap();
+    assert_eq!((keys.len(), &keys[0]["padding_len"], &keys[1]["padding_len"]), (2, &Value::Null, &padding.into()));
+
+    let said = seal(needed + 1).failed();
+    assert!(said.contains(&format!("set `--header-len` to {needed}, or to {} or more", needed + 28)), "{said}");
 }
 
 #[test]
