@@ -11,8 +11,8 @@
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc, time::Duration};
 
 use kms_envelope::{
-    AlgorithmSuite, AwsKms, Backend, DataKeyCache, EncryptionContext, Envelope, KeyProvider, OpenError, ProviderError,
-    RawAes,
+    AlgorithmSuite, AwsKms, Backend, DataKeyCache, EncryptionContext, Envelope, EnvelopeBuilder, KeyProvider,
+    OpenError, ProviderError, RawAes,
     message::ContentType,
     provider::{AwsKmsDiscovery, AwsKmsRsa, ProviderErrorKind as Kind, RawRsa, ResolveError, RsaPadding},
 };
@@ -429,6 +429,58 @@ async fn messages_of_every_suite_go_both_ways_between_this_crate_and_javascript(
     println!("footers of JavaScript, in bytes: {footer_lens:?}");
     // Signatures of P-256 and P-384, each in several lengths.
     assert!(footer_lens.len() > 2);
+}
+
+/// Seals messages with a fixed header length, in all suites, and returns how many the peer opened.
+async fn padded(peer: &mut Peer, provider: &Arc<dyn KeyProvider>, peers_key: &str) -> usize {
+    let mut cells = 0;
+    for suite in AlgorithmSuite::all() {
+        for context in &contexts()[..2] {
+            let build = |header_len: Option<usize>| {
+                let builder = Envelope::builder(provider.clone()).suite(suite).commitment_policy(policy_for(suite));
+                header_len.into_iter().fold(builder.frame_len(128), EnvelopeBuilder::header_len).build().unwrap()
+            };
+            let needed = header(&build(None).seal(b"", context).await.unwrap()).len();
+            for header_len in [needed, needed + 28, needed + 29, 1024, 65_535] {
+                let plaintext = plaintext(300);
+                let sealed = build(Some(header_len)).seal(&plaintext, context).await.unwrap();
+                assert_eq!(header(&sealed).len(), header_len);
+                let opened = peer.open(peers_key, context, &sealed);
+                assert_eq!(opened.unwrap(), plaintext, "{suite} {needed} {header_len}");
+                assert_eq!(build(None).open(&sealed, context).await.unwrap().plaintext, plaintext);
+                cells += 1;
+            }
+        }
+    }
+    cells
+}
+
+#[tokio::test]
+#[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of tests/interop.rs"]
+async fn python_opens_messages_with_a_fixed_header_length() {
+    let moto = Moto::start();
+    let arn = moto.create_key().await;
+    let mut peer = Peer::start(Some(moto.endpoint()));
+    let kms: Arc<dyn KeyProvider> = Arc::new(AwsKms::new(moto.client(), &arn).unwrap());
+    let cells = padded(&mut peer, &kms, &arn).await;
+    println!("fixed header length, KMS: {cells} messages opened by Python");
+
+    let key = RawAes::generate("interop", "aes").unwrap();
+    let key_file = path(peer.folder(), "aes.key");
+    key.write_key_file(Path::new(&key_file)).unwrap();
+    let cells = padded(&mut peer, &(Arc::new(key) as Arc<dyn KeyProvider>), &key_file).await;
+    println!("fixed header length, raw AES: {cells} messages opened by Python");
+}
+
+#[tokio::test]
+#[ignore = "needs Node.js with the AWS Encryption SDK: see the top of tests/interop.rs"]
+async fn javascript_opens_messages_with_a_fixed_header_length() {
+    let mut peer = Peer::start_javascript();
+    let key = RawAes::generate("interop", "aes").unwrap();
+    let key_file = path(peer.folder(), "aes.key");
+    key.write_key_file(Path::new(&key_file)).unwrap();
+    let cells = padded(&mut peer, &(Arc::new(key) as Arc<dyn KeyProvider>), &key_file).await;
+    println!("fixed header length, raw AES: {cells} messages opened by JavaScript");
 }
 
 #[tokio::test]

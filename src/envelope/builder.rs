@@ -253,7 +253,7 @@ impl EnvelopeBuilder {
     ///
     /// Sealing returns [`SealError::HeaderLen`](crate::SealError::HeaderLen) if the header needs more bytes, or is 1 to
     /// 27 bytes shorter. Choose a length with room for the longest encryption context and all keys: an encrypted data
-    /// key of AWS KMS needs about 280 bytes. The setting does not apply to opening.
+    /// key of AWS KMS needs about 270 bytes. The setting does not apply to opening.
     ///
     /// ```
     /// use std::num::NonZeroU32;

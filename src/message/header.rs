@@ -92,7 +92,8 @@ impl Header {
         &self.context
     }
 
-    /// Returns the encrypted data keys. There is at least one.
+    /// Returns the encrypted data keys. There is at least one. One of them can be
+    /// [padding](EncryptedDataKey::padding_len).
     pub fn encrypted_data_keys(&self) -> &[EncryptedDataKey] {
         &self.encrypted_data_keys
     }

@@ -20,8 +20,8 @@ use crate::error::LimitError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// The maximum number of encrypted data keys in a header. Each one can cause a request to a key service.
-    /// Default: 16.
+    /// The maximum number of encrypted data keys in a header. Each one can cause a request to a key service. The padding
+    /// of a [fixed header length](crate::EnvelopeBuilder::header_len) counts as one. Default: 16.
     pub encrypted_data_keys: u16,
     /// The maximum length of a header, in bytes. Default: 262,144.
     pub header_len: usize,
