@@ -18,7 +18,7 @@ use aws_sdk_kms::{
     primitives::Blob,
 };
 use aws_smithy_mocks::{RuleMode, mock, mock_client};
-use futures_util::{FutureExt, future::join_all};
+use futures_util::future::join_all;
 use kms_envelope::{
     AlgorithmSuite, ConfigError, EncryptionContext, Envelope, ErrorKind, KeyProvider, OpenError, ProviderError,
     SealError,
@@ -832,6 +832,7 @@ async fn what_sealing_and_opening_say_about_an_unknown_branch_key() {
 
 #[cfg(feature = "mock")]
 mod over_time {
+    use futures_util::FutureExt;
     use kms_envelope::{cache::Refresh, testing::ManualClock};
 
     use super::*;
