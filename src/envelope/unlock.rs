@@ -19,6 +19,7 @@ pub(super) struct Checked<'a> {
     verifying_key: Option<VerifyingKey>,
     /// The part of the encryption context that the message does not store.
     not_stored: EncryptionContext,
+    /// Without padding.
     encrypted_data_keys: EncryptedDataKeys<'a>,
 }
 
@@ -62,7 +63,7 @@ impl Envelope {
         let verifying_key = materials::verifying_key(header, settings.backend)?;
         let not_stored = materials::check_expected(header.context(), context, &settings.required_context)?;
         let encrypted_data_keys = match &self.detached_keys {
-            None => header.encrypted_data_keys(),
+            None => header.encrypted_data_keys().without_padding(),
             Some(keys) if keys.message_id() == header.message_id() => keys.serialized(),
             Some(keys) => {
                 return Err(OpenError::DetachedKeys { keys: *keys.message_id(), message: *header.message_id() });
@@ -74,17 +75,18 @@ impl Envelope {
     /// Like [`check`](Self::check) with the same expected context as for another header, if both differ only in what
     /// the checks do not depend on.
     pub(super) fn check_like<'a>(&self, header: &'a HeaderView<'a>, other: &Checked<'_>) -> Option<Checked<'a>> {
+        let encrypted_data_keys = header.encrypted_data_keys().without_padding();
         let is_same = self.detached_keys.is_none()
             && header.suite() == other.header.suite()
             && header.suite().signature().is_none()
             && header.content_type() == other.header.content_type()
             && header.context().as_bytes() == other.header.context().as_bytes()
-            && header.encrypted_data_keys().as_bytes() == other.encrypted_data_keys.as_bytes();
+            && encrypted_data_keys.as_bytes() == other.encrypted_data_keys.as_bytes();
         is_same.then(|| Checked {
             header,
             verifying_key: None,
             not_stored: other.not_stored.clone(),
-            encrypted_data_keys: header.encrypted_data_keys(),
+            encrypted_data_keys,
         })
     }
 

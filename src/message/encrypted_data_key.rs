@@ -12,9 +12,12 @@ use crate::{
 /// The provider id of padding.
 const PADDING: &str = "kms-envelope-padding";
 
+/// The ciphertext of padding. No encrypted data key is that short.
+const PADDING_CIPHERTEXT: &[u8] = &[0];
+
 /// The length of everything in the shortest padding but its provider info: the lengths of the three fields, the id, and
 /// one byte of ciphertext.
-const PADDING_OVERHEAD: usize = 3 * 2 + PADDING.len() + 1;
+const PADDING_OVERHEAD: usize = 3 * 2 + PADDING.len() + PADDING_CIPHERTEXT.len();
 
 /// The length of the shortest padding. The AWS Encryption SDK for JavaScript refuses empty fields.
 pub(crate) const MIN_PADDING_LEN: usize = PADDING_OVERHEAD + 1;
@@ -57,7 +60,7 @@ impl EncryptedDataKey {
         match header_len.checked_sub(needed) {
             Some(0) => Ok(None),
             Some(len) if len >= MIN_PADDING_LEN => {
-                Ok(Some(Self::new(PADDING, vec![0; len - PADDING_OVERHEAD], &[0][..])))
+                Ok(Some(Self::new(PADDING, vec![0; len - PADDING_OVERHEAD], PADDING_CIPHERTEXT)))
             }
             _ => Err(SealError::HeaderLen { header_len, needed }),
         }
@@ -67,9 +70,10 @@ impl EncryptedDataKey {
     /// [fixed header length](crate::EnvelopeBuilder::header_len), and `None` if it is an encrypted data key.
     ///
     /// Padding has the provider id `kms-envelope-padding`, zero bytes as provider info, and one zero byte as
-    /// ciphertext. Only the provider id is checked here.
+    /// ciphertext. Only the provider id and the ciphertext are checked here.
     pub fn padding_len(&self) -> Option<usize> {
-        (self.provider_id == PADDING).then(|| self.fields().iter().map(|field| 2 + field.len()).sum())
+        let fields = self.fields();
+        is_padding(fields).then(|| fields.iter().map(|field| 2 + field.len()).sum())
     }
 
     /// Returns the name of the key that encrypted the data key, for display: the key's ARN for AWS KMS, or the name of
@@ -91,6 +95,11 @@ impl EncryptedDataKey {
     pub(crate) fn fields(&self) -> [&[u8]; 3] {
         [self.provider_id.as_bytes(), &self.provider_info, &self.ciphertext]
     }
+}
+
+/// Returns whether an encrypted data key with these fields is padding.
+pub(super) fn is_padding([provider_id, _, ciphertext]: [&[u8]; 3]) -> bool {
+    provider_id == PADDING.as_bytes() && ciphertext == PADDING_CIPHERTEXT
 }
 
 impl fmt::Debug for EncryptedDataKey {

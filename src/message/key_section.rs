@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use bytes::{BufMut, Bytes};
 
-use super::{EncryptedDataKey, Limits};
+use super::{EncryptedDataKey, Limits, encrypted_data_key::is_padding};
 use crate::error::{DataKeyError, FormatError, HeaderError, SealError};
 
 /// A partially parsed section of encrypted data keys.
@@ -87,6 +87,19 @@ impl<'a> EncryptedDataKeys<'a> {
         })
     }
 
+    /// Returns the keys without padding after them, which the key provider and the cache need not pass over. The indexes
+    /// stay the same. Does not return an empty list.
+    pub(crate) fn without_padding(self) -> Self {
+        let mut rest = self.0;
+        while let (start, Some(key)) = (rest, take_key(&mut rest)) {
+            let before = &self.0[..self.0.len() - start.len()];
+            if rest.is_empty() && is_padding(key) && !before.is_empty() {
+                return Self(before);
+            }
+        }
+        self
+    }
+
     /// Decodes the keys, in memory of their own.
     pub(crate) fn to_keys(self) -> Vec<EncryptedDataKey> {
         let bytes = Bytes::copy_from_slice(self.0);
@@ -127,4 +140,30 @@ pub(super) fn put_u16_prefixed(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Se
 
 fn u16_len(len: usize, what: &'static str) -> Result<u16, SealError> {
     u16::try_from(len).map_err(|_| DataKeyError::TooLong { len, what }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_padding_after_the_keys_is_removed() {
+        let key = |provider_id, ciphertext: &'static [u8]| EncryptedDataKey::new(provider_id, &b"info"[..], ciphertext);
+        let (one, other) = (key("aws-kms", b"one"), key("aws-kms", &[0]));
+        let own = key("kms-envelope-padding", b"a key of a provider with this namespace");
+        let padding = EncryptedDataKey::padding(100, 128).unwrap().unwrap();
+        for (keys, expected) in [
+            (vec![&one, &padding], 1),
+            (vec![&one, &other, &padding], 2),
+            (vec![&padding, &one], 2),
+            (vec![&padding, &padding], 1),
+            (vec![&padding], 1),
+            (vec![&one, &other], 2),
+            (vec![&one, &own], 2),
+        ] {
+            let keys: Vec<_> = keys.into_iter().cloned().collect();
+            let serialized = EncryptedDataKeys::serialize(&keys);
+            assert_eq!(EncryptedDataKeys::new(&serialized).without_padding().to_keys(), keys[..expected], "{keys:?}");
+        }
+    }
 }

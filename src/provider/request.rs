@@ -139,7 +139,7 @@ pub struct DecryptDataKeyRequest<'a> {
     pub suite: AlgorithmSuite,
     /// The complete encryption context. It must equal the context that the data key was encrypted with.
     pub context: &'a EncryptionContext,
-    /// The message's encrypted data keys, in order. Some may belong to other providers.
+    /// The message's encrypted data keys, in order, without padding. Some may belong to other providers.
     pub encrypted_data_keys: &'a [EncryptedDataKey],
     /// The time by which all requests for the message must have finished. If `None`, providers for AWS KMS use a limit
     /// of 10 seconds.
@@ -280,8 +280,7 @@ impl<'a> DecryptDataKeyRequest<'a> {
     /// [`NoneDecrypted`](ProviderErrorKind::NoneDecrypted) otherwise.
     pub fn none_decrypted(&self, provider: impl fmt::Display, attempts: Vec<ProviderError>) -> ProviderError {
         if attempts.is_empty() {
-            let keys = self.encrypted_data_keys.iter().filter(|key| key.padding_len().is_none());
-            let found: Vec<_> = keys.map(ToString::to_string).collect();
+            let found: Vec<_> = self.encrypted_data_keys.iter().map(ToString::to_string).collect();
             ProviderError::new(ProviderErrorKind::NoMatchingKey, "Decrypt", provider.to_string())
                 .with_detail(found.join(", "))
         } else {

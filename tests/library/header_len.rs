@@ -294,6 +294,11 @@ fn padded_messages_share_cached_data_keys() {
         }
         let calls = if is_cached { 2 } else { 20 };
         assert_eq!((cache.stats().calls, cache.stats().hits), (calls, 20 - calls), "{suite}");
+        // As without padding, the cache has the only data key of a modified message.
+        let mut modified = messages[0].clone();
+        modified[1024 - 17] ^= 1;
+        assert!(open(&envelope, &modified).is_err());
+        assert_eq!(cache.stats().calls, calls + u64::from(!is_cached), "{suite}");
     }
 }
 

@@ -138,7 +138,7 @@ impl From<SealError> for Failure {
             SealError::TooLong { .. } => {
                 Self::new(error.to_string()).advise("set a longer frame length with `--frame-len`")
             }
-            SealError::HeaderLen { header_len, needed, .. } => Self::new(format!(
+            SealError::HeaderLen { header_len, needed } => Self::new(format!(
                 "the header cannot have {header_len} bytes; set `--header-len` to {needed}, or to {} or more",
                 needed + 28
             )),
