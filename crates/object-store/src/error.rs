@@ -79,6 +79,16 @@ pub enum Error {
         /// The number of bytes that were announced.
         expected: u64,
     },
+    /// The inner store returned another range than was requested.
+    #[error("the inner store returned the object {location} from byte {found}, where {expected} was requested")]
+    WrongRange {
+        /// The location of the object.
+        location: String,
+        /// The offset of the first byte that was returned.
+        found: u64,
+        /// The offset that was requested.
+        expected: u64,
+    },
     /// The detached keys of the object could not be read.
     #[error("the detached keys of the object {location} cannot be read: {source}")]
     DetachedKeys {
@@ -133,7 +143,9 @@ impl Error {
             Self::Seal { source, .. } => source.kind(),
             Self::HeaderLen { .. } | Self::FrameLen { .. } => ErrorKind::Refused,
             Self::Length { .. } => ErrorKind::Tampered,
-            Self::Changed { .. } | Self::ShortRead { .. } | Self::DetachedKeys { .. } => ErrorKind::Io,
+            Self::Changed { .. } | Self::ShortRead { .. } | Self::WrongRange { .. } | Self::DetachedKeys { .. } => {
+                ErrorKind::Io
+            }
             Self::ReservedName { .. } | Self::UploadFailed { .. } | Self::UploadEnded { .. } => ErrorKind::InvalidInput,
         }
     }
@@ -143,7 +155,7 @@ impl Error {
         match self {
             Self::Open { source, .. } => source.is_retryable(),
             Self::Seal { source, .. } => source.is_retryable(),
-            Self::Changed { .. } | Self::ShortRead { .. } => true,
+            Self::Changed { .. } | Self::ShortRead { .. } | Self::WrongRange { .. } => true,
             _ => false,
         }
     }

@@ -1,6 +1,6 @@
 //! Objects whose data keys have been decrypted.
 
-use std::{future::Future, mem::size_of, sync::Arc, time::Duration};
+use std::{fmt, future::Future, mem::size_of, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use kms_envelope::stream::RangeOpener;
@@ -64,7 +64,6 @@ impl Known {
 }
 
 /// A cache of [`Object`]s, in which each is requested once.
-#[derive(Debug)]
 pub(crate) struct Objects {
     /// Concurrent reads of the same content share one request for its key.
     by_identity: future::Cache<Identity, Arc<Object>>,
@@ -77,22 +76,21 @@ impl Objects {
     pub(crate) fn new(max_age: Duration, capacity: u64) -> Self {
         const MAX_AGE: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60); // moka panics above 1,000 years.
         let max_age = max_age.min(MAX_AGE);
+        let names = capacity / 4;
         /// A coarse estimate of the memory for the parsed header, the keys and the cache itself.
         const OVERHEAD: usize = 1024;
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let object_weight = move |identity: &Identity, _: &Arc<Object>| {
             weight(2 * identity.header.len() + identity.name.location.len() + size_of::<Object>() + OVERHEAD)
         };
-        let name_weight = move |name: &Name, (_, identity): &(String, Identity)| {
-            weight(2 * name.location.len() + identity.header.len() + OVERHEAD)
-        };
+        let name_weight = move |name: &Name, _: &(String, Identity)| weight(2 * name.location.len() + OVERHEAD / 4);
         Self {
             by_identity: future::Cache::builder()
-                .max_capacity(capacity)
+                .max_capacity(capacity - names)
                 .weigher(object_weight)
                 .time_to_live(max_age)
                 .build(),
-            by_name: sync::Cache::builder().max_capacity(capacity).weigher(name_weight).time_to_live(max_age).build(),
+            by_name: sync::Cache::builder().max_capacity(names).weigher(name_weight).time_to_live(max_age).build(),
             key_requests: Semaphore::new(MAX_KEY_REQUESTS),
         }
     }
@@ -112,8 +110,7 @@ impl Objects {
         (header, sealed_len): (Bytes, u64),
         open: impl Future<Output = Result<Object, Error>>,
     ) -> Result<Arc<Object>, Error> {
-        // A copy, because the header may be a small part of a long piece.
-        let identity = Identity { name, header: Bytes::copy_from_slice(&header), sealed_len };
+        let identity = Identity { name, header, sealed_len };
         let open = async {
             let _permit = self.key_requests.acquire().await;
             open.await.map(Arc::new)
@@ -141,6 +138,13 @@ impl Objects {
     pub(crate) async fn remove_expired(&self) {
         self.by_name.run_pending_tasks();
         self.by_identity.run_pending_tasks().await;
+    }
+}
+
+/// Omits the objects, of which there are many.
+impl fmt::Debug for Objects {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Objects").field("count", &self.by_identity.entry_count()).finish_non_exhaustive()
     }
 }
 

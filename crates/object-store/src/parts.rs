@@ -49,6 +49,11 @@ impl Parts {
         Ok(())
     }
 
+    /// Returns whether a part is complete.
+    pub(crate) fn has_next(&self) -> bool {
+        self.part.len() >= self.part_len || (self.sealer.is_none() && !self.part.is_empty())
+    }
+
     /// Returns the next part that is complete. After [`finish`](Self::finish), the last one may be shorter.
     pub(crate) fn next(&mut self) -> Option<Bytes> {
         if self.part.len() > self.part_len {
@@ -57,7 +62,6 @@ impl Parts {
             self.part.truncate(self.part_len);
             return Some(std::mem::replace(&mut self.part, next).into());
         }
-        let is_complete = self.part.len() == self.part_len || (self.sealer.is_none() && !self.part.is_empty());
-        is_complete.then(|| std::mem::take(&mut self.part).into())
+        self.has_next().then(|| std::mem::take(&mut self.part).into())
     }
 }

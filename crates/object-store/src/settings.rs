@@ -114,7 +114,8 @@ impl StoreSettings {
         self
     }
 
-    /// Sets the length of the parts of multipart uploads, in bytes. Default: 8 MiB. At least 5 MiB for S3.
+    /// Sets the length of the parts of multipart uploads, in bytes. Default: 8 MiB. At least 5 MiB for S3,
+    /// and at most 5 GiB.
     ///
     /// All parts but the last have this length. S3 allows 10,000 parts. An object that is not longer than a part is
     /// copied with a single request.
@@ -137,7 +138,7 @@ impl StoreSettings {
         self
     }
 
-    /// Sets the memory for data keys of objects, in bytes. Default: 64 MiB, which is enough for about 20,000 objects.
+    /// Sets the memory for data keys of objects, in bytes. Default: 64 MiB, which is enough for about 14,000 objects.
     pub fn cache_capacity(mut self, bytes: u64) -> Self {
         self.cache_capacity = bytes;
         self
@@ -176,8 +177,12 @@ impl StoreSettings {
         if self.part_len == 0 || self.parts_in_flight == 0 {
             return invalid("a multipart upload needs at least one part of at least 1 byte".into());
         }
-        if self.detached_keys.as_ref().is_some_and(|suffix| suffix.is_empty() || suffix.contains('/')) {
-            return invalid("the suffix of detached keys must not be empty or contain a slash".into());
+        if self.part_len as u64 > 5 << 30 {
+            return invalid("a part has at most 5 GiB".into());
+        }
+        let is_plain = |char: char| char.is_ascii_alphanumeric() || "._-".contains(char);
+        if self.detached_keys.as_ref().is_some_and(|suffix| suffix.is_empty() || !suffix.chars().all(is_plain)) {
+            return invalid("the suffix of detached keys must consist of letters, digits, `.`, `_` and `-`".into());
         }
         let mut base = self.base;
         base.truncate(base.trim_end_matches('/').len());
@@ -222,14 +227,15 @@ impl Shared {
     /// Starts to seal the object at this location.
     pub(crate) async fn sealer(&self, location: &str) -> Result<Sealer, Error> {
         let error = |error| Error::seal(location, error);
-        Counters::add(&self.counters.data_keys, 1);
         let len = self.contexts.binding.text(location).map_or(0, str::len);
         if len <= self.longest_text.load(Relaxed) {
+            Counters::add(&self.counters.data_keys, 1);
             match self.envelope.sealer(&self.contexts.of(location, Form::Text)).await {
                 Err(SealError::HeaderLen { .. }) if len > 0 => self.longest_text.fetch_min(len - 1, Relaxed),
                 sealer => return sealer.map_err(error),
             };
         }
+        Counters::add(&self.counters.data_keys, 1);
         self.envelope.sealer(&self.contexts.of(location, Form::Hash)).await.map_err(error)
     }
 }

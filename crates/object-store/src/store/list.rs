@@ -36,10 +36,18 @@ impl<T: ObjectStore> Core<T> {
     /// Returns the length of the plaintext of an object. Objects that are not messages have their own length.
     pub(super) async fn plaintext_len(self: &Arc<Self>, meta: &ObjectMeta) -> Result<u64> {
         let geometry = if self.shared.looks_up_sizes {
+            if meta.size == 0 {
+                // Stores have no range of an empty object.
+                return Ok(0);
+            }
             let options = GetOptions { version: meta.version.clone(), ..GetOptions::default() };
             match self.read_header(&meta.location, &options).await {
                 Ok((meta, _, header)) => header.geometry(meta.size).ok(),
-                Err(object_store::Error::Generic { source, .. }) if source.is::<Error>() => None,
+                Err(object_store::Error::Generic { source, .. })
+                    if matches!(source.downcast_ref(), Some(Error::Open { .. })) =>
+                {
+                    None
+                }
                 Err(error) => return Err(error),
             }
         } else {
@@ -58,11 +66,16 @@ impl<T: ObjectStore> Core<T> {
             let core = core.clone();
             async move {
                 let mut meta = meta?;
-                meta.size = core.plaintext_len(&meta).await?;
-                Ok(meta)
+                match core.plaintext_len(&meta).await {
+                    Ok(size) => meta.size = size,
+                    // It was deleted after it was listed.
+                    Err(object_store::Error::NotFound { .. }) => return Ok(None),
+                    Err(error) => return Err(error),
+                }
+                Ok(Some(meta))
             }
         };
-        shown.map(with_size).buffered(LOOK_UPS).boxed()
+        shown.map(with_size).buffered(LOOK_UPS).try_filter_map(future::ok).boxed()
     }
 
     pub(super) async fn list_with_delimiter(self: &Arc<Self>, prefix: Option<&Path>) -> Result<ListResult> {

@@ -244,6 +244,8 @@ impl<T: ObjectStore> Core<T> {
         meta: &ObjectMeta,
         header: Bytes,
     ) -> Result<Arc<Object>, Error> {
+        // A copy: a part of the answer would keep all of it in memory, as long as it is in the cache.
+        let header = Bytes::copy_from_slice(&header);
         let content = (header.clone(), meta.size);
         let open = self.open_header(location, header, meta.size);
         self.shared.objects.get_or_open(name.clone(), meta.e_tag.as_deref(), content, open).await
@@ -377,13 +379,12 @@ fn check_known(location: &Path, known: &Known, meta: &ObjectMeta) -> Result<(), 
 }
 
 impl Failure {
-    /// An error of opening a part of an object that is from another version than expected, or was modified.
-    fn open(location: &Path, source: OpenError) -> Self {
-        Self { error: Error::open(location, source).into(), may_have_changed: true }
-    }
-
     fn changed(location: &Path) -> Self {
         Self { error: Error::Changed { location: location.to_string() }.into(), may_have_changed: true }
+    }
+
+    fn of_frame(location: &Path, source: OpenError) -> Self {
+        Self { error: Error::open(location, source).into(), may_have_changed: true }
     }
 
     /// An error of the inner store, for a request for a range that depends on what is known of the object: if that is
@@ -419,7 +420,7 @@ impl Plaintext {
     /// Returns the next bytes, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         loop {
-            let opened = self.frames.next().map_err(|error| Failure::open(&self.location, error))?;
+            let opened = self.frames.next().map_err(|source| Failure::of_frame(&self.location, source))?;
             if opened.is_some() || self.frames.is_finished() {
                 return Ok(opened);
             }
@@ -451,17 +452,29 @@ async fn open_ranges(
 ) -> Result<Vec<Bytes>, Failure> {
     let frame_of = |offset: u64| offset / u64::from(object.layout.frame_len.get());
     let mut sorted = Vec::with_capacity(ranges.len());
-    for (index, range) in ranges.iter().enumerate() {
-        let range = plaintext_range(Some(&GetRange::Bounded(range.clone())), object.plaintext_len());
-        sorted.push((range.map_err(|error| Failure { error, may_have_changed: true })?, index));
+    for (index, asked) in ranges.iter().enumerate() {
+        let range = plaintext_range(Some(&GetRange::Bounded(asked.clone())), object.plaintext_len())
+            .map_err(|error| Failure { error, may_have_changed: true })?;
+        let last = object.opener.final_frame();
+        if range.end < asked.end && last.plaintext.is_empty() {
+            // The range ends where the plaintext does, which no other frame shows.
+            let sealed = sealed_bytes(location, pieces, &last.sealed)?;
+            object.opener.prove_end(sealed).map_err(|source| Failure::of_frame(location, source))?;
+        }
+        sorted.push((range, index, 0));
     }
-    sorted.sort_by_key(|(range, _)| range.start);
+    sorted.sort_by_key(|(range, ..)| range.start);
+    let mut end = 0;
+    for (range, _, end_so_far) in &mut sorted {
+        end = range.end.max(end);
+        *end_so_far = end;
+    }
     let mut opened = vec![Bytes::new(); ranges.len()];
-    for group in sorted.chunk_by(|(one, _), (next, _)| frame_of(next.start) <= frame_of(one.end - 1)) {
-        let start = group[0].0.start;
-        let end = group.iter().map(|(range, _)| range.end).max().unwrap_or(start);
+    // Ranges that have a frame in common are opened together.
+    for group in sorted.chunk_by(|(.., end), (next, ..)| frame_of(next.start) <= frame_of(end - 1)) {
+        let (start, end) = (group[0].0.start, group[group.len() - 1].2);
         let plaintext = open_range(location, object, start..end, pieces).await?;
-        for (range, index) in group {
+        for (range, index, _) in group {
             opened[*index] = plaintext.slice((range.start - start) as usize..(range.end - start) as usize);
         }
     }
@@ -475,7 +488,7 @@ async fn open_range(
     range: Range<u64>,
     pieces: &[(u64, Bytes)],
 ) -> Result<Bytes, Failure> {
-    let failed = |error| Failure::open(location, error);
+    let failed = |source| Failure::of_frame(location, source);
     let frame_len = u64::from(object.layout.frame_len.get());
     let mut out =
         vec![0; usize::try_from(range.end - range.start).map_err(|error| Failure::from(out_of_range(error)))?];
@@ -483,16 +496,21 @@ async fn open_range(
     while next < range.end {
         let end = ((next + BATCH.max(frame_len)) / frame_len * frame_len).min(range.end);
         let sealed = object.opener.sealed_range(&(next..end)).map_err(failed)?;
-        let (offset, piece) = &pieces[pieces.partition_point(|(offset, _)| *offset <= sealed.start).saturating_sub(1)];
-        let within = (sealed.start - offset) as usize..(sealed.end - offset) as usize;
-        let sealed = piece.get(within.clone()).ok_or_else(|| {
-            let (found, expected) = (piece.len() as u64, within.end as u64);
-            Failure::from(Error::ShortRead { location: location.to_string(), found, expected })
-        })?;
+        let sealed = sealed_bytes(location, pieces, &sealed)?;
         let (out, after) = rest.split_at_mut((end - next) as usize);
         object.opener.open(&(next..end), sealed, out).map_err(failed)?;
         (next, rest) = (end, after);
         tokio::task::yield_now().await;
     }
     Ok(out.into())
+}
+
+/// Returns the bytes of a range of the object, which is in one of the pieces.
+fn sealed_bytes<'a>(location: &Path, pieces: &'a [(u64, Bytes)], sealed: &Range<u64>) -> Result<&'a [u8], Error> {
+    let (offset, piece) = &pieces[pieces.partition_point(|(offset, _)| *offset <= sealed.start).saturating_sub(1)];
+    let within = (sealed.start - offset) as usize..(sealed.end - offset) as usize;
+    piece.get(within.clone()).ok_or_else(|| {
+        let (found, expected) = (piece.len() as u64, within.end as u64);
+        Error::ShortRead { location: location.to_string(), found, expected }
+    })
 }

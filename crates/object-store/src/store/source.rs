@@ -38,7 +38,16 @@ impl<T: ObjectStore> Core<T> {
         range: Option<GetRange>,
     ) -> Result<Answer> {
         Counters::add(&self.shared.counters.read_requests, 1);
-        let mut result = self.inner.get_opts(location, GetOptions { range, ..options.clone() }).await?;
+        let mut result = self.inner.get_opts(location, GetOptions { range: range.clone(), ..options.clone() }).await?;
+        let expected = match range {
+            None => 0,
+            Some(GetRange::Bounded(Range { start, .. }) | GetRange::Offset(start)) => start,
+            Some(GetRange::Suffix(len)) => result.meta.size.saturating_sub(len),
+        };
+        if result.range.start != expected {
+            let (location, found) = (location.to_string(), result.range.start);
+            return Err(Error::WrongRange { location, found, expected }.into());
+        }
         let payload = std::mem::replace(&mut result.payload, GetResultPayload::Stream(stream::empty().boxed()));
         let core = self.clone();
         let body = pieces(payload, result.range.clone())

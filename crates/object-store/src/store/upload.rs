@@ -3,11 +3,13 @@
 use std::{
     collections::VecDeque,
     fmt,
+    future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use kms_envelope::{SealError, stream::Sealer};
 use tokio::{runtime::Handle, task::JoinSet};
 
@@ -24,6 +26,9 @@ use crate::{
     parts::{Parts, SEAL_BATCH},
     stats::Counters,
 };
+
+/// The number of batches that one poll seals.
+const BATCHES: usize = 4;
 
 impl<T: ObjectStore> Core<T> {
     pub(super) async fn put(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
@@ -72,15 +77,25 @@ impl<T: ObjectStore> Core<T> {
         options: PutMultipartOptions,
     ) -> Result<Upload<T>> {
         let sealer = self.shared.sealer(location.as_ref()).await?;
+        let inner = Arc::new(tokio::sync::Mutex::new(self.inner.put_multipart_opts(staging, options).await?));
+        let plaintext = Arc::default();
         let writer = Writer {
+            plaintext: Arc::clone(&plaintext),
+            parts: Parts::new(sealer, self.shared.part_len),
+            inner: inner.clone(),
+            in_flight: FuturesUnordered::new(),
+            waiting: Arc::default(),
+            state: State::Open,
             core: self.clone(),
             location: staging.clone(),
-            parts: Parts::new(sealer, self.shared.part_len),
-            inner: self.inner.put_multipart_opts(staging, options).await?,
-            in_flight: FuturesUnordered::new(),
-            state: State::Open,
         };
-        Ok(Upload { plaintext: Arc::default(), writer: Arc::new(tokio::sync::Mutex::new(writer)) })
+        Ok(Upload {
+            plaintext,
+            writer: Arc::new(Mutex::new(writer)),
+            inner,
+            core: self.clone(),
+            location: staging.clone(),
+        })
     }
 }
 
@@ -103,17 +118,23 @@ async fn seal_all(mut sealer: Sealer, payload: PutPayload) -> Result<Bytes, Seal
 pub(super) struct Upload<T> {
     /// The parts of the plaintext that have not been sealed, in the order of the calls.
     plaintext: Arc<Mutex<VecDeque<Bytes>>>,
-    writer: Arc<tokio::sync::Mutex<Writer<T>>>,
+    /// Locked only while it is polled: a future that the caller does not poll any more must not stop the others.
+    writer: Arc<Mutex<Writer<T>>>,
+    inner: Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>,
+    core: Arc<Core<T>>,
+    location: Path,
 }
 
 struct Writer<T> {
-    core: Arc<Core<T>>,
-    location: Path,
+    plaintext: Arc<Mutex<VecDeque<Bytes>>>,
     parts: Parts,
-    inner: Box<dyn MultipartUpload>,
+    inner: Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>,
     /// The parts that are being uploaded. Dropping one cancels it.
     in_flight: FuturesUnordered<UploadPart>,
+    waiting: Arc<Waiting>,
     state: State,
+    core: Arc<Core<T>>,
+    location: Path,
 }
 
 enum State {
@@ -124,75 +145,100 @@ enum State {
     Failed(String),
 }
 
-impl<T: ObjectStore> Writer<T> {
-    /// Seals the plaintext, and starts to upload the parts that are complete. It is cancel safe.
-    async fn write(&mut self, plaintext: &Mutex<VecDeque<Bytes>>) -> Result<()> {
-        self.check_open()?;
-        let written = self.try_write(plaintext).await;
-        self.keep_failure(written)
-    }
+/// The callers that wait for an upload. All are woken, because any of them may not be polled any more.
+#[derive(Default)]
+struct Waiting(Mutex<Vec<Waker>>);
 
-    async fn try_write(&mut self, plaintext: &Mutex<VecDeque<Bytes>>) -> Result<()> {
-        loop {
-            self.upload_complete_parts().await?;
-            let Some(batch) = next_batch(plaintext) else { return Ok(()) };
-            self.parts.push(&batch).map_err(|source| self.seal_error(source))?;
+impl Waiting {
+    fn add(&self, waker: &Waker) {
+        let mut waiting = lock(&self.0);
+        if !waiting.iter().any(|other| other.will_wake(waker)) {
+            waiting.push(waker.clone());
         }
     }
+}
 
-    async fn upload_complete_parts(&mut self) -> Result<()> {
+impl Wake for Waiting {
+    fn wake(self: Arc<Self>) {
+        let waiting = std::mem::take(&mut *lock(&self.0));
+        waiting.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T: ObjectStore> Writer<T> {
+    fn poll(
+        &mut self,
+        cx: &Context<'_>,
+        step: impl FnOnce(&mut Self, &mut Context<'_>) -> Poll<Result<()>>,
+    ) -> Poll<Result<()>> {
+        self.check_open()?;
+        self.waiting.add(cx.waker());
+        let polled = step(self, &mut Context::from_waker(&self.waiting.clone().into()));
+        polled.map(|result| {
+            // Others may wait for the same.
+            self.waiting.clone().wake();
+            self.keep_failure(result)
+        })
+    }
+
+    /// Seals the plaintext, and starts to upload the parts that are complete.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        for _ in 0..BATCHES {
+            ready!(self.poll_upload(cx))?;
+            let Some(batch) = next_batch(&self.plaintext) else { return Poll::Ready(Ok(())) };
+            self.parts.push(&batch).map_err(|source| self.seal_error(source))?;
+        }
+        // Let other tasks run.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Starts to upload the parts that are complete.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
         loop {
-            while let Some(Some(done)) = self.in_flight.next().now_or_never() {
+            while let Poll::Ready(Some(done)) = self.in_flight.poll_next_unpin(cx) {
                 done?;
             }
-            if self.in_flight.len() >= self.core.shared.parts_in_flight {
-                self.in_flight.next().await.transpose()?;
+            if !self.parts.has_next() {
+                return Poll::Ready(Ok(()));
             }
-            let Some(part) = self.parts.next() else { return Ok(()) };
+            if self.in_flight.len() >= self.core.shared.parts_in_flight {
+                return Poll::Pending;
+            }
+            let Some(part) = self.parts.next() else { return Poll::Ready(Ok(())) };
             let counters = &self.core.shared.counters;
             Counters::add(&counters.write_requests, 1);
             Counters::add(&counters.bytes_written, part.len() as u64);
-            self.in_flight.push(spawned(self.inner.put_part(part.into())));
+            let mut inner = self.inner.try_lock().map_err(|_| self.ended())?;
+            self.in_flight.push(spawned(inner.put_part(part.into())));
         }
     }
 
-    async fn complete(&mut self, plaintext: &Mutex<VecDeque<Bytes>>) -> Result<PutResult> {
-        self.check_open()?;
-        let completed = self.try_complete(plaintext).await;
-        let result = self.keep_failure(completed)?;
-        self.state = State::Ended;
-        self.core.written(&self.location).await;
-        Ok(result)
-    }
-
-    async fn try_complete(&mut self, plaintext: &Mutex<VecDeque<Bytes>>) -> Result<PutResult> {
-        self.try_write(plaintext).await?;
+    /// Uploads everything.
+    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_write(cx))?;
         if !self.parts.is_finished() {
             self.parts.finish().map_err(|source| self.seal_error(source))?;
         }
-        self.upload_complete_parts().await?;
-        while let Some(done) = self.in_flight.next().await {
+        ready!(self.poll_upload(cx))?;
+        while let Some(done) = ready!(self.in_flight.poll_next_unpin(cx)) {
             done?;
         }
-        self.inner.complete().await
-    }
-
-    async fn abort(&mut self) -> Result<()> {
-        if matches!(self.state, State::Ended) {
-            return Err(Error::UploadEnded { location: self.location.to_string() }.into());
-        }
-        self.state = State::Ended;
-        self.in_flight.clear();
-        self.inner.abort().await
+        Poll::Ready(Ok(()))
     }
 
     fn check_open(&self) -> Result<(), Error> {
-        let location = || self.location.to_string();
         match &self.state {
             State::Open => Ok(()),
-            State::Ended => Err(Error::UploadEnded { location: location() }),
-            State::Failed(reason) => Err(Error::UploadFailed { location: location(), reason: reason.clone() }),
+            State::Ended => Err(self.ended()),
+            State::Failed(reason) => {
+                Err(Error::UploadFailed { location: self.location.to_string(), reason: reason.clone() })
+            }
         }
+    }
+
+    fn ended(&self) -> Error {
+        Error::UploadEnded { location: self.location.to_string() }
     }
 
     fn keep_failure<R>(&mut self, result: Result<R>) -> Result<R> {
@@ -227,24 +273,41 @@ fn next_batch(plaintext: &Mutex<VecDeque<Bytes>>) -> Option<Bytes> {
     plaintext.pop_front()
 }
 
-fn lock(plaintext: &Mutex<VecDeque<Bytes>>) -> MutexGuard<'_, VecDeque<Bytes>> {
-    plaintext.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait::async_trait]
 impl<T: ObjectStore> MultipartUpload for Upload<T> {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         lock(&self.plaintext).extend(data);
-        let (plaintext, writer) = (self.plaintext.clone(), self.writer.clone());
-        Box::pin(async move { writer.lock().await.write(&plaintext).await })
+        let writer = self.writer.clone();
+        Box::pin(poll_fn(move |cx| lock(&writer).poll(cx, Writer::poll_write)))
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        self.writer.lock().await.complete(&self.plaintext).await
+        poll_fn(|cx| lock(&self.writer).poll(cx, Writer::poll_finish)).await?;
+        let completed = self.inner.lock().await.complete().await;
+        let result = lock(&self.writer).keep_failure(completed)?;
+        lock(&self.writer).state = State::Ended;
+        self.core.written(&self.location).await;
+        Ok(result)
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.writer.lock().await.abort().await
+        {
+            let mut writer = lock(&self.writer);
+            if matches!(writer.state, State::Ended) {
+                return Err(writer.ended().into());
+            }
+            // An abort that fails can be repeated.
+            writer.state = State::Failed("it was aborted".into());
+            writer.in_flight.clear();
+            writer.waiting.clone().wake();
+        }
+        self.inner.lock().await.abort().await?;
+        lock(&self.writer).state = State::Ended;
+        Ok(())
     }
 }
 
