@@ -173,9 +173,10 @@ impl<T: ObjectStore> Core<T> {
             GetRange::Suffix(len) => GetRange::Suffix(layout.sealed_suffix(*len)),
         };
         let (GetRange::Bounded(Range { start: 0, .. }) | GetRange::Offset(0)) = request else {
-            let (answer, (meta, header)) = future::try_join(
-                self.request(location, options, Some(request)),
+            // The header first: a store that limits requests counts the range until it has been read.
+            let ((meta, header), answer) = future::try_join(
                 self.request_header(location, options),
+                self.request(location, options, Some(request)),
             )
             .await?;
             check_same(location, &meta, &answer.result.meta)?;
