@@ -7,9 +7,6 @@ use kms_envelope::{OpenError, message::FrameLocation};
 
 use crate::objects::Object;
 
-/// The maximum number of plaintext bytes that are opened at once, if frames are shorter.
-pub(crate) const BATCH: u64 = 1 << 20;
-
 /// Opens the frames of a range of the plaintext. If the range ends at the end of the plaintext, also verifies the end of
 /// the object.
 #[derive(Debug)]
@@ -105,7 +102,7 @@ impl Frames {
             let complete = self.piece.len() as u64 / layout.stride();
             opener.final_frame().plaintext.start.min(first.plaintext.start + complete * frame_len)
         };
-        let batch_end = (first.plaintext.start + BATCH) / frame_len * frame_len;
+        let batch_end = layout.batch_end(first.plaintext.start);
         let range = self.range.start..end.min(batch_end).max(first.plaintext.end).min(self.range.end);
         let sealed_end = opener.sealed_range(&range)?.end;
         let sealed = self.piece.split_to((sealed_end - self.offset) as usize);

@@ -7,6 +7,9 @@ use kms_envelope::message::{FINAL_FRAME_OVERHEAD, FRAME_OVERHEAD, Geometry};
 /// The number of bytes by which a final frame is longer than others.
 const FINAL: u64 = (FINAL_FRAME_OVERHEAD - FRAME_OVERHEAD) as u64;
 
+/// The maximum number of plaintext bytes that are opened at once, if frames are shorter.
+const BATCH: u64 = 1 << 20;
+
 /// The layout of a store's objects: the lengths of the header and of the plaintext of a frame, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
@@ -26,8 +29,15 @@ impl Layout {
     }
 
     /// Returns the index of the frame that contains the plaintext byte at this offset, from 0.
-    fn frame_of(&self, offset: u64) -> u64 {
+    pub(crate) fn frame_of(&self, offset: u64) -> u64 {
         offset / u64::from(self.frame_len.get())
+    }
+
+    /// Returns the offset in the plaintext up to which frames are opened at once, from the frame that contains the byte
+    /// at `offset`. It is the end of a frame.
+    pub(crate) fn batch_end(&self, offset: u64) -> u64 {
+        let frame_len = u64::from(self.frame_len.get());
+        (offset + BATCH.max(frame_len)) / frame_len * frame_len
     }
 
     /// Returns where the frame starts that contains the plaintext byte at this offset. If that is the first frame, the

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Error,
     events::debug,
-    frames::{BATCH, Frames},
+    frames::Frames,
     layout::Layout,
     objects::{Known, Name, Object},
     stats::Counters,
@@ -253,9 +253,16 @@ impl<T: ObjectStore> Core<T> {
     }
 
     async fn open_header(self: &Arc<Self>, location: &Path, header: Bytes, sealed_len: u64) -> Result<Object, Error> {
-        let (shared, layout) = (&self.shared, self.layout_of(location, &header, sealed_len)?);
+        let shared = &self.shared;
         let located = |error: OpenError| Error::open(location, error);
-        let header = Header::parse(&header, shared.envelope.limits()).map_err(|error| Error::open(location, error))?;
+        let header = match Header::parse(&header, shared.envelope.limits()) {
+            Err(HeaderError::Format(FormatError::Truncated(_))) if sealed_len > header.len() as u64 => {
+                let (location, expected) = (location.to_string(), shared.layout.header_len);
+                return Err(Error::HeaderLen { location, found: None, expected });
+            }
+            parsed => parsed.map_err(|error| Error::open(location, error))?,
+        };
+        let layout = self.layout_of(location, &header, sealed_len)?;
         let context = shared.contexts.expected(location.as_ref(), header.context());
         Counters::add(&shared.counters.data_keys, 1);
         debug!(%location, sealed_len, "opening the header of an object");
@@ -270,15 +277,8 @@ impl<T: ObjectStore> Core<T> {
     }
 
     /// Returns the layout of an object with this header, which must be that of the store unless sizes are looked up.
-    fn layout_of(&self, location: &Path, header: &[u8], sealed_len: u64) -> Result<Layout, Error> {
+    fn layout_of(&self, location: &Path, header: &Header, sealed_len: u64) -> Result<Layout, Error> {
         let (layout, location) = (&self.shared.layout, location.to_string());
-        let header = match Header::parse(header, self.shared.envelope.limits()) {
-            Ok(header) => header,
-            Err(HeaderError::Format(FormatError::Truncated(_))) if sealed_len > header.len() as u64 => {
-                return Err(Error::HeaderLen { location, found: None, expected: layout.header_len });
-            }
-            Err(error) => return Err(Error::open(location, error)),
-        };
         let frame_len = header.content_type().frame_len();
         if self.shared.looks_up_sizes
             && let Some(frame_len) = frame_len
@@ -451,7 +451,7 @@ async fn open_ranges(
     ranges: &[Range<u64>],
     pieces: &[(u64, Bytes)],
 ) -> Result<Vec<Bytes>, Failure> {
-    let frame_of = |offset: u64| offset / u64::from(object.layout.frame_len.get());
+    let layout = &object.layout;
     let mut sorted = Vec::with_capacity(ranges.len());
     for (index, asked) in ranges.iter().enumerate() {
         let range = plaintext_range(Some(&GetRange::Bounded(asked.clone())), object.plaintext_len())
@@ -472,7 +472,7 @@ async fn open_ranges(
     }
     let mut opened = vec![Bytes::new(); ranges.len()];
     // Ranges that have a frame in common are opened together.
-    for group in sorted.chunk_by(|(.., end), (next, ..)| frame_of(next.start) <= frame_of(end - 1)) {
+    for group in sorted.chunk_by(|(.., end), (next, ..)| layout.frame_of(next.start) <= layout.frame_of(end - 1)) {
         let (start, end) = (group[0].0.start, group[group.len() - 1].2);
         let plaintext = open_range(location, object, start..end, pieces).await?;
         for (range, index, _) in group {
@@ -490,12 +490,11 @@ async fn open_range(
     pieces: &[(u64, Bytes)],
 ) -> Result<Bytes, Failure> {
     let failed = |source| Failure::of_frame(location, source);
-    let frame_len = u64::from(object.layout.frame_len.get());
     let mut out =
         vec![0; usize::try_from(range.end - range.start).map_err(|error| Failure::from(out_of_range(error)))?];
     let (mut next, mut rest) = (range.start, &mut out[..]);
     while next < range.end {
-        let end = ((next + BATCH.max(frame_len)) / frame_len * frame_len).min(range.end);
+        let end = object.layout.batch_end(next).min(range.end);
         let sealed = object.opener.sealed_range(&(next..end)).map_err(failed)?;
         let sealed = sealed_bytes(location, pieces, &sealed)?;
         let (out, after) = rest.split_at_mut((end - next) as usize);

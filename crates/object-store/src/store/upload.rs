@@ -199,10 +199,7 @@ impl<T: ObjectStore> Writer<T> {
             while let Poll::Ready(Some(done)) = self.in_flight.poll_next_unpin(cx) {
                 done?;
             }
-            if !self.parts.has_next() {
-                return Poll::Ready(Ok(()));
-            }
-            if self.in_flight.len() >= self.core.shared.parts_in_flight {
+            if self.parts.has_next() && self.in_flight.len() >= self.core.shared.parts_in_flight {
                 return Poll::Pending;
             }
             let Some(part) = self.parts.next() else { return Poll::Ready(Ok(())) };
