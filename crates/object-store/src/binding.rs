@@ -1,4 +1,4 @@
-//! What the encryption context of an object says about its path.
+//! Binds objects to their paths by the encryption context.
 
 use std::fmt::Write;
 

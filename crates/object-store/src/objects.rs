@@ -50,7 +50,7 @@ impl Object {
     }
 }
 
-/// What a later read of the same name can rely on, as long as the object's e_tag is the same.
+/// An object that was read before, and its e_tag. It can be used as long as the e_tag is the same.
 #[derive(Clone, Debug)]
 pub(crate) struct Known {
     pub(crate) e_tag: Option<String>,

@@ -207,7 +207,7 @@ impl StoreSettings {
     }
 }
 
-/// What all versions of a store share.
+/// The checked settings of a store and its state, the same for all versions of object_store.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) envelope: Envelope,

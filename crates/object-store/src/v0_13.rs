@@ -3,17 +3,7 @@
 /// The version of object_store.
 pub use object_store_0_13 as object_store;
 
-#[path = "store/copy.rs"]
-mod copy;
-#[path = "store/encrypted_store.rs"]
-mod encrypted_store;
-#[path = "store/list.rs"]
-mod list;
-#[path = "store/read.rs"]
-mod read;
-#[path = "store/source.rs"]
-mod source;
-#[path = "store/upload.rs"]
-mod upload;
+#[path = "store.rs"]
+mod store;
 
-pub use self::encrypted_store::EncryptedStore;
+pub use self::store::EncryptedStore;

@@ -131,7 +131,7 @@ async fn large() -> Sample {
     sample(settings, [2_500_000, 2_500_000], reads).await
 }
 
-/// What a read over a faulty store returned.
+/// The result of a read over a faulty store.
 struct Outcome {
     /// The versions that the result is from. Both have the same length, for example.
     result: Result<[bool; 2]>,

@@ -115,7 +115,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     ]
 }
 
-/// What an operation returned, without e_tags and times.
+/// The result of an operation, without e_tags and times.
 #[derive(Debug, PartialEq)]
 enum Answer {
     Done,

@@ -1,4 +1,4 @@
-//! What an encrypted store costs, beside the store that it encrypts. `.ci/lake` runs all parts.
+//! Measures the costs of an encrypted store beside those of the store that it encrypts. `.ci/lake` runs all parts.
 
 use std::ops::Range;
 

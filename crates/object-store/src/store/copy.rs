@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use uuid::Uuid;
 
 use super::{
-    encrypted_store::Core,
+    Core,
     list::STAGING,
     object_store::{
         self, CopyMode, CopyOptions, GetOptions, GetResult, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode,

@@ -8,7 +8,7 @@ use futures_util::{
 };
 
 use super::{
-    encrypted_store::Core,
+    Core,
     object_store::{self, GetOptions, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt, Result, path::Path},
 };
 use crate::Error;

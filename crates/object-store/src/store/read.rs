@@ -14,7 +14,7 @@ use kms_envelope::{
 };
 
 use super::{
-    encrypted_store::{Core, STORE},
+    Core, STORE,
     object_store::{
         self, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStore, Result, path::Path,
     },

@@ -14,7 +14,7 @@ use futures_util::{
 };
 
 use super::{
-    encrypted_store::Core,
+    Core,
     object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStore, Result, path::Path},
 };
 use crate::{Error, stats::Counters};
@@ -110,7 +110,7 @@ fn pieces(payload: GetResultPayload, range: Range<u64>) -> BoxStream<'static, Re
                     Err(_) => read(),
                 };
                 let (file, piece) = read.map_err(|error| super::object_store::Error::Generic {
-                    store: super::encrypted_store::STORE,
+                    store: super::STORE,
                     source: format!("cannot read {}: {error}", path.display()).into(),
                 })?;
                 // A piece that is too short is the end of the file, which the reader of the stream notices.

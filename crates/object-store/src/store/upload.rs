@@ -14,7 +14,7 @@ use kms_envelope::{SealError, stream::Sealer};
 use tokio::{runtime::Handle, task::JoinSet};
 
 use super::{
-    encrypted_store::Core,
+    Core,
     object_store::{
         self, MultipartUpload, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart,
         path::Path,

@@ -107,7 +107,7 @@ pub(crate) fn change_body(mut answer: GetResult, pieces: impl FnOnce(Bytes) -> V
 
 pub(crate) type Hook = Box<dyn FnMut(Get<'_>) -> Result<GetResult> + Send>;
 
-/// What a store says about the versions of its objects.
+/// The e_tags that a store returns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ETags {
     #[default]
@@ -117,7 +117,7 @@ pub(crate) enum ETags {
     Missing,
 }
 
-/// What multipart uploads do, and have done.
+/// The faults of multipart uploads, and a record of their calls.
 #[derive(Debug, Default)]
 pub(crate) struct Uploads {
     /// The index of the part that fails.

@@ -1,4 +1,15 @@
-//! The store.
+//! The store. It is compiled for each version of object_store, the `object_store` of the module above.
+
+#[path = "store/copy.rs"]
+mod copy;
+#[path = "store/list.rs"]
+mod list;
+#[path = "store/read.rs"]
+mod read;
+#[path = "store/source.rs"]
+mod source;
+#[path = "store/upload.rs"]
+mod upload;
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -6,8 +17,8 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use super::object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult, RenameOptions, Result, path::Path,
+    self, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, path::Path,
 };
 use crate::{Error, SettingsError, StoreSettings, StoreStats, objects::Name, settings::Shared};
 
@@ -30,13 +41,13 @@ use crate::{Error, SettingsError, StoreSettings, StoreStats, objects::Name, sett
 /// All methods return errors of the inner store unchanged. Other errors are `object_store::Error::Generic` with an
 /// [`Error`](crate::Error) as source.
 pub struct EncryptedStore<T> {
-    pub(super) core: Arc<Core<T>>,
+    core: Arc<Core<T>>,
 }
 
 /// The inner store and the settings.
-pub(super) struct Core<T> {
-    pub(super) inner: T,
-    pub(super) shared: Shared,
+struct Core<T> {
+    inner: T,
+    shared: Shared,
 }
 
 impl<T: ObjectStore> EncryptedStore<T> {
@@ -135,12 +146,12 @@ impl<T: ObjectStore> ObjectStore for EncryptedStore<T> {
 }
 
 impl<T: ObjectStore> Core<T> {
-    pub(super) fn name(location: &Path, version: Option<&String>) -> Name {
+    fn name(location: &Path, version: Option<&String>) -> Name {
         Name { location: location.to_string(), version: version.cloned() }
     }
 
     /// Returns an error if this name is reserved for objects that programs do not see.
-    pub(super) fn check_name(&self, location: &Path) -> Result<()> {
+    fn check_name(&self, location: &Path) -> Result<()> {
         if self.is_hidden(location) {
             Err(Error::ReservedName { location: location.to_string() }.into())
         } else {
@@ -150,9 +161,9 @@ impl<T: ObjectStore> Core<T> {
 }
 
 /// The name of this store in errors.
-pub(super) const STORE: &str = "kms-envelope";
+const STORE: &str = "kms-envelope";
 
-impl From<Error> for super::object_store::Error {
+impl From<Error> for object_store::Error {
     fn from(error: Error) -> Self {
         Self::Generic { store: STORE, source: Box::new(error) }
     }
