@@ -1,0 +1,155 @@
+//! Measures what the encryption costs.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use datafusion::arrow::array::RecordBatch;
+use kms_envelope::RawAes;
+use object_store::{ObjectStore, local::LocalFileSystem, memory::InMemory};
+
+use crate::{
+    Result, progress,
+    report::{self, Row},
+    store::{Counted, Traffic, encrypted},
+    tpch::{self, ROW_GROUP_LEN, TABLES},
+};
+
+/// Measures TPC-H on plain and encrypted tables, in memory and in a folder, and prints a report in Markdown.
+///
+/// Each table is written, and each query runs, once to count requests and bytes with empty caches, then several times to
+/// measure time. The stores take turns.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Scale factor: about this many gigabytes of data
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) scale: f64,
+    /// Measured rounds
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: usize,
+    /// Folder for temporary files, about 2.5 GB for each unit of scale
+    #[arg(long, default_value_os_t = std::env::temp_dir())]
+    pub(crate) folder: PathBuf,
+    /// File for the results as CSV
+    #[arg(long)]
+    pub(crate) csv: Option<PathBuf>,
+}
+
+/// A store to measure, and what it is called in the report.
+pub(crate) struct Contender {
+    pub(crate) place: &'static str,
+    /// The length of frames, or `None` if objects are not encrypted.
+    pub(crate) frame_len: Option<u32>,
+    inner: Arc<dyn ObjectStore>,
+    key: Arc<RawAes>,
+}
+
+impl Contender {
+    /// Returns a new store with the same objects. The inner store is `over` its own.
+    fn store(&self, over: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Result<Arc<dyn ObjectStore>> {
+        let inner = over(self.inner.clone());
+        self.frame_len.map_or(Ok(inner.clone()), |len| encrypted(inner, self.key.clone(), len))
+    }
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<String> {
+    let folder = tempfile::tempdir_in(&arguments.folder)?;
+    let key = Arc::new(RawAes::generate("kms-envelope-lake", "bench")?);
+    let mut contenders = Vec::new();
+    for place in ["memory", "folder"] {
+        for frame_len in [None, Some(65_536), Some(16_384)] {
+            let inner: Arc<dyn ObjectStore> = if place == "memory" {
+                Arc::new(InMemory::new())
+            } else {
+                let subfolder = folder.path().join(frame_len.unwrap_or(0).to_string());
+                fs::create_dir(&subfolder)?;
+                Arc::new(LocalFileSystem::new_with_prefix(subfolder)?)
+            };
+            contenders.push(Contender { place, frame_len, inner, key: key.clone() });
+        }
+    }
+
+    let mut rows = measure_writes(&arguments, &contenders).await?;
+    rows.extend(measure_queries(&arguments, &contenders).await?);
+    if let Some(path) = &arguments.csv {
+        fs::write(path, report::csv(&rows))?;
+    }
+    Ok(report::markdown(&rows))
+}
+
+async fn measure_writes(arguments: &Arguments, contenders: &[Contender]) -> Result<Vec<Row>> {
+    let bar = progress((TABLES.len() * contenders.len() * (arguments.rounds + 1)) as u64);
+    let mut rows = Vec::new();
+    for table in TABLES {
+        bar.set_message(format!("writes {table}"));
+        let reader = tpch::generate(table, arguments.scale);
+        let schema = reader.schema();
+        let batches: Vec<RecordBatch> = reader.collect::<std::result::Result<_, _>>()?;
+        let mut measured = vec![(Traffic::default(), Vec::new()); contenders.len()];
+        for round in 0..=arguments.rounds {
+            for (contender, (traffic, times)) in contenders.iter().zip(&mut measured) {
+                let mut counted = None;
+                let store = contender.store(|inner| match round {
+                    0 => Arc::new(counted.insert(Counted::new(inner)).clone()),
+                    _ => inner,
+                })?;
+                let batches = batches.iter().cloned().map(Ok);
+                let start = Instant::now();
+                tpch::write(store, tpch::path(table), schema.clone(), batches, ROW_GROUP_LEN).await?;
+                match counted {
+                    Some(counted) => *traffic = counted.take(),
+                    None => times.push(start.elapsed()),
+                }
+                bar.inc(1);
+            }
+        }
+        rows.extend(contenders.iter().zip(measured).map(|(contender, (traffic, times))| {
+            Row::new(contender, format!("write {table}"), median(times), traffic)
+        }));
+    }
+    Ok(rows)
+}
+
+async fn measure_queries(arguments: &Arguments, contenders: &[Contender]) -> Result<Vec<Row>> {
+    let queries = tpch::queries(arguments.scale);
+    let bar = progress((queries.len() * contenders.len() * (arguments.rounds + 1)) as u64);
+    let (mut rows, mut sessions) = (Vec::new(), Vec::new());
+    for contender in contenders {
+        let mut counted = None;
+        let store = contender.store(|inner| Arc::new(counted.insert(Counted::new(inner)).clone()))?;
+        let counted = counted.expect("every store has an inner one");
+        let start = Instant::now();
+        let counting = tpch::session(store).await?;
+        rows.push(Row::new(contender, "open tables".into(), start.elapsed(), counted.take()));
+        sessions.push((counting, counted, tpch::session(contender.store(|inner| inner)?).await?));
+    }
+    for (index, query) in queries.iter().enumerate() {
+        bar.set_message(format!("query {}", index + 1));
+        let mut measured = vec![(Traffic::default(), Vec::new()); contenders.len()];
+        for round in 0..=arguments.rounds {
+            for ((counting, counted, timed), (traffic, times)) in sessions.iter().zip(&mut measured) {
+                let start = Instant::now();
+                let session = if round == 0 { counting } else { timed };
+                session.sql(query).await?.collect().await?;
+                if round == 0 {
+                    *traffic = counted.take();
+                } else {
+                    times.push(start.elapsed());
+                }
+                bar.inc(1);
+            }
+        }
+        rows.extend(contenders.iter().zip(measured).map(|(contender, (traffic, times))| {
+            Row::new(contender, format!("Q{}", index + 1), median(times), traffic)
+        }));
+    }
+    Ok(rows)
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,140 @@
+//! Encrypted tables have the same answers as plain ones.
+
+use std::sync::Arc;
+
+use datafusion::{
+    arrow::util::pretty::pretty_format_batches,
+    prelude::{CsvReadOptions, JsonReadOptions, SessionContext},
+};
+use futures_util::TryStreamExt as _;
+use kms_envelope::RawAes;
+use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, memory::InMemory};
+
+use crate::{
+    Result, bench, sql,
+    store::{Counted, encrypted},
+    tpch,
+};
+
+const SCALE: f64 = 0.01;
+
+fn key() -> RawAes {
+    RawAes::generate("kms-envelope-lake", "test").unwrap()
+}
+
+/// Returns the lines of the answer. Sorted, because rows that are equal in the order of the query have no order.
+async fn answer(session: &SessionContext, query: &str) -> Vec<String> {
+    let batches = session.sql(query).await.unwrap().collect().await.unwrap();
+    let mut lines: Vec<_> = pretty_format_batches(&batches).unwrap().to_string().lines().map(String::from).collect();
+    lines.sort();
+    lines
+}
+
+async fn contents(store: &dyn ObjectStore) -> Vec<Vec<u8>> {
+    let objects = store.list(None).and_then(async |meta| store.get(&meta.location).await?.bytes().await);
+    objects.map_ok(Vec::from).try_collect().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_queries_have_the_same_answers_as_on_plain_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    tpch::write_all(&plain, SCALE, tpch::ROW_GROUP_LEN).await.unwrap();
+    let expected = tpch::session(plain).await.unwrap();
+    let files: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+    let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    for inner in [memory, files] {
+        let store = encrypted(inner.clone(), key(), 65_536).unwrap();
+        tpch::write_all(&store, SCALE, tpch::ROW_GROUP_LEN).await.unwrap();
+        let objects = contents(&*inner).await;
+        assert_eq!(objects.len(), tpch::TABLES.len());
+        assert!(objects.iter().all(|object| !object.ends_with(b"PAR1")), "a table is not encrypted");
+
+        let session = tpch::session(store).await.unwrap();
+        for (index, query) in tpch::queries(SCALE).iter().enumerate() {
+            let expected = answer(&expected, query).await;
+            assert!(expected.len() > 4, "Q{} has no rows", index + 1);
+            assert_eq!(answer(&session, query).await, expected, "Q{}", index + 1);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn csv_and_json_are_written_and_read() {
+    let inner = Arc::new(InMemory::new());
+    let store = encrypted(inner.clone(), key(), 16_384).unwrap();
+    tpch::write_all(&store, SCALE, tpch::ROW_GROUP_LEN).await.unwrap();
+    let session = tpch::session(store).await.unwrap();
+    for name in ["orders.csv", "orders.json"] {
+        let copy =
+            format!("copy (select o_orderkey, o_orderpriority, o_comment from orders) to 'lake://tables/{name}'");
+        assert_eq!(answer(&session, &copy).await, ["+-------+", "+-------+", "+-------+", "| 15000 |", "| count |"]);
+    }
+    session.register_csv("csv", "lake://tables/orders.csv", CsvReadOptions::new()).await.unwrap();
+    session.register_json("json", "lake://tables/orders.json", JsonReadOptions::default()).await.unwrap();
+    let query =
+        "select o_orderpriority, count(*), sum(o_orderkey) as keys, max(o_comment) as last from orders group by 1";
+    let expected = answer(&session, query).await;
+    assert_eq!(answer(&session, &query.replace("orders", "csv")).await, expected);
+    assert_eq!(answer(&session, &query.replace("orders", "json")).await, expected);
+    for object in contents(&*inner).await {
+        assert!(!object.windows(8).any(|bytes| bytes == b"1-URGENT"), "an object is not encrypted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_groups_that_a_query_does_not_need_are_not_fetched() {
+    let query = "explain analyze select sum(l_quantity) from lineitem where l_orderkey < 1000";
+    let mut runs = Vec::new();
+    for frame_len in [None, Some(4096)] {
+        let counted = Counted::new(Arc::new(InMemory::new()));
+        let inner: Arc<dyn ObjectStore> = Arc::new(counted.clone());
+        let store = frame_len.map_or(inner.clone(), |len| encrypted(inner, key(), len).unwrap());
+        tpch::write_all(&store, SCALE, 4096).await.unwrap();
+        let size = store.head(&tpch::path("lineitem")).await.unwrap().size;
+        let session = tpch::session(store).await.unwrap();
+        answer(&session, "select sum(l_tax) from lineitem").await; // Fetches the metadata and the header.
+        counted.take();
+        let plan = answer(&session, query).await.join("\n");
+        let (_, pruned) = plan.split_once("row_groups_pruned_statistics=").unwrap();
+        runs.push((pruned.split(',').next().unwrap().to_owned(), counted.take().bytes, size));
+    }
+    let [(plain_pruned, plain_bytes, _), (pruned, bytes, size)] = &runs[..] else { unreachable!() };
+    assert_eq!(pruned, "15 total → 1 matched");
+    assert_eq!(pruned, plain_pruned);
+    assert!(*bytes < plain_bytes + 4 * 4200, "{bytes} bytes instead of {plain_bytes}");
+    assert!(*bytes < size / 20, "{bytes} of {size} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shell_encrypts_and_queries_files() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let key_file = folder.path().join("example.key");
+    key().write_key_file(&key_file)?;
+    std::fs::write(path("cities.csv"), "name,people\nOslo,700000\nBergen,290000\n")?;
+    let run = |tables, plain_tables, query: String| {
+        sql::run(sql::Arguments { key: key_file.clone(), tables, plain_tables, query })
+    };
+    let copy = format!("copy (select * from cities) to '{}'", path("cities.parquet"));
+    run(vec![], vec![("cities".into(), path("cities.csv"))], copy).await?;
+    assert!(!std::fs::read(path("cities.parquet"))?.ends_with(b"PAR1"));
+    for url in [path("cities.parquet"), format!("file://{}", path("cities.parquet"))] {
+        let table = run(vec![("c".into(), url)], vec![], "select sum(people) as people from c".into()).await?;
+        assert_eq!(table, "+--------+\n| people |\n+--------+\n| 990000 |\n+--------+");
+    }
+    let not_encrypted = run(vec![("c".into(), path("cities.csv"))], vec![], "select * from c".into()).await;
+    assert!(not_encrypted.is_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_measurement_reports_every_table_and_query() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let csv = folder.path().join("lake.csv");
+    let arguments = bench::Arguments { scale: 0.001, rounds: 1, folder: folder.path().into(), csv: Some(csv.clone()) };
+    let report = bench::run(arguments).await?;
+    assert_eq!(report.matches("| **all queries** |").count(), 4);
+    assert_eq!(std::fs::read_to_string(csv)?.lines().count(), 1 + 6 * (8 + 1 + 22));
+    Ok(())
+}

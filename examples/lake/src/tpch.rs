@@ -1,0 +1,121 @@
+//! The tables and queries of TPC-H.
+
+use std::{path::PathBuf, sync::Arc};
+
+use datafusion::{
+    arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError, record_batch::RecordBatchReader},
+    prelude::{ParquetReadOptions, SessionContext},
+};
+use kms_envelope::RawAes;
+use object_store::{ObjectStore, buffered::BufWriter, path::Path};
+use parquet::{arrow::AsyncArrowWriter, basic::Compression, file::properties::WriterProperties};
+use tpchgen::generators::{
+    CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
+    RegionGenerator, SupplierGenerator,
+};
+use tpchgen_arrow::{
+    CustomerArrow, LineItemArrow, NationArrow, OrderArrow, PartArrow, PartSuppArrow, RegionArrow, SupplierArrow,
+};
+use url::Url;
+
+use crate::{Result, progress};
+
+pub(crate) const TABLES: [&str; 8] =
+    ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
+
+/// The rows in a row group of Parquet, as DataFusion writes them.
+pub(crate) const ROW_GROUP_LEN: usize = 1 << 20;
+
+/// Generates a table.
+pub(crate) fn generate(table: &str, scale: f64) -> Box<dyn RecordBatchReader + Send> {
+    match table {
+        "customer" => Box::new(CustomerArrow::new(CustomerGenerator::new(scale, 1, 1))),
+        "lineitem" => Box::new(LineItemArrow::new(LineItemGenerator::new(scale, 1, 1))),
+        "nation" => Box::new(NationArrow::new(NationGenerator::new(scale, 1, 1))),
+        "orders" => Box::new(OrderArrow::new(OrderGenerator::new(scale, 1, 1))),
+        "part" => Box::new(PartArrow::new(PartGenerator::new(scale, 1, 1))),
+        "partsupp" => Box::new(PartSuppArrow::new(PartSuppGenerator::new(scale, 1, 1))),
+        "region" => Box::new(RegionArrow::new(RegionGenerator::new(scale, 1, 1))),
+        "supplier" => Box::new(SupplierArrow::new(SupplierGenerator::new(scale, 1, 1))),
+        _ => unreachable!("not a table of TPC-H: {table}"),
+    }
+}
+
+/// Returns the queries, in order.
+pub(crate) fn queries(scale: f64) -> Vec<String> {
+    let all = include_str!("queries.sql").replace("{fraction}", &format!("{:.10}", 0.0001 / scale));
+    all.split_inclusive(";\n").map(Into::into).collect()
+}
+
+/// Writes a table as Parquet.
+pub(crate) async fn write(
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    schema: SchemaRef,
+    batches: impl Iterator<Item = std::result::Result<RecordBatch, ArrowError>>,
+    row_group_len: usize,
+) -> Result<()> {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_max_row_group_row_count(Some(row_group_len))
+        .build();
+    let mut writer = AsyncArrowWriter::try_new(BufWriter::new(store, path), schema, Some(properties))?;
+    for batch in batches {
+        writer.write(&batch?).await?;
+    }
+    writer.close().await?;
+    Ok(())
+}
+
+/// Writes all tables into the root of a store.
+#[cfg(test)]
+pub(crate) async fn write_all(store: &Arc<dyn ObjectStore>, scale: f64, row_group_len: usize) -> Result<()> {
+    for table in TABLES {
+        let reader = generate(table, scale);
+        write(store.clone(), path(table), reader.schema(), reader, row_group_len).await?;
+    }
+    Ok(())
+}
+
+/// Returns where a table is in its store.
+pub(crate) fn path(table: &str) -> Path {
+    Path::from(format!("{table}.parquet"))
+}
+
+/// Returns a session with the tables in the root of a store.
+pub(crate) async fn session(store: Arc<dyn ObjectStore>) -> Result<SessionContext> {
+    let session = SessionContext::new();
+    session.register_object_store(&Url::parse("lake://tables")?, store);
+    for table in TABLES {
+        let url = format!("lake://tables/{}", path(table));
+        session.register_parquet(table, url, ParquetReadOptions::default()).await?;
+    }
+    Ok(session)
+}
+
+/// Writes the tables of TPC-H into a folder, encrypted.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Key file, as `kms-envelope keygen` writes it
+    #[arg(long)]
+    key: PathBuf,
+    /// Scale factor: about this many gigabytes of data
+    #[arg(long, default_value_t = 0.1)]
+    scale: f64,
+    /// Folder, which must exist
+    folder: PathBuf,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
+    let store = crate::sql::encrypted_files(RawAes::read_key_file(&arguments.key)?)?;
+    let folder = Path::from_absolute_path(arguments.folder.canonicalize()?)?;
+    let bar = progress(TABLES.len() as u64);
+    for table in TABLES {
+        bar.set_message(table);
+        let reader = generate(table, arguments.scale);
+        let path = folder.clone().join(format!("{table}.parquet"));
+        write(Arc::new(store.clone()), path, reader.schema(), reader, ROW_GROUP_LEN).await?;
+        bar.inc(1);
+    }
+    Ok(())
+}
