@@ -1,6 +1,12 @@
 //! Objects whose data keys have been decrypted.
 
-use std::{fmt, future::Future, mem::size_of, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::Future,
+    mem::size_of,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use kms_envelope::stream::RangeOpener;
@@ -63,10 +69,29 @@ impl Known {
     }
 }
 
+/// The place of an object in the cache. moka drops a value some time after it removed it: the keys are wiped at once,
+/// because the place is emptied.
+#[derive(Clone)]
+struct Place(Arc<Mutex<Option<Arc<Object>>>>);
+
+impl Place {
+    fn new(object: Arc<Object>) -> Self {
+        Self(Arc::new(Mutex::new(Some(object))))
+    }
+
+    fn object(&self) -> Option<Arc<Object>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
 /// A cache of [`Object`]s, in which each is requested once.
 pub(crate) struct Objects {
     /// Concurrent reads of the same content share one request for its key.
-    by_identity: future::Cache<Identity, Arc<Object>>,
+    by_identity: future::Cache<Identity, Place>,
     /// The content that a name had when it was last read, if its e_tag is strong.
     by_name: sync::Cache<Name, (String, Identity)>,
     key_requests: Semaphore,
@@ -80,7 +105,7 @@ impl Objects {
         /// A coarse estimate of the memory for the parsed header, the keys and the cache itself.
         const OVERHEAD: usize = 1024;
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        let object_weight = move |identity: &Identity, _: &Arc<Object>| {
+        let object_weight = move |identity: &Identity, _: &Place| {
             weight(2 * identity.header.len() + identity.name.location.len() + size_of::<Object>() + OVERHEAD)
         };
         let name_weight = move |name: &Name, _: &(String, Identity)| weight(2 * name.location.len() + OVERHEAD / 4);
@@ -89,6 +114,7 @@ impl Objects {
                 .max_capacity(capacity - names)
                 .weigher(object_weight)
                 .time_to_live(max_age)
+                .eviction_listener(|_, place, _| place.clear())
                 .build(),
             by_name: sync::Cache::builder().max_capacity(names).weigher(name_weight).time_to_live(max_age).build(),
             key_requests: Semaphore::new(MAX_KEY_REQUESTS),
@@ -98,24 +124,31 @@ impl Objects {
     /// Returns the object that this name had when it was last read.
     pub(crate) async fn known(&self, name: &Name) -> Option<Known> {
         let (e_tag, identity) = self.by_name.get(name)?;
-        Some(Known { e_tag: Some(e_tag), object: self.by_identity.get(&identity).await? })
+        Some(Known { e_tag: Some(e_tag), object: self.by_identity.get(&identity).await?.object()? })
     }
 
     /// Returns the object with this header, which is opened with `open` if it is not in the cache. A name whose e_tag is
     /// strong is [known](Self::known) from now on.
-    pub(crate) async fn get_or_open(
+    pub(crate) async fn get_or_open<F: Future<Output = Result<Object, Error>>>(
         &self,
         name: Name,
         e_tag: Option<&str>,
         (header, sealed_len): (Bytes, u64),
-        open: impl Future<Output = Result<Object, Error>>,
+        open: impl Fn() -> F,
     ) -> Result<Arc<Object>, Error> {
         let identity = Identity { name, header, sealed_len };
-        let open = async {
+        let open = async || {
             let _permit = self.key_requests.acquire().await;
-            open.await.map(Arc::new)
+            open().await.map(Arc::new)
         };
-        let object = self.by_identity.try_get_with_by_ref(&identity, open).await.map_err(|error| (*error).clone())?;
+        let mut opened = None;
+        let place = async { Ok(Place::new(opened.insert(open().await?).clone())) };
+        let place = self.by_identity.try_get_with_by_ref(&identity, place).await;
+        let place = place.map_err(|error: Arc<Error>| (*error).clone())?;
+        let object = match opened.or_else(|| place.object()) {
+            Some(object) => object,
+            None => open().await?, // Another task opened it, and it was removed at once.
+        };
         if let Some(e_tag) = e_tag.filter(|e_tag| is_strong(e_tag)) {
             self.by_name.insert(identity.name.clone(), (e_tag.to_owned(), identity));
         }
@@ -151,4 +184,54 @@ impl fmt::Debug for Objects {
 /// Returns whether an e_tag identifies the bytes of an object. Weak ones (RFC 9110, section 8.8.1) do not.
 fn is_strong(e_tag: &str) -> bool {
     !e_tag.is_empty() && !e_tag.starts_with("W/")
+}
+
+#[cfg(test)]
+mod tests {
+    use kms_envelope::{EncryptionContext, Envelope, RawAes, message::Header};
+
+    use super::*;
+
+    async fn object() -> (Bytes, Object) {
+        let envelope = Envelope::new(RawAes::generate("tests", "objects").unwrap());
+        let context = EncryptionContext::new();
+        let sealed = Bytes::from(envelope.seal(b"secret", &context).await.unwrap());
+        let header = Header::parse(&sealed, envelope.limits()).unwrap();
+        let opener = envelope.range_opener(&header, sealed.len() as u64, &context).await.unwrap();
+        let frame_len = header.content_type().frame_len().unwrap();
+        (sealed, Object { opener, layout: Layout { header_len: header.len(), frame_len } })
+    }
+
+    async fn open(objects: &Objects, location: &str) -> Arc<Object> {
+        let (header, object) = object().await;
+        let object = Mutex::new(Some(object));
+        let open = async || Ok(object.lock().unwrap().take().unwrap());
+        let name = Name { location: location.into(), version: None };
+        objects.get_or_open(name, Some("e_tag"), (header, 100), open).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn keys_are_dropped_when_the_cache_is_cleared_and_when_they_are_too_old() {
+        let objects = Objects::new(Duration::from_secs(300), 64 << 20);
+        let mut handles = Vec::new();
+        for index in 0..100 {
+            handles.push(Arc::downgrade(&open(&objects, &index.to_string()).await));
+        }
+        assert!(handles.iter().all(|handle| handle.strong_count() == 1));
+        objects.clear().await;
+        assert!(handles.iter().all(|handle| handle.strong_count() == 0));
+
+        let objects = Objects::new(Duration::from_millis(1), 64 << 20);
+        let handle = Arc::downgrade(&open(&objects, "a").await);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        objects.remove_expired().await;
+        assert_eq!(handle.strong_count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_object_is_opened_although_the_cache_has_no_room_for_it() {
+        let objects = Objects::new(Duration::from_secs(300), 0);
+        let object = open(&objects, "a").await;
+        assert_eq!(object.plaintext_len(), 6);
+    }
 }

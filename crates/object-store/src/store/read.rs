@@ -248,7 +248,7 @@ impl<T: ObjectStore> Core<T> {
         // A copy: a part of the answer would keep all of it in memory, as long as it is in the cache.
         let header = Bytes::copy_from_slice(&header);
         let content = (header.clone(), meta.size);
-        let open = self.open_header(location, header, meta.size);
+        let open = || self.open_header(location, header.clone(), meta.size);
         self.shared.objects.get_or_open(name.clone(), meta.e_tag.as_deref(), content, open).await
     }
 
