@@ -84,6 +84,11 @@ impl StoreSettings {
         self
     }
 
+    /// Sets the base if there is none.
+    pub(crate) fn default_base(self, base: String) -> Self {
+        if self.base.is_empty() { self.base(base) } else { self }
+    }
+
     /// Sets how the encryption context of an object depends on its path. Default: [`Binding::Path`].
     pub fn binding(mut self, binding: Binding) -> Self {
         self.binding = binding;
@@ -184,8 +189,7 @@ impl StoreSettings {
         if self.detached_keys.as_ref().is_some_and(|suffix| suffix.is_empty() || !suffix.chars().all(is_plain)) {
             return invalid("the suffix of detached keys must consist of letters, digits, `.`, `_` and `-`".into());
         }
-        let mut base = self.base;
-        base.truncate(base.trim_end_matches('/').len());
+        let base = self.base.strip_suffix('/').unwrap_or(&self.base).to_owned();
         let contexts = Contexts { binding: self.binding, base, pairs: self.context };
         if let Some(name) = contexts.conflict() {
             return invalid(format!(

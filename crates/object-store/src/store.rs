@@ -10,6 +10,8 @@ mod read;
 mod source;
 #[path = "store/upload.rs"]
 mod upload;
+#[path = "store/url.rs"]
+mod url;
 
 use std::{fmt, ops::Range, sync::Arc};
 

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kms_envelope::{AlgorithmSuite, Envelope, ErrorKind, Limits, message::Header};
 use kms_envelope_object_store::SettingsError;
+use object_store::local::LocalFileSystem;
 use support::*;
+use url::Url;
 
 async fn get<T: ObjectStore>(store: &EncryptedStore<T>, location: &str) -> Result<Bytes> {
     store.get(&location.into()).await?.bytes().await
@@ -137,6 +139,29 @@ async fn stores_with_another_binding_base_or_context_do_not_open_the_object() {
     }
     // Unbound, the path does not matter.
     assert!(get(&store(own().binding(Binding::None)), "t/a").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_store_for_a_url_binds_to_the_url() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = Url::from_file_path(folder.path().canonicalize().unwrap()).unwrap();
+    let object = Url::parse(&format!("{url}/a%20b")).unwrap();
+    let (store, path) = EncryptedStore::parse_url_opts(&object, [("", ""); 0], settings()).unwrap();
+    store.put(&path, "secret".into()).await.unwrap();
+
+    let files = || LocalFileSystem::new_with_prefix(folder.path()).unwrap();
+    let same = EncryptedStore::new(files(), settings().base(url.as_str())).unwrap();
+    assert_eq!(get(&same, "a b").await.unwrap(), "secret");
+    let other = EncryptedStore::new(files(), settings().base("file:///other")).unwrap();
+    are_tampered(&errors(&other, "a b").await);
+
+    // A base of the settings takes precedence.
+    let (named, path) = EncryptedStore::parse_url_opts(&object, [("", ""); 0], settings().base("lake")).unwrap();
+    assert!(matches!(cause(&named.get(&path).await.unwrap_err()), Error::Open { .. }));
+    let error = EncryptedStore::parse_url_opts(&url, [("", ""); 0], settings().part_len(0)).unwrap_err();
+    assert!(error.to_string().contains("at least one part"), "{error}");
+    let unknown = Url::parse("ftp://host/a").unwrap();
+    assert!(EncryptedStore::parse_url_opts(&unknown, [("", ""); 0], settings()).is_err());
 }
 
 #[tokio::test]
