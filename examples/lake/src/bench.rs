@@ -8,7 +8,7 @@ use std::{
 };
 
 use datafusion::arrow::array::RecordBatch;
-use kms_envelope::RawAes;
+use kms_envelope::{Envelope, RawAes, Threads};
 use object_store::{ObjectStore, local::LocalFileSystem, memory::InMemory};
 
 use crate::{
@@ -30,7 +30,13 @@ pub(crate) struct Arguments {
     /// Measured rounds
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
-    /// Folder for temporary files, about 2.5 GB for each unit of scale
+    /// Frame lengths in bytes
+    #[arg(long, value_delimiter = ',', default_values_t = [65_536, 16_384])]
+    pub(crate) frame_lens: Vec<u32>,
+    /// Encrypt and decrypt on a thread for each processor, besides the engine's own
+    #[arg(long)]
+    pub(crate) threads: bool,
+    /// Folder for temporary files, about 1 GB for each unit of scale
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     pub(crate) folder: PathBuf,
     /// File for the results as CSV
@@ -45,22 +51,25 @@ pub(crate) struct Contender {
     pub(crate) frame_len: Option<u32>,
     inner: Arc<dyn ObjectStore>,
     key: Arc<RawAes>,
+    threads: Threads,
 }
 
 impl Contender {
     /// Returns a new store with the same objects. The inner store is `over` its own.
     fn store(&self, over: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Result<Arc<dyn ObjectStore>> {
         let inner = over(self.inner.clone());
-        self.frame_len.map_or(Ok(inner.clone()), |len| encrypted(inner, self.key.clone(), len))
+        let envelope = Envelope::builder(self.key.clone()).threads(self.threads.clone());
+        self.frame_len.map_or(Ok(inner.clone()), |len| encrypted(inner, envelope, len))
     }
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<String> {
     let folder = tempfile::tempdir_in(&arguments.folder)?;
     let key = Arc::new(RawAes::generate("kms-envelope-lake", "bench")?);
+    let threads = if arguments.threads { Threads::Global } else { Threads::One };
     let mut contenders = Vec::new();
     for place in ["memory", "folder"] {
-        for frame_len in [None, Some(65_536), Some(16_384)] {
+        for frame_len in [None].into_iter().chain(arguments.frame_lens.iter().copied().map(Some)) {
             let inner: Arc<dyn ObjectStore> = if place == "memory" {
                 Arc::new(InMemory::new())
             } else {
@@ -68,7 +77,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<String> {
                 fs::create_dir(&subfolder)?;
                 Arc::new(LocalFileSystem::new_with_prefix(subfolder)?)
             };
-            contenders.push(Contender { place, frame_len, inner, key: key.clone() });
+            contenders.push(Contender { place, frame_len, inner, key: key.clone(), threads: threads.clone() });
         }
     }
 

@@ -1,6 +1,7 @@
 //! Queries encrypted tables with DataFusion, and measures what the encryption costs.
 
 mod bench;
+mod delta;
 mod report;
 mod sql;
 mod store;
@@ -25,6 +26,7 @@ struct Arguments {
 enum Command {
     Sql(sql::Arguments),
     Tpch(tpch::Arguments),
+    Delta(delta::Arguments),
     Bench(bench::Arguments),
 }
 
@@ -33,6 +35,7 @@ async fn main() -> std::process::ExitCode {
     let done = match Arguments::parse().command {
         Command::Sql(arguments) => sql::run(arguments).await.map(|table| println!("{table}")),
         Command::Tpch(arguments) => tpch::run(arguments).await,
+        Command::Delta(arguments) => delta::run(arguments).await.map(|report| print!("{report}")),
         Command::Bench(arguments) => bench::run(arguments).await.map(|report| print!("{report}")),
     };
     match done {

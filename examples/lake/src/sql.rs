@@ -5,20 +5,21 @@ use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 use datafusion::{
     arrow::util::pretty::pretty_format_batches,
     datasource::listing::ListingTableUrl,
-    prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionContext},
+    execution::runtime_env::RuntimeEnvBuilder,
+    prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext},
 };
+use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use kms_envelope::{Envelope, KeyProvider, RawAes};
-use kms_envelope_object_store::{StoreSettings, v0_13::EncryptedStore};
-use object_store::local::LocalFileSystem;
+use kms_envelope::RawAes;
+use object_store::{local::LocalFileSystem, path::Path};
 use url::Url;
 
-use crate::Result;
+use crate::{Result, delta, store::EncryptedStores};
 
-/// Runs a query on encrypted tables in local files, and prints the answer.
+/// Runs a query on encrypted tables, and prints the answer.
 ///
-/// Tables are files, or folders of files: CSV if the name ends in .csv, lines of JSON if it ends in .json, otherwise
-/// Parquet. `COPY … TO 'FILE'` encrypts what it writes. A file is bound to its absolute path, and does not open elsewhere.
+/// Tables are files or folders: Delta if a folder has a `_delta_log`, CSV if the name ends in .csv, lines of JSON if it
+/// ends in .json, otherwise Parquet. `COPY … TO 'FILE'` encrypts what it writes. A file is bound to its URL, and does not open elsewhere.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Key file, as `kms-envelope keygen` writes it
@@ -39,17 +40,11 @@ fn named(argument: &str) -> std::result::Result<(String, String), &'static str> 
     Ok((name.into(), url.into()))
 }
 
-/// Returns a store of the local files, by their absolute paths, that reads frames of any length.
-pub(crate) fn encrypted_files(key: impl KeyProvider + 'static) -> Result<EncryptedStore<LocalFileSystem>> {
-    let settings = StoreSettings::new(Envelope::builder(key)).look_up_sizes();
-    Ok(EncryptedStore::new(LocalFileSystem::new(), settings)?)
-}
-
 /// Returns the answer as a table of text.
 pub(crate) async fn run(arguments: Arguments) -> Result<String> {
-    let store = encrypted_files(RawAes::read_key_file(&arguments.key)?)?;
-    let session = SessionContext::new();
-    session.register_object_store(&Url::parse("file://")?, Arc::new(store.clone()));
+    let stores = Arc::new(EncryptedStores::new(RawAes::read_key_file(&arguments.key)?));
+    let runtime = RuntimeEnvBuilder::new().with_object_store_registry(stores.clone()).build_arc()?;
+    let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
     session.register_object_store(&Url::parse("plain://")?, Arc::new(LocalFileSystem::new()));
     for (name, url) in &arguments.tables {
         register(&session, name, ListingTableUrl::parse(url)?.as_str()).await?;
@@ -64,7 +59,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<String> {
     let batches = loop {
         tokio::select! {
             batches = &mut answer => break batches?,
-            () = tokio::time::sleep(Duration::from_millis(200)) => bar.set_position(store.stats().bytes_read),
+            () = tokio::time::sleep(Duration::from_millis(200)) => bar.set_position(stores.bytes_read()),
         }
     };
     bar.finish_and_clear();
@@ -72,6 +67,15 @@ pub(crate) async fn run(arguments: Arguments) -> Result<String> {
 }
 
 async fn register(session: &SessionContext, name: &str, url: &str) -> Result<()> {
+    let location = Url::parse(url)?;
+    let store = session.runtime_env().object_store_registry.get_store(&location)?;
+    let log = Path::from_url_path(location.path())?.join("_delta_log");
+    if store.list(Some(&log)).next().await.is_some() {
+        let mut table = delta::table(store, &location)?;
+        table.load().await?;
+        session.register_table(name, table.table_provider().await?)?;
+        return Ok(());
+    }
     match url.rsplit_once('.') {
         Some((_, "csv")) => session.register_csv(name, url, CsvReadOptions::new()).await?,
         Some((_, "json")) => session.register_json(name, url, JsonReadOptions::default()).await?,

@@ -1,29 +1,77 @@
 //! An encrypted store, and one that counts requests and bytes.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
+use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry};
 use futures_util::stream::BoxStream;
-use kms_envelope::{Envelope, KeyProvider};
+use kms_envelope::{Envelope, EnvelopeBuilder, RawAes};
 use kms_envelope_object_store::{StoreSettings, v0_13::EncryptedStore};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
     PutOptions, PutPayload, PutResult, Result, UploadPart, path::Path,
 };
+use url::{Position, Url};
 
 /// Encrypts the objects of a store in frames of this length.
 pub(crate) fn encrypted(
     inner: Arc<dyn ObjectStore>,
-    key: impl KeyProvider + 'static,
+    envelope: EnvelopeBuilder,
     frame_len: u32,
 ) -> crate::Result<Arc<dyn ObjectStore>> {
-    let settings = StoreSettings::new(Envelope::builder(key)).frame_len(frame_len);
+    let settings = StoreSettings::new(envelope).frame_len(frame_len);
     Ok(Arc::new(EncryptedStore::new(inner, settings)?))
+}
+
+/// Creates an encrypted store for each bucket or file system, when the engine first uses a URL of it.
+#[derive(Debug)]
+pub(crate) struct EncryptedStores {
+    key: Arc<RawAes>,
+    encrypted: Mutex<HashMap<String, EncryptedStore<Box<dyn ObjectStore>>>>,
+    others: DefaultObjectStoreRegistry,
+}
+
+impl EncryptedStores {
+    pub(crate) fn new(key: RawAes) -> Self {
+        let others = DefaultObjectStoreRegistry::new();
+        let files = Url::parse("file://").expect("valid URL");
+        others.deregister_store(&files).expect("the default registry has the local files");
+        Self { key: Arc::new(key), encrypted: Mutex::default(), others }
+    }
+
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.encrypted.lock().expect("no panics").values().map(|store| store.stats().bytes_read).sum()
+    }
+
+    /// Returns the encrypted store for a URL, which reads frames of any length. Its inner store is configured by
+    /// environment variables.
+    fn encrypted(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
+        let mut stores = self.encrypted.lock().expect("no panics");
+        let store = match stores.entry(url[..Position::BeforePath].into()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let settings = StoreSettings::new(Envelope::builder(self.key.clone())).look_up_sizes();
+                entry.insert(EncryptedStore::parse_url_opts(url, std::env::vars(), settings)?.0)
+            }
+        };
+        Ok(Arc::new(store.clone()))
+    }
+}
+
+impl ObjectStoreRegistry for EncryptedStores {
+    fn register_store(&self, url: &Url, store: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        self.others.register_store(url, store)
+    }
+
+    fn get_store(&self, url: &Url) -> datafusion::common::Result<Arc<dyn ObjectStore>> {
+        self.others.get_store(url).or_else(|_| Ok(self.encrypted(url)?))
+    }
 }
 
 /// A store that counts the requests and bytes of a remote store: near ranges are fetched with one request.

@@ -7,11 +7,11 @@ use datafusion::{
     prelude::{CsvReadOptions, JsonReadOptions, SessionContext},
 };
 use futures_util::TryStreamExt as _;
-use kms_envelope::RawAes;
+use kms_envelope::{Envelope, EnvelopeBuilder, RawAes};
 use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, memory::InMemory};
 
 use crate::{
-    Result, bench, sql,
+    Result, bench, delta, sql,
     store::{Counted, encrypted},
     tpch,
 };
@@ -20,6 +20,10 @@ const SCALE: f64 = 0.01;
 
 fn key() -> RawAes {
     RawAes::generate("kms-envelope-lake", "test").unwrap()
+}
+
+fn envelope() -> EnvelopeBuilder {
+    Envelope::builder(key())
 }
 
 /// Returns the lines of the answer. Sorted, because rows that are equal in the order of the query have no order.
@@ -44,7 +48,7 @@ async fn all_queries_have_the_same_answers_as_on_plain_tables() {
     let files: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     for inner in [memory, files] {
-        let store = encrypted(inner.clone(), key(), 65_536).unwrap();
+        let store = encrypted(inner.clone(), envelope(), 65_536).unwrap();
         tpch::write_all(&store, SCALE, tpch::ROW_GROUP_LEN).await.unwrap();
         let objects = contents(&*inner).await;
         assert_eq!(objects.len(), tpch::TABLES.len());
@@ -62,7 +66,7 @@ async fn all_queries_have_the_same_answers_as_on_plain_tables() {
 #[tokio::test(flavor = "multi_thread")]
 async fn csv_and_json_are_written_and_read() {
     let inner = Arc::new(InMemory::new());
-    let store = encrypted(inner.clone(), key(), 16_384).unwrap();
+    let store = encrypted(inner.clone(), envelope(), 16_384).unwrap();
     tpch::write_all(&store, SCALE, tpch::ROW_GROUP_LEN).await.unwrap();
     let session = tpch::session(store).await.unwrap();
     for name in ["orders.csv", "orders.json"] {
@@ -89,7 +93,7 @@ async fn row_groups_that_a_query_does_not_need_are_not_fetched() {
     for frame_len in [None, Some(4096)] {
         let counted = Counted::new(Arc::new(InMemory::new()));
         let inner: Arc<dyn ObjectStore> = Arc::new(counted.clone());
-        let store = frame_len.map_or(inner.clone(), |len| encrypted(inner, key(), len).unwrap());
+        let store = frame_len.map_or(inner.clone(), |len| encrypted(inner, envelope(), len).unwrap());
         tpch::write_all(&store, SCALE, 4096).await.unwrap();
         let size = store.head(&tpch::path("lineitem")).await.unwrap().size;
         let session = tpch::session(store).await.unwrap();
@@ -129,10 +133,48 @@ async fn the_shell_encrypts_and_queries_files() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_delta_table_is_created_appended_to_read_at_every_version_and_vacuumed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let key_file = folder.path().join("example.key");
+    key().write_key_file(&key_file)?;
+    let url = folder.path().join("customers");
+    std::fs::create_dir(&url)?;
+    let report = delta::run(delta::Arguments { key: key_file.clone(), folder: url.clone() }).await?;
+    let expected = [
+        "version 0: 200 rows, 1 files",
+        "version 1: 400 rows, 2 files",
+        "version 2: 600 rows, 3 files",
+        "version 3: 800 rows, 4 files",
+        "version 4: 1000 rows, 5 files",
+        "version 5: 1200 rows, 6 files",
+        "version 6: 1100 rows, 6 files",
+        "vacuum: 1 file deleted",
+    ];
+    assert_eq!(report.lines().collect::<Vec<_>>(), expected);
+
+    for object in contents(&LocalFileSystem::new_with_prefix(&url)?).await {
+        assert!(!object.ends_with(b"PAR1") && !object.starts_with(b"{"), "an object is not encrypted");
+    }
+    let tables = vec![("c".into(), url.display().to_string())];
+    let query = "select count(*) as customers, min(c_custkey) as first from c".into();
+    let table = sql::run(sql::Arguments { key: key_file, tables, plain_tables: vec![], query }).await?;
+    let expected = "+-----------+-------+\n| customers | first |\n+-----------+-------+\n| 1100      | 101   |\n+-----------+-------+";
+    assert_eq!(table, expected);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_measurement_reports_every_table_and_query() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let csv = folder.path().join("lake.csv");
-    let arguments = bench::Arguments { scale: 0.001, rounds: 1, folder: folder.path().into(), csv: Some(csv.clone()) };
+    let arguments = bench::Arguments {
+        scale: 0.001,
+        rounds: 1,
+        frame_lens: vec![4096, 65_536],
+        threads: false,
+        folder: folder.path().into(),
+        csv: Some(csv.clone()),
+    };
     let report = bench::run(arguments).await?;
     assert_eq!(report.matches("| **all queries** |").count(), 4);
     assert_eq!(std::fs::read_to_string(csv)?.lines().count(), 1 + 6 * (8 + 1 + 22));

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use datafusion::{
     arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError, record_batch::RecordBatchReader},
+    execution::object_store::ObjectStoreRegistry as _,
     prelude::{ParquetReadOptions, SessionContext},
 };
 use kms_envelope::RawAes;
@@ -18,7 +19,7 @@ use tpchgen_arrow::{
 };
 use url::Url;
 
-use crate::{Result, progress};
+use crate::{Result, progress, store::EncryptedStores};
 
 pub(crate) const TABLES: [&str; 8] =
     ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
@@ -107,14 +108,15 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    let store = crate::sql::encrypted_files(RawAes::read_key_file(&arguments.key)?)?;
-    let folder = Path::from_absolute_path(arguments.folder.canonicalize()?)?;
+    let folder = Url::from_directory_path(arguments.folder.canonicalize()?).map_err(|()| "the folder has no URL")?;
+    let store = EncryptedStores::new(RawAes::read_key_file(&arguments.key)?).get_store(&folder)?;
+    let folder = Path::from_url_path(folder.path())?;
     let bar = progress(TABLES.len() as u64);
     for table in TABLES {
         bar.set_message(table);
         let reader = generate(table, arguments.scale);
         let path = folder.clone().join(format!("{table}.parquet"));
-        write(Arc::new(store.clone()), path, reader.schema(), reader, ROW_GROUP_LEN).await?;
+        write(store.clone(), path, reader.schema(), reader, ROW_GROUP_LEN).await?;
         bar.inc(1);
     }
     Ok(())
