@@ -34,7 +34,7 @@ use crate::{
 /// | read less for short ranges, or spend less on long ones | [`frame_len`](Self::frame_len) | 65,536 bytes |
 /// | use many keys, or long paths | [`header_len`](Self::header_len) | 1,024 bytes |
 /// | write objects of more than 78 GiB to S3 | [`part_len`](Self::part_len) | 8 MiB |
-/// | upload faster, or in less memory | [`parts_in_flight`](Self::parts_in_flight) | 8 |
+/// | upload faster, or in less memory | [`parts_in_flight`](Self::parts_in_flight) | 4 |
 /// | limit how long a revoked key opens known objects | [`cache_max_age`](Self::cache_max_age) | 5 minutes |
 /// | limit the memory for known objects | [`cache_capacity`](Self::cache_capacity) | 64 MiB |
 /// | read objects of other programs | [`look_up_sizes`](Self::look_up_sizes) | compute all sizes |
@@ -67,7 +67,7 @@ impl StoreSettings {
             header_len: 1024,
             frame_len: 65_536,
             part_len: 8 << 20,
-            parts_in_flight: 8,
+            parts_in_flight: 4,
             cache_max_age: Duration::from_secs(300),
             cache_capacity: 64 << 20,
             looks_up_sizes: false,
@@ -129,7 +129,7 @@ impl StoreSettings {
         self
     }
 
-    /// Sets how many parts of one multipart upload are in flight. Default: 8. An upload holds at most one more in memory.
+    /// Sets how many parts of one multipart upload are in flight. Default: 4. An upload holds at most one more in memory.
     pub fn parts_in_flight(mut self, parts: usize) -> Self {
         self.parts_in_flight = parts;
         self

@@ -102,7 +102,9 @@ fn pieces(payload: GetResultPayload, range: Range<u64>) -> BoxStream<'static, Re
                 }
                 let end = range.end.min(range.start.saturating_add(FILE_PIECE));
                 let wanted = range.start..end;
-                let read = move || read_file(file, wanted);
+                // Not by the thread that reads: allocators keep freed memory for each thread.
+                let piece = Vec::with_capacity(usize::try_from(end - range.start).unwrap_or_default());
+                let read = move || read_file(file, wanted, piece);
                 let read = match tokio::runtime::Handle::try_current() {
                     Ok(runtime) => {
                         runtime.spawn_blocking(read).await.map_err(std::io::Error::other).and_then(|read| read)
@@ -122,11 +124,9 @@ fn pieces(payload: GetResultPayload, range: Range<u64>) -> BoxStream<'static, Re
     }
 }
 
-/// Reads a range of a file, or less if the file ends before.
-fn read_file(mut file: File, range: Range<u64>) -> std::io::Result<(File, Bytes)> {
-    let len = range.end - range.start;
-    let mut piece = Vec::with_capacity(usize::try_from(len).unwrap_or_default());
+/// Appends a range of a file to `piece`, or less if the file ends before.
+fn read_file(mut file: File, range: Range<u64>, mut piece: Vec<u8>) -> std::io::Result<(File, Bytes)> {
     file.seek(SeekFrom::Start(range.start))?;
-    (&mut file).take(len).read_to_end(&mut piece)?;
+    (&mut file).take(range.end - range.start).read_to_end(&mut piece)?;
     Ok((file, piece.into()))
 }

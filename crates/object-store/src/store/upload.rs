@@ -77,25 +77,19 @@ impl<T: ObjectStore> Core<T> {
         options: PutMultipartOptions,
     ) -> Result<Upload<T>> {
         let sealer = self.shared.sealer(location.as_ref()).await?;
-        let inner = Arc::new(tokio::sync::Mutex::new(self.inner.put_multipart_opts(staging, options).await?));
-        let plaintext = Arc::default();
         let writer = Writer {
-            plaintext: Arc::clone(&plaintext),
             parts: Parts::new(sealer, self.shared.part_len),
-            inner: inner.clone(),
             in_flight: FuturesUnordered::new(),
             waiting: Arc::default(),
             state: State::Open,
-            core: self.clone(),
-            location: staging.clone(),
         };
-        Ok(Upload {
-            plaintext,
-            writer: Arc::new(Mutex::new(writer)),
-            inner,
+        Ok(Upload(Arc::new(Uploading {
             core: self.clone(),
             location: staging.clone(),
-        })
+            plaintext: Mutex::default(),
+            inner: self.inner.put_multipart_opts(staging, options).await?.into(),
+            writer: writer.into(),
+        })))
     }
 }
 
@@ -115,26 +109,25 @@ async fn seal_all(mut sealer: Sealer, payload: PutPayload) -> Result<Bytes, Seal
 /// A multipart upload.
 ///
 /// The inner store gets parts of equal length, whatever the lengths of the parts of the plaintext are.
-pub(super) struct Upload<T> {
-    /// The parts of the plaintext that have not been sealed, in the order of the calls.
-    plaintext: Arc<Mutex<VecDeque<Bytes>>>,
-    /// Locked only while it is polled: a future that the caller does not poll any more must not stop the others.
-    writer: Arc<Mutex<Writer<T>>>,
-    inner: Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>,
+pub(super) struct Upload<T>(Arc<Uploading<T>>);
+
+/// What an upload and the futures of its parts share.
+struct Uploading<T> {
     core: Arc<Core<T>>,
     location: Path,
+    /// The parts of the plaintext that have not been sealed, in the order of the calls.
+    plaintext: Mutex<VecDeque<Bytes>>,
+    inner: tokio::sync::Mutex<Box<dyn MultipartUpload>>,
+    /// Locked only while it is polled: a future that the caller does not poll any more must not stop the others.
+    writer: Mutex<Writer>,
 }
 
-struct Writer<T> {
-    plaintext: Arc<Mutex<VecDeque<Bytes>>>,
+struct Writer {
     parts: Parts,
-    inner: Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>,
     /// The parts that are being uploaded. Dropping one cancels it.
     in_flight: FuturesUnordered<UploadPart>,
     waiting: Arc<Waiting>,
     state: State,
-    core: Arc<Core<T>>,
-    location: Path,
 }
 
 enum State {
@@ -165,28 +158,36 @@ impl Wake for Waiting {
     }
 }
 
-impl<T: ObjectStore> Writer<T> {
+impl<T: ObjectStore> Uploading<T> {
     fn poll(
-        &mut self,
+        &self,
         cx: &Context<'_>,
-        step: impl FnOnce(&mut Self, &mut Context<'_>) -> Poll<Result<()>>,
+        step: impl FnOnce(&Self, &mut Writer, &mut Context<'_>) -> Poll<Result<()>>,
     ) -> Poll<Result<()>> {
-        self.check_open()?;
-        self.waiting.add(cx.waker());
-        let polled = step(self, &mut Context::from_waker(&self.waiting.clone().into()));
+        let writer = &mut *lock(&self.writer);
+        match &writer.state {
+            State::Open => {}
+            State::Ended => return Poll::Ready(Err(self.ended().into())),
+            State::Failed(reason) => {
+                let (location, reason) = (self.location.to_string(), reason.clone());
+                return Poll::Ready(Err(Error::UploadFailed { location, reason }.into()));
+            }
+        }
+        writer.waiting.add(cx.waker());
+        let polled = step(self, writer, &mut Context::from_waker(&writer.waiting.clone().into()));
         polled.map(|result| {
             // Others may wait for the same.
-            self.waiting.clone().wake();
-            self.keep_failure(result)
+            writer.waiting.clone().wake();
+            self.keep_failure(writer, result)
         })
     }
 
     /// Seals the plaintext, and starts to upload the parts that are complete.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    fn poll_write(&self, writer: &mut Writer, cx: &mut Context<'_>) -> Poll<Result<()>> {
         for _ in 0..BATCHES {
-            ready!(self.poll_upload(cx))?;
+            ready!(self.poll_upload(writer, cx))?;
             let Some(batch) = next_batch(&self.plaintext) else { return Poll::Ready(Ok(())) };
-            self.parts.push(&batch).map_err(|source| self.seal_error(source))?;
+            writer.parts.push(&batch).map_err(|source| self.seal_error(source))?;
         }
         // Let other tasks run.
         cx.waker().wake_by_ref();
@@ -194,55 +195,46 @@ impl<T: ObjectStore> Writer<T> {
     }
 
     /// Starts to upload the parts that are complete.
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+    fn poll_upload(&self, writer: &mut Writer, cx: &mut Context<'_>) -> Poll<Result<()>> {
         loop {
-            while let Poll::Ready(Some(done)) = self.in_flight.poll_next_unpin(cx) {
+            while let Poll::Ready(Some(done)) = writer.in_flight.poll_next_unpin(cx) {
                 done?;
             }
-            if self.parts.has_next() && self.in_flight.len() >= self.core.shared.parts_in_flight {
+            if writer.parts.has_next() && writer.in_flight.len() >= self.core.shared.parts_in_flight {
                 return Poll::Pending;
             }
-            let Some(part) = self.parts.next() else { return Poll::Ready(Ok(())) };
+            let Some(part) = writer.parts.next() else { return Poll::Ready(Ok(())) };
+            let part = PutPayload::from_iter(part);
             let counters = &self.core.shared.counters;
             Counters::add(&counters.write_requests, 1);
-            Counters::add(&counters.bytes_written, part.len() as u64);
+            Counters::add(&counters.bytes_written, part.content_length() as u64);
             let mut inner = self.inner.try_lock().map_err(|_| self.ended())?;
-            self.in_flight.push(spawned(inner.put_part(part.into())));
+            writer.in_flight.push(spawned(inner.put_part(part)));
         }
     }
 
     /// Uploads everything.
-    fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
-        ready!(self.poll_write(cx))?;
-        if !self.parts.is_finished() {
-            self.parts.finish().map_err(|source| self.seal_error(source))?;
+    fn poll_finish(&self, writer: &mut Writer, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_write(writer, cx))?;
+        if !writer.parts.is_finished() {
+            writer.parts.finish().map_err(|source| self.seal_error(source))?;
         }
-        ready!(self.poll_upload(cx))?;
-        while let Some(done) = ready!(self.in_flight.poll_next_unpin(cx)) {
+        ready!(self.poll_upload(writer, cx))?;
+        while let Some(done) = ready!(writer.in_flight.poll_next_unpin(cx)) {
             done?;
         }
         Poll::Ready(Ok(()))
-    }
-
-    fn check_open(&self) -> Result<(), Error> {
-        match &self.state {
-            State::Open => Ok(()),
-            State::Ended => Err(self.ended()),
-            State::Failed(reason) => {
-                Err(Error::UploadFailed { location: self.location.to_string(), reason: reason.clone() })
-            }
-        }
     }
 
     fn ended(&self) -> Error {
         Error::UploadEnded { location: self.location.to_string() }
     }
 
-    fn keep_failure<R>(&mut self, result: Result<R>) -> Result<R> {
+    fn keep_failure<R>(&self, writer: &mut Writer, result: Result<R>) -> Result<R> {
         if let Err(error) = &result {
             let location = &self.location;
             warn!(%location, %error, "an upload failed");
-            self.state = State::Failed(error.to_string());
+            writer.state = State::Failed(error.to_string());
         }
         result
     }
@@ -277,33 +269,35 @@ fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
 #[async_trait::async_trait]
 impl<T: ObjectStore> MultipartUpload for Upload<T> {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        lock(&self.plaintext).extend(data);
-        let writer = self.writer.clone();
-        Box::pin(poll_fn(move |cx| lock(&writer).poll(cx, Writer::poll_write)))
+        let upload = self.0.clone();
+        lock(&upload.plaintext).extend(data);
+        Box::pin(poll_fn(move |cx| upload.poll(cx, Uploading::poll_write)))
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        poll_fn(|cx| lock(&self.writer).poll(cx, Writer::poll_finish)).await?;
-        let completed = self.inner.lock().await.complete().await;
-        let result = lock(&self.writer).keep_failure(completed)?;
-        lock(&self.writer).state = State::Ended;
-        self.core.written(&self.location).await;
+        let upload = &*self.0;
+        poll_fn(|cx| upload.poll(cx, Uploading::poll_finish)).await?;
+        let completed = upload.inner.lock().await.complete().await;
+        let result = upload.keep_failure(&mut lock(&upload.writer), completed)?;
+        lock(&upload.writer).state = State::Ended;
+        upload.core.written(&upload.location).await;
         Ok(result)
     }
 
     async fn abort(&mut self) -> Result<()> {
+        let upload = &*self.0;
         {
-            let mut writer = lock(&self.writer);
+            let mut writer = lock(&upload.writer);
             if matches!(writer.state, State::Ended) {
-                return Err(writer.ended().into());
+                return Err(upload.ended().into());
             }
             // An abort that fails can be repeated.
             writer.state = State::Failed("it was aborted".into());
             writer.in_flight.clear();
             writer.waiting.clone().wake();
         }
-        self.inner.lock().await.abort().await?;
-        lock(&self.writer).state = State::Ended;
+        upload.inner.lock().await.abort().await?;
+        lock(&upload.writer).state = State::Ended;
         Ok(())
     }
 }
