@@ -97,7 +97,8 @@ pub enum Error {
         /// The reason.
         source: Arc<dyn StdError + Send + Sync>,
     },
-    /// The name is reserved for detached keys, or for objects that are being copied.
+    /// The name is reserved for detached keys, or for objects that are being copied. The store neither lists nor reads,
+    /// writes or deletes such objects: use the inner store.
     #[error("the name {location} is reserved for files of the encrypted store; choose another name")]
     ReservedName {
         /// The location.

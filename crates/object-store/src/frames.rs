@@ -69,6 +69,11 @@ impl Frames {
         (found, end.map_or(self.object.sealed_len(), |frame| frame.sealed.end))
     }
 
+    /// Returns the bytes of the object that have not been passed, to its end.
+    pub(crate) fn unread(&self) -> Range<u64> {
+        self.found_and_expected().0..self.object.sealed_len()
+    }
+
     /// Returns whether everything has been returned, and the end has been verified if the range contains it.
     pub(crate) fn is_finished(&self) -> bool {
         self.next_frame().is_none()

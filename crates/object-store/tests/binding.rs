@@ -339,7 +339,7 @@ fn settings_that_are_not_valid_are_refused() {
 }
 
 #[tokio::test]
-async fn reserved_names_are_not_written_and_not_listed() {
+async fn reserved_names_are_refused_and_not_listed() {
     let staging = "dir/.kms-envelope-staging-1";
     let inner = Arc::new(InMemory::new());
     let store = EncryptedStore::new(inner.clone(), settings().detached_keys(".keys")).unwrap();
@@ -357,6 +357,20 @@ async fn reserved_names_are_not_written_and_not_listed() {
             assert!(matches!(cause(&result.unwrap_err()), Error::ReservedName { .. }));
         }
         support::store(&inner, name.as_ref(), &Bytes::from_static(b"hidden"));
+        for result in [
+            store.get(&name).await.map(drop),
+            store.head(&name).await.map(drop),
+            store.get_range(&name, 0..1).await.map(drop),
+            store.get_ranges(&name, &[0..1]).await.map(drop),
+            store.delete(&name).await,
+        ] {
+            assert!(matches!(cause(&result.unwrap_err()), Error::ReservedName { .. }));
+        }
+        let both = stream::iter([Ok("dir/b".into()), Ok(name.clone())]).boxed();
+        support::store(&inner, "dir/b", &Bytes::from_static(b"shown"));
+        let deleted: Vec<_> = store.delete_stream(both).collect().await;
+        assert!(deleted.len() == 2 && deleted[0].is_ok() && deleted[1].is_err(), "{deleted:?}");
+        assert_eq!(stored(&inner, name.as_ref()), "hidden");
     }
     let names = |listed: Vec<ObjectMeta>| listed.into_iter().map(|meta| meta.location.to_string()).collect::<Vec<_>>();
     assert_eq!(names(store.list(None).try_collect().await.unwrap()), ["dir/a"]);

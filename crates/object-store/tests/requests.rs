@@ -156,6 +156,44 @@ async fn eight_ranges_near_each_other_are_one_request_and_far_ones_are_one_each(
 }
 
 #[tokio::test]
+async fn ranges_of_a_known_object_are_one_call_for_the_bytes_of_their_frames() {
+    let scene = scene(ETags::Strong, |settings| settings).await;
+    let ranges = [500..510, 990..2000, 70..80];
+    let (mut calls, mut bytes) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let before = scene.store.stats().bytes_read;
+        let read = scene.store.get_ranges(&"a".into(), &ranges).await.unwrap();
+        assert_eq!(read, [500..510, 990..1000, 70..80].map(|range| scene.content.slice(range)));
+        calls.push(scene.faulty.ranges.swap(0, SeqCst));
+        bytes.push(scene.store.stats().bytes_read - before);
+    }
+    let (sealed, start) = (stored(&scene.faulty.inner, "a").len() as u64, HEADER + STRIDE as u64);
+    assert_eq!((calls, bytes), (vec![0, 1], vec![HEADER + sealed - start, sealed - start]));
+    assert_eq!(scene.store.stats().repeated_reads, 0);
+}
+
+#[tokio::test]
+async fn a_range_beyond_the_end_is_requested_again_only_if_the_cache_may_be_out_of_date() {
+    for (range, looks_up) in
+        [1000..1010, 1_000_000..1_000_001].into_iter().flat_map(|r| [(r.clone(), false), (r, true)])
+    {
+        for (is_one, is_warm) in [(true, false), (false, false), (true, true), (false, true)] {
+            let change = |settings: StoreSettings| if looks_up { settings.look_up_sizes() } else { settings };
+            let Scene { store, .. } = scene(ETags::Strong, change).await;
+            if is_warm {
+                store.get_range(&"a".into(), 0..1).await.unwrap();
+            }
+            let read = match is_one {
+                true => store.get_range(&"a".into(), range.clone()).await.map(drop),
+                false => store.get_ranges(&"a".into(), &[0..1, range.clone()]).await.map(drop),
+            };
+            assert!(read.is_err());
+            assert_eq!(store.stats().repeated_reads, u64::from(is_warm), "{range:?} {looks_up} {is_one}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn lists_and_metadata_need_no_request_for_objects_and_no_key() {
     let scene = scene(ETags::Strong, |settings| settings).await;
     let sealed = stored(&scene.faulty.inner, "a");

@@ -9,8 +9,8 @@ use super::{
     Core,
     list::STAGING,
     object_store::{
-        self, CopyMode, CopyOptions, GetOptions, GetResult, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode,
-        PutMultipartOptions, PutOptions, RenameOptions, RenameTargetMode, Result, path::Path,
+        self, CopyMode, CopyOptions, GetOptions, GetResult, GetResultPayload, MultipartUpload, ObjectStore,
+        ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, RenameOptions, RenameTargetMode, Result, path::Path,
     },
     upload::Upload,
 };
@@ -50,9 +50,15 @@ impl<T: ObjectStore> Core<T> {
     /// Seals an object again, for another location. The destination appears when it is complete, or not at all.
     async fn seal_for(self: &Arc<Self>, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         let CopyOptions { mode, extensions } = options;
-        let source = self.get(from, GetOptions::default()).await?;
+        let (mut source, mut plaintext) = self.get_plaintext(from, &GetOptions::default()).await?;
+        let is_long = source.meta.size > self.shared.part_len as u64;
+        if is_long {
+            // Under a limit of requests, an open one may keep the upload of parts from starting.
+            plaintext = plaintext.in_parts(self);
+        }
+        source.payload = GetResultPayload::Stream(plaintext.into_stream());
         let attributes = source.attributes.clone();
-        if source.meta.size <= self.shared.part_len as u64 {
+        if !is_long {
             let sealed = self.seal(to, source.bytes().await?.into()).await?;
             let mode = match mode {
                 CopyMode::Overwrite => PutMode::Overwrite,

@@ -89,9 +89,11 @@ impl<T: ObjectStore> Core<T> {
         self: &Arc<Self>,
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
-        let deleting = self.clone();
-        let deleted = self.inner.delete_stream(locations);
-        deleted
+        let (checking, deleting) = (self.clone(), self.clone());
+        let allowed =
+            locations.and_then(move |location| future::ready(checking.check_name(&location).map(|()| location)));
+        self.inner
+            .delete_stream(allowed.boxed())
             .and_then(move |location| {
                 let core = deleting.clone();
                 async move {

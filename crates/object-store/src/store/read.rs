@@ -59,18 +59,31 @@ impl From<Error> for Failure {
 
 impl<T: ObjectStore> Core<T> {
     pub(super) async fn get(self: &Arc<Self>, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.check_name(location)?;
         if options.head {
             return self.head(location, options).await;
         }
+        let (mut result, plaintext) = self.get_plaintext(location, &options).await?;
+        result.payload = GetResultPayload::Stream(plaintext.into_stream());
+        Ok(result)
+    }
+
+    /// Reads an object, or a range of it. Returns the result without its payload.
+    pub(super) async fn get_plaintext(
+        self: &Arc<Self>,
+        location: &Path,
+        options: &GetOptions,
+    ) -> Result<(GetResult, Plaintext)> {
         let name = Self::name(location, options.version.as_ref());
-        self.repeat_once(&name, |known| self.read(location, &name, &options, known)).await
+        self.repeat_once(&name, |known| self.read(location, &name, options, known)).await
     }
 
     pub(super) async fn get_ranges(self: &Arc<Self>, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.check_name(location)?;
         if ranges.is_empty() {
             return Ok(Vec::new());
         }
-        ranges.iter().try_for_each(|range| GetRange::Bounded(range.clone()).is_valid().map_err(out_of_range))?;
+        ranges.iter().try_for_each(|range| bounded(range).is_valid().map_err(out_of_range))?;
         let name = Self::name(location, None);
         self.repeat_once(&name, |known| self.read_ranges(location, &name, ranges, known)).await
     }
@@ -105,84 +118,84 @@ impl<T: ObjectStore> Core<T> {
         Ok(result)
     }
 
-    /// Reads an object, or a range of it.
     async fn read(
         self: &Arc<Self>,
         location: &Path,
         name: &Name,
         options: &GetOptions,
-        mut known: Option<Known>,
-    ) -> Result<GetResult, Failure> {
+        known: Option<Known>,
+    ) -> Result<(GetResult, Plaintext), Failure> {
         if let Some(range) = &options.range {
             range.is_valid().map_err(out_of_range)?;
         }
-        if known.is_none() && self.shared.looks_up_sizes {
-            known = Some(self.look_up(location, name, options).await?);
-        }
-        let (Answer { mut result, mut body }, header) = match (&options.range, &known) {
-            (None, _) => (self.request(location, options, None).await?, None),
-            (Some(range), Some(known)) => {
-                let request = known_request(range, &known.object).map_err(Failure::of_known)?;
-                (self.request(location, options, Some(request)).await.map_err(Failure::of_known)?, None)
-            }
-            (Some(range), None) => self.request_with_header(location, options, range).await?,
-        };
-
-        let mut offset = result.range.start;
-        let is_one_request = known.is_none() && header.is_none();
-        let object = match (known, header) {
-            (Some(known), _) => {
-                check_known(location, &known, &result.meta)?;
-                known.object
-            }
-            (None, Some(header)) => self.open(location, name, &result.meta, header).await?,
-            (None, None) => {
-                let (header, rest) = split_header(&mut body, self.shared.layout.header_len).await?;
-                offset += header.len() as u64;
-                body = stream::iter([Ok(rest)]).chain(body).boxed();
-                self.open(location, name, &result.meta, header).await?
-            }
-        };
-
+        let (Answer { mut result, body }, object, may_have_changed) =
+            match self.known_or_look_up(location, name, options, known).await? {
+                Some((known, is_cached)) => {
+                    let request = options.range.as_ref().map(|range| known_request(range, &known.object)).transpose();
+                    let request = request.map_err(|error| Failure { error, may_have_changed: is_cached })?;
+                    let answer = self.request(location, options, request).await.map_err(Failure::of_known)?;
+                    if !known.is(answer.result.meta.e_tag.as_deref(), answer.result.meta.size) {
+                        return Err(Failure::changed(location));
+                    }
+                    (answer, known.object, true)
+                }
+                None => self.request_unknown(location, name, options).await?,
+            };
+        let start = result.range.start;
         result.meta.size = object.plaintext_len();
-        result.range = plaintext_range(options.range.as_ref(), result.meta.size)
-            .map_err(|error| Failure { error, may_have_changed: !is_one_request })?;
-        let frames = Frames::new(object, result.range.clone(), offset);
-        let mut plaintext = Plaintext { location: location.clone(), frames, body };
+        result.range = plaintext_range(options.range.as_ref(), result.meta.size)?;
+        let frames = Frames::new(object, result.range.clone(), start);
+        let mut plaintext = Plaintext { location: location.clone(), frames, body, first: None };
         // The first frames are opened here, while the read can be repeated.
-        let first = plaintext
+        plaintext.first = plaintext
             .next()
             .await
-            .map_err(|failure| Failure { may_have_changed: failure.may_have_changed && !is_one_request, ..failure })?;
-        result.payload = GetResultPayload::Stream(plaintext.into_stream(first));
-        Ok(result)
+            .map_err(|failure| Failure { may_have_changed: failure.may_have_changed && may_have_changed, ..failure })?;
+        Ok((result, plaintext))
     }
 
-    /// Requests a range of an object whose header is not known, and at the same time its header, if the range does not
-    /// include it.
-    async fn request_with_header(
+    /// Returns what is known of an object, and whether that is from the cache. If nothing is, and sizes are looked up,
+    /// requests and opens its header, which may have any layout.
+    async fn known_or_look_up(
         self: &Arc<Self>,
         location: &Path,
+        name: &Name,
         options: &GetOptions,
-        range: &GetRange,
-    ) -> Result<(Answer, Option<Bytes>), Failure> {
+        known: Option<Known>,
+    ) -> Result<Option<(Known, bool)>, Failure> {
+        if known.is_none() && self.shared.looks_up_sizes {
+            let (meta, header, _) = self.read_header(location, options).await?;
+            let object = self.open(location, name, &meta, header).await?;
+            return Ok(Some((Known { object, e_tag: meta.e_tag }, false)));
+        }
+        Ok(known.map(|known| (known, true)))
+    }
+
+    /// Requests an object or a range of it, and opens its header, which is requested at the same time if the range does
+    /// not include it. Returns whether there were two requests, between which the object may have changed.
+    async fn request_unknown(
+        self: &Arc<Self>,
+        location: &Path,
+        name: &Name,
+        options: &GetOptions,
+    ) -> Result<(Answer, Arc<Object>, bool), Failure> {
         let layout = &self.shared.layout;
-        let request = match range {
+        let request = options.range.as_ref().map(|range| match range {
             GetRange::Bounded(range) => GetRange::Bounded(layout.sealed(range)),
             GetRange::Offset(offset) => GetRange::Offset(layout.start(*offset)),
             GetRange::Suffix(len) => GetRange::Suffix(layout.sealed_suffix(*len)),
-        };
-        let (GetRange::Bounded(Range { start: 0, .. }) | GetRange::Offset(0)) = request else {
-            // The header first: a store that limits requests counts the range until it has been read.
-            let ((meta, header), answer) = future::try_join(
-                self.request_header(location, options),
-                self.request(location, options, Some(request)),
-            )
-            .await?;
-            check_same(location, &meta, &answer.result.meta)?;
-            return Ok((answer, Some(header)));
-        };
-        Ok((self.request(location, options, Some(request)).await?, None))
+        });
+        if let None | Some(GetRange::Bounded(Range { start: 0, .. }) | GetRange::Offset(0)) = request {
+            let mut answer = self.request(location, options, request).await?;
+            let header = header_of(&mut answer.body, layout.header_len).await?;
+            let object = self.open(location, name, &answer.result.meta, header).await?;
+            return Ok((answer, object, false));
+        }
+        // The header first: a store that limits requests counts the range until it has been read.
+        let ((meta, header), answer) =
+            future::try_join(self.request_header(location, options), self.request(location, options, request)).await?;
+        check_same(location, &meta, &answer.result.meta)?;
+        Ok((answer, self.open(location, name, &meta, header).await?, true))
     }
 
     async fn request_header(self: &Arc<Self>, location: &Path, options: &GetOptions) -> Result<(ObjectMeta, Bytes)> {
@@ -196,45 +209,65 @@ impl<T: ObjectStore> Core<T> {
         location: &Path,
         name: &Name,
         ranges: &[Range<u64>],
-        mut known: Option<Known>,
+        known: Option<Known>,
     ) -> Result<Vec<Bytes>, Failure> {
         let options = GetOptions::default();
-        if known.is_none() && self.shared.looks_up_sizes {
-            known = Some(self.look_up(location, name, &options).await?);
+        if let Some((Known { object, .. }, is_cached)) = self.known_or_look_up(location, name, &options, known).await? {
+            ranges
+                .iter()
+                .try_for_each(|range| plaintext_range(Some(&bounded(range)), object.plaintext_len()).map(drop))
+                .map_err(|error| Failure { error, may_have_changed: is_cached })?;
+            let pieces = self.request_known_ranges(location, &object, ranges).await?;
+            return open_ranges(location, &object, ranges, &pieces).await;
         }
-        let layout = known.as_ref().map_or(self.shared.layout, |known| known.object.layout);
+        let layout = self.shared.layout;
         let pieces = layout.merge(ranges, GAP);
-        let needs_header = known.is_none() && pieces.first().is_some_and(|piece| piece.start > 0);
+        let needs_header = pieces.first().is_some_and(|piece| piece.start > 0);
         let header =
             async { if needs_header { self.request_header(location, &options).await.map(Some) } else { Ok(None) } };
         let fetched = stream::iter(pieces)
             .map(|piece| async { Ok((piece.start, self.request_bytes(location, &options, piece).await?)) })
             .buffered(CONCURRENCY)
             .try_collect::<Vec<_>>();
-        let (header, fetched) = future::try_join(header, fetched).await.map_err(if known.is_some() {
-            Failure::of_known
-        } else {
-            Failure::from
-        })?;
+        let (header, fetched) = future::try_join(header, fetched).await?;
 
         let Some((_, (meta, first))) = fetched.first() else { return Ok(Vec::new()) };
         fetched.iter().try_for_each(|(_, (other, _))| check_same(location, meta, other))?;
-        let object = match (known, header) {
-            (Some(known), _) => {
-                check_known(location, &known, meta)?;
-                known.object
-            }
-            (None, Some((other, header))) => {
+        let header = match header {
+            Some((other, header)) => {
                 check_same(location, meta, &other)?;
-                self.open(location, name, meta, header).await?
+                header
             }
-            (None, None) => {
-                let header = first.slice(..first.len().min(layout.header_len));
-                self.open(location, name, meta, header).await?
-            }
+            None => first.slice(..first.len().min(layout.header_len)),
         };
+        let object = self.open(location, name, meta, header).await?;
         let pieces: Vec<_> = fetched.into_iter().map(|(start, (_, bytes))| (start, bytes)).collect();
         open_ranges(location, &object, ranges, &pieces).await
+    }
+
+    /// Requests the bytes of a known object in which the frames of these ranges are. Returns them with their offsets.
+    ///
+    /// The inner store may have a faster way for several ranges than one request for each. It does not say from which
+    /// version of the object they are: frames of another version do not authenticate.
+    async fn request_known_ranges(
+        &self,
+        location: &Path,
+        object: &Object,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<(u64, Bytes)>, Failure> {
+        let end = |piece: Range<u64>| piece.start..piece.end.min(object.sealed_len());
+        let pieces: Vec<_> = object.layout.merge(ranges, GAP).into_iter().map(end).collect();
+        let counters = &self.shared.counters;
+        Counters::add(&counters.read_requests, pieces.len() as u64);
+        let fetched = self.inner.get_ranges(location, &pieces).await.map_err(Failure::of_known)?;
+        let found = fetched.iter().map(|bytes| bytes.len() as u64).sum();
+        Counters::add(&counters.bytes_read, found);
+        let expected = pieces.iter().map(|piece| piece.end - piece.start).sum();
+        if found != expected {
+            let error = Error::ShortRead { location: location.to_string(), found, expected };
+            return Err(Failure { error: error.into(), may_have_changed: true });
+        }
+        Ok(pieces.into_iter().map(|piece| piece.start).zip(fetched).collect())
     }
 
     /// Opens the header of an object, or finds it in the cache.
@@ -337,12 +370,6 @@ impl<T: ObjectStore> Core<T> {
             }
         }
     }
-
-    /// Reads and opens the header of an object that may have any layout.
-    async fn look_up(self: &Arc<Self>, location: &Path, name: &Name, options: &GetOptions) -> Result<Known, Failure> {
-        let (meta, header, _) = self.read_header(location, options).await?;
-        Ok(Known { object: self.open(location, name, &meta, header).await?, e_tag: meta.e_tag })
-    }
 }
 
 /// Returns the request for a range of an object whose length is known.
@@ -354,6 +381,10 @@ fn known_request(range: &GetRange, object: &Object) -> Result<GetRange, object_s
     } else {
         GetRange::Bounded(object.layout.sealed(&plaintext))
     })
+}
+
+fn bounded(range: &Range<u64>) -> GetRange {
+    GetRange::Bounded(range.clone())
 }
 
 /// Resolves a range of the plaintext.
@@ -374,11 +405,6 @@ fn check_same(location: &Path, one: &ObjectMeta, other: &ObjectMeta) -> Result<(
     if is_same { Ok(()) } else { Err(Failure::changed(location)) }
 }
 
-/// Returns an error if an answer is not from the version of the object that is known.
-fn check_known(location: &Path, known: &Known, meta: &ObjectMeta) -> Result<(), Failure> {
-    if known.is(meta.e_tag.as_deref(), meta.size) { Ok(()) } else { Err(Failure::changed(location)) }
-}
-
 impl Failure {
     fn changed(location: &Path) -> Self {
         Self { error: Error::Changed { location: location.to_string() }.into(), may_have_changed: true }
@@ -395,31 +421,38 @@ impl Failure {
     }
 }
 
-/// Reads the first bytes of an object. Returns them, and the bytes that came in the same piece.
-async fn split_header(body: &mut BoxStream<'static, Result<Bytes>>, len: usize) -> Result<(Bytes, Bytes)> {
-    let mut header = body.try_next().await?.unwrap_or_default();
-    if header.len() < len {
-        let mut bytes = Vec::from(header);
+/// Returns the first bytes of an object, which stay in the body.
+async fn header_of(body: &mut BoxStream<'static, Result<Bytes>>, len: usize) -> Result<Bytes> {
+    let mut start = body.try_next().await?.unwrap_or_default();
+    if start.len() < len {
+        let mut bytes = Vec::from(start);
         while bytes.len() < len {
             let Some(piece) = body.try_next().await? else { break };
             bytes.extend_from_slice(&piece);
         }
-        header = bytes.into();
+        start = bytes.into();
     }
-    let rest = header.split_off(header.len().min(len));
-    Ok((header, rest))
+    let header = start.slice(..start.len().min(len));
+    let rest = std::mem::replace(body, stream::empty().boxed());
+    *body = stream::iter([Ok(start)]).chain(rest).boxed();
+    Ok(header)
 }
 
 /// The plaintext of a range, while it is read.
-struct Plaintext {
+pub(super) struct Plaintext {
     location: Path,
     frames: Frames,
     body: BoxStream<'static, Result<Bytes>>,
+    /// Bytes that have been opened, but not returned.
+    first: Option<Bytes>,
 }
 
 impl Plaintext {
     /// Returns the next bytes, or `None` at the end.
     async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        if self.first.is_some() {
+            return Ok(self.first.take());
+        }
         loop {
             let opened = self.frames.next().map_err(|source| Failure::of_frame(&self.location, source))?;
             if opened.is_some() || self.frames.is_finished() {
@@ -433,14 +466,30 @@ impl Plaintext {
         }
     }
 
-    fn into_stream(self, first: Option<Bytes>) -> BoxStream<'static, Result<Bytes>> {
-        let Some(first) = first else { return stream::empty().boxed() };
-        let rest = stream::try_unfold(Some(self), |plaintext| async {
-            let Some(mut plaintext) = plaintext else { return Ok(None) };
+    /// Requests the bytes that were not read with one request for each `part_len` bytes, none of which stays open while
+    /// nothing is read.
+    pub(super) fn in_parts<T: ObjectStore>(mut self, core: &Arc<Core<T>>) -> Self {
+        let unread = self.frames.unread();
+        let end = unread.end;
+        let parts = stream::iter(unread.step_by(core.shared.part_len));
+        let (core, location) = (core.clone(), self.location.clone());
+        let request = move |start: u64| {
+            let (core, location) = (core.clone(), location.clone());
+            async move {
+                let part = start..end.min(start.saturating_add(core.shared.part_len as u64));
+                core.request_bytes(&location, &GetOptions::default(), part).await.map(|(_, bytes)| bytes)
+            }
+        };
+        self.body = parts.then(request).boxed();
+        self
+    }
+
+    pub(super) fn into_stream(self) -> BoxStream<'static, Result<Bytes>> {
+        let next = |mut plaintext: Self| async move {
             let next = plaintext.next().await.map_err(|failure| failure.error)?;
-            Ok(next.map(|next| (next, Some(plaintext))))
-        });
-        stream::iter([Ok(first)]).chain(rest).boxed()
+            Ok(next.map(|next| (next, plaintext)))
+        };
+        stream::try_unfold(self, next).boxed()
     }
 }
 
@@ -454,8 +503,7 @@ async fn open_ranges(
     let layout = &object.layout;
     let mut sorted = Vec::with_capacity(ranges.len());
     for (index, asked) in ranges.iter().enumerate() {
-        let range = plaintext_range(Some(&GetRange::Bounded(asked.clone())), object.plaintext_len())
-            .map_err(|error| Failure { error, may_have_changed: true })?;
+        let range = plaintext_range(Some(&bounded(asked)), object.plaintext_len())?;
         let last = object.opener.final_frame();
         if range.end < asked.end && last.plaintext.is_empty() {
             // The range ends where the plaintext does, which no other frame shows.

@@ -4,6 +4,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, TryStreamExt, stream, stream::BoxStream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, future::try_join_all, stream, stream::BoxStream};
 use kms_envelope::{Envelope, RawAes};
 pub(crate) use kms_envelope_object_store::{
     Binding, Error, StoreSettings,
@@ -145,6 +146,8 @@ pub(crate) struct State {
     e_tags: Mutex<ETags>,
     gets: Mutex<Vec<(Path, GetOptions)>>,
     number: AtomicUsize,
+    /// The number of calls of `get_ranges`.
+    pub(crate) ranges: AtomicUsize,
     pub(crate) lists: AtomicUsize,
     pub(crate) puts: AtomicUsize,
     pub(crate) copies: AtomicUsize,
@@ -225,6 +228,19 @@ impl ObjectStore for Faulty {
             ETags::Missing => None,
         };
         Ok(answer)
+    }
+
+    /// One request for each range. The default method panics if the bounds of an answer are wrong.
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.ranges.fetch_add(1, SeqCst);
+        let fetch = async |range: &Range<u64>| {
+            let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+            match self.get_opts(location, options).await?.payload {
+                GetResultPayload::Stream(body) => Ok(body.try_collect::<Vec<_>>().await?.concat().into()),
+                GetResultPayload::File(..) => panic!("InMemory returns streams"),
+            }
+        };
+        try_join_all(ranges.iter().map(fetch)).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
