@@ -19,7 +19,8 @@ use sha2::{Digest, Sha256};
 #[non_exhaustive]
 pub enum Binding {
     /// To the complete path, as the pair `path`, or `path-sha256` (in hexadecimal) if the path is longer than the header
-    /// has room for.
+    /// has room for. The crate `sha2` computes the hash, also under
+    /// [`require_fips`](kms_envelope::EnvelopeBuilder::require_fips).
     #[default]
     Path,
     /// To the first segments of the path, as the pair `path-prefix` or `path-prefix-sha256`. The last segment, the name
