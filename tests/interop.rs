@@ -455,6 +455,13 @@ async fn padded(peer: &mut Peer, provider: &Arc<dyn KeyProvider>, peers_key: &st
     cells
 }
 
+async fn padded_with_raw_aes(peer: &mut Peer) -> usize {
+    let key = RawAes::generate("interop", "aes").unwrap();
+    let key_file = path(peer.folder(), "aes.key");
+    key.write_key_file(Path::new(&key_file)).unwrap();
+    padded(peer, &(Arc::new(key) as Arc<dyn KeyProvider>), &key_file).await
+}
+
 #[tokio::test]
 #[ignore = "needs Python with the AWS Encryption SDK and moto: see the top of tests/interop.rs"]
 async fn python_opens_messages_with_a_fixed_header_length() {
@@ -465,10 +472,7 @@ async fn python_opens_messages_with_a_fixed_header_length() {
     let cells = padded(&mut peer, &kms, &arn).await;
     println!("fixed header length, KMS: {cells} messages opened by Python");
 
-    let key = RawAes::generate("interop", "aes").unwrap();
-    let key_file = path(peer.folder(), "aes.key");
-    key.write_key_file(Path::new(&key_file)).unwrap();
-    let cells = padded(&mut peer, &(Arc::new(key) as Arc<dyn KeyProvider>), &key_file).await;
+    let cells = padded_with_raw_aes(&mut peer).await;
     println!("fixed header length, raw AES: {cells} messages opened by Python");
 }
 
@@ -476,10 +480,7 @@ async fn python_opens_messages_with_a_fixed_header_length() {
 #[ignore = "needs Node.js with the AWS Encryption SDK: see the top of tests/interop.rs"]
 async fn javascript_opens_messages_with_a_fixed_header_length() {
     let mut peer = Peer::start_javascript();
-    let key = RawAes::generate("interop", "aes").unwrap();
-    let key_file = path(peer.folder(), "aes.key");
-    key.write_key_file(Path::new(&key_file)).unwrap();
-    let cells = padded(&mut peer, &(Arc::new(key) as Arc<dyn KeyProvider>), &key_file).await;
+    let cells = padded_with_raw_aes(&mut peer).await;
     println!("fixed header length, raw AES: {cells} messages opened by JavaScript");
 }
 
