@@ -361,7 +361,7 @@ async fn reserved_names_are_refused_and_not_listed() {
             store.get(&name).await.map(drop),
             store.head(&name).await.map(drop),
             store.get_range(&name, 0..1).await.map(drop),
-            store.get_ranges(&name, &[0..1]).await.map(drop),
+            store.get_ranges(&name, &[0..1, 2..3]).await.map(drop),
             store.delete(&name).await,
         ] {
             assert!(matches!(cause(&result.unwrap_err()), Error::ReservedName { .. }));

@@ -35,6 +35,10 @@ const CONCURRENCY: usize = 16;
 /// Same as in the crate object_store: fetching 1 MiB more costs less than another request.
 const GAP: u64 = object_store::OBJECT_STORE_COALESCE_DEFAULT;
 
+/// The maximum length of ranges that are read with the inner store's `get_ranges`. That of `LocalFileSystem` is one task
+/// for all of them, but allocates the memory in the thread of a pool, for which glibc keeps what is freed.
+const SHORT_RANGES: u64 = 4 << 20;
+
 /// The maximum length of detached keys, in bytes.
 const MAX_DETACHED_KEYS: u64 = 1 << 20;
 
@@ -247,22 +251,30 @@ impl<T: ObjectStore> Core<T> {
 
     /// Requests the bytes of a known object in which the frames of these ranges are. Returns them with their offsets.
     ///
-    /// The inner store may have a faster way for several ranges than one request for each. It does not say from which
-    /// version of the object they are: frames of another version do not authenticate.
+    /// The answers need not be of the known version: frames of another one do not authenticate.
     async fn request_known_ranges(
-        &self,
+        self: &Arc<Self>,
         location: &Path,
         object: &Object,
         ranges: &[Range<u64>],
     ) -> Result<Vec<(u64, Bytes)>, Failure> {
         let end = |piece: Range<u64>| piece.start..piece.end.min(object.sealed_len());
         let pieces: Vec<_> = object.layout.merge(ranges, GAP).into_iter().map(end).collect();
+        let expected: u64 = pieces.iter().map(|piece| piece.end - piece.start).sum();
+        if expected > SHORT_RANGES {
+            let options = GetOptions::default();
+            return stream::iter(pieces)
+                .map(|piece| async { Ok((piece.start, self.request_bytes(location, &options, piece).await?.1)) })
+                .buffered(CONCURRENCY)
+                .try_collect()
+                .await
+                .map_err(Failure::of_known);
+        }
         let counters = &self.shared.counters;
         Counters::add(&counters.read_requests, pieces.len() as u64);
         let fetched = self.inner.get_ranges(location, &pieces).await.map_err(Failure::of_known)?;
         let found = fetched.iter().map(|bytes| bytes.len() as u64).sum();
         Counters::add(&counters.bytes_read, found);
-        let expected = pieces.iter().map(|piece| piece.end - piece.start).sum();
         if found != expected {
             let error = Error::ShortRead { location: location.to_string(), found, expected };
             return Err(Failure { error: error.into(), may_have_changed: true });
