@@ -1,9 +1,12 @@
 //! The errors of a store.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{error::Error as StdError, fmt, ops::Range, sync::Arc};
 
 use kms_envelope::{AlgorithmSuite, ConfigError, ErrorKind, OpenError, SealError};
 use thiserror::Error;
+
+/// The length of the shortest padding of a header, in bytes: see `SealError::HeaderLen`.
+const MIN_PADDING_LEN: usize = 28;
 
 /// The encryption of an object failed.
 ///
@@ -26,6 +29,20 @@ pub enum Error {
         location: String,
         /// The reason.
         source: SealError,
+    },
+    /// The header of the object does not fit into the header length of the store.
+    #[error(
+        "the header of the object {location} does not fit into {header_len} bytes: it needs {needed} bytes, or at least \
+         {} with padding; use a shorter base, fewer keys or pairs of context, or write to a new place with another \
+         StoreSettings::header_len", needed.saturating_add(MIN_PADDING_LEN)
+    )]
+    HeaderTooShort {
+        /// The location of the object.
+        location: String,
+        /// The length of the headers of this store, in bytes.
+        header_len: usize,
+        /// The length of the header without padding, in bytes.
+        needed: usize,
     },
     /// The object was written with another header length than this store has.
     #[error(
@@ -80,14 +97,14 @@ pub enum Error {
         expected: u64,
     },
     /// The inner store returned another range than was requested.
-    #[error("the inner store returned the object {location} from byte {found}, where {expected} was requested")]
+    #[error("the inner store returned the bytes {found:?} of the object {location}, where {expected:?} were requested")]
     WrongRange {
         /// The location of the object.
         location: String,
-        /// The offset of the first byte that was returned.
-        found: u64,
-        /// The offset that was requested.
-        expected: u64,
+        /// The bytes that were returned.
+        found: Range<u64>,
+        /// The bytes that were requested.
+        expected: Range<u64>,
     },
     /// The detached keys of the object could not be read.
     #[error("the detached keys of the object {location} cannot be read: {source}")]
@@ -134,7 +151,11 @@ impl Error {
     }
 
     pub(crate) fn seal(location: impl fmt::Display, source: SealError) -> Self {
-        Self::Seal { location: location.to_string(), source }
+        let location = location.to_string();
+        match source {
+            SealError::HeaderLen { header_len, needed, .. } => Self::HeaderTooShort { location, header_len, needed },
+            source => Self::Seal { location, source },
+        }
     }
 
     /// Returns the category of the error, for example to choose an HTTP status.
@@ -147,7 +168,10 @@ impl Error {
             Self::Changed { .. } | Self::ShortRead { .. } | Self::WrongRange { .. } | Self::DetachedKeys { .. } => {
                 ErrorKind::Io
             }
-            Self::ReservedName { .. } | Self::UploadFailed { .. } | Self::UploadEnded { .. } => ErrorKind::InvalidInput,
+            Self::HeaderTooShort { .. }
+            | Self::ReservedName { .. }
+            | Self::UploadFailed { .. }
+            | Self::UploadEnded { .. } => ErrorKind::InvalidInput,
         }
     }
 

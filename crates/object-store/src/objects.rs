@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use kms_envelope::stream::RangeOpener;
 use moka::{future, sync};
+use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::{Error, layout::Layout};
@@ -29,7 +29,8 @@ pub(crate) struct Name {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Identity {
     name: Name,
-    header: Bytes,
+    header: [u8; 32],
+    header_len: usize,
     sealed_len: u64,
 }
 
@@ -106,9 +107,9 @@ impl Objects {
         const OVERHEAD: usize = 1024;
         let weight = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
         let object_weight = move |identity: &Identity, _: &Place| {
-            weight(2 * identity.header.len() + identity.name.location.len() + size_of::<Object>() + OVERHEAD)
+            weight(2 * identity.header_len + identity.name.location.len() + size_of::<Object>() + OVERHEAD)
         };
-        let name_weight = move |name: &Name, _: &(String, Identity)| weight(2 * name.location.len() + OVERHEAD / 4);
+        let name_weight = move |name: &Name, _: &(String, Identity)| weight(3 * name.location.len() + OVERHEAD / 2);
         Self {
             by_identity: future::Cache::builder()
                 .max_capacity(capacity - names)
@@ -133,10 +134,11 @@ impl Objects {
         &self,
         name: Name,
         e_tag: Option<&str>,
-        (header, sealed_len): (Bytes, u64),
+        (header, sealed_len): (&[u8], u64),
         open: impl Fn() -> F,
     ) -> Result<Arc<Object>, Error> {
-        let identity = Identity { name, header, sealed_len };
+        let (header, header_len) = (Sha256::digest(header).into(), header.len());
+        let identity = Identity { name, header, header_len, sealed_len };
         let open = async || {
             let _permit = self.key_requests.acquire().await;
             open().await.map(Arc::new)
@@ -188,6 +190,7 @@ fn is_strong(e_tag: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use kms_envelope::{EncryptionContext, Envelope, RawAes, message::Header};
 
     use super::*;
@@ -207,7 +210,7 @@ mod tests {
         let object = Mutex::new(Some(object));
         let open = async || Ok(object.lock().unwrap().take().unwrap());
         let name = Name { location: location.into(), version: None };
-        objects.get_or_open(name, Some("e_tag"), (header, 100), open).await.unwrap()
+        objects.get_or_open(name, Some("e_tag"), (&header, 100), open).await.unwrap()
     }
 
     #[tokio::test]

@@ -65,6 +65,11 @@ impl Parts {
         Ok(())
     }
 
+    /// Drops everything.
+    pub(crate) fn clear(&mut self) {
+        (self.sealer, self.buffers, self.buffer, self.len) = (None, VecDeque::new(), Vec::new(), 0);
+    }
+
     fn end_buffer(&mut self) {
         if !self.buffer.is_empty() {
             self.buffers.push_back(std::mem::take(&mut self.buffer).into());

@@ -206,7 +206,7 @@ impl StoreSettings {
             detached_keys: self.detached_keys,
             objects: Objects::new(self.cache_max_age, self.cache_capacity),
             counters: Counters::default(),
-            longest_text: AtomicUsize::new(usize::MAX),
+            too_long_text: AtomicUsize::new(usize::MAX),
         })
     }
 }
@@ -223,20 +223,20 @@ pub(crate) struct Shared {
     pub(crate) detached_keys: Option<String>,
     pub(crate) objects: Objects,
     pub(crate) counters: Counters,
-    /// The length of the longest text that may fit into a header.
-    pub(crate) longest_text: AtomicUsize,
+    /// The length of the shortest text that did not fit into a header.
+    pub(crate) too_long_text: AtomicUsize,
 }
 
 impl Shared {
     /// Starts to seal the object at this location.
     pub(crate) async fn sealer(&self, location: &str) -> Result<Sealer, Error> {
         let error = |error| Error::seal(location, error);
-        let len = self.contexts.binding.text(location).map_or(0, str::len);
-        if len <= self.longest_text.load(Relaxed) {
+        let text = self.contexts.binding.text(location);
+        if text.is_none_or(|text| text.len() < self.too_long_text.load(Relaxed)) {
             Counters::add(&self.counters.data_keys, 1);
-            match self.envelope.sealer(&self.contexts.of(location, Form::Text)).await {
-                Err(SealError::HeaderLen { .. }) if len > 0 => self.longest_text.fetch_min(len - 1, Relaxed),
-                sealer => return sealer.map_err(error),
+            match (self.envelope.sealer(&self.contexts.of(location, Form::Text)).await, text) {
+                (Err(SealError::HeaderLen { .. }), Some(text)) => self.too_long_text.fetch_min(text.len(), Relaxed),
+                (sealer, _) => return sealer.map_err(error),
             };
         }
         Counters::add(&self.counters.data_keys, 1);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
 use uuid::Uuid;
 
@@ -12,6 +13,7 @@ use super::{
         self, CopyMode, CopyOptions, GetOptions, GetResult, GetResultPayload, MultipartUpload, ObjectStore,
         ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, RenameOptions, RenameTargetMode, Result, path::Path,
     },
+    read::MAX_DETACHED_KEYS,
     upload::Upload,
 };
 
@@ -19,12 +21,14 @@ impl<T: ObjectStore> Core<T> {
     pub(super) async fn copy(self: &Arc<Self>, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.check_name(from)?;
         self.check_name(to)?;
-        if !self.shared.contexts.are_equal(from.as_ref(), to.as_ref()) {
+        // A copy to the same name is how an object gets another data key.
+        if from == to || !self.shared.contexts.are_equal(from.as_ref(), to.as_ref()) {
             return self.seal_for(from, to, options).await;
         }
+        let keys = self.offer_detached_keys(from, to).await?;
         self.inner.copy_opts(from, to, options).await?;
         self.forget(to);
-        self.copy_detached_keys(from, to).await
+        self.replace_detached_keys(to, keys).await
     }
 
     pub(super) async fn rename(self: &Arc<Self>, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
@@ -32,9 +36,10 @@ impl<T: ObjectStore> Core<T> {
         self.check_name(to)?;
         let RenameOptions { target_mode, extensions } = options;
         if self.shared.contexts.are_equal(from.as_ref(), to.as_ref()) {
+            let keys = self.offer_detached_keys(from, to).await?;
             self.inner.rename_opts(from, to, RenameOptions { target_mode, extensions }).await?;
             self.forget(to);
-            self.copy_detached_keys(from, to).await?;
+            self.replace_detached_keys(to, keys).await?;
         } else {
             let mode = match target_mode {
                 RenameTargetMode::Overwrite => CopyMode::Overwrite,
@@ -73,9 +78,13 @@ impl<T: ObjectStore> Core<T> {
             // No store has a conditional multipart upload.
             CopyMode::Create => {
                 let staging = staging_path(to)?;
-                upload_all(self.start_upload_to(&staging, to, upload_options).await?, source).await?;
+                let upload = self.start_upload_to(&staging, to, upload_options).await?;
                 let options = RenameOptions { target_mode: RenameTargetMode::Create, extensions };
-                if let Err(error) = self.inner.rename_opts(&staging, to, options).await {
+                let renamed = async {
+                    upload_all(upload, source).await?;
+                    self.inner.rename_opts(&staging, to, options).await
+                };
+                if let Err(error) = renamed.await {
                     // The first error is the one that matters.
                     let _ = self.inner.delete(&staging).await;
                     return Err(error);
@@ -86,14 +95,43 @@ impl<T: ObjectStore> Core<T> {
         }
     }
 
-    /// Makes the detached keys of a copied object those of its source.
-    async fn copy_detached_keys(&self, from: &Path, to: &Path) -> Result<()> {
-        let Some((from_keys, to_keys)) = self.detached_path(from).zip(self.detached_path(to)) else { return Ok(()) };
-        match self.inner.copy(&from_keys, &to_keys).await {
-            Err(object_store::Error::NotFound { .. }) => self.delete_detached_keys(to).await,
-            copied => copied,
+    /// Stores the detached keys of an object beside its copy, before there is a copy: without them, nobody may be able
+    /// to open it. If there are other keys, they stay, and [`replace_detached_keys`](Self::replace_detached_keys)
+    /// replaces them.
+    async fn offer_detached_keys(self: &Arc<Self>, from: &Path, to: &Path) -> Result<OfferedKeys> {
+        let Some((from, to)) = self.detached_path(from).zip(self.detached_path(to)) else {
+            return Ok(OfferedKeys::Stored);
+        };
+        let keys = match self.request_bytes(&from, &GetOptions::default(), 0..MAX_DETACHED_KEYS).await {
+            Ok((_, keys)) => keys,
+            Err(object_store::Error::NotFound { .. }) => return Ok(OfferedKeys::None),
+            Err(error) => return Err(error),
+        };
+        match self.inner.put_opts(&to, keys.clone().into(), PutMode::Create.into()).await {
+            Ok(_) => Ok(OfferedKeys::Stored),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(OfferedKeys::Refused(keys)),
+            Err(error) => Err(error),
         }
     }
+
+    /// Makes the detached keys of a copy those of its source.
+    async fn replace_detached_keys(&self, to: &Path, keys: OfferedKeys) -> Result<()> {
+        match (keys, self.detached_path(to)) {
+            (OfferedKeys::Refused(keys), Some(to)) => self.inner.put(&to, keys.into()).await.map(drop),
+            (OfferedKeys::None, _) => self.delete_detached_keys(to).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The detached keys of an object that is copied.
+enum OfferedKeys {
+    /// There are none.
+    None,
+    /// The copy has them, or the store does not look for detached keys.
+    Stored,
+    /// The copy's name has others.
+    Refused(Bytes),
 }
 
 /// Uploads the plaintext of a source. If that fails, nothing is left.

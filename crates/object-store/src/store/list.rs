@@ -13,8 +13,11 @@ use super::{
 };
 use crate::Error;
 
-/// The number of headers that a list looks up at the same time.
+/// The number of headers that a list looks up at the same time, and of detached keys that are deleted.
 const LOOK_UPS: usize = 16;
+
+/// The number of objects that are deleted before their detached keys: as many as S3 deletes with one request.
+const DELETIONS: usize = 1000;
 
 /// The start of the names of objects that are being copied.
 pub(super) const STAGING: &str = ".kms-envelope-staging-";
@@ -33,16 +36,23 @@ impl<T: ObjectStore> Core<T> {
         Path::parse(format!("{location}{suffix}")).ok()
     }
 
-    /// Returns the length of the plaintext of an object. Objects that are not messages have their own length.
-    pub(super) async fn plaintext_len(self: &Arc<Self>, meta: &ObjectMeta) -> Result<u64> {
+    /// Returns the metadata of an object with the length of its plaintext. Objects that are not messages have their own
+    /// length. If sizes are looked up, all metadata is that of the answer to the request with these options.
+    pub(super) async fn plaintext_meta(
+        self: &Arc<Self>,
+        mut meta: ObjectMeta,
+        options: &GetOptions,
+    ) -> Result<ObjectMeta> {
         let geometry = if self.shared.looks_up_sizes {
             if meta.size == 0 {
                 // Stores have no range of an empty object.
-                return Ok(0);
+                return Ok(meta);
             }
-            let options = GetOptions { version: meta.version.clone(), ..GetOptions::default() };
-            match self.read_header(&meta.location, &options).await {
-                Ok((meta, _, header)) => header.geometry(meta.size).ok(),
+            match self.read_header(&meta.location, options).await {
+                Ok((found, _, header)) => {
+                    meta = found;
+                    header.geometry(meta.size).ok()
+                }
                 Err(object_store::Error::Generic { source, .. })
                     if matches!(source.downcast_ref(), Some(Error::Open { .. })) =>
                 {
@@ -53,7 +63,8 @@ impl<T: ObjectStore> Core<T> {
         } else {
             self.shared.layout.geometry(meta.size)
         };
-        Ok(geometry.map_or(meta.size, |geometry| geometry.plaintext_len()))
+        meta.size = geometry.map_or(meta.size, |geometry| geometry.plaintext_len());
+        Ok(meta)
     }
 
     pub(super) fn listed(
@@ -65,14 +76,13 @@ impl<T: ObjectStore> Core<T> {
         let with_size = move |meta: Result<ObjectMeta>| {
             let core = core.clone();
             async move {
-                let mut meta = meta?;
-                match core.plaintext_len(&meta).await {
-                    Ok(size) => meta.size = size,
+                let meta = meta?;
+                let options = GetOptions { version: meta.version.clone(), ..GetOptions::default() };
+                match core.plaintext_meta(meta, &options).await {
                     // It was deleted after it was listed.
-                    Err(object_store::Error::NotFound { .. }) => return Ok(None),
-                    Err(error) => return Err(error),
+                    Err(object_store::Error::NotFound { .. }) => Ok(None),
+                    meta => meta.map(Some),
                 }
-                Ok(Some(meta))
             }
         };
         shown.map(with_size).buffered(LOOK_UPS).try_filter_map(future::ok).boxed()
@@ -92,17 +102,29 @@ impl<T: ObjectStore> Core<T> {
         let (checking, deleting) = (self.clone(), self.clone());
         let allowed =
             locations.and_then(move |location| future::ready(checking.check_name(&location).map(|()| location)));
-        self.inner
-            .delete_stream(allowed.boxed())
-            .and_then(move |location| {
-                let core = deleting.clone();
-                async move {
-                    core.forget(&location);
-                    core.delete_detached_keys(&location).await?;
-                    Ok(location)
-                }
-            })
-            .boxed()
+        if self.shared.detached_keys.is_none() {
+            let deleted = self.inner.delete_stream(allowed.boxed());
+            return deleted.inspect_ok(move |location| deleting.forget(location)).boxed();
+        }
+        // The keys are deleted while no other request is open, because the inner store may limit requests.
+        let delete = move |locations: Vec<Result<Path>>| {
+            let core = deleting.clone();
+            async move {
+                let deleted = core.inner.delete_stream(stream::iter(locations).boxed()).collect::<Vec<_>>().await;
+                stream::iter(deleted)
+                    .map(move |location| {
+                        let core = core.clone();
+                        async move {
+                            let location = location?;
+                            core.forget(&location);
+                            core.delete_detached_keys(&location).await?;
+                            Ok(location)
+                        }
+                    })
+                    .buffered(LOOK_UPS)
+            }
+        };
+        allowed.chunks(DELETIONS).then(delete).flatten().boxed()
     }
 
     /// Forgets the content of an object that was written or deleted.

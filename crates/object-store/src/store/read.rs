@@ -40,7 +40,7 @@ const GAP: u64 = object_store::OBJECT_STORE_COALESCE_DEFAULT;
 const SHORT_RANGES: u64 = 4 << 20;
 
 /// The maximum length of detached keys, in bytes.
-const MAX_DETACHED_KEYS: u64 = 1 << 20;
+pub(super) const MAX_DETACHED_KEYS: u64 = 1 << 20;
 
 /// A read that failed before any plaintext was returned.
 struct Failure {
@@ -117,7 +117,8 @@ impl<T: ObjectStore> Core<T> {
     /// Returns the metadata of an object.
     async fn head(self: &Arc<Self>, location: &Path, options: GetOptions) -> Result<GetResult> {
         let Answer { mut result, .. } = self.request(location, &options, None).await?;
-        result.meta.size = self.plaintext_len(&result.meta).await?;
+        let (meta, look_up) = (result.meta.clone(), GetOptions { head: false, ..options.clone() });
+        result.meta = self.plaintext_meta(meta, &look_up).await?;
         result.range = plaintext_range(options.range.as_ref(), result.meta.size)?;
         Ok(result)
     }
@@ -192,14 +193,40 @@ impl<T: ObjectStore> Core<T> {
         if let None | Some(GetRange::Bounded(Range { start: 0, .. }) | GetRange::Offset(0)) = request {
             let mut answer = self.request(location, options, request).await?;
             let header = header_of(&mut answer.body, layout.header_len).await?;
-            let object = self.open(location, name, &answer.result.meta, header).await?;
-            return Ok((answer, object, false));
+            return self.open_answer(location, name, options, (answer, header), false).await;
         }
         // The header first: a store that limits requests counts the range until it has been read.
         let ((meta, header), answer) =
             future::try_join(self.request_header(location, options), self.request(location, options, request)).await?;
         check_same(location, &meta, &answer.result.meta)?;
-        Ok((answer, self.open(location, name, &meta, header).await?, true))
+        self.open_answer(location, name, options, (answer, header), true).await
+    }
+
+    /// Opens the header of an object of which a part has been requested. If that needs detached keys, requests the part
+    /// again: under a limit of requests, the keys may have to wait until the first answer has been dropped.
+    async fn open_answer(
+        self: &Arc<Self>,
+        location: &Path,
+        name: &Name,
+        options: &GetOptions,
+        (answer, header): (Answer, Bytes),
+        may_have_changed: bool,
+    ) -> Result<(Answer, Arc<Object>, bool), Failure> {
+        let meta = answer.result.meta.clone();
+        let error = match self.open_by_header(location, name, &meta, header.clone(), None).await {
+            Ok(object) => return Ok((answer, object, may_have_changed)),
+            Err(error) if self.may_have_detached_keys(&error) => error,
+            Err(error) => return Err(error.into()),
+        };
+        let request = match answer.result.range {
+            range if range == (0..meta.size) => None,
+            range => Some(GetRange::Bounded(range)),
+        };
+        drop(answer.body);
+        let object = self.open_by_detached_keys(location, name, &meta, header, error).await?;
+        let answer = self.request(location, options, request).await.map_err(Failure::of_known)?;
+        check_same(location, &meta, &answer.result.meta)?;
+        Ok((answer, object, true))
     }
 
     async fn request_header(self: &Arc<Self>, location: &Path, options: &GetOptions) -> Result<(ObjectMeta, Bytes)> {
@@ -290,17 +317,60 @@ impl<T: ObjectStore> Core<T> {
         meta: &ObjectMeta,
         header: Bytes,
     ) -> Result<Arc<Object>, Error> {
-        // A copy: a part of the answer would keep all of it in memory, as long as it is in the cache.
-        let header = Bytes::copy_from_slice(&header);
-        let content = (header.clone(), meta.size);
-        let open = || self.open_header(location, header.clone(), meta.size);
-        self.shared.objects.get_or_open(name.clone(), meta.e_tag.as_deref(), content, open).await
+        match self.open_by_header(location, name, meta, header.clone(), None).await {
+            Err(error) if self.may_have_detached_keys(&error) => {
+                self.open_by_detached_keys(location, name, meta, header, error).await
+            }
+            opened => opened,
+        }
     }
 
-    async fn open_header(self: &Arc<Self>, location: &Path, header: Bytes, sealed_len: u64) -> Result<Object, Error> {
+    /// Opens the header of an object with the keys in it, or with detached keys.
+    async fn open_by_header(
+        &self,
+        location: &Path,
+        name: &Name,
+        meta: &ObjectMeta,
+        header: Bytes,
+        keys: Option<DetachedKeys>,
+    ) -> Result<Arc<Object>, Error> {
+        // A copy: a part of the answer would keep all of it in memory, as long as it is in the cache.
+        let header = Bytes::copy_from_slice(&header);
+        let open = || self.open_header(location, &header, meta.size, keys.clone());
+        self.shared.objects.get_or_open(name.clone(), meta.e_tag.as_deref(), (&header, meta.size), open).await
+    }
+
+    /// Returns whether detached keys may help: no key in the header could be decrypted.
+    fn may_have_detached_keys(&self, error: &Error) -> bool {
+        let is_refused = matches!(error, Error::Open { source, .. } if matches!(**source, OpenError::Provider(_)));
+        is_refused && !error.is_retryable() && self.shared.detached_keys.is_some()
+    }
+
+    /// Opens the header of an object with its detached keys. Returns `error` if there are none.
+    async fn open_by_detached_keys(
+        self: &Arc<Self>,
+        location: &Path,
+        name: &Name,
+        meta: &ObjectMeta,
+        header: Bytes,
+        error: Error,
+    ) -> Result<Arc<Object>, Error> {
+        match self.detached_keys(location, &header).await? {
+            Some(keys) => self.open_by_header(location, name, meta, header, Some(keys)).await,
+            None => Err(error),
+        }
+    }
+
+    async fn open_header(
+        &self,
+        location: &Path,
+        header: &Bytes,
+        sealed_len: u64,
+        keys: Option<DetachedKeys>,
+    ) -> Result<Object, Error> {
         let shared = &self.shared;
         let located = |error: OpenError| Error::open(location, error);
-        let header = match Header::parse(&header, shared.envelope.limits()) {
+        let header = match Header::parse(header, shared.envelope.limits()) {
             Err(HeaderError::Format(FormatError::Truncated(_))) if sealed_len > header.len() as u64 => {
                 let (location, expected) = (location.to_string(), shared.layout.header_len);
                 return Err(Error::HeaderLen { location, found: None, expected });
@@ -311,12 +381,9 @@ impl<T: ObjectStore> Core<T> {
         let context = shared.contexts.expected(location.as_ref(), header.context());
         Counters::add(&shared.counters.data_keys, 1);
         debug!(%location, sealed_len, "opening the header of an object");
-        let opener = match shared.envelope.range_opener(&header, sealed_len, &context).await {
-            Err(error @ OpenError::Provider(_)) if !error.is_retryable() => {
-                let Some(keys) = self.detached_keys(location, &header).await? else { return Err(located(error)) };
-                shared.envelope.with_detached_keys(keys).range_opener(&header, sealed_len, &context).await
-            }
-            opener => opener,
+        let opener = match keys {
+            None => shared.envelope.range_opener(&header, sealed_len, &context).await,
+            Some(keys) => shared.envelope.with_detached_keys(keys).range_opener(&header, sealed_len, &context).await,
         };
         Ok(Object { opener: opener.map_err(located)?, layout })
     }
@@ -346,7 +413,7 @@ impl<T: ObjectStore> Core<T> {
     }
 
     /// Returns the detached keys of an object, if there are any for this message.
-    async fn detached_keys(self: &Arc<Self>, location: &Path, header: &Header) -> Result<Option<DetachedKeys>, Error> {
+    async fn detached_keys(self: &Arc<Self>, location: &Path, header: &[u8]) -> Result<Option<DetachedKeys>, Error> {
         let error = |source: Arc<dyn std::error::Error + Send + Sync>| Error::DetachedKeys {
             location: location.to_string(),
             source,
@@ -360,6 +427,8 @@ impl<T: ObjectStore> Core<T> {
         };
         let keys = DetachedKeys::parse(&bytes, self.shared.envelope.limits())
             .map_err(|malformed| error(Arc::new(malformed)))?;
+        let header =
+            Header::parse(header, self.shared.envelope.limits()).map_err(|error| Error::open(location, error))?;
         Ok((keys.message_id() == header.message_id()).then_some(keys))
     }
 
@@ -550,6 +619,10 @@ async fn open_range(
     pieces: &[(u64, Bytes)],
 ) -> Result<Bytes, Failure> {
     let failed = |source| Failure::of_frame(location, source);
+    if !range.is_empty() {
+        // The length of the range may be one that the inner store made up.
+        sealed_bytes(location, pieces, &object.opener.sealed_range(&range).map_err(failed)?)?;
+    }
     let mut out =
         vec![0; usize::try_from(range.end - range.start).map_err(|error| Failure::from(out_of_range(error)))?];
     let (mut next, mut rest) = (range.start, &mut out[..]);

@@ -86,7 +86,7 @@ impl<T: ObjectStore> Core<T> {
         Ok(Upload(Arc::new(Uploading {
             core: self.clone(),
             location: staging.clone(),
-            plaintext: Mutex::default(),
+            plaintext: Mutex::new(Some(VecDeque::new())),
             inner: self.inner.put_multipart_opts(staging, options).await?.into(),
             writer: writer.into(),
         })))
@@ -115,8 +115,9 @@ pub(super) struct Upload<T>(Arc<Uploading<T>>);
 struct Uploading<T> {
     core: Arc<Core<T>>,
     location: Path,
-    /// The parts of the plaintext that have not been sealed, in the order of the calls.
-    plaintext: Mutex<VecDeque<Bytes>>,
+    /// The parts of the plaintext that have not been sealed, in the order of the calls. `None` once the upload has failed
+    /// or ended.
+    plaintext: Mutex<Option<VecDeque<Bytes>>>,
     inner: tokio::sync::Mutex<Box<dyn MultipartUpload>>,
     /// Locked only while it is polled: a future that the caller does not poll any more must not stop the others.
     writer: Mutex<Writer>,
@@ -235,8 +236,16 @@ impl<T: ObjectStore> Uploading<T> {
             let location = &self.location;
             warn!(%location, %error, "an upload failed");
             writer.state = State::Failed(error.to_string());
+            self.discard(writer);
         }
         result
+    }
+
+    /// Drops what has not been uploaded, and what is passed from now on.
+    fn discard(&self, writer: &mut Writer) {
+        *lock(&self.plaintext) = None;
+        writer.parts.clear();
+        writer.in_flight.clear();
     }
 
     fn seal_error(&self, source: SealError) -> object_store::Error {
@@ -253,8 +262,9 @@ fn spawned(uploading: UploadPart) -> UploadPart {
 }
 
 /// Removes the next bytes of the plaintext, as many as are sealed at once.
-fn next_batch(plaintext: &Mutex<VecDeque<Bytes>>) -> Option<Bytes> {
+fn next_batch(plaintext: &Mutex<Option<VecDeque<Bytes>>>) -> Option<Bytes> {
     let mut plaintext = lock(plaintext);
+    let plaintext = plaintext.as_mut()?;
     let first = plaintext.front_mut()?;
     if first.len() > SEAL_BATCH {
         return Some(first.split_to(SEAL_BATCH));
@@ -270,7 +280,9 @@ fn lock<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
 impl<T: ObjectStore> MultipartUpload for Upload<T> {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let upload = self.0.clone();
-        lock(&upload.plaintext).extend(data);
+        if let Some(plaintext) = &mut *lock(&upload.plaintext) {
+            plaintext.extend(data);
+        }
         Box::pin(poll_fn(move |cx| upload.poll(cx, Uploading::poll_write)))
     }
 
@@ -279,7 +291,11 @@ impl<T: ObjectStore> MultipartUpload for Upload<T> {
         poll_fn(|cx| upload.poll(cx, Uploading::poll_finish)).await?;
         let completed = upload.inner.lock().await.complete().await;
         let result = upload.keep_failure(&mut lock(&upload.writer), completed)?;
-        lock(&upload.writer).state = State::Ended;
+        {
+            let mut writer = lock(&upload.writer);
+            writer.state = State::Ended;
+            upload.discard(&mut writer);
+        }
         upload.core.written(&upload.location).await;
         Ok(result)
     }
@@ -293,7 +309,7 @@ impl<T: ObjectStore> MultipartUpload for Upload<T> {
             }
             // An abort that fails can be repeated.
             writer.state = State::Failed("it was aborted".into());
-            writer.in_flight.clear();
+            upload.discard(&mut writer);
             writer.waiting.clone().wake();
         }
         upload.inner.lock().await.abort().await?;
