@@ -158,7 +158,7 @@ async fn measure_queries(arguments: &Arguments, contenders: &[Contender]) -> Res
     Ok(rows)
 }
 
-fn median(mut times: Vec<Duration>) -> Duration {
+pub(crate) fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times.get(times.len() / 2).copied().unwrap_or_default()
 }

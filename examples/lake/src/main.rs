@@ -1,6 +1,8 @@
 //! Queries encrypted tables with DataFusion, and measures what the encryption costs.
 
+mod ballista;
 mod bench;
+mod cluster;
 mod delta;
 mod report;
 mod sql;
@@ -28,6 +30,9 @@ enum Command {
     Tpch(tpch::Arguments),
     Delta(delta::Arguments),
     Bench(bench::Arguments),
+    Ballista(ballista::Arguments),
+    Scheduler(cluster::SchedulerArguments),
+    Executor(cluster::ExecutorArguments),
 }
 
 #[tokio::main]
@@ -37,6 +42,9 @@ async fn main() -> std::process::ExitCode {
         Command::Tpch(arguments) => tpch::run(arguments).await,
         Command::Delta(arguments) => delta::run(arguments).await.map(|report| print!("{report}")),
         Command::Bench(arguments) => bench::run(arguments).await.map(|report| print!("{report}")),
+        Command::Ballista(arguments) => ballista::run(arguments).await.map(|report| print!("{report}")),
+        Command::Scheduler(arguments) => cluster::run_scheduler(arguments).await,
+        Command::Executor(arguments) => cluster::run_executor(arguments).await,
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

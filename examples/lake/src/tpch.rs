@@ -69,7 +69,6 @@ pub(crate) async fn write(
 }
 
 /// Writes all tables into the root of a store.
-#[cfg(test)]
 pub(crate) async fn write_all(store: &Arc<dyn ObjectStore>, scale: f64, row_group_len: usize) -> Result<()> {
     for table in TABLES {
         let reader = generate(table, scale);
@@ -87,11 +86,17 @@ pub(crate) fn path(table: &str) -> Path {
 pub(crate) async fn session(store: Arc<dyn ObjectStore>) -> Result<SessionContext> {
     let session = SessionContext::new();
     session.register_object_store(&Url::parse("lake://tables")?, store);
+    register(&session).await?;
+    Ok(session)
+}
+
+/// Registers the tables in the root of the store of a session.
+pub(crate) async fn register(session: &SessionContext) -> Result<()> {
     for table in TABLES {
         let url = format!("lake://tables/{}", path(table));
         session.register_parquet(table, url, ParquetReadOptions::default()).await?;
     }
-    Ok(session)
+    Ok(())
 }
 
 /// Writes the tables of TPC-H into a folder, encrypted.

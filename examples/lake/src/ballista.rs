@@ -1,0 +1,210 @@
+//! TPC-H on Ballista, with encrypted tables.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use datafusion::{arrow::util::pretty::pretty_format_batches, prelude::SessionContext};
+use kms_envelope::RawAes;
+
+use crate::{
+    Result,
+    bench::median,
+    cluster::{Cluster, Tables},
+    progress, tpch,
+};
+
+/// Runs TPC-H on Ballista with encrypted tables, and compares the answers with those of DataFusion on plain tables.
+///
+/// Starts a scheduler and executors as processes on this machine, and ends them. The keys are in a key file, which each
+/// process reads.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Scale factor: about this many gigabytes of data
+    #[arg(long, default_value_t = 0.01)]
+    scale: f64,
+    /// Executors
+    #[arg(long, default_value_t = 2)]
+    executors: usize,
+    /// Tasks at the same time on each executor
+    #[arg(long, default_value_t = 1)]
+    slots: usize,
+    /// Measure plain and encrypted tables, with one executor and with all, and print a report in Markdown
+    #[arg(long, conflicts_with = "kill")]
+    bench: bool,
+    /// Measured rounds
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// File for the results as CSV
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// Kill an executor in the middle of this query, instead of running all
+    #[arg(long, value_name = "QUERY", value_parser = clap::value_parser!(u8).range(1..=22))]
+    kill: Vec<u8>,
+    /// Empty folder for tables and logs, which stay there. By default, they are deleted
+    #[arg(long)]
+    folder: Option<PathBuf>,
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<String> {
+    let temporary;
+    let folder = match &arguments.folder {
+        Some(folder) => folder,
+        None => {
+            temporary = tempfile::tempdir()?;
+            temporary.path()
+        }
+    };
+    let (plain, encrypted) = write_tables(folder, arguments.scale).await?;
+    if arguments.bench {
+        bench(&arguments, folder, [plain, encrypted]).await
+    } else if arguments.kill.is_empty() {
+        compare(&arguments, folder, &plain, &encrypted).await
+    } else {
+        kill(&arguments, folder, &plain, &encrypted).await
+    }
+}
+
+/// Writes the tables twice: plain and encrypted.
+async fn write_tables(folder: &Path, scale: f64) -> Result<(Tables, Tables)> {
+    let key = folder.join("example.key");
+    RawAes::generate("kms-envelope-lake", "ballista")?.write_key_file(&key)?;
+    let plain = Tables { tables: folder.join("plain"), key: None };
+    let encrypted = Tables { tables: folder.join("encrypted"), key: Some(key) };
+    for tables in [&plain, &encrypted] {
+        fs::create_dir(&tables.tables)?;
+        tpch::write_all(&tables.store()?, scale, tpch::ROW_GROUP_LEN).await?;
+    }
+    Ok((plain, encrypted))
+}
+
+/// Returns the lines of the answer. Sorted, because rows that are equal in the order of the query have no order.
+async fn answer(session: SessionContext, query: String) -> Result<Vec<String>> {
+    let batches = session.sql(&query).await?.collect().await?;
+    let mut lines: Vec<_> = pretty_format_batches(&batches)?.to_string().lines().map(String::from).collect();
+    lines.sort();
+    Ok(lines)
+}
+
+async fn compare(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted: &Tables) -> Result<String> {
+    let expected = tpch::session(plain.store()?).await?;
+    let cluster = Cluster::start(folder.join("logs"), encrypted, arguments.executors, arguments.slots).await?;
+    let session = cluster.session().await?;
+    let queries = tpch::queries(arguments.scale);
+    let bar = progress(queries.len() as u64);
+    let mut report = String::new();
+    for (number, query) in (1..).zip(queries) {
+        bar.set_message(format!("query {number}"));
+        let start = Instant::now();
+        let found = answer(session.clone(), query.clone()).await?;
+        let milliseconds = start.elapsed().as_millis();
+        if found != answer(expected.clone(), query).await? {
+            return Err(format!("Q{number}: the answer differs from that of DataFusion on plain tables").into());
+        }
+        writeln!(report, "Q{number}: the same {} lines, {milliseconds} ms", found.len())?;
+        bar.inc(1);
+    }
+    for (number, tasks) in (1..).zip(cluster.tasks()?) {
+        writeln!(report, "executor {number}: {tasks} tasks")?;
+    }
+    Ok(report)
+}
+
+/// Kills an executor in the middle of queries. Each has a new cluster.
+async fn kill(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted: &Tables) -> Result<String> {
+    let expected = tpch::session(plain.store()?).await?;
+    let mut report = String::new();
+    for number in &arguments.kill {
+        let query = &tpch::queries(arguments.scale)[usize::from(*number) - 1];
+        let expected = answer(expected.clone(), query.clone()).await?;
+        let logs = folder.join(format!("logs-Q{number}"));
+        let mut cluster = Cluster::start(logs, encrypted, arguments.executors, arguments.slots).await?;
+        let session = cluster.session().await?;
+        for attempt in ["while an executor was killed", "afterward"] {
+            let start = Instant::now();
+            let mut running = tokio::spawn(answer(session.clone(), query.clone()));
+            if attempt != "afterward" {
+                while cluster.tasks()?.last() == Some(&0) && !running.is_finished() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                if running.is_finished() {
+                    return Err(format!("Q{number}: ended before the last executor had a task").into());
+                }
+                cluster.kill_executor().await?;
+            }
+            let found = tokio::time::timeout(Duration::from_secs(120), &mut running).await;
+            running.abort();
+            let seconds = start.elapsed().as_secs_f64();
+            let outcome = match found.map(|joined| joined?) {
+                Ok(Ok(found)) if found == expected => "the right answer".into(),
+                Ok(Ok(_)) => return Err(format!("Q{number}: a wrong answer {attempt}").into()),
+                Ok(Err(error)) => format!("an error ({error})"),
+                Err(_) => "no answer".into(),
+            };
+            writeln!(report, "Q{number}: {outcome} {attempt}, after {seconds:.1} s")?;
+        }
+    }
+    Ok(report)
+}
+
+/// Measures each query on plain and encrypted tables, with one executor and with all. The clusters take turns.
+async fn bench(arguments: &Arguments, folder: &Path, tables: [Tables; 2]) -> Result<String> {
+    let (mut clusters, mut sessions, mut names) = (Vec::new(), Vec::new(), Vec::new());
+    for executors in [1, arguments.executors] {
+        for (format, tables) in ["plain", "encrypted"].into_iter().zip(&tables) {
+            let logs = folder.join(format!("logs-{format}-{executors}"));
+            let cluster = Cluster::start(logs, tables, executors, arguments.slots).await?;
+            sessions.push(cluster.session().await?);
+            clusters.push(cluster);
+            names.push(format!("{executors},{format}"));
+        }
+    }
+    let queries = tpch::queries(arguments.scale);
+    let bar = progress((queries.len() * sessions.len() * (arguments.rounds + 1)) as u64);
+    let mut rows = Vec::new();
+    for (number, query) in (1..).zip(&queries) {
+        bar.set_message(format!("query {number}"));
+        let mut times = [const { Vec::new() }; 4];
+        for round in 0..=arguments.rounds {
+            for (session, times) in sessions.iter().zip(&mut times) {
+                let start = Instant::now();
+                session.sql(query).await?.collect().await?;
+                // The first round fills caches.
+                if round > 0 {
+                    times.push(start.elapsed());
+                }
+                bar.inc(1);
+            }
+        }
+        rows.push((format!("Q{number}"), times.map(|times| median(times).as_secs_f64() * 1e3)));
+    }
+    if let Some(path) = &arguments.csv {
+        let lines = rows.iter().flat_map(|(item, times)| {
+            names.iter().zip(times).map(move |(name, time)| format!("{name},{item},{time:.3}\n"))
+        });
+        fs::write(path, format!("executors,format,item,milliseconds\n{}", lines.collect::<String>()))?;
+    }
+    let sums = std::array::from_fn(|column| rows.iter().map(|(_, times)| times[column]).sum());
+    rows.push(("**all queries**".into(), sums));
+
+    let all = arguments.executors;
+    let mut report = format!(
+        "| time in ms | plain, 1 executor | encrypted | ratio | plain, {all} executors | encrypted | ratio |\n\
+        |---|---|---|---|---|---|---|\n"
+    );
+    for (item, [plain_1, sealed_1, plain_n, sealed_n]) in rows {
+        let (ratio_1, ratio_n) = (sealed_1 / plain_1, sealed_n / plain_n);
+        writeln!(
+            report,
+            "| {item} | {plain_1:.1} | {sealed_1:.1} | {ratio_1:.2} | {plain_n:.1} | {sealed_n:.1} | {ratio_n:.2} |"
+        )?;
+    }
+    report.push('\n');
+    for (name, cluster) in names.iter().zip(&clusters) {
+        writeln!(report, "tasks of each executor ({}): {:?}", name.replace(',', ", "), cluster.tasks()?)?;
+    }
+    Ok(report)
+}
