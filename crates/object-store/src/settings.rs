@@ -163,7 +163,11 @@ impl StoreSettings {
     /// in `a` followed by the suffix. Default: the store does not look for detached keys.
     ///
     /// They are requested only if no key in the object's own header can be decrypted. Lists omit them, and they are
-    /// deleted, copied and renamed with their object.
+    /// deleted, copied and renamed with their object. Each write, copy and deletion makes one more request to delete the
+    /// keys of the object that was there before.
+    ///
+    /// Choose a suffix that no object of yours has: such objects are hidden, and deleted with the object whose name
+    /// precedes the suffix.
     pub fn detached_keys(mut self, suffix: impl Into<String>) -> Self {
         self.detached_keys = Some(suffix.into());
         self

@@ -40,8 +40,8 @@ use crate::{Error, SettingsError, StoreSettings, StoreStats, objects::Name, sett
 /// authenticated; nor are attributes and tags, which are stored unencrypted.
 ///
 /// # Errors
-/// All methods return errors of the inner store unchanged. Other errors are `object_store::Error::Generic` with an
-/// [`Error`](crate::Error) as source.
+/// All methods return errors of the inner store unchanged. Other errors are `object_store::Error::Generic`, with an
+/// [`Error`](crate::Error) as source unless a range is not valid.
 pub struct EncryptedStore<T> {
     core: Arc<Core<T>>,
 }

@@ -183,7 +183,6 @@ async fn keys_follow_an_object_that_is_copied_or_renamed_as_it_is() {
         assert!(refused.is_err() && scene.names().await.contains(&"b.keys".to_owned()));
         store.copy(&"c".into(), &b).await.unwrap();
         assert!(!scene.names().await.contains(&"b.keys".to_owned()));
-        store.copy(&b, &b).await.unwrap();
     }
 }
 
@@ -201,4 +200,19 @@ async fn an_object_that_is_sealed_for_another_path_needs_no_detached_keys() {
         assert_eq!(get(&scene.with(settings_with(NEW)), location).await.unwrap(), scene.content);
     }
     assert!(scene.faulty.puts.load(SeqCst) > 0);
+}
+
+#[tokio::test]
+async fn an_object_whose_keys_cannot_be_copied_is_not_renamed() {
+    let scene = Scene::new(Binding::None).await;
+    let store = scene.new_key(Binding::None);
+    scene.faulty.set(|get| if get.location.as_ref() == "a.keys" { Err(failure()) } else { get.answer() });
+    let (a, b) = (Path::from("a"), Path::from("b"));
+    assert!(store.rename(&a, &b).await.is_err());
+    assert!(store.copy_if_not_exists(&a, &b).await.is_err());
+    assert_eq!(scene.names().await, ["a", "a.keys"]);
+    scene.faulty.set(|get| get.answer());
+    store.rename(&a, &b).await.unwrap();
+    assert_eq!(get(&store, "b").await.unwrap(), scene.content);
+    assert_eq!(scene.names().await, ["b", "b.keys"]);
 }

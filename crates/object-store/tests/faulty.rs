@@ -7,12 +7,15 @@ mod support;
 use std::{
     ops::Range,
     pin::Pin,
-    sync::{Arc, atomic::Ordering::SeqCst},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, TryStreamExt, future::join_all};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, future::join_all, stream};
 use support::*;
 use tokio::{sync::Semaphore, time::timeout};
 
@@ -877,4 +880,92 @@ async fn concurrent_parts_of_concurrent_uploads_all_end() {
         })
     });
     join_all(uploads).await.into_iter().for_each(|upload| upload.unwrap());
+}
+
+#[tokio::test]
+async fn an_answer_with_more_than_was_requested_is_not_read() {
+    let faulty = Faulty::default();
+    let store = EncryptedStore::new(faulty.clone(), settings()).unwrap();
+    store.put(&"a".into(), plaintext(2000, 1).into()).await.unwrap();
+    let pieces = Arc::new(AtomicUsize::new(0));
+    let counter = pieces.clone();
+    faulty.set(move |get| {
+        let (mut answer, counter) = (get.answer()?, counter.clone());
+        answer.range.end = u64::MAX;
+        answer.payload = GetResultPayload::Stream(
+            stream::repeat_with(move || {
+                counter.fetch_add(1, SeqCst);
+                Ok(Bytes::from_static(&[0; 1024]))
+            })
+            .boxed(),
+        );
+        Ok(answer)
+    });
+    let error = store.get_range(&"a".into(), 1000..1010).await.unwrap_err();
+    assert!(matches!(cause(&error), Error::WrongRange { .. }), "{error}");
+    assert!(pieces.load(SeqCst) < 10);
+}
+
+#[tokio::test]
+async fn a_size_that_the_inner_store_made_up_needs_no_memory() {
+    let faulty = Faulty::default();
+    let store = EncryptedStore::new(faulty.clone(), settings()).unwrap();
+    store.put(&"a".into(), plaintext(2000, 1).into()).await.unwrap();
+    faulty.set(|get| {
+        let mut answer = get.answer()?;
+        answer.meta.size = HEADER_LEN as u64 + (1 << 40) * STRIDE as u64 + 40;
+        Ok(answer)
+    });
+    for range in [0..u64::MAX, 100..u64::MAX] {
+        assert!(store.get_ranges(&"a".into(), &[range]).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn looked_up_metadata_is_that_of_one_version() {
+    let faulty = Faulty::default();
+    let store = EncryptedStore::new(faulty.clone(), settings().look_up_sizes()).unwrap();
+    let a = Path::from("a");
+    store.put(&a, plaintext(2000, 1).into()).await.unwrap();
+    let old = store.head(&a).await.unwrap();
+    let new = sealed(settings(), "a", &plaintext(77, 2)).await;
+    faulty.set(move |get| {
+        let answer = get.answer();
+        if get.number == 0 {
+            support::store(get.inner, "a", &new);
+        }
+        answer
+    });
+    let found = store.head(&a).await.unwrap();
+    assert_eq!(found, store.head(&a).await.unwrap());
+    assert_eq!((old.size, found.size), (2000, 77));
+}
+
+#[tokio::test]
+async fn an_upload_that_failed_does_not_keep_what_it_is_passed() {
+    for aborts in [false, true] {
+        let faulty = Faulty::default();
+        *faulty.uploads.failing_part.lock().unwrap() = Some(0);
+        let store = EncryptedStore::new(faulty.clone(), settings()).unwrap();
+        let mut upload = store.put_multipart(&"a".into()).await.unwrap();
+        let queued = Arc::new([1u8; 5000]);
+        // Not polled.
+        drop(upload.put_part(Bytes::from_owner(Owner(queued.clone())).into()));
+        assert_eq!(Arc::strong_count(&queued), 2);
+        if aborts {
+            upload.abort().await.unwrap();
+        } else {
+            assert!(upload.complete().await.is_err());
+        }
+        drop(upload.put_part(Bytes::from_owner(Owner(queued.clone())).into()));
+        assert_eq!(Arc::strong_count(&queued), 1);
+    }
+}
+
+struct Owner(Arc<[u8; 5000]>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &*self.0
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use datafusion::arrow::array::RecordBatch;
-use kms_envelope::{Envelope, RawAes, Threads};
+use kms_envelope::{Envelope, RawAes, stream::Threads};
 use object_store::{ObjectStore, local::LocalFileSystem, memory::InMemory};
 
 use crate::{

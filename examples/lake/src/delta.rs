@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, path::PathBuf, sync::Arc};
 
 use chrono::TimeDelta;
-use datafusion::{execution::object_store::ObjectStoreRegistry as _, prelude::SessionContext};
+use datafusion::execution::object_store::ObjectStoreRegistry as _;
 use deltalake_core::{
     DeltaTable,
     logstore::{StorageConfig, default_logstore},
@@ -41,7 +41,8 @@ const ROWS: usize = 200;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<String> {
     let url = Url::from_directory_path(arguments.folder.canonicalize()?).map_err(|()| "the folder has no URL")?;
-    let store = EncryptedStores::new(RawAes::read_key_file(&arguments.key)?).get_store(&url)?;
+    let stores = Arc::new(EncryptedStores::new(RawAes::read_key_file(&arguments.key)?));
+    let store = stores.get_store(&url)?;
     let customers = tpch::generate("customer", 0.01).next().ok_or("no customers")??;
     let mut batches = (0..).map(|index| customers.slice(index * ROWS, ROWS));
     let mut next = || batches.next().into_iter();
@@ -57,10 +58,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<String> {
     table.load().await?;
     let (mut table, _) = table.delete().with_predicate(format!("c_custkey <= {}", ROWS / 2)).await?;
 
+    let session = stores.session()?;
     let last = table.version().ok_or("the table has no version")?;
     for version in 0..=last {
         table.load_version(version).await?;
-        let rows = SessionContext::new().read_table(table.table_provider().await?)?.count().await?;
+        let rows = session.read_table(table.table_provider().await?)?.count().await?;
         writeln!(report, "version {version}: {rows} rows, {} files", table.get_file_uris()?.count())?;
     }
 

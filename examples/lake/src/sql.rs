@@ -5,8 +5,7 @@ use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 use datafusion::{
     arrow::util::pretty::pretty_format_batches,
     datasource::listing::ListingTableUrl,
-    execution::runtime_env::RuntimeEnvBuilder,
-    prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext},
+    prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionContext},
 };
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -43,8 +42,7 @@ fn named(argument: &str) -> std::result::Result<(String, String), &'static str> 
 /// Returns the answer as a table of text.
 pub(crate) async fn run(arguments: Arguments) -> Result<String> {
     let stores = Arc::new(EncryptedStores::new(RawAes::read_key_file(&arguments.key)?));
-    let runtime = RuntimeEnvBuilder::new().with_object_store_registry(stores.clone()).build_arc()?;
-    let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
+    let session = stores.clone().session()?;
     session.register_object_store(&Url::parse("plain://")?, Arc::new(LocalFileSystem::new()));
     for (name, url) in &arguments.tables {
         register(&session, name, ListingTableUrl::parse(url)?.as_str()).await?;
@@ -70,7 +68,7 @@ async fn register(session: &SessionContext, name: &str, url: &str) -> Result<()>
     let location = Url::parse(url)?;
     let store = session.runtime_env().object_store_registry.get_store(&location)?;
     let log = Path::from_url_path(location.path())?.join("_delta_log");
-    if store.list(Some(&log)).next().await.is_some() {
+    if let Some(Ok(_)) = store.list(Some(&log)).next().await {
         let mut table = delta::table(store, &location)?;
         table.load().await?;
         session.register_table(name, table.table_provider().await?)?;

@@ -9,7 +9,13 @@ use std::{
     },
 };
 
-use datafusion::execution::object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry};
+use datafusion::{
+    execution::{
+        object_store::{DefaultObjectStoreRegistry, ObjectStoreRegistry},
+        runtime_env::RuntimeEnvBuilder,
+    },
+    prelude::{SessionConfig, SessionContext},
+};
 use futures_util::stream::BoxStream;
 use kms_envelope::{Envelope, EnvelopeBuilder, RawAes};
 use kms_envelope_object_store::{StoreSettings, v0_13::EncryptedStore};
@@ -43,6 +49,12 @@ impl EncryptedStores {
         let files = Url::parse("file://").expect("valid URL");
         others.deregister_store(&files).expect("the default registry has the local files");
         Self { key: Arc::new(key), encrypted: Mutex::default(), others }
+    }
+
+    /// Returns a session that finds its stores here.
+    pub(crate) fn session(self: Arc<Self>) -> crate::Result<SessionContext> {
+        let runtime = RuntimeEnvBuilder::new().with_object_store_registry(self).build_arc()?;
+        Ok(SessionContext::new_with_config_rt(SessionConfig::new(), runtime))
     }
 
     pub(crate) fn bytes_read(&self) -> u64 {
