@@ -6,6 +6,7 @@ use chrono::TimeDelta;
 use datafusion::execution::object_store::ObjectStoreRegistry as _;
 use deltalake_core::{
     DeltaTable,
+    delta_datafusion::DeltaSessionContext,
     logstore::{StorageConfig, default_logstore},
     protocol::SaveMode,
 };
@@ -56,9 +57,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<String> {
     try_join_all(writers.into_iter().map(IntoFuture::into_future)).await?;
     let mut table = table(store, &url)?;
     table.load().await?;
-    let (mut table, _) = table.delete().with_predicate(format!("c_custkey <= {}", ROWS / 2)).await?;
+    // Without these stores, it would read local files as they are.
+    let session = DeltaSessionContext::with_runtime_env(stores.session()?.runtime_env()).into_inner();
+    let delete = table.delete().with_predicate(format!("c_custkey <= {}", ROWS / 2));
+    let (mut table, _) = delete.with_session_state(Arc::new(session.state())).await?;
 
-    let session = stores.session()?;
     let last = table.version().ok_or("the table has no version")?;
     for version in 0..=last {
         table.load_version(version).await?;
