@@ -14,7 +14,7 @@ def definition(path):
 
 
 def images():
-    return "".join(definition(DOCS / name) for name in ("envelope.svg", "performance.svg"))
+    return "".join(definition(DOCS / name) for name in ("envelope.svg", "performance.svg", "data-lakes.svg"))
 
 
 if sys.argv[1:] == ["--check"]:
