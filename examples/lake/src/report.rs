@@ -4,7 +4,7 @@ use std::{fmt::Write, time::Duration};
 
 use crate::{bench::Contender, store::Traffic};
 
-/// What one store needed for one table or query.
+/// The time and traffic of one store for one table or query.
 pub(crate) struct Row {
     place: &'static str,
     frame_len: Option<u32>,

@@ -126,7 +126,7 @@ impl<T: ObjectStore> Core<T> {
 
 /// The detached keys of an object that is copied.
 enum OfferedKeys {
-    /// There are none.
+    /// The object has no detached keys.
     None,
     /// The copy has them, or the store does not look for detached keys.
     Stored,

@@ -111,7 +111,7 @@ async fn seal_all(mut sealer: Sealer, payload: PutPayload) -> Result<Bytes, Seal
 /// The inner store gets parts of equal length, whatever the lengths of the parts of the plaintext are.
 pub(super) struct Upload<T>(Arc<Uploading<T>>);
 
-/// What an upload and the futures of its parts share.
+/// The state that an upload shares with the futures of its parts.
 struct Uploading<T> {
     core: Arc<Core<T>>,
     location: Path,
