@@ -170,7 +170,7 @@ impl<T: ObjectStore> Core<T> {
     ) -> Result<Option<(Known, bool)>, Failure> {
         if known.is_none() && self.shared.looks_up_sizes {
             let (meta, header, _) = self.read_header(location, options).await?;
-            let object = self.open(location, name, &meta, header).await?;
+            let object = self.open(location, name, &meta, &header).await?;
             return Ok(Some((Known { object, e_tag: meta.e_tag }, false)));
         }
         Ok(known.map(|known| (known, true)))
@@ -213,7 +213,7 @@ impl<T: ObjectStore> Core<T> {
         may_have_changed: bool,
     ) -> Result<(Answer, Arc<Object>, bool), Failure> {
         let meta = answer.result.meta.clone();
-        let error = match self.open_by_header(location, name, &meta, header.clone(), None).await {
+        let error = match self.open_by_header(location, name, &meta, &header, None).await {
             Ok(object) => return Ok((answer, object, may_have_changed)),
             Err(error) if self.may_have_detached_keys(&error) => error,
             Err(error) => return Err(error.into()),
@@ -223,7 +223,7 @@ impl<T: ObjectStore> Core<T> {
             range => Some(GetRange::Bounded(range)),
         };
         drop(answer.body);
-        let object = self.open_by_detached_keys(location, name, &meta, header, error).await?;
+        let object = self.open_by_detached_keys(location, name, &meta, &header, error).await?;
         let answer = self.request(location, options, request).await.map_err(Failure::of_known)?;
         check_same(location, &meta, &answer.result.meta)?;
         Ok((answer, object, true))
@@ -271,7 +271,7 @@ impl<T: ObjectStore> Core<T> {
             }
             None => first.slice(..first.len().min(layout.header_len)),
         };
-        let object = self.open(location, name, meta, header).await?;
+        let object = self.open(location, name, meta, &header).await?;
         let pieces: Vec<_> = fetched.into_iter().map(|(start, (_, bytes))| (start, bytes)).collect();
         open_ranges(location, &object, ranges, &pieces).await
     }
@@ -315,9 +315,9 @@ impl<T: ObjectStore> Core<T> {
         location: &Path,
         name: &Name,
         meta: &ObjectMeta,
-        header: Bytes,
+        header: &[u8],
     ) -> Result<Arc<Object>, Error> {
-        match self.open_by_header(location, name, meta, header.clone(), None).await {
+        match self.open_by_header(location, name, meta, header, None).await {
             Err(error) if self.may_have_detached_keys(&error) => {
                 self.open_by_detached_keys(location, name, meta, header, error).await
             }
@@ -331,13 +331,11 @@ impl<T: ObjectStore> Core<T> {
         location: &Path,
         name: &Name,
         meta: &ObjectMeta,
-        header: Bytes,
+        header: &[u8],
         keys: Option<DetachedKeys>,
     ) -> Result<Arc<Object>, Error> {
-        // A copy: a part of the answer would keep all of it in memory, as long as it is in the cache.
-        let header = Bytes::copy_from_slice(&header);
-        let open = || self.open_header(location, &header, meta.size, keys.clone());
-        self.shared.objects.get_or_open(name.clone(), meta.e_tag.as_deref(), (&header, meta.size), open).await
+        let open = || self.open_header(location, header, meta.size, keys.clone());
+        self.shared.objects.get_or_open(name.clone(), meta.e_tag.as_deref(), (header, meta.size), open).await
     }
 
     /// Returns whether detached keys may help: no key in the header could be decrypted.
@@ -352,10 +350,10 @@ impl<T: ObjectStore> Core<T> {
         location: &Path,
         name: &Name,
         meta: &ObjectMeta,
-        header: Bytes,
+        header: &[u8],
         error: Error,
     ) -> Result<Arc<Object>, Error> {
-        match self.detached_keys(location, &header).await? {
+        match self.detached_keys(location, header).await? {
             Some(keys) => self.open_by_header(location, name, meta, header, Some(keys)).await,
             None => Err(error),
         }
@@ -364,7 +362,7 @@ impl<T: ObjectStore> Core<T> {
     async fn open_header(
         &self,
         location: &Path,
-        header: &Bytes,
+        header: &[u8],
         sealed_len: u64,
         keys: Option<DetachedKeys>,
     ) -> Result<Object, Error> {
