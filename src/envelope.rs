@@ -19,6 +19,7 @@ use crate::{
     error::{OpenError, SealError},
     materials::{self, SealingMaterials},
     message::{ContentType, DetachedKeys, Header, Limits, MessageId},
+    provider::KeyProvider,
     stream::{self, AsyncRangeReader, AsyncReadAt, MessageInfo, Opener, RangeOpener, RangeReader, ReadAt, Sealer},
     suite::AlgorithmSuite,
 };
@@ -173,6 +174,11 @@ impl Envelope {
     /// Returns the algorithm suite with which this envelope seals.
     pub fn suite(&self) -> AlgorithmSuite {
         self.settings.suite
+    }
+
+    /// Returns the key provider.
+    pub fn provider(&self) -> &dyn KeyProvider {
+        &*self.settings.provider
     }
 
     /// Returns the limits on what a message may ask for.

@@ -69,7 +69,13 @@ impl fmt::Debug for DetachedKeys {
 }
 
 impl DetachedKeys {
-    pub(crate) fn new(message_id: MessageId, encrypted_data_keys: Vec<EncryptedDataKey>) -> Result<Self, SealError> {
+    /// Creates the detached keys of a message, for example to combine those of several calls of
+    /// [`Envelope::rewrap`](crate::Envelope::rewrap).
+    ///
+    /// # Errors
+    /// Returns [`SealError::DataKey`] if there are more than 65,535 encrypted data keys, or if a field of one is longer
+    /// than 65,535 bytes.
+    pub fn new(message_id: MessageId, encrypted_data_keys: Vec<EncryptedDataKey>) -> Result<Self, SealError> {
         let mut serialized = Vec::new();
         put_encrypted_data_keys(&mut serialized, &encrypted_data_keys)?;
         Ok(Self { message_id, encrypted_data_keys, serialized: serialized.into() })

@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, ops::Range, sync::Arc};
 
-use kms_envelope::{AlgorithmSuite, ConfigError, ErrorKind, OpenError, SealError};
+use kms_envelope::{AlgorithmSuite, ConfigError, ErrorKind, OpenError, RewrapError, SealError};
 use thiserror::Error;
 
 /// The length of the shortest padding of a header, in bytes: see `SealError::HeaderLen`.
@@ -114,6 +114,29 @@ pub enum Error {
         /// The reason.
         source: Arc<dyn StdError + Send + Sync>,
     },
+    /// The data key of the object could not be encrypted under the new key.
+    #[error("the data key of the object {location} cannot be encrypted under the new key: {source}")]
+    Rewrap {
+        /// The location of the object.
+        location: String,
+        /// The reason.
+        source: Arc<RewrapError>,
+    },
+    /// The new detached keys do not open the object. They were not stored.
+    #[error("the new detached keys of the object {location} do not open it, and were not stored: {source}")]
+    Unverified {
+        /// The location of the object.
+        location: String,
+        /// The reason.
+        source: Arc<OpenError>,
+    },
+    /// The store has no name for the detached keys of an object. Set
+    /// [`StoreSettings::detached_keys`](crate::StoreSettings::detached_keys).
+    #[error("the detached keys of the object {location} have no name; set StoreSettings::detached_keys")]
+    NoDetachedKeys {
+        /// The location of the object.
+        location: String,
+    },
     /// The name is reserved for detached keys, or for objects that are being copied. The store neither lists nor reads,
     /// writes or deletes such objects: use the inner store.
     #[error("the name {location} is reserved for files of the encrypted store; choose another name")]
@@ -163,12 +186,15 @@ impl Error {
         match self {
             Self::Open { source, .. } => source.kind(),
             Self::Seal { source, .. } => source.kind(),
+            Self::Rewrap { source, .. } => source.kind(),
+            Self::Unverified { source, .. } => source.kind(),
             Self::HeaderLen { .. } | Self::FrameLen { .. } => ErrorKind::Refused,
             Self::Length { .. } => ErrorKind::Tampered,
             Self::Changed { .. } | Self::ShortRead { .. } | Self::WrongRange { .. } | Self::DetachedKeys { .. } => {
                 ErrorKind::Io
             }
             Self::HeaderTooShort { .. }
+            | Self::NoDetachedKeys { .. }
             | Self::ReservedName { .. }
             | Self::UploadFailed { .. }
             | Self::UploadEnded { .. } => ErrorKind::InvalidInput,
@@ -180,6 +206,8 @@ impl Error {
         match self {
             Self::Open { source, .. } => source.is_retryable(),
             Self::Seal { source, .. } => source.is_retryable(),
+            Self::Rewrap { source, .. } => source.is_retryable(),
+            Self::Unverified { source, .. } => source.is_retryable(),
             Self::Changed { .. } | Self::ShortRead { .. } | Self::WrongRange { .. } => true,
             _ => false,
         }

@@ -11,9 +11,11 @@ mod binding;
 mod error;
 mod events;
 mod frames;
+mod inventory;
 mod layout;
 mod objects;
 mod parts;
+mod rewrap;
 mod settings;
 mod stats;
 
@@ -25,6 +27,8 @@ pub mod v0_14;
 pub use self::{
     binding::Binding,
     error::{Error, SettingsError},
+    inventory::{Content, Message},
+    rewrap::{RewrapOptions, Rewrapped},
     settings::StoreSettings,
     stats::StoreStats,
 };

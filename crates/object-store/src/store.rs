@@ -2,10 +2,14 @@
 
 #[path = "store/copy.rs"]
 mod copy;
+#[path = "store/inventory.rs"]
+mod inventory;
 #[path = "store/list.rs"]
 mod list;
 #[path = "store/read.rs"]
 mod read;
+#[path = "store/rewrap.rs"]
+mod rewrap;
 #[path = "store/source.rs"]
 mod source;
 #[path = "store/upload.rs"]
@@ -18,6 +22,7 @@ use std::{fmt, ops::Range, sync::Arc};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+pub use self::inventory::{Inspected, Inventory, Listed};
 use super::object_store::{
     self, CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, path::Path,

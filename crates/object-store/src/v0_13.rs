@@ -6,4 +6,4 @@ pub use object_store_0_13 as object_store;
 #[path = "store.rs"]
 mod store;
 
-pub use self::store::EncryptedStore;
+pub use self::store::{EncryptedStore, Inspected, Inventory, Listed};

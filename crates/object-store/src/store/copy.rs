@@ -74,14 +74,17 @@ impl<T: ObjectStore> Core<T> {
         }
         let upload_options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
         match mode {
-            CopyMode::Overwrite => upload_all(self.start_upload_to(to, to, upload_options).await?, source).await,
+            CopyMode::Overwrite => {
+                let upload = self.start_upload_to(to, to, upload_options).await?;
+                upload_all(upload, source, async || Ok(())).await
+            }
             // No store has a conditional multipart upload.
             CopyMode::Create => {
                 let staging = staging_path(to)?;
                 let upload = self.start_upload_to(&staging, to, upload_options).await?;
                 let options = RenameOptions { target_mode: RenameTargetMode::Create, extensions };
                 let renamed = async {
-                    upload_all(upload, source).await?;
+                    upload_all(upload, source, async || Ok(())).await?;
                     self.inner.rename_opts(&staging, to, options).await
                 };
                 if let Err(error) = renamed.await {
@@ -134,13 +137,18 @@ enum OfferedKeys {
     Refused(Bytes),
 }
 
-/// Uploads the plaintext of a source. If that fails, nothing is left.
-async fn upload_all<T: ObjectStore>(mut upload: Upload<T>, source: GetResult) -> Result<()> {
+/// Uploads the plaintext of a source. If that fails, or if the check after the last part does, nothing is left.
+pub(super) async fn upload_all<T: ObjectStore>(
+    mut upload: Upload<T>,
+    source: GetResult,
+    check: impl AsyncFnOnce() -> Result<()>,
+) -> Result<()> {
     let uploaded = async {
         let mut plaintext = source.into_stream();
         while let Some(piece) = plaintext.try_next().await? {
             upload.put_part(piece.into()).await?;
         }
+        check().await?;
         upload.complete().await.map(drop)
     };
     let uploaded = uploaded.await;

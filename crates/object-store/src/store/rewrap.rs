@@ -1,0 +1,287 @@
+//! Moving objects to another key.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream::BoxStream};
+use kms_envelope::{
+    EncryptionContext, Envelope, OpenError, RewrapError,
+    message::{DetachedKeys, EncryptedDataKey, Header},
+};
+
+use super::{
+    Core, EncryptedStore, Inspected,
+    copy::upload_all,
+    inventory::{self, read_start},
+    object_store::{
+        self, GetOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions,
+        PutOptions, PutPayload, Result, UpdateVersion, path::Path,
+    },
+};
+use crate::{Content, Error, Message, RewrapOptions, Rewrapped, rewrap::Pace, stats::Counters};
+
+/// How often an object is rewrapped again because it changed at the same time.
+const ATTEMPTS: usize = 5;
+
+impl<T: ObjectStore> EncryptedStore<T> {
+    /// Encrypts the data key of an object under another key, and stores it as
+    /// [detached keys](crate::StoreSettings::detached_keys) beside the object, which is not modified.
+    ///
+    /// The envelope of this store opens the object with the old key. `new` has the new key, and opens the object with
+    /// the detached keys before they are stored. An object that opens with the new key already is left as it is. Detached
+    /// keys for other keys are kept.
+    ///
+    /// The object may have any layout, and may be [signed](kms_envelope::AlgorithmSuite::signature).
+    ///
+    /// # This does not revoke the old key
+    /// The object still opens with the old key: see [`Envelope::rewrap`]. To write the data anew, use
+    /// [`reseal`](Self::reseal).
+    ///
+    /// # Errors
+    /// Returns the errors of the inner store, and:
+    /// - [`Error::NoDetachedKeys`] if the store has no suffix for detached keys.
+    /// - [`Error::Open`] if the object is not a message, or cannot be opened with the old key.
+    /// - [`Error::Rewrap`] if the data key cannot be encrypted under the new key, and [`Error::Unverified`] if the new
+    ///   detached keys do not open the object. Nothing is stored.
+    /// - [`Error::DetachedKeys`] if what is stored under the name of the detached keys is something else. It stays.
+    /// - [`Error::Changed`] if the object or its detached keys are replaced at the same time, several times.
+    pub async fn rewrap(&self, location: &Path, new: &Envelope) -> Result<Rewrapped> {
+        self.core.rewrap(location, None, new, &RewrapOptions::default().attempts(1).pace()).await
+    }
+
+    /// Rewraps the objects of an [inventory](super::Inventory), several at the same time. Each is returned with the result
+    /// of [`rewrap`](Self::rewrap), in no particular order, and does not keep the others from being rewrapped.
+    ///
+    /// The inventory must look for detached keys with the same suffix. Objects whose content it could not read return
+    /// that error.
+    ///
+    /// All of this can be repeated, for example after the process was stopped: objects that were rewrapped before cost
+    /// one call to the new key, and nothing is written.
+    pub fn rewrap_all(
+        &self,
+        objects: BoxStream<'static, Inspected>,
+        new: &Envelope,
+        options: &RewrapOptions,
+    ) -> BoxStream<'static, (ObjectMeta, Result<Rewrapped>)>
+    where
+        T: 'static,
+    {
+        let (core, new, pace) = (self.core.clone(), new.clone(), options.pace());
+        let rewrap = move |Inspected { meta, content, .. }: Inspected| {
+            let (core, new, pace) = (core.clone(), new.clone(), pace.clone());
+            async move {
+                let result = match content {
+                    Ok(Content::Message(message)) => {
+                        core.rewrap(&meta.location.clone(), Some((meta.clone(), *message)), &new, &pace).await
+                    }
+                    Ok(Content::Other(error)) => Err(Error::open(&meta.location, error).into()),
+                    Err(error) => Err(error),
+                };
+                (meta, result)
+            }
+        };
+        objects.map(rewrap).buffer_unordered(options.concurrency.max(1)).boxed()
+    }
+
+    /// Opens an object, and seals it again for the same location with `new`, a store over the same inner store with the
+    /// new key: with another data key, and in the layout of `new`. Its detached keys are deleted if `new` looks for them.
+    ///
+    /// Use it if the data key may have been compromised, or if the old key must not open the object. In a bucket with
+    /// versions, the old version remains until it is deleted.
+    ///
+    /// The object is replaced when the new one is complete, and only if it is still the one that was read. An object that
+    /// is not longer than a [part](crate::StoreSettings::part_len) is replaced with a conditional request, if the inner
+    /// store supports that. No store has conditional multipart uploads: before a longer object is replaced, its metadata
+    /// is compared, and a change that happens between these two requests is lost. Attributes are kept, and tags are not.
+    ///
+    /// # Errors
+    /// Returns the errors of reading and writing, and [`Error::Changed`] if the object was replaced at the same time. The
+    /// object is then unchanged.
+    pub async fn reseal<U: ObjectStore>(&self, location: &Path, new: &EncryptedStore<U>) -> Result<()> {
+        self.core.reseal(location, &new.core).await
+    }
+}
+
+impl<T: ObjectStore> Core<T> {
+    /// Rewraps an object that may have been inspected before.
+    async fn rewrap(
+        &self,
+        location: &Path,
+        mut inspected: Option<(ObjectMeta, Message)>,
+        new: &Envelope,
+        pace: &Pace,
+    ) -> Result<Rewrapped> {
+        self.check_name(location)?;
+        let keys_at = self.detached_path(location);
+        let keys_at = keys_at.ok_or_else(|| Error::NoDetachedKeys { location: location.to_string() })?;
+        for _ in 0..ATTEMPTS {
+            let (meta, message) = match inspected.take() {
+                Some(inspected) => inspected,
+                None => self.inspect(location, &keys_at).await?,
+            };
+            if let Some(rewrapped) = self.rewrap_version(&meta, &message, &keys_at, new, pace).await? {
+                return Ok(rewrapped);
+            }
+        }
+        Err(Error::Changed { location: location.to_string() }.into())
+    }
+
+    async fn inspect(&self, location: &Path, keys_at: &Path) -> Result<(ObjectMeta, Message)> {
+        let listed = self.inner.head(location).await?;
+        match inventory::inspect(&self.inner, &listed, Some(keys_at), self.shared.envelope.limits()).await? {
+            (meta, Content::Message(message)) => Ok((meta, *message)),
+            (_, Content::Other(error)) => Err(Error::open(location, error).into()),
+        }
+    }
+
+    /// Rewraps a version of an object. Returns `None` if the object or its detached keys were replaced at the same time.
+    async fn rewrap_version(
+        &self,
+        meta: &ObjectMeta,
+        message: &Message,
+        keys_at: &Path,
+        new: &Envelope,
+        pace: &Pace,
+    ) -> Result<Option<Rewrapped>> {
+        let (header, old) = (message.header(), &self.shared.envelope);
+        let context = self.shared.contexts.expected(meta.location.as_ref(), header.context());
+        let failed = |error: RewrapError| match error {
+            RewrapError::Open(error) => Error::open(&meta.location, error),
+            error => Error::Rewrap { location: meta.location.to_string(), source: Arc::new(error) },
+        };
+        if may_open(new, header.encrypted_data_keys()) && opens(new, header, &context, pace).await.map_err(failed)? {
+            return Ok(Some(Rewrapped::Before));
+        }
+        let stored = inventory::detached_keys(&self.inner, keys_at, old.limits()).await?;
+        let keys = stored.as_ref().map(|(_, keys)| keys).filter(|keys| keys.message_id() == header.message_id());
+        if let Some(keys) = keys.filter(|keys| may_open(new, keys.encrypted_data_keys()))
+            && opens(&new.with_detached_keys(keys.clone()), header, &context, pace).await.map_err(failed)?
+        {
+            return Ok(Some(Rewrapped::Before));
+        }
+        let opening = if may_open(old, header.encrypted_data_keys()) {
+            old.clone()
+        } else if let Some(keys) = keys.filter(|keys| may_open(old, keys.encrypted_data_keys())) {
+            old.with_detached_keys(keys.clone())
+        } else {
+            return Ok(Some(Rewrapped::OtherKey));
+        };
+
+        let rewrap = || opening.rewrap(header, &context, new.provider());
+        let rewrapped = pace.call(2, RewrapError::is_retryable, rewrap).await.map_err(failed)?;
+        let is_other = |key: &&EncryptedDataKey| [old, new].iter().all(|it| !it.provider().may_decrypt(key));
+        let others = keys.into_iter().flat_map(DetachedKeys::encrypted_data_keys).filter(is_other);
+        let keys = rewrapped.encrypted_data_keys().iter().chain(others).cloned().collect();
+        let keys =
+            DetachedKeys::new(*header.message_id(), keys).map_err(|error| failed(RewrapError::Keys(error)))?.to_bytes();
+
+        // Verified as they will be read, before they replace others.
+        let parsed = DetachedKeys::parse(&keys, new.limits()).map_err(|error| Error::open(&meta.location, error))?;
+        check(&new.with_detached_keys(parsed), header, &context, pace).await.map_err(|error| {
+            let (location, source) = (meta.location.to_string(), Arc::new(error));
+            Error::Unverified { location, source }
+        })?;
+        let stored = stored.map(|(stored, _)| stored);
+        if !self.put_if_unchanged(keys_at, stored, keys.clone().into(), PutOptions::default()).await? {
+            return Ok(None);
+        }
+        let (_, found) = read_start(&self.inner, keys_at, &GetOptions::default(), keys.len() as u64 + 1).await?;
+        let is_whole = found == keys && is_version(&self.inner.head(&meta.location).await?, meta);
+        Ok(is_whole.then_some(Rewrapped::Stored))
+    }
+
+    /// Writes an object if it is still the one with this metadata, or if there is still none. Returns whether it is.
+    async fn put_if_unchanged(
+        &self,
+        location: &Path,
+        stored: Option<ObjectMeta>,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<bool> {
+        let mode = match stored {
+            Some(ObjectMeta { e_tag, version, .. }) => PutMode::Update(UpdateVersion { e_tag, version }),
+            None => PutMode::Create,
+        };
+        let conditional = PutOptions { mode, ..options.clone() };
+        Counters::add(&self.shared.counters.write_requests, 1);
+        Counters::add(&self.shared.counters.bytes_written, payload.content_length() as u64);
+        match self.inner.put_opts(location, payload.clone(), conditional).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(false),
+            // S3 answers this if there is no object to update.
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(object_store::Error::NotImplemented { .. }) => {
+                self.inner.put_opts(location, payload, options).await.map(|_| true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn reseal<U: ObjectStore>(self: &Arc<Self>, location: &Path, new: &Arc<Core<U>>) -> Result<()> {
+        self.check_name(location)?;
+        let changed = || Error::Changed { location: location.to_string() };
+        let (mut source, mut plaintext) = self.get_plaintext(location, &GetOptions::default()).await?;
+        let (stored, attributes) = (source.meta.clone(), source.attributes.clone());
+        let is_unchanged = async || self.inner.head(location).await.map(|found| is_version(&found, &stored));
+        let is_long = stored.size > new.shared.part_len as u64;
+        if is_long {
+            plaintext = plaintext.in_parts(self);
+        }
+        source.payload = GetResultPayload::Stream(plaintext.into_stream());
+        if is_long {
+            let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+            let upload = new.start_upload(location, options).await?;
+            return upload_all(
+                upload,
+                source,
+                async || {
+                    if is_unchanged().await? { Ok(()) } else { Err(changed().into()) }
+                },
+            )
+            .await;
+        }
+        let sealed = new.seal(location, source.bytes().await?.into()).await?;
+        let options = PutOptions { attributes, ..PutOptions::default() };
+        let is_replaced = is_unchanged().await?
+            && new.put_if_unchanged(location, Some(stored.clone()), sealed.into(), options).await?;
+        if !is_replaced {
+            return Err(changed().into());
+        }
+        self.forget(location);
+        new.written(location).await;
+        Ok(())
+    }
+}
+
+/// Returns whether an envelope's provider may decrypt one of these keys.
+fn may_open(envelope: &Envelope, keys: &[EncryptedDataKey]) -> bool {
+    keys.iter().any(|key| key.padding_len().is_none() && envelope.provider().may_decrypt(key))
+}
+
+/// Returns whether an envelope opens a message. Returns an error only if that is not known.
+async fn opens(
+    envelope: &Envelope,
+    header: &Header,
+    context: &EncryptionContext,
+    pace: &Pace,
+) -> Result<bool, RewrapError> {
+    match check(envelope, header, context, pace).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.is_retryable() => Err(error.into()),
+        Err(_) => Ok(false),
+    }
+}
+
+/// Opens the header of a message.
+async fn check(
+    envelope: &Envelope,
+    header: &Header,
+    context: &EncryptionContext,
+    pace: &Pace,
+) -> Result<(), OpenError> {
+    pace.call(1, OpenError::is_retryable, || envelope.opener(header, context)).await.map(drop)
+}
+
+/// Returns whether this is the metadata of the same version of an object.
+fn is_version(one: &ObjectMeta, other: &ObjectMeta) -> bool {
+    one.e_tag == other.e_tag && one.version == other.version && one.last_modified == other.last_modified
+}

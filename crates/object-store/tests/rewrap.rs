@@ -1,0 +1,409 @@
+//! Moving objects to another key.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::SeqCst},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
+use kms_envelope::{
+    AlgorithmSuite, EncryptionContext, Envelope, KeyProvider, Limits,
+    message::{DetachedKeys, Header},
+    provider::MultiProvider,
+    testing::{Fault, ScriptedProvider},
+};
+use kms_envelope_object_store::{RewrapOptions, Rewrapped, v0_14::Inventory};
+use support::*;
+use tokio::time::Instant;
+
+const OLD: u8 = 7;
+const NEW: u8 = 8;
+const THIRD: u8 = 9;
+
+fn settings_with(provider: impl KeyProvider + 'static) -> StoreSettings {
+    StoreSettings::new(Envelope::builder(provider))
+        .header_len(HEADER_LEN)
+        .frame_len(FRAME_LEN)
+        .part_len(200)
+        .detached_keys(".keys")
+}
+
+fn store_with(faulty: &Faulty, provider: impl KeyProvider + 'static) -> EncryptedStore<Faulty> {
+    EncryptedStore::new(faulty.clone(), settings_with(provider)).unwrap()
+}
+
+fn new_key() -> Envelope {
+    Envelope::new(key(NEW))
+}
+
+/// Writes objects with the old key.
+async fn objects(names: &[&str]) -> Faulty {
+    let faulty = Faulty::default();
+    let store = store_with(&faulty, key(OLD));
+    for (seed, name) in (0..).zip(names) {
+        store.put(&Path::from(*name), plaintext(300, seed).into()).await.unwrap();
+    }
+    faulty.take_gets();
+    faulty
+}
+
+/// Reads an object with this key only.
+async fn read(faulty: &Faulty, byte: u8, location: &str) -> Result<Bytes> {
+    store_with(faulty, key(byte)).get(&location.into()).await?.bytes().await
+}
+
+fn keys_of(faulty: &Faulty, location: &str) -> Vec<String> {
+    let keys = DetachedKeys::parse(&stored(&faulty.inner, location), &Limits::default()).unwrap();
+    keys.encrypted_data_keys().iter().map(ToString::to_string).collect()
+}
+
+async fn names(faulty: &Faulty) -> Vec<String> {
+    let listed: Vec<_> = faulty.inner.list(None).try_collect().await.unwrap();
+    listed.into_iter().map(|meta| meta.location.to_string()).collect()
+}
+
+/// Rewraps everything, and returns the results by location.
+async fn rewrap_all(
+    store: &EncryptedStore<Faulty>,
+    new: &Envelope,
+    options: &RewrapOptions,
+) -> BTreeMap<String, Result<Rewrapped>> {
+    let inventory = Inventory::new(Arc::new(store.inner().clone())).detached_keys(".keys");
+    let objects: Vec<_> = inventory.stream().try_collect().await.unwrap();
+    let results = store.rewrap_all(futures_util::stream::iter(objects).boxed(), new, options);
+    results.map(|(meta, result)| (meta.location.to_string(), result)).collect().await
+}
+
+#[tokio::test]
+async fn a_rewrapped_object_opens_with_the_new_key_and_its_bytes_are_the_same() {
+    let faulty = objects(&["a"]).await;
+    let (before, a) = (stored(&faulty.inner, "a"), Path::from("a"));
+    let meta = faulty.inner.head(&a).await.unwrap();
+    read(&faulty, NEW, "a").await.unwrap_err();
+
+    let store = store_with(&faulty, key(OLD));
+    assert_eq!(store.rewrap(&a, &new_key()).await.unwrap(), Rewrapped::Stored);
+    assert_eq!(read(&faulty, NEW, "a").await.unwrap(), plaintext(300, 0));
+    assert_eq!(read(&faulty, OLD, "a").await.unwrap(), plaintext(300, 0));
+    assert_eq!((stored(&faulty.inner, "a"), faulty.inner.head(&a).await.unwrap()), (before, meta));
+    assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-8"]);
+    assert!(
+        store_with(&faulty, key(NEW))
+            .list(None)
+            .all(|meta| async move { meta.unwrap().location.as_ref() == "a" })
+            .await
+    );
+}
+
+#[tokio::test]
+async fn a_second_run_writes_nothing_and_makes_one_call_for_each_object() {
+    let faulty = objects(&["a", "b"]).await;
+    let (old, new) = (ScriptedProvider::new(key(OLD)), ScriptedProvider::new(key(NEW)));
+    let (store, envelope) = (store_with(&faulty, old.clone()), Envelope::new(new.clone()));
+    let options = RewrapOptions::default();
+    for result in rewrap_all(&store, &envelope, &options).await.into_values() {
+        assert_eq!(result.unwrap(), Rewrapped::Stored);
+    }
+    let calls = (old.calls().decrypt, new.calls().encrypt, new.calls().decrypt);
+    assert_eq!(calls, (2, 2, 2), "three for each object");
+    let puts = faulty.puts.load(SeqCst);
+    for result in rewrap_all(&store, &envelope, &options).await.into_values() {
+        assert_eq!(result.unwrap(), Rewrapped::Before);
+    }
+    assert_eq!(store.rewrap(&"a".into(), &envelope).await.unwrap(), Rewrapped::Before);
+    let calls = (old.calls().decrypt, new.calls().encrypt, new.calls().decrypt);
+    assert_eq!((calls, faulty.puts.load(SeqCst)), ((2, 2, 5), puts));
+}
+
+#[tokio::test]
+async fn an_object_that_the_new_key_opens_or_the_old_key_does_not_is_left_as_it_is() {
+    let faulty = Faulty::default();
+    let both = MultiProvider::new(key(OLD)).with(key(NEW));
+    store_with(&faulty, both).put(&"both".into(), "x".into()).await.unwrap();
+    store_with(&faulty, key(THIRD)).put(&"third".into(), "x".into()).await.unwrap();
+    let puts = faulty.puts.load(SeqCst);
+    let old = ScriptedProvider::new(key(OLD));
+    let results = rewrap_all(&store_with(&faulty, old.clone()), &new_key(), &RewrapOptions::default()).await;
+    let results: Vec<_> = results.into_values().map(Result::unwrap).collect();
+    assert_eq!(results, [Rewrapped::Before, Rewrapped::OtherKey]);
+    assert_eq!((faulty.puts.load(SeqCst), old.calls().decrypt), (puts, 0));
+}
+
+#[tokio::test]
+async fn detached_keys_for_others_are_kept_and_those_of_the_old_key_are_not() {
+    let faulty = objects(&["a"]).await;
+    let a = Path::from("a");
+    let old = store_with(&faulty, key(OLD));
+    old.rewrap(&a, &new_key()).await.unwrap();
+    old.rewrap(&a, &Envelope::new(key(THIRD))).await.unwrap();
+    assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-9", "tests/key-8"]);
+    // The key in the header is of no use any more, so the next key comes from the detached one.
+    let next = Envelope::new(key(10));
+    assert_eq!(store_with(&faulty, key(NEW)).rewrap(&a, &next).await.unwrap(), Rewrapped::Stored);
+    assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-10", "tests/key-9"]);
+    for byte in [OLD, THIRD, 10] {
+        assert_eq!(read(&faulty, byte, "a").await.unwrap(), plaintext(300, 0), "{byte}");
+    }
+    read(&faulty, NEW, "a").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn detached_keys_of_another_message_are_replaced_and_anything_else_is_not() {
+    let faulty = objects(&["a", "b"]).await;
+    let old = store_with(&faulty, key(OLD));
+    old.rewrap(&"a".into(), &new_key()).await.unwrap();
+    store(&faulty.inner, "b.keys", &stored(&faulty.inner, "a.keys"));
+    assert_eq!(old.rewrap(&"b".into(), &new_key()).await.unwrap(), Rewrapped::Stored);
+    assert_eq!(read(&faulty, NEW, "b").await.unwrap(), plaintext(300, 1));
+
+    let mine = Bytes::from_static(b"my notes");
+    store(&faulty.inner, "a.keys", &mine);
+    let error = old.rewrap(&"a".into(), &new_key()).await.unwrap_err();
+    assert!(matches!(cause(&error), Error::DetachedKeys { .. }), "{error}");
+    assert_eq!(stored(&faulty.inner, "a.keys"), mine);
+}
+
+#[tokio::test]
+async fn messages_of_other_layouts_and_signed_ones_are_rewrapped() {
+    let faulty = Faulty::default();
+    let context = EncryptionContext::from([("tenant", "acme"), ("path", "a")]);
+    let signing = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
+    let envelope = Envelope::builder(key(OLD)).suite(signing).frame_len(1000).build().unwrap();
+    store(&faulty.inner, "a", &envelope.seal(b"signed", &context).await.unwrap().into());
+    let old = store_with(&faulty, key(OLD));
+    assert_eq!(old.rewrap(&"a".into(), &new_key()).await.unwrap(), Rewrapped::Stored);
+    let keys = DetachedKeys::parse(&stored(&faulty.inner, "a.keys"), &Limits::default()).unwrap();
+    let opened = new_key().with_detached_keys(keys).open(&stored(&faulty.inner, "a"), &context).await.unwrap();
+    assert_eq!(opened.plaintext, b"signed");
+    // It is bound to its path, as all objects of the store.
+    store(&faulty.inner, "moved", &stored(&faulty.inner, "a"));
+    let error = old.rewrap(&"moved".into(), &new_key()).await.unwrap_err();
+    assert!(error.to_string().contains("path"), "{error}");
+    assert!(!names(&faulty).await.contains(&"moved.keys".to_owned()));
+}
+
+#[tokio::test]
+async fn what_cannot_be_rewrapped_is_an_error_and_nothing_is_stored() {
+    let faulty = objects(&["a"]).await;
+    store(&faulty.inner, "other", &Bytes::from_static(b"PAR1 and more bytes"));
+    let old = store_with(&faulty, key(OLD));
+    let before = names(&faulty).await;
+    let error = async |location: &str, old: &EncryptedStore<Faulty>, new: &Envelope| {
+        old.rewrap(&location.into(), new).await.unwrap_err()
+    };
+    assert!(matches!(error("none", &old, &new_key()).await, object_store::Error::NotFound { .. }));
+    let failed = error("other", &old, &new_key()).await;
+    assert!(matches!(cause(&failed), Error::Open { .. }), "{failed}");
+    let failed = error("a.keys", &old, &new_key()).await;
+    assert!(matches!(cause(&failed), Error::ReservedName { .. }), "{failed}");
+    let plain = EncryptedStore::new(faulty.clone(), settings()).unwrap();
+    let failed = error("a", &plain, &new_key()).await;
+    assert!(matches!(cause(&failed), Error::NoDetachedKeys { .. }), "{failed}");
+
+    let scripted = |byte, faults: &[Fault]| {
+        let provider = ScriptedProvider::new(key(byte));
+        provider.script(faults.iter().copied());
+        provider
+    };
+    let failed = error("a", &store_with(&faulty, scripted(OLD, &[Fault::AccessDenied])), &new_key()).await;
+    assert!(matches!(cause(&failed), Error::Open { .. }), "{failed}");
+    let failed = error("a", &store_with(&faulty, scripted(OLD, &[Fault::WrongKey])), &new_key()).await;
+    assert!(matches!(cause(&failed), Error::Open { .. }), "{failed}");
+    let failed = error("a", &old, &Envelope::new(scripted(NEW, &[Fault::AccessDenied]))).await;
+    assert!(matches!(cause(&failed), Error::Rewrap { .. }), "{failed}");
+    for fault in [Fault::AccessDenied, Fault::WrongKey, Fault::InvalidCiphertext] {
+        let failed = error("a", &old, &Envelope::new(scripted(NEW, &[Fault::None, fault]))).await;
+        assert!(matches!(cause(&failed), Error::Unverified { .. }), "{failed}");
+    }
+    // Without retries, a call that was throttled is an error that can be repeated.
+    let failed = error("a", &old, &Envelope::new(scripted(NEW, &[Fault::None, Fault::Throttled]))).await;
+    assert!(cause(&failed).is_retryable(), "{failed}");
+    assert_eq!(names(&faulty).await, before);
+}
+
+#[tokio::test]
+async fn an_object_that_fails_does_not_keep_the_others_from_being_rewrapped() {
+    let faulty = objects(&["a", "b", "c", "deleted"]).await;
+    let mut broken = stored(&faulty.inner, "b").to_vec();
+    broken[HEADER_LEN - 1] ^= 1;
+    store(&faulty.inner, "b", &broken.into());
+    let inventory = Inventory::new(Arc::new(faulty.clone()));
+    let objects: Vec<_> = inventory.stream().try_collect().await.unwrap();
+    faulty.inner.delete(&"deleted".into()).await.unwrap();
+    let old = store_with(&faulty, key(OLD));
+    let options = RewrapOptions::default().concurrency(0);
+    let results = old.rewrap_all(futures_util::stream::iter(objects).boxed(), &new_key(), &options);
+    let results: BTreeMap<_, _> =
+        results.map(|(meta, result)| (meta.location.to_string(), result)).collect::<BTreeMap<_, _>>().await;
+    for name in ["a", "c"] {
+        assert_eq!(*results[name].as_ref().unwrap(), Rewrapped::Stored);
+    }
+    assert!(matches!(cause(results["b"].as_ref().unwrap_err()), Error::Open { .. }));
+    assert!(matches!(results["deleted"].as_ref().unwrap_err(), object_store::Error::NotFound { .. }));
+}
+
+#[tokio::test]
+async fn an_object_that_is_replaced_meanwhile_is_rewrapped_again() {
+    for times in [1, 100] {
+        let faulty = objects(&["a"]).await;
+        let mut versions = Vec::new();
+        for seed in 0..times {
+            versions.push(sealed(settings_with(key(OLD)), "a", &plaintext(100, seed)).await);
+        }
+        let mut versions = versions.into_iter();
+        faulty.set(move |get| {
+            // After the new keys were stored, when they are read back.
+            if get.location.as_ref() == "a.keys"
+                && get.answer().is_ok()
+                && let Some(version) = versions.next()
+            {
+                store(get.inner, "a", &version);
+            }
+            get.answer()
+        });
+        let result = store_with(&faulty, key(OLD)).rewrap(&"a".into(), &new_key()).await;
+        faulty.set(|get| get.answer());
+        if times == 1 {
+            assert_eq!(result.unwrap(), Rewrapped::Stored);
+            assert_eq!(read(&faulty, NEW, "a").await.unwrap(), plaintext(100, 0));
+        } else {
+            let error = result.unwrap_err();
+            assert!(matches!(cause(&error), Error::Changed { .. }), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn detached_keys_that_others_store_at_the_same_time_are_not_lost() {
+    let faulty = objects(&["a"]).await;
+    store_with(&faulty, key(OLD)).rewrap(&"a".into(), &Envelope::new(key(THIRD))).await.unwrap();
+    let third = stored(&faulty.inner, "a.keys");
+    for replaces in [false, true] {
+        if replaces {
+            store_with(&faulty, key(OLD)).rewrap(&"a".into(), &Envelope::new(key(11))).await.unwrap();
+        } else {
+            faulty.inner.delete(&"a.keys".into()).await.unwrap();
+        }
+        let (third, mut is_first) = (third.clone(), true);
+        faulty.set(move |get| {
+            let answer = get.answer();
+            if get.location.as_ref() == "a.keys" && std::mem::take(&mut is_first) {
+                store(get.inner, "a.keys", &third);
+            }
+            answer
+        });
+        let result = store_with(&faulty, key(OLD)).rewrap(&"a".into(), &new_key()).await;
+        assert_eq!(result.unwrap(), Rewrapped::Stored);
+        assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-8", "tests/key-9"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_that_are_throttled_are_repeated_and_lose_nothing() {
+    let names: Vec<_> = (0..50).map(|number| format!("{number}")).collect();
+    let faulty = objects(&names.iter().map(|name| &name[..]).collect::<Vec<_>>()).await;
+    let (old, new) = (ScriptedProvider::new(key(OLD)), ScriptedProvider::new(key(NEW)));
+    let faults = [Fault::Throttled, Fault::None, Fault::Throttled, Fault::Unavailable];
+    for provider in [&old, &new] {
+        provider.script(faults.into_iter().cycle().take(100));
+    }
+    let (store, envelope) = (store_with(&faulty, old.clone()), Envelope::new(new));
+    let started = Instant::now();
+    for (name, result) in rewrap_all(&store, &envelope, &RewrapOptions::default()).await {
+        assert_eq!(result.unwrap(), Rewrapped::Stored, "{name}");
+        assert_eq!(read(&faulty, NEW, &name).await.unwrap().len(), 300);
+    }
+    assert!(started.elapsed() > Duration::from_millis(200), "waits between the attempts");
+
+    // A key service that stays away is an error in the end, and so is one that refuses.
+    store_with(&faulty, key(OLD)).put(&"last".into(), "x".into()).await.unwrap();
+    old.down_for(Duration::from_secs(1_000_000));
+    let results = rewrap_all(&store, &envelope, &RewrapOptions::default().attempts(3)).await;
+    assert!(cause(results["last"].as_ref().unwrap_err()).is_retryable());
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_are_not_made_faster_than_the_rate() {
+    let names: Vec<_> = (0..20).map(|number| format!("{number}")).collect();
+    let faulty = objects(&names.iter().map(|name| &name[..]).collect::<Vec<_>>()).await;
+    let options = RewrapOptions::default().calls_per_second(6).concurrency(50);
+    let started = Instant::now();
+    rewrap_all(&store_with(&faulty, key(OLD)), &new_key(), &options).await;
+    // 60 calls, of which those of the last object may be made together.
+    let seconds = started.elapsed().as_secs_f64();
+    assert!((9.0..=11.0).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn a_resealed_object_has_another_data_key_and_only_the_new_key_opens_it() {
+    let faulty = objects(&[]).await;
+    let (old, new) = (store_with(&faulty, key(OLD)), store_with(&faulty, key(NEW)));
+    for len in [0, 100, 200, 201, 5000] {
+        let (a, content) = (Path::from("a"), plaintext(len, 1));
+        let attributes = Attributes::from_iter([(Attribute::ContentType, "text/plain")]);
+        let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
+        old.put_opts(&a, content.clone().into(), options).await.unwrap();
+        old.rewrap(&a, &new_key()).await.unwrap();
+        old.reseal(&a, &new).await.unwrap();
+        assert_eq!(read(&faulty, NEW, "a").await.unwrap(), content);
+        read(&faulty, OLD, "a").await.unwrap_err();
+        assert_eq!(names(&faulty).await, ["a"], "the detached keys are gone");
+        assert_eq!(faulty.inner.get(&a).await.unwrap().attributes, attributes);
+        let header = Header::parse(&stored(&faulty.inner, "a"), &Limits::default()).unwrap();
+        assert_eq!(header.encrypted_data_keys()[0].to_string(), "tests/key-8");
+        assert_eq!(
+            old.get(&a).await.map(drop).map_err(|error| error.to_string().contains("cannot be opened")),
+            Err(true)
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_is_replaced_while_it_is_resealed_stays() {
+    for len in [100, 5000] {
+        let faulty = Faulty::default();
+        let (old, new) = (store_with(&faulty, key(OLD)), store_with(&faulty, key(NEW)));
+        let a = Path::from("a");
+        old.put(&a, plaintext(len, 1).into()).await.unwrap();
+        let version = sealed(settings_with(key(OLD)), "a", &plaintext(77, 2)).await;
+        let (mut is_first, theirs) = (true, version.clone());
+        faulty.set(move |get| {
+            let answer = if get.options.head { None } else { Some(get.answer()) };
+            let is_end = get.options.head || len == 100;
+            if is_end && std::mem::take(&mut is_first) {
+                store(get.inner, "a", &theirs);
+            }
+            answer.unwrap_or_else(|| get.answer())
+        });
+        let error = old.reseal(&a, &new).await.unwrap_err();
+        assert!(matches!(cause(&error), Error::Changed { .. }), "{error}");
+        faulty.set(|get| get.answer());
+        assert_eq!(stored(&faulty.inner, "a"), version);
+        assert_eq!(names(&faulty).await, ["a"]);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_reseal_leaves_the_object() {
+    let faulty = objects(&["a"]).await;
+    let before = stored(&faulty.inner, "a");
+    let old = store_with(&faulty, key(OLD));
+    let denied = ScriptedProvider::new(key(NEW));
+    denied.script([Fault::AccessDenied]);
+    old.reseal(&"a".into(), &store_with(&faulty, denied)).await.unwrap_err();
+    *lock(&faulty.uploads.failing_part) = Some(0);
+    old.reseal(&"a".into(), &store_with(&faulty, key(NEW))).await.unwrap_err();
+    let mut broken = before.to_vec();
+    *broken.last_mut().unwrap() ^= 1;
+    let broken = Bytes::from(broken);
+    store(&faulty.inner, "a", &broken);
+    *lock(&faulty.uploads.failing_part) = None;
+    old.reseal(&"a".into(), &store_with(&faulty, key(NEW))).await.unwrap_err();
+    assert_eq!(stored(&faulty.inner, "a"), broken);
+    assert_eq!(names(&faulty).await, ["a"]);
+    assert!(faulty.inner.head(&"a".into()).now_or_never().unwrap().is_ok());
+}
