@@ -30,6 +30,10 @@ impl Frames {
         Self { object, range, proves_end, offset, begun: Vec::new(), piece: Bytes::new() }
     }
 
+    pub(crate) fn object(&self) -> &Object {
+        &self.object
+    }
+
     /// Passes the next bytes of the object. The plaintext of earlier ones must have been taken with [`next`](Self::next).
     pub(crate) fn push(&mut self, piece: Bytes) {
         debug_assert!(self.piece.is_empty());

@@ -13,11 +13,16 @@ use tokio::{
 #[non_exhaustive]
 pub enum Rewrapped {
     /// New detached keys were stored, which open the object with the new key.
-    Stored,
+    Stored {
+        /// Identifies their version, as `Listed::detached_keys` does.
+        detached_keys: u64,
+    },
     /// The object opened with the new key before.
     Before,
     /// No encrypted data key of the object is for the old key.
     OtherKey,
+    /// The object is not a message, so it has no key.
+    NoMessage,
 }
 
 /// The pace of `EncryptedStore::rewrap_all`.

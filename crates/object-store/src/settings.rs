@@ -179,10 +179,8 @@ impl StoreSettings {
         let Some(frame_len) = NonZeroU32::new(self.frame_len) else {
             return invalid("the frame length is 0; set at least 1 byte".into());
         };
-        let envelope = self.envelope.frame_len(self.frame_len).header_len(self.header_len).build()?;
-        if envelope.suite().signature().is_some() {
-            return Err(SettingsError::SignedSuite(envelope.suite()));
-        }
+        let layout = Layout { header_len: self.header_len, frame_len };
+        let envelope = envelope(self.envelope, layout)?;
         if self.part_len == 0 || self.parts_in_flight == 0 {
             return invalid("a multipart upload needs at least one part of at least 1 byte".into());
         }
@@ -203,7 +201,7 @@ impl StoreSettings {
         Ok(Shared {
             envelope,
             contexts,
-            layout: Layout { header_len: self.header_len, frame_len },
+            layout,
             part_len: self.part_len,
             parts_in_flight: self.parts_in_flight,
             looks_up_sizes: self.looks_up_sizes,
@@ -213,6 +211,15 @@ impl StoreSettings {
             too_long_text: AtomicUsize::new(usize::MAX),
         })
     }
+}
+
+/// Builds the envelope of objects with this layout.
+pub(crate) fn envelope(builder: EnvelopeBuilder, layout: Layout) -> Result<Envelope, SettingsError> {
+    let envelope = builder.frame_len(layout.frame_len.get()).header_len(layout.header_len).build()?;
+    if envelope.suite().signature().is_some() {
+        return Err(SettingsError::SignedSuite(envelope.suite()));
+    }
+    Ok(envelope)
 }
 
 /// The checked settings of a store and its state, the same for all versions of object_store.

@@ -23,6 +23,15 @@ use tokio::time::Instant;
 const OLD: u8 = 7;
 const NEW: u8 = 8;
 const THIRD: u8 = 9;
+const STORED: Rewrapped = Rewrapped::Stored { detached_keys: 0 };
+
+/// Returns the result without the version of the detached keys.
+fn kind(result: Result<Rewrapped>) -> Rewrapped {
+    match result.unwrap() {
+        Rewrapped::Stored { .. } => STORED,
+        other => other,
+    }
+}
 
 fn settings_with(provider: impl KeyProvider + 'static) -> StoreSettings {
     StoreSettings::new(Envelope::builder(provider))
@@ -86,7 +95,7 @@ async fn a_rewrapped_object_opens_with_the_new_key_and_its_bytes_are_the_same() 
     read(&faulty, NEW, "a").await.unwrap_err();
 
     let store = store_with(&faulty, key(OLD));
-    assert_eq!(store.rewrap(&a, &new_key()).await.unwrap(), Rewrapped::Stored);
+    assert_eq!(kind(store.rewrap(&a, &new_key()).await), STORED);
     assert_eq!(read(&faulty, NEW, "a").await.unwrap(), plaintext(300, 0));
     assert_eq!(read(&faulty, OLD, "a").await.unwrap(), plaintext(300, 0));
     assert_eq!((stored(&faulty.inner, "a"), faulty.inner.head(&a).await.unwrap()), (before, meta));
@@ -106,15 +115,15 @@ async fn a_second_run_writes_nothing_and_makes_one_call_for_each_object() {
     let (store, envelope) = (store_with(&faulty, old.clone()), Envelope::new(new.clone()));
     let options = RewrapOptions::default();
     for result in rewrap_all(&store, &envelope, &options).await.into_values() {
-        assert_eq!(result.unwrap(), Rewrapped::Stored);
+        assert_eq!(kind(result), STORED);
     }
     let calls = (old.calls().decrypt, new.calls().encrypt, new.calls().decrypt);
     assert_eq!(calls, (2, 2, 2), "three for each object");
     let puts = faulty.puts.load(SeqCst);
     for result in rewrap_all(&store, &envelope, &options).await.into_values() {
-        assert_eq!(result.unwrap(), Rewrapped::Before);
+        assert_eq!(kind(result), Rewrapped::Before);
     }
-    assert_eq!(store.rewrap(&"a".into(), &envelope).await.unwrap(), Rewrapped::Before);
+    assert_eq!(kind(store.rewrap(&"a".into(), &envelope).await), Rewrapped::Before);
     let calls = (old.calls().decrypt, new.calls().encrypt, new.calls().decrypt);
     assert_eq!((calls, faulty.puts.load(SeqCst)), ((2, 2, 5), puts));
 }
@@ -128,7 +137,7 @@ async fn an_object_that_the_new_key_opens_or_the_old_key_does_not_is_left_as_it_
     let puts = faulty.puts.load(SeqCst);
     let old = ScriptedProvider::new(key(OLD));
     let results = rewrap_all(&store_with(&faulty, old.clone()), &new_key(), &RewrapOptions::default()).await;
-    let results: Vec<_> = results.into_values().map(Result::unwrap).collect();
+    let results: Vec<_> = results.into_values().map(kind).collect();
     assert_eq!(results, [Rewrapped::Before, Rewrapped::OtherKey]);
     assert_eq!((faulty.puts.load(SeqCst), old.calls().decrypt), (puts, 0));
 }
@@ -143,7 +152,7 @@ async fn detached_keys_for_others_are_kept_and_those_of_the_old_key_are_not() {
     assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-9", "tests/key-8"]);
     // The key in the header is of no use any more, so the next key comes from the detached one.
     let next = Envelope::new(key(10));
-    assert_eq!(store_with(&faulty, key(NEW)).rewrap(&a, &next).await.unwrap(), Rewrapped::Stored);
+    assert_eq!(kind(store_with(&faulty, key(NEW)).rewrap(&a, &next).await), STORED);
     assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-10", "tests/key-9"]);
     for byte in [OLD, THIRD, 10] {
         assert_eq!(read(&faulty, byte, "a").await.unwrap(), plaintext(300, 0), "{byte}");
@@ -157,7 +166,7 @@ async fn detached_keys_of_another_message_are_replaced_and_anything_else_is_not(
     let old = store_with(&faulty, key(OLD));
     old.rewrap(&"a".into(), &new_key()).await.unwrap();
     store(&faulty.inner, "b.keys", &stored(&faulty.inner, "a.keys"));
-    assert_eq!(old.rewrap(&"b".into(), &new_key()).await.unwrap(), Rewrapped::Stored);
+    assert_eq!(kind(old.rewrap(&"b".into(), &new_key()).await), STORED);
     assert_eq!(read(&faulty, NEW, "b").await.unwrap(), plaintext(300, 1));
 
     let mine = Bytes::from_static(b"my notes");
@@ -175,7 +184,7 @@ async fn messages_of_other_layouts_and_signed_ones_are_rewrapped() {
     let envelope = Envelope::builder(key(OLD)).suite(signing).frame_len(1000).build().unwrap();
     store(&faulty.inner, "a", &envelope.seal(b"signed", &context).await.unwrap().into());
     let old = store_with(&faulty, key(OLD));
-    assert_eq!(old.rewrap(&"a".into(), &new_key()).await.unwrap(), Rewrapped::Stored);
+    assert_eq!(kind(old.rewrap(&"a".into(), &new_key()).await), STORED);
     let keys = DetachedKeys::parse(&stored(&faulty.inner, "a.keys"), &Limits::default()).unwrap();
     let opened = new_key().with_detached_keys(keys).open(&stored(&faulty.inner, "a"), &context).await.unwrap();
     assert_eq!(opened.plaintext, b"signed");
@@ -196,8 +205,7 @@ async fn what_cannot_be_rewrapped_is_an_error_and_nothing_is_stored() {
         old.rewrap(&location.into(), new).await.unwrap_err()
     };
     assert!(matches!(error("none", &old, &new_key()).await, object_store::Error::NotFound { .. }));
-    let failed = error("other", &old, &new_key()).await;
-    assert!(matches!(cause(&failed), Error::Open { .. }), "{failed}");
+    assert_eq!(kind(old.rewrap(&"other".into(), &new_key()).await), Rewrapped::NoMessage);
     let failed = error("a.keys", &old, &new_key()).await;
     assert!(matches!(cause(&failed), Error::ReservedName { .. }), "{failed}");
     let plain = EncryptedStore::new(faulty.clone(), settings()).unwrap();
@@ -240,7 +248,7 @@ async fn an_object_that_fails_does_not_keep_the_others_from_being_rewrapped() {
     let results: BTreeMap<_, _> =
         results.map(|(meta, result)| (meta.location.to_string(), result)).collect::<BTreeMap<_, _>>().await;
     for name in ["a", "c"] {
-        assert_eq!(*results[name].as_ref().unwrap(), Rewrapped::Stored);
+        assert!(matches!(results[name], Ok(Rewrapped::Stored { .. })));
     }
     assert!(matches!(cause(results["b"].as_ref().unwrap_err()), Error::Open { .. }));
     assert!(matches!(results["deleted"].as_ref().unwrap_err(), object_store::Error::NotFound { .. }));
@@ -268,7 +276,7 @@ async fn an_object_that_is_replaced_meanwhile_is_rewrapped_again() {
         let result = store_with(&faulty, key(OLD)).rewrap(&"a".into(), &new_key()).await;
         faulty.set(|get| get.answer());
         if times == 1 {
-            assert_eq!(result.unwrap(), Rewrapped::Stored);
+            assert_eq!(kind(result), STORED);
             assert_eq!(read(&faulty, NEW, "a").await.unwrap(), plaintext(100, 0));
         } else {
             let error = result.unwrap_err();
@@ -297,7 +305,7 @@ async fn detached_keys_that_others_store_at_the_same_time_are_not_lost() {
             answer
         });
         let result = store_with(&faulty, key(OLD)).rewrap(&"a".into(), &new_key()).await;
-        assert_eq!(result.unwrap(), Rewrapped::Stored);
+        assert_eq!(kind(result), STORED);
         assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-8", "tests/key-9"]);
     }
 }
@@ -314,7 +322,7 @@ async fn calls_that_are_throttled_are_repeated_and_lose_nothing() {
     let (store, envelope) = (store_with(&faulty, old.clone()), Envelope::new(new));
     let started = Instant::now();
     for (name, result) in rewrap_all(&store, &envelope, &RewrapOptions::default()).await {
-        assert_eq!(result.unwrap(), Rewrapped::Stored, "{name}");
+        assert_eq!(kind(result), STORED, "{name}");
         assert_eq!(read(&faulty, NEW, &name).await.unwrap().len(), 300);
     }
     assert!(started.elapsed() > Duration::from_millis(200), "waits between the attempts");
@@ -341,14 +349,14 @@ async fn calls_are_not_made_faster_than_the_rate() {
 #[tokio::test]
 async fn a_resealed_object_has_another_data_key_and_only_the_new_key_opens_it() {
     let faulty = objects(&[]).await;
-    let (old, new) = (store_with(&faulty, key(OLD)), store_with(&faulty, key(NEW)));
+    let old = store_with(&faulty, key(OLD));
     for len in [0, 100, 200, 201, 5000] {
         let (a, content) = (Path::from("a"), plaintext(len, 1));
         let attributes = Attributes::from_iter([(Attribute::ContentType, "text/plain")]);
         let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
         old.put_opts(&a, content.clone().into(), options).await.unwrap();
         old.rewrap(&a, &new_key()).await.unwrap();
-        old.reseal(&a, &new).await.unwrap();
+        old.reseal(&a, Envelope::builder(key(NEW))).await.unwrap();
         assert_eq!(read(&faulty, NEW, "a").await.unwrap(), content);
         read(&faulty, OLD, "a").await.unwrap_err();
         assert_eq!(names(&faulty).await, ["a"], "the detached keys are gone");
@@ -363,10 +371,35 @@ async fn a_resealed_object_has_another_data_key_and_only_the_new_key_opens_it() 
 }
 
 #[tokio::test]
+async fn a_resealed_object_keeps_its_layout_and_its_context() {
+    let faulty = Faulty::default();
+    let context = EncryptionContext::from([("tenant", "acme"), ("path", "a")]);
+    for (header_len, frame_len) in [(Some(700), 10), (None, 4096)] {
+        let builder = Envelope::builder(key(OLD)).frame_len(frame_len);
+        let builder = if let Some(len) = header_len { builder.header_len(len) } else { builder };
+        let message = builder.build().unwrap().seal(&plaintext(500, 1), &context).await.unwrap();
+        store(&faulty.inner, "a", &message.clone().into());
+        let foreign = EncryptedStore::new(faulty.clone(), settings_with(key(OLD)).look_up_sizes()).unwrap();
+        foreign.reseal(&"a".into(), Envelope::builder(key(NEW))).await.unwrap();
+        let resealed = stored(&faulty.inner, "a");
+        let headers = [&message[..], &resealed].map(|bytes| Header::parse(bytes, &Limits::default()).unwrap());
+        assert_eq!((headers[0].len(), message.len()), (headers[1].len(), resealed.len()));
+        assert_eq!(headers[0].context(), headers[1].context());
+        assert_ne!(headers[0].message_id(), headers[1].message_id());
+        assert_eq!(new_key().open(&resealed, &context).await.unwrap().plaintext, plaintext(500, 1));
+
+        let signing = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
+        let error = foreign.reseal(&"a".into(), Envelope::builder(key(OLD)).suite(signing)).await.unwrap_err();
+        assert!(error.to_string().contains("cannot be opened") || error.to_string().contains("signs"), "{error}");
+        assert_eq!(stored(&faulty.inner, "a"), resealed);
+    }
+}
+
+#[tokio::test]
 async fn an_object_that_is_replaced_while_it_is_resealed_stays() {
     for len in [100, 5000] {
         let faulty = Faulty::default();
-        let (old, new) = (store_with(&faulty, key(OLD)), store_with(&faulty, key(NEW)));
+        let old = store_with(&faulty, key(OLD));
         let a = Path::from("a");
         old.put(&a, plaintext(len, 1).into()).await.unwrap();
         let version = sealed(settings_with(key(OLD)), "a", &plaintext(77, 2)).await;
@@ -379,7 +412,7 @@ async fn an_object_that_is_replaced_while_it_is_resealed_stays() {
             }
             answer.unwrap_or_else(|| get.answer())
         });
-        let error = old.reseal(&a, &new).await.unwrap_err();
+        let error = old.reseal(&a, Envelope::builder(key(NEW))).await.unwrap_err();
         assert!(matches!(cause(&error), Error::Changed { .. }), "{error}");
         faulty.set(|get| get.answer());
         assert_eq!(stored(&faulty.inner, "a"), version);
@@ -394,15 +427,15 @@ async fn a_failed_reseal_leaves_the_object() {
     let old = store_with(&faulty, key(OLD));
     let denied = ScriptedProvider::new(key(NEW));
     denied.script([Fault::AccessDenied]);
-    old.reseal(&"a".into(), &store_with(&faulty, denied)).await.unwrap_err();
+    old.reseal(&"a".into(), Envelope::builder(denied)).await.unwrap_err();
     *lock(&faulty.uploads.failing_part) = Some(0);
-    old.reseal(&"a".into(), &store_with(&faulty, key(NEW))).await.unwrap_err();
+    old.reseal(&"a".into(), Envelope::builder(key(NEW))).await.unwrap_err();
     let mut broken = before.to_vec();
     *broken.last_mut().unwrap() ^= 1;
     let broken = Bytes::from(broken);
     store(&faulty.inner, "a", &broken);
     *lock(&faulty.uploads.failing_part) = None;
-    old.reseal(&"a".into(), &store_with(&faulty, key(NEW))).await.unwrap_err();
+    old.reseal(&"a".into(), Envelope::builder(key(NEW))).await.unwrap_err();
     assert_eq!(stored(&faulty.inner, "a"), broken);
     assert_eq!(names(&faulty).await, ["a"]);
     assert!(faulty.inner.head(&"a".into()).now_or_never().unwrap().is_ok());

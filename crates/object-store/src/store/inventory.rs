@@ -230,10 +230,11 @@ async fn keys_of(listed: BoxStream<'static, Result<ObjectMeta>>, suffix: &str) -
     keys.try_collect().await
 }
 
-/// Returns a number that identifies the version of an object.
-fn version(meta: &ObjectMeta) -> u64 {
-    let e_tag = meta.e_tag.as_deref().unwrap_or_default();
-    fingerprint([e_tag.as_bytes(), &meta.size.to_be_bytes(), &meta.last_modified.timestamp_micros().to_be_bytes()])
+/// Returns a number that identifies the version of an object. Not all answers have the same precision of times.
+pub(super) fn version(meta: &ObjectMeta) -> u64 {
+    let modified = meta.last_modified.timestamp().to_be_bytes();
+    let version = meta.e_tag.as_ref().map_or(&modified[..], |e_tag| e_tag.as_bytes());
+    fingerprint([version, &meta.size.to_be_bytes()])
 }
 
 /// Reads the header of an object, and its detached keys if their location is given.

@@ -545,6 +545,11 @@ impl Plaintext {
         }
     }
 
+    /// Returns the object that is read.
+    pub(super) fn object(&self) -> &Object {
+        self.frames.object()
+    }
+
     /// Requests the bytes that were not read with one request for each `part_len` bytes, none of which stays open while
     /// nothing is read.
     pub(super) fn in_parts<T: ObjectStore>(mut self, core: &Arc<Core<T>>) -> Self {

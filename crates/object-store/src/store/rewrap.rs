@@ -4,23 +4,27 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt, stream::BoxStream};
 use kms_envelope::{
-    EncryptionContext, Envelope, OpenError, RewrapError,
+    EncryptionContext, Envelope, EnvelopeBuilder, OpenError, RewrapError,
     message::{DetachedKeys, EncryptedDataKey, Header},
 };
 
 use super::{
-    Core, EncryptedStore, Inspected,
+    Core, EncryptedStore, Inspected, STORE,
     copy::upload_all,
-    inventory::{self, read_start},
+    inventory::{self, read_start, version},
     object_store::{
         self, GetOptions, GetResultPayload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions,
         PutOptions, PutPayload, Result, UpdateVersion, path::Path,
     },
+    upload::seal_all,
 };
-use crate::{Content, Error, Message, RewrapOptions, Rewrapped, rewrap::Pace, stats::Counters};
+use crate::{Content, Error, Message, RewrapOptions, Rewrapped, rewrap::Pace, settings::envelope, stats::Counters};
 
 /// How often an object is rewrapped again because it changed at the same time.
 const ATTEMPTS: usize = 5;
+
+/// Names with this prefix are reserved by the format (specification, `framework/structures.md`, "Encryption Context").
+const RESERVED: &str = "aws-crypto-";
 
 impl<T: ObjectStore> EncryptedStore<T> {
     /// Encrypts the data key of an object under another key, and stores it as
@@ -39,7 +43,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
     /// # Errors
     /// Returns the errors of the inner store, and:
     /// - [`Error::NoDetachedKeys`] if the store has no suffix for detached keys.
-    /// - [`Error::Open`] if the object is not a message, or cannot be opened with the old key.
+    /// - [`Error::Open`] if the object cannot be opened with the old key.
     /// - [`Error::Rewrap`] if the data key cannot be encrypted under the new key, and [`Error::Unverified`] if the new
     ///   detached keys do not open the object. Nothing is stored.
     /// - [`Error::DetachedKeys`] if what is stored under the name of the detached keys is something else. It stays.
@@ -71,9 +75,9 @@ impl<T: ObjectStore> EncryptedStore<T> {
             async move {
                 let result = match content {
                     Ok(Content::Message(message)) => {
-                        core.rewrap(&meta.location.clone(), Some((meta.clone(), *message)), &new, &pace).await
+                        core.rewrap(&meta.location, Some((meta.clone(), *message)), &new, &pace).await
                     }
-                    Ok(Content::Other(error)) => Err(Error::open(&meta.location, error).into()),
+                    Ok(Content::Other(_)) => Ok(Rewrapped::NoMessage),
                     Err(error) => Err(error),
                 };
                 (meta, result)
@@ -82,22 +86,26 @@ impl<T: ObjectStore> EncryptedStore<T> {
         objects.map(rewrap).buffer_unordered(options.concurrency.max(1)).boxed()
     }
 
-    /// Opens an object, and seals it again for the same location with `new`, a store over the same inner store with the
-    /// new key: with another data key, and in the layout of `new`. Its detached keys are deleted if `new` looks for them.
+    /// Opens an object, and seals it again with another data key from `new`, which replaces the object.
     ///
     /// Use it if the data key may have been compromised, or if the old key must not open the object. In a bucket with
     /// versions, the old version remains until it is deleted.
     ///
+    /// The new object has the same location, encryption context, header length and frame length, so programs read it with
+    /// the settings that they have, and the new key. Attributes are kept, and tags are not. Detached keys are deleted.
+    /// Objects of any layout can be resealed if the store [looks up sizes](crate::StoreSettings::look_up_sizes), but
+    /// signed ones cannot.
+    ///
     /// The object is replaced when the new one is complete, and only if it is still the one that was read. An object that
     /// is not longer than a [part](crate::StoreSettings::part_len) is replaced with a conditional request, if the inner
     /// store supports that. No store has conditional multipart uploads: before a longer object is replaced, its metadata
-    /// is compared, and a change that happens between these two requests is lost. Attributes are kept, and tags are not.
+    /// is compared, and a change between these two requests is lost.
     ///
     /// # Errors
-    /// Returns the errors of reading and writing, and [`Error::Changed`] if the object was replaced at the same time. The
-    /// object is then unchanged.
-    pub async fn reseal<U: ObjectStore>(&self, location: &Path, new: &EncryptedStore<U>) -> Result<()> {
-        self.core.reseal(location, &new.core).await
+    /// Returns the errors of reading and writing; [`SettingsError`] if the settings of `new` are not valid for a store;
+    /// and [`Error::Changed`] if the object was replaced at the same time. The object is then unchanged.
+    pub async fn reseal(&self, location: &Path, new: EnvelopeBuilder) -> Result<()> {
+        self.core.reseal(location, new).await
     }
 }
 
@@ -115,8 +123,17 @@ impl<T: ObjectStore> Core<T> {
         let keys_at = keys_at.ok_or_else(|| Error::NoDetachedKeys { location: location.to_string() })?;
         for _ in 0..ATTEMPTS {
             let (meta, message) = match inspected.take() {
+                // Most objects of a store may be for other keys: they need no more requests.
+                Some((_, message))
+                    if ![&self.shared.envelope, new].iter().any(|it| message.may_open_with(it.provider())) =>
+                {
+                    return Ok(Rewrapped::OtherKey);
+                }
                 Some(inspected) => inspected,
-                None => self.inspect(location, &keys_at).await?,
+                None => match self.inspect(location, &keys_at).await? {
+                    (meta, Content::Message(message)) => (meta, *message),
+                    (_, Content::Other(_)) => return Ok(Rewrapped::NoMessage),
+                },
             };
             if let Some(rewrapped) = self.rewrap_version(&meta, &message, &keys_at, new, pace).await? {
                 return Ok(rewrapped);
@@ -125,12 +142,9 @@ impl<T: ObjectStore> Core<T> {
         Err(Error::Changed { location: location.to_string() }.into())
     }
 
-    async fn inspect(&self, location: &Path, keys_at: &Path) -> Result<(ObjectMeta, Message)> {
+    async fn inspect(&self, location: &Path, keys_at: &Path) -> Result<(ObjectMeta, Content)> {
         let listed = self.inner.head(location).await?;
-        match inventory::inspect(&self.inner, &listed, Some(keys_at), self.shared.envelope.limits()).await? {
-            (meta, Content::Message(message)) => Ok((meta, *message)),
-            (_, Content::Other(error)) => Err(Error::open(location, error).into()),
-        }
+        inventory::inspect(&self.inner, &listed, Some(keys_at), self.shared.envelope.limits()).await
     }
 
     /// Rewraps a version of an object. Returns `None` if the object or its detached keys were replaced at the same time.
@@ -184,9 +198,9 @@ impl<T: ObjectStore> Core<T> {
         if !self.put_if_unchanged(keys_at, stored, keys.clone().into(), PutOptions::default()).await? {
             return Ok(None);
         }
-        let (_, found) = read_start(&self.inner, keys_at, &GetOptions::default(), keys.len() as u64 + 1).await?;
+        let (stored, found) = read_start(&self.inner, keys_at, &GetOptions::default(), keys.len() as u64 + 1).await?;
         let is_whole = found == keys && is_version(&self.inner.head(&meta.location).await?, meta);
-        Ok(is_whole.then_some(Rewrapped::Stored))
+        Ok(is_whole.then(|| Rewrapped::Stored { detached_keys: version(&stored) }))
     }
 
     /// Writes an object if it is still the one with this metadata, or if there is still none. Returns whether it is.
@@ -216,39 +230,36 @@ impl<T: ObjectStore> Core<T> {
         }
     }
 
-    async fn reseal<U: ObjectStore>(self: &Arc<Self>, location: &Path, new: &Arc<Core<U>>) -> Result<()> {
+    async fn reseal(self: &Arc<Self>, location: &Path, new: EnvelopeBuilder) -> Result<()> {
         self.check_name(location)?;
+        let failed = |error| Error::seal(location, error);
         let changed = || Error::Changed { location: location.to_string() };
         let (mut source, mut plaintext) = self.get_plaintext(location, &GetOptions::default()).await?;
         let (stored, attributes) = (source.meta.clone(), source.attributes.clone());
         let is_unchanged = async || self.inner.head(location).await.map(|found| is_version(&found, &stored));
-        let is_long = stored.size > new.shared.part_len as u64;
-        if is_long {
-            plaintext = plaintext.in_parts(self);
+
+        let object = plaintext.object();
+        let new = envelope(new, object.layout)
+            .map_err(|error| object_store::Error::Generic { store: STORE, source: Box::new(error) })?;
+        let context = object.opener.info().context().iter().filter(|(name, _)| !name.starts_with(RESERVED));
+        Counters::add(&self.shared.counters.data_keys, 1);
+        let sealer = new.sealer(&context.collect()).await.map_err(failed)?;
+        if stored.size <= self.shared.part_len as u64 {
+            source.payload = GetResultPayload::Stream(plaintext.into_stream());
+            let sealed = seal_all(sealer, source.bytes().await?.into()).await.map_err(failed)?;
+            let options = PutOptions { attributes, ..PutOptions::default() };
+            let is_replaced = is_unchanged().await?
+                && self.put_if_unchanged(location, Some(stored.clone()), sealed.into(), options).await?;
+            if !is_replaced {
+                return Err(changed().into());
+            }
+            self.written(location).await;
+            return Ok(());
         }
-        source.payload = GetResultPayload::Stream(plaintext.into_stream());
-        if is_long {
-            let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-            let upload = new.start_upload(location, options).await?;
-            return upload_all(
-                upload,
-                source,
-                async || {
-                    if is_unchanged().await? { Ok(()) } else { Err(changed().into()) }
-                },
-            )
-            .await;
-        }
-        let sealed = new.seal(location, source.bytes().await?.into()).await?;
-        let options = PutOptions { attributes, ..PutOptions::default() };
-        let is_replaced = is_unchanged().await?
-            && new.put_if_unchanged(location, Some(stored.clone()), sealed.into(), options).await?;
-        if !is_replaced {
-            return Err(changed().into());
-        }
-        self.forget(location);
-        new.written(location).await;
-        Ok(())
+        source.payload = GetResultPayload::Stream(plaintext.in_parts(self).into_stream());
+        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
+        let check = async || if is_unchanged().await? { Ok(()) } else { Err(changed().into()) };
+        upload_all(self.upload_of(sealer, location, options).await?, source, check).await
     }
 }
 

@@ -77,6 +77,16 @@ impl<T: ObjectStore> Core<T> {
         options: PutMultipartOptions,
     ) -> Result<Upload<T>> {
         let sealer = self.shared.sealer(location.as_ref()).await?;
+        self.upload_of(sealer, staging, options).await
+    }
+
+    /// Starts an upload to `location` of what `sealer` seals.
+    pub(super) async fn upload_of(
+        self: &Arc<Self>,
+        sealer: Sealer,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Upload<T>> {
         let writer = Writer {
             parts: Parts::new(sealer, self.shared.part_len),
             in_flight: FuturesUnordered::new(),
@@ -85,16 +95,16 @@ impl<T: ObjectStore> Core<T> {
         };
         Ok(Upload(Arc::new(Uploading {
             core: self.clone(),
-            location: staging.clone(),
+            location: location.clone(),
             plaintext: Mutex::new(Some(VecDeque::new())),
-            inner: self.inner.put_multipart_opts(staging, options).await?.into(),
+            inner: self.inner.put_multipart_opts(location, options).await?.into(),
             writer: writer.into(),
         })))
     }
 }
 
 /// Seals all of a payload, and lets other tasks run in between.
-async fn seal_all(mut sealer: Sealer, payload: PutPayload) -> Result<Bytes, SealError> {
+pub(super) async fn seal_all(mut sealer: Sealer, payload: PutPayload) -> Result<Bytes, SealError> {
     let len = sealer.sealed_len(payload.content_length() as u64)?;
     let len = usize::try_from(len).map_err(|_| SealError::TooLongForMemory { len })?;
     let (mut sealed, mut written) = (vec![0; len], 0);
