@@ -1,5 +1,7 @@
 //! The command-line arguments.
 
+#[cfg(feature = "stores")]
+use std::num::NonZeroU32;
 use std::{
     env,
     ffi::OsString,
@@ -15,10 +17,13 @@ use clap::{
 use clap_complete::Shell;
 use kms_envelope::{AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Limits, provider::RsaPadding};
 
+#[cfg(feature = "stores")]
+use crate::stores::StoreArguments;
 use crate::{
     console::one_line,
     failure::Failure,
     key_source::{BranchKeyName, BranchKeyOptions, KeySource, RsaOptions},
+    place::{Place, masked},
 };
 
 /// Encrypt files and pipes with AWS KMS or a local key, in the message format of the AWS Encryption SDK
@@ -76,6 +81,12 @@ pub(crate) enum Command {
     Rewrap(RewrapArguments),
     /// Show a message's header and lengths; verifies nothing without --key
     Inspect(InspectArguments),
+    /// List the objects of a store, with the sizes of their plaintext
+    ///
+    /// The sizes are computed from those of the sealed objects, and are not authenticated. `?` stands for the size of an
+    /// object that no store with these lengths of headers and frames wrote. Detached keys are not listed.
+    #[cfg(feature = "stores")]
+    Ls(LsArguments),
     /// Create, rotate and show branch keys, which are stored in a DynamoDB table and encrypted by AWS KMS
     ///
     /// Messages sealed with `--key branch:TABLE/ID` open with the hierarchical keyring of AWS's SDKs, which can use the
@@ -130,6 +141,9 @@ pub(crate) struct SealArguments {
     pub(crate) sign: bool,
     #[command(flatten)]
     pub(crate) policy: PolicyArgument,
+    #[cfg(feature = "stores")]
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
     #[command(flatten)]
     pub(crate) output: OutputArgument,
     #[command(flatten)]
@@ -142,6 +156,9 @@ pub(crate) struct OpenArguments {
     pub(crate) key: KeyArguments,
     #[command(flatten)]
     pub(crate) terms: OpeningArguments,
+    #[cfg(feature = "stores")]
+    #[command(flatten)]
+    pub(crate) detached: DetachedArgument,
     #[command(flatten)]
     pub(crate) output: OutputArgument,
     #[command(flatten)]
@@ -182,6 +199,25 @@ pub(crate) struct InspectArguments {
     pub(crate) terms: OpeningArguments,
     #[command(flatten)]
     pub(crate) input: InputArgument,
+}
+
+#[cfg(feature = "stores")]
+#[derive(Debug, Args)]
+pub(crate) struct LsArguments {
+    /// Print one line of JSON for each object
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The length of the headers of the objects
+    #[arg(long, value_name = "BYTES", default_value = "1024")]
+    pub(crate) header_len: u16,
+    /// The plaintext length of the frames of the objects, optionally with the suffix KiB or MiB
+    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = nonzero_frame_len)]
+    pub(crate) frame_len: NonZeroU32,
+    #[command(flatten)]
+    pub(crate) detached: DetachedArgument,
+    /// The URL of a bucket, a folder or an object. Everything below it is listed
+    #[arg(value_name = "URL", value_parser = OsStringValueParser::new().try_map(Place::parse))]
+    pub(crate) place: Place,
 }
 
 #[derive(Debug, Subcommand)]
@@ -294,14 +330,31 @@ pub(crate) struct OpeningArguments {
     pub(crate) context: ContextArguments,
     #[command(flatten)]
     pub(crate) policy: PolicyArgument,
-    /// The detached keys from `rewrap` for this message, to use instead of the encrypted data keys in it
-    #[arg(long = "keys", value_name = "FILE")]
-    pub(crate) keys: Option<PathBuf>,
+    /// The file or the URL with the detached keys from `rewrap` for this message, to use instead of the encrypted data
+    /// keys in it
+    #[arg(long = "keys", value_name = "FILE", value_parser = OsStringValueParser::new().try_map(Place::parse))]
+    pub(crate) keys: Option<Place>,
+    #[cfg(feature = "stores")]
+    #[command(flatten)]
+    pub(crate) store: StoreArguments,
+}
+
+#[cfg(feature = "stores")]
+#[derive(Debug, Args)]
+pub(crate) struct DetachedArgument {
+    /// The suffix of the names of detached keys in a store: those of the object `a` are in `a.keys`. They are used if no
+    /// key in the message itself opens it. An empty suffix stands for none
+    #[arg(long = "detached-keys", value_name = "SUFFIX", default_value = ".keys")]
+    pub(crate) suffix: String,
 }
 
 impl OpeningArguments {
     /// Returns whether any argument is present that applies only to opening.
     pub(crate) fn are_given(&self) -> bool {
+        #[cfg(feature = "stores")]
+        if self.store.are_given() {
+            return true;
+        }
         self.keys.is_some() || !self.context.pairs.is_empty() || !self.context.required.is_empty()
     }
 }
@@ -399,17 +452,18 @@ pub(crate) struct ContextArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct OutputArgument {
-    /// The file to write, or `-` for standard output. A file appears only once it is complete [default: standard
-    /// output, unless it is a terminal and the output is binary]
-    #[arg(id = "output", short = 'o', long = "output", value_name = "OUT")]
-    output: Option<PathBuf>,
+    /// The file or the URL to write, or `-` for standard output. A file or an object appears only once it is complete
+    /// [default: standard output, unless it is a terminal and the output is binary]
+    #[arg(id = "output", short = 'o', long = "output", value_name = "OUT",
+        value_parser = OsStringValueParser::new().try_map(Place::parse))]
+    output: Option<Place>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct InputArgument {
-    /// The file to read, or `-` for standard input [default: standard input]
-    #[arg(id = "input", value_name = "IN")]
-    input: Option<PathBuf>,
+    /// The file or the URL to read, or `-` for standard input [default: standard input]
+    #[arg(id = "input", value_name = "IN", value_parser = OsStringValueParser::new().try_map(Place::parse))]
+    input: Option<Place>,
 }
 
 /// Names with this prefix are reserved by the format (specification, `framework/structures.md`, "Encryption Context").
@@ -458,9 +512,9 @@ const STDIN: [&str; 4] = ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"];
 const STDOUT: [&str; 4] = ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
 
 impl OutputArgument {
-    /// Returns the file, if it is not standard output.
-    pub(crate) fn path(&self) -> Option<&Path> {
-        self.output.as_deref().filter(|path| !STDOUT.map(Path::new).contains(path))
+    /// Returns the file or the object, if it is not standard output.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.output.as_ref().filter(|place| !is_one_of(place, &STDOUT))
     }
 
     /// Returns whether the user specified an output.
@@ -470,10 +524,14 @@ impl OutputArgument {
 }
 
 impl InputArgument {
-    /// Returns the file, if it is not standard input.
-    pub(crate) fn path(&self) -> Option<&Path> {
-        self.input.as_deref().filter(|path| !STDIN.map(Path::new).contains(path))
+    /// Returns the file or the object, if it is not standard input.
+    pub(crate) fn place(&self) -> Option<&Place> {
+        self.input.as_ref().filter(|place| !is_one_of(place, &STDIN))
     }
+}
+
+fn is_one_of(place: &Place, names: &[&str]) -> bool {
+    matches!(place, Place::File(path) if names.iter().any(|name| path == Path::new(name)))
 }
 
 /// Other tools' names for these commands.
@@ -491,7 +549,7 @@ pub(crate) fn parse() -> Arguments {
         // An argument, such as a file name chosen by an attacker, must not control the terminal.
         for kind in [ContextKind::InvalidArg, ContextKind::InvalidSubcommand, ContextKind::InvalidValue] {
             if let Some(ContextValue::String(given)) = error.get(kind) {
-                let escaped = one_line(given);
+                let escaped = one_line(&masked(given));
                 error.insert(kind, ContextValue::String(escaped));
             }
         }
@@ -534,6 +592,11 @@ fn frame_len(text: &str) -> Result<u32, String> {
     }
     let len = number.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
     len.filter(|len| (1..=max).contains(len)).ok_or_else(|| format!("it must be from 1 to {max} bytes"))
+}
+
+#[cfg(feature = "stores")]
+fn nonzero_frame_len(text: &str) -> Result<NonZeroU32, String> {
+    NonZeroU32::new(frame_len(text)?).ok_or_else(|| "it must not be 0".into())
 }
 
 fn table_and_id(text: &str) -> Result<(String, Option<String>), &'static str> {

@@ -4,28 +4,36 @@
 mod branch_key;
 mod generated;
 mod inspect;
+#[cfg(feature = "stores")]
+mod ls;
 mod open;
 mod rewrap;
 mod seal;
 
 use std::{
     fmt::{self, Write as _},
-    fs::File,
     io::{self, Read, Write},
-    path::Path,
     sync::Arc,
 };
 
-use kms_envelope::{Envelope, EnvelopeBuilder, KeyProvider, Limits, message::DetachedKeys};
+#[cfg(feature = "stores")]
+use kms_envelope::error::ContextError;
+use kms_envelope::{
+    EncryptionContext, Envelope, EnvelopeBuilder, KeyProvider, Limits, OpenError,
+    message::{DetachedKeys, Header},
+};
 use serde::Serialize;
-use tokio::runtime::{Builder, Runtime};
 
+#[cfg(feature = "stores")]
+use crate::stores::{Location, StoreArguments};
 use crate::{
     args::{Arguments, Command, KeyArguments, KeygenArguments, OpeningArguments, PolicyArgument},
     console::Console,
     failure::Failure,
-    input::parse_detached,
+    input::{Input, parse_detached},
     keys::{self, Keys},
+    place::Place,
+    runtime::runtime,
     standard,
 };
 
@@ -41,6 +49,8 @@ pub(crate) fn run(Arguments { command, quiet }: Arguments) -> Result<(), Failure
         Command::Open(arguments) => open::open(&arguments, console),
         Command::Rewrap(arguments) => rewrap::rewrap(&arguments, console),
         Command::Inspect(arguments) => inspect::inspect(&arguments, console),
+        #[cfg(feature = "stores")]
+        Command::Ls(arguments) => ls::ls(&arguments),
         #[cfg(feature = "aws-kms")]
         Command::BranchKey(command) => branch_key::run(&command, console),
         #[cfg(not(feature = "aws-kms"))]
@@ -56,14 +66,6 @@ fn keygen(arguments: &KeygenArguments, console: Console) -> Result<(), Failure> 
     keys::generate(&arguments.path, &arguments.namespace, arguments.name.as_deref(), console).map(drop)
 }
 
-/// Returns a runtime for the calls to the key service, which happen before the body is processed.
-fn runtime() -> Result<Runtime, Failure> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(format!("cannot start the async runtime: {error}")))
-}
-
 /// Returns a factory of providers for keys that must exist.
 fn existing_keys(arguments: &KeyArguments, console: Console) -> Keys {
     Keys { rsa: arguments.rsa.options(), branch: arguments.branch.options(), new_key: false, console }
@@ -76,24 +78,73 @@ fn builder(policy: &PolicyArgument, provider: Arc<dyn KeyProvider>) -> EnvelopeB
 }
 
 /// Returns an envelope for opening with this key.
-fn opening_envelope(terms: &OpeningArguments, provider: Arc<dyn KeyProvider>) -> Result<Envelope, Failure> {
+fn opening_envelope(
+    terms: &OpeningArguments,
+    provider: Arc<dyn KeyProvider>,
+    console: Console,
+) -> Result<Envelope, Failure> {
     let envelope = builder(&terms.policy, provider)
         .required_context(terms.context.required_names())
         .build()
         .map_err(|error| Failure::new(error.to_string()))?;
     match &terms.keys {
         None => Ok(envelope),
-        Some(path) => Ok(envelope.with_detached_keys(read_detached(path)?)),
+        Some(place) => Ok(envelope.with_detached_keys(read_detached(place, console)?)),
     }
 }
 
 /// Reads detached keys that `rewrap` wrote.
-fn read_detached(path: &Path) -> Result<DetachedKeys, Failure> {
+fn read_detached(place: &Place, console: Console) -> Result<DetachedKeys, Failure> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(Limits::default().header_len as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| Failure::reading(path.display(), &error))?;
-    parse_detached(&bytes).map_err(|failure| failure.of(path.display()))
+    Input::open(Some(place), console)?
+        .take(Limits::default().header_len as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::reading(place, &error))?;
+    parse_detached(&bytes).map_err(|failure| failure.of(place))
+}
+
+/// Returns the encryption context that a message must have: the given pairs, and what an object must be bound to.
+#[cfg_attr(not(feature = "stores"), expect(unused_variables, reason = "there are no objects"))]
+fn expected_context(
+    terms: &OpeningArguments,
+    place: Option<&Place>,
+    provider: &Arc<dyn KeyProvider>,
+    header: &Header,
+) -> Result<EncryptionContext, Failure> {
+    let pairs = terms.context.to_open()?;
+    #[cfg(feature = "stores")]
+    if let Some(url) = place.and_then(Place::url) {
+        let location = Location::parse_object(url)?;
+        let settings = terms.store.settings(&location, builder(&terms.policy, provider.clone()), pairs);
+        return Ok(location.encrypted(settings)?.expected_context(&location.path, header));
+    }
+    Ok(pairs)
+}
+
+/// Returns why a message cannot be opened, with advice if it is an object that is bound to something else.
+#[cfg_attr(not(feature = "stores"), expect(unused_variables, reason = "there are no objects"))]
+fn opening_failure(error: OpenError, place: Option<&Place>) -> Failure {
+    #[cfg(feature = "stores")]
+    if place.and_then(Place::url).is_some()
+        && let OpenError::Context(ContextError::PairMissing { name } | ContextError::ValueDiffers { name }) = &error
+        && name.starts_with("path")
+    {
+        return Failure::from(error).advise(BOUND);
+    }
+    error.into()
+}
+
+#[cfg(feature = "stores")]
+const BOUND: &str = "an object opens where it was sealed: check `--base`; `kms-envelope inspect` shows what it is bound to; \
+     to open it anyway, use `--binding none`";
+
+/// Fails if arguments for URLs are given for files.
+#[cfg(feature = "stores")]
+fn check_place(arguments: &StoreArguments, place: Option<&Place>) -> Result<(), Failure> {
+    if arguments.are_given() && place.and_then(Place::url).is_none() {
+        return Err(Failure::usage("--binding and --base apply only to objects, which are named by URLs"));
+    }
+    Ok(())
 }
 
 /// Writes a text to standard output.

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    fmt::Display,
+    fmt::{self, Display},
     io::{self, Write},
     iter,
     path::Path,
@@ -18,8 +18,8 @@ use kms_envelope::{
 
 use crate::console::say;
 
-/// Why the command failed.
-#[derive(Debug)]
+/// Why the command failed. As an error, it can be the source of an [`io::Error`].
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     what: String,
     advice: Option<&'static str>,
@@ -72,12 +72,23 @@ impl Failure {
     }
 
     pub(crate) fn reading(name: impl Display, error: &io::Error) -> Self {
+        if let Some(failure) = Self::in_error(error) {
+            return failure.of(name);
+        }
         Self::new(format!("{name}: cannot be read: {error}"))
     }
 
     pub(crate) fn writing(name: impl Display, error: &io::Error) -> Self {
+        if let Some(failure) = Self::in_error(error) {
+            return failure.of(name);
+        }
         let kind = if error.kind() == io::ErrorKind::BrokenPipe { Kind::NoReader } else { Kind::Failed };
         Self { kind, ..Self::new(format!("{name}: cannot be written: {error}")) }
+    }
+
+    /// Returns the failure that is the source of an I/O error.
+    fn in_error(error: &io::Error) -> Option<Self> {
+        error.get_ref()?.downcast_ref().cloned()
     }
 
     pub(crate) fn of_key_file(path: &Path, error: &ConfigError) -> Self {
@@ -110,6 +121,14 @@ impl Failure {
         }
     }
 }
+
+impl Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
+impl Error for Failure {}
 
 impl From<ProviderError> for Failure {
     fn from(error: ProviderError) -> Self {
@@ -280,7 +299,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 
 /// Returns the text of the error and of those of its causes that add something new: their first lines, or for a
 /// response of AWS, its error code and message.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     for cause in error.source().into_iter().flat_map(causes) {
         #[cfg(feature = "aws-kms")]

@@ -1,10 +1,9 @@
-//! Input from files, pipes and devices.
+//! Input from files, pipes, devices and objects.
 
 use std::{
     collections::VecDeque,
     fs::{File, Metadata},
     io::{self, IsTerminal, Read, Seek, SeekFrom},
-    path::Path,
 };
 
 use kms_envelope::{
@@ -12,7 +11,9 @@ use kms_envelope::{
     message::{DetachedKeys, Header, HeaderReader},
 };
 
-use crate::{console::Console, failure::Failure, progress::Progress, standard};
+#[cfg(feature = "stores")]
+use crate::stores::{Download, Location};
+use crate::{console::Console, failure::Failure, place::Place, progress::Progress, standard};
 
 /// The maximum number of bytes to read or write at once.
 pub(crate) const PIECE: usize = 1 << 20;
@@ -30,23 +31,36 @@ pub(crate) enum Start {
 /// The input of a command.
 #[derive(Debug)]
 pub(crate) struct Input {
-    file: File,
+    source: Source,
     name: String,
-    /// The offset of the message in the file.
-    start: u64,
     len: Option<u64>,
     console: Console,
     progress: Option<Progress>,
 }
 
+#[derive(Debug)]
+enum Source {
+    File {
+        file: File,
+        /// The offset of the message in the file.
+        start: u64,
+    },
+    #[cfg(feature = "stores")]
+    Object(Box<Download>),
+}
+
 impl Input {
-    /// Opens a file, or standard input.
-    pub(crate) fn open(path: Option<&Path>, console: Console) -> Result<Self, Failure> {
-        let name = path.map_or_else(|| "standard input".to_owned(), |path| path.display().to_string());
+    /// Opens a file, an object, or standard input.
+    pub(crate) fn open(place: Option<&Place>, console: Console) -> Result<Self, Failure> {
+        let name = place.map_or_else(|| "standard input".to_owned(), Place::to_string);
         let cannot_read = |error: io::Error| Failure::reading(&name, &error);
-        let mut file = match path {
-            Some(path) => File::open(path).map_err(cannot_read)?,
-            None => standard::input()?,
+        let mut file = match place.map(|place| (place, place.file())) {
+            Some((_, Some(path))) => File::open(path).map_err(cannot_read)?,
+            #[cfg(feature = "stores")]
+            Some((Place::Object(url), None)) => {
+                return Ok(Self::of_object(Download::start(Location::parse_object(url)?)?, console));
+            }
+            _ => standard::input()?,
         };
         let metadata = file.metadata().map_err(cannot_read)?;
         if metadata.is_dir() {
@@ -56,16 +70,26 @@ impl Input {
         let start = if metadata.is_file() { file.stream_position().unwrap_or(0) } else { 0 };
         // Files in /proc report a length of zero.
         let len = metadata.len().checked_sub(start).filter(|len| metadata.is_file() && *len > 0);
-        Ok(Self { file, name, start, len, console, progress: None })
+        Ok(Self { source: Source::File { file, start }, name, len, console, progress: None })
+    }
+
+    #[cfg(feature = "stores")]
+    fn of_object(object: Download, console: Console) -> Self {
+        let (name, len) = (object.url().to_string(), Some(object.len()));
+        Self { source: Source::Object(object.into()), name, len, console, progress: None }
     }
 
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    /// Returns the file's metadata.
-    pub(crate) fn metadata(&self) -> io::Result<Metadata> {
-        self.file.metadata()
+    /// Returns the file's metadata, unless the input is an object.
+    pub(crate) fn metadata(&self) -> Option<Metadata> {
+        match &self.source {
+            Source::File { file, .. } => file.metadata().ok(),
+            #[cfg(feature = "stores")]
+            Source::Object(_) => None,
+        }
     }
 
     /// Returns the number of remaining bytes, if it is known without reading them.
@@ -75,7 +99,12 @@ impl Input {
 
     /// Shows the progress of reading, unless the input is typed on a terminal.
     pub(crate) fn show_progress(&mut self) {
-        let wanted = !self.console.quiet && !self.file.is_terminal();
+        let is_terminal = match &self.source {
+            Source::File { file, .. } => file.is_terminal(),
+            #[cfg(feature = "stores")]
+            Source::Object(_) => false,
+        };
+        let wanted = !self.console.quiet && !is_terminal;
         self.progress = Some(Progress::new(self.len, wanted));
     }
 
@@ -158,7 +187,13 @@ impl Input {
 
     /// Fills `out` with the bytes at this offset in the message. Only for an input whose [`len`](Self::len) is known.
     pub(crate) fn read_at(&mut self, offset: u64, out: &mut [u8]) -> Result<(), Failure> {
-        let read = self.file.seek(SeekFrom::Start(self.start + offset)).and_then(|_| self.file.read_exact(out));
+        let read = match &mut self.source {
+            Source::File { file, start } => {
+                file.seek(SeekFrom::Start(*start + offset)).and_then(|_| file.read_exact(out))
+            }
+            #[cfg(feature = "stores")]
+            Source::Object(object) => object.read_at(offset, out),
+        };
         read.map_err(|error| Failure::reading(&self.name, &error))
     }
 }
@@ -177,7 +212,11 @@ pub(crate) fn parse_detached(keys: &[u8]) -> Result<DetachedKeys, Failure> {
 
 impl Read for Input {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        let len = self.file.read(out)?;
+        let len = match &mut self.source {
+            Source::File { file, .. } => file.read(out)?,
+            #[cfg(feature = "stores")]
+            Source::Object(object) => object.read(out)?,
+        };
         if let Some(progress) = &self.progress {
             progress.advance(len);
         }

@@ -1,4 +1,4 @@
-//! Removes the unfinished output file if a signal ends the process.
+//! Removes the unfinished output if a signal ends the process.
 
 use std::{
     fs, io,
@@ -6,10 +6,12 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// The temporary file that is being written.
-static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
+/// Removes what is being written.
+type Undo = Box<dyn FnOnce() + Send>;
 
-fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
+static UNFINISHED: Mutex<Option<Undo>> = Mutex::new(None);
+
+fn unfinished() -> MutexGuard<'static, Option<Undo>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -17,8 +19,21 @@ fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
 pub(crate) fn create<F>(create: impl FnOnce() -> io::Result<F>, path: impl FnOnce(&F) -> &Path) -> io::Result<F> {
     let mut unfinished = unfinished();
     let file = create()?;
-    *unfinished = Some(path(&file).to_owned());
+    let path: PathBuf = path(&file).to_owned();
+    *unfinished = Some(Box::new(move || drop(fs::remove_file(path))));
     Ok(file)
+}
+
+/// Sets what a signal that ends the process does before. Call [`watch`] first.
+#[cfg(feature = "stores")]
+pub(crate) fn undo_with(undo: impl FnOnce() + Send + 'static) {
+    *unfinished() = Some(Box::new(undo));
+}
+
+/// Forgets what a signal would do.
+#[cfg(feature = "stores")]
+pub(crate) fn forget() {
+    *unfinished() = None;
 }
 
 /// Renames the file with `rename`. From then on, a signal does not remove it.
@@ -61,9 +76,9 @@ pub(crate) fn watch() -> io::Result<()> {
             came.map_or(Poll::Pending, Poll::Ready)
         }));
         // Held until the process ends, so that no file is created or renamed meanwhile.
-        let unfinished = unfinished();
-        if let Some(path) = &*unfinished {
-            let _ = fs::remove_file(path);
+        let mut unfinished = unfinished();
+        if let Some(undo) = unfinished.take() {
+            undo();
         }
         // A shell stops its loop only if the signal itself ended the process.
         let number = kinds[came].as_raw_value();

@@ -14,8 +14,12 @@ mod key_source;
 mod keys;
 mod output;
 mod permissions;
+mod place;
 mod progress;
+mod runtime;
 mod standard;
+#[cfg(feature = "stores")]
+mod stores;
 mod transfer;
 
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! Output to files, pipes and devices.
+//! Output to files, pipes, devices and objects.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions},
@@ -8,17 +8,20 @@ use std::{
 
 use tempfile::NamedTempFile;
 
+#[cfg(feature = "stores")]
+use crate::stores::{Location, Upload};
 use crate::{
     console::Console,
     failure::Failure,
     input::Input,
     interrupt,
     permissions::{permit_as_new, take_over},
+    place::Place,
     standard,
 };
 
-/// The output of a command. A file appears under its name only after [`finish`](Self::finish). If the value is dropped
-/// before that, no file remains.
+/// The output of a command. A file or an object appears under its name only after [`finish`](Self::finish). If the value
+/// is dropped before that, nothing remains.
 #[derive(Debug)]
 pub(crate) struct Output {
     target: Target,
@@ -35,15 +38,23 @@ enum Target {
     /// replaces. SIGKILL, a signal that is not watched, or a power loss leaves the temporary file behind. Only its
     /// owner can read it.
     Beside { temporary: NamedTempFile, path: PathBuf, existing: Option<File> },
+    /// An object, and its path if it is in a local folder.
+    #[cfg(feature = "stores")]
+    Object { upload: Upload, path: Option<PathBuf> },
 }
 
 impl Output {
-    /// Prepares to write to a path or to standard output, without changing anything there yet.
-    pub(crate) fn create(path: Option<&Path>, input: &Input, console: Console) -> Result<Self, Failure> {
-        let name = path.map_or_else(|| "standard output".to_owned(), |path| path.display().to_string());
-        let target = match path {
-            Some(path) => Target::for_path(path).map_err(|error| Failure::writing(&name, &error))?,
-            None => Target::Direct(standard::output()?),
+    /// Prepares to write to a file, an object, or standard output, without changing anything there yet.
+    pub(crate) fn create(place: Option<&Place>, input: &Input, console: Console) -> Result<Self, Failure> {
+        let name = place.map_or_else(|| "standard output".to_owned(), Place::to_string);
+        let target = match place.map(|place| (place, place.file())) {
+            Some((_, Some(path))) => Target::for_path(&path).map_err(|error| Failure::writing(&name, &error))?,
+            #[cfg(feature = "stores")]
+            Some((Place::Object(url), None)) => {
+                watch().map_err(|error| Failure::writing(&name, &error))?;
+                Target::Object { upload: Upload::new(&Location::parse_object(url)?, input.len()), path: None }
+            }
+            _ => Target::Direct(standard::output()?),
         };
         let this = Self { target, name, written: 0, console };
         if this.is_also(input) {
@@ -52,6 +63,15 @@ impl Output {
                 .advise("choose another output file with -o"));
         }
         Ok(this)
+    }
+
+    /// Prepares to write an object, also in a local folder.
+    #[cfg(feature = "stores")]
+    pub(crate) fn to_object(location: &Location, upload: Upload, console: Console) -> Result<Self, Failure> {
+        let name = location.url.to_string();
+        watch().map_err(|error| Failure::writing(&name, &error))?;
+        let path = Place::Object(location.url.clone()).file().map(|path| path.into_owned());
+        Ok(Self { target: Target::Object { upload, path }, name, written: 0, console })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -75,9 +95,11 @@ impl Output {
     /// Returns whether writing would change the input that is still to be read. Writing to a temporary file does not.
     fn is_also(&self, input: &Input) -> bool {
         match &self.target {
+            #[cfg(feature = "stores")]
+            Target::Object { .. } => false,
             Target::Beside { .. } => false,
-            Target::Direct(file) => match (file.metadata(), input.metadata()) {
-                (Ok(output), Ok(input)) => holds_data(&output) && is_same(&output, &input),
+            Target::Direct(file) => match (file.metadata().ok(), input.metadata()) {
+                (Some(output), Some(input)) => holds_data(&output) && is_same(&output, &input),
                 _ => false,
             },
         }
@@ -88,6 +110,10 @@ impl Output {
         // If the path does not exist, nothing is replaced.
         let (path, changed) = match &self.target {
             Target::Beside { path, .. } => (fs::canonicalize(path).ok(), fs::metadata(path).ok()),
+            #[cfg(feature = "stores")]
+            Target::Object { path: None, .. } => return Ok(()),
+            #[cfg(feature = "stores")]
+            Target::Object { path: Some(path), .. } => (fs::canonicalize(path).ok(), fs::metadata(path).ok()),
             Target::Direct(file) => (None, file.metadata().ok().filter(holds_data)),
         };
         // A file can have several canonical paths, for example through a bind mount.
@@ -105,7 +131,14 @@ impl Output {
 
     /// Flushes everything to the disk, and renames the file.
     pub(crate) fn finish(self) -> Result<(), Failure> {
-        let Target::Beside { temporary, path, existing } = self.target else { return Ok(()) };
+        let (temporary, path, existing) = match self.target {
+            Target::Direct(_) => return Ok(()),
+            #[cfg(feature = "stores")]
+            Target::Object { upload, .. } => {
+                return upload.finish().map_err(|error| Failure::writing(&self.name, &error));
+            }
+            Target::Beside { temporary, path, existing } => (temporary, path, existing),
+        };
         let file = temporary.as_file();
         let cannot_write = |error: io::Error| Failure::writing(&self.name, &error);
         // The data first, which can take long: until then, only the owner can read the file.
@@ -147,6 +180,8 @@ impl Write for Output {
         let written = match &mut self.target {
             Target::Direct(file) => file.write(bytes),
             Target::Beside { temporary, .. } => temporary.as_file_mut().write(bytes),
+            #[cfg(feature = "stores")]
+            Target::Object { upload, .. } => upload.write(bytes),
         }?;
         self.written += written as u64;
         Ok(written)
@@ -199,8 +234,7 @@ impl Target {
         let folder = folder_of(&path);
         let mut builder = tempfile::Builder::new();
         builder.prefix(".kms-envelope-").suffix(".tmp");
-        interrupt::watch()
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot watch for signals: {error}")))?;
+        watch()?;
         // The name of the temporary file in the error means nothing to the user.
         let temporary = interrupt::create(|| builder.tempfile_in(folder), NamedTempFile::path).map_err(|error| {
             let text = error.to_string();
@@ -209,6 +243,10 @@ impl Target {
         })?;
         Ok(Self::Beside { temporary, path, existing })
     }
+}
+
+fn watch() -> io::Result<()> {
+    interrupt::watch().map_err(|error| io::Error::new(error.kind(), format!("cannot watch for signals: {error}")))
 }
 
 fn folder_of(path: &Path) -> &Path {

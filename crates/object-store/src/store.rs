@@ -21,6 +21,7 @@ use std::{fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use kms_envelope::{EncryptionContext, message::Header};
 
 pub use self::inventory::{Inspected, Inventory, Listed};
 use super::object_store::{
@@ -69,6 +70,14 @@ impl<T: ObjectStore> EncryptedStore<T> {
     /// Returns the inner store, which holds the sealed objects.
     pub fn inner(&self) -> &T {
         &self.core.inner
+    }
+
+    /// Returns the encryption context that the object at this location must have to be opened by this store, in the form
+    /// that its header uses: a path is stored as text, or as its hash.
+    ///
+    /// Use it to open objects that the store itself does not read, such as signed messages.
+    pub fn expected_context(&self, location: &Path, header: &Header) -> EncryptionContext {
+        self.core.shared.contexts.expected(location.as_ref(), header.context())
     }
 
     /// Returns the number of requests and bytes since the store was created.

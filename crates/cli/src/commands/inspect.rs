@@ -8,7 +8,7 @@ use std::{
 
 use base64ct::{Base64, Encoding};
 use kms_envelope::{
-    AlgorithmSuite, EncryptionContext, Limits,
+    AlgorithmSuite, Limits,
     error::FormatError,
     message::{
         DetachedKeys, EncryptedDataKey, FINAL_FRAME_OVERHEAD, Geometry, Header, MAX_FOOTER_LEN, MIN_FOOTER_LEN,
@@ -18,7 +18,9 @@ use kms_envelope::{
 };
 use serde::Serialize;
 
-use super::{add_line, opening_envelope, print, runtime, to_json};
+#[cfg(feature = "stores")]
+use super::check_place;
+use super::{add_line, expected_context, opening_envelope, opening_failure, print, runtime, to_json};
 use crate::{
     args::InspectArguments,
     console::Console,
@@ -29,13 +31,15 @@ use crate::{
 
 pub(super) fn inspect(arguments: &InspectArguments, console: Console) -> Result<(), Failure> {
     if arguments.sources.is_empty() && arguments.terms.are_given() {
-        return Err(Failure::usage("--context, --required and --keys require --key"));
+        return Err(Failure::usage("--context, --required, --keys and other options for opening require --key"));
     }
-    let context = arguments.terms.context.to_open()?;
-    let mut input = Input::open(arguments.input.path(), console)?;
+    arguments.terms.context.to_open()?;
+    #[cfg(feature = "stores")]
+    check_place(&arguments.terms.store, arguments.input.place())?;
+    let mut input = Input::open(arguments.input.place(), console)?;
     match input.read_start()? {
         Start::Message(header) => {
-            let opens = try_key(arguments, &context, console, &header)?;
+            let opens = try_key(arguments, console, &header)?;
             inspect_message(arguments.json, input, &header, opens)
         }
         Start::DetachedKeys(_) if !arguments.sources.is_empty() => {
@@ -133,7 +137,6 @@ fn signed_geometry(
 /// Verifies the header with the given key. Returns `None` if no key was given.
 fn try_key(
     arguments: &InspectArguments,
-    context: &EncryptionContext,
     console: Console,
     header: &Header,
 ) -> Result<Option<Result<MessageInfo, Failure>>, Failure> {
@@ -143,9 +146,13 @@ fn try_key(
     let runtime = runtime()?;
     let (rsa, branch) = (arguments.rsa.options(), arguments.branch.options());
     let keys = Keys { rsa, branch, new_key: false, console };
-    let envelope = opening_envelope(&arguments.terms, runtime.block_on(keys.provider(&arguments.sources))?)?;
-    let opener = runtime.block_on(envelope.opener(header, context));
-    Ok(Some(opener.map(|opener| opener.info().clone()).map_err(Failure::from)))
+    let provider = runtime.block_on(keys.provider(&arguments.sources))?;
+    let envelope = opening_envelope(&arguments.terms, provider.clone(), console)?;
+    let context = expected_context(&arguments.terms, arguments.input.place(), &provider, header)?;
+    let opener = runtime.block_on(envelope.opener(header, &context));
+    Ok(Some(
+        opener.map(|opener| opener.info().clone()).map_err(|error| opening_failure(error, arguments.input.place())),
+    ))
 }
 
 /// Returns the report as text. Strings from the message are escaped, because an attacker may have written them.

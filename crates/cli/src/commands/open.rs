@@ -1,23 +1,50 @@
 //! `kms-envelope open`.
 
-use super::{A_KEY, existing_keys, opening_envelope, runtime};
+#[cfg(feature = "stores")]
+use kms_envelope::OpenError;
+
+#[cfg(feature = "stores")]
+use super::check_place;
+use super::{A_KEY, existing_keys, expected_context, opening_envelope, opening_failure, runtime};
 use crate::{
     args::OpenArguments, console::Console, failure::Failure, input::Input, key_source::KeySource, output::Output,
-    transfer::transfer,
+    place::Place, transfer::transfer,
 };
+#[cfg(feature = "stores")]
+use crate::{input::parse_detached, stores::Location};
 
 pub(super) fn open(arguments: &OpenArguments, console: Console) -> Result<(), Failure> {
-    let context = arguments.terms.context.to_open()?;
-    let mut input = Input::open(arguments.input.path(), console)?;
-    let output = Output::create(arguments.output.path(), &input, console)?;
+    let terms = &arguments.terms;
+    terms.context.to_open()?;
+    let place = arguments.input.place();
+    #[cfg(feature = "stores")]
+    check_place(&terms.store, place)?;
+    let mut input = Input::open(place, console)?;
+    let output = Output::create(arguments.output.place(), &input, console)?;
     let runtime = runtime()?;
     let sources = &arguments.key.sources;
-    let needed = sources.iter().filter_map(KeySource::path).chain(arguments.terms.keys.as_deref());
-    output.spare(needed, A_KEY)?;
+    output.spare(sources.iter().filter_map(KeySource::path), A_KEY)?;
+    output.spare(terms.keys.as_ref().and_then(Place::file).as_deref(), A_KEY)?;
     let provider = runtime.block_on(existing_keys(&arguments.key, console).provider(sources))?;
-    let envelope = opening_envelope(&arguments.terms, provider)?;
+    let envelope = opening_envelope(terms, provider.clone(), console)?;
     let header = input.read_header()?;
-    let opener =
-        runtime.block_on(envelope.opener(&header, &context)).map_err(|error| Failure::from(error).of(input.name()))?;
+    let context = expected_context(terms, place, &provider, &header)?;
+    let opener = runtime.block_on(envelope.opener(&header, &context));
+    #[cfg(feature = "stores")]
+    let opener = match (opener, place.and_then(Place::url)) {
+        (Err(error @ OpenError::Provider(_)), Some(url)) if terms.keys.is_none() && !error.is_retryable() => {
+            let location = Location::parse_object(url)?;
+            match location.read_beside(&arguments.detached.suffix)?.map(|(keys, name)| (parse_detached(&keys), name)) {
+                Some((Err(failure), name)) => return Err(failure.of(name)),
+                // Those of another message do not help.
+                Some((Ok(keys), _)) if keys.message_id() == header.message_id() => {
+                    runtime.block_on(envelope.with_detached_keys(keys).opener(&header, &context))
+                }
+                _ => Err(error),
+            }
+        }
+        (opener, _) => opener,
+    };
+    let opener = opener.map_err(|error| opening_failure(error, place).of(input.name()))?;
     transfer(input, output, opener)
 }

@@ -2,30 +2,53 @@
 
 use std::io::Write;
 
-use super::{A_KEY, existing_keys, opening_envelope, runtime};
+use kms_envelope::RewrapError;
+
+#[cfg(feature = "stores")]
+use super::check_place;
+use super::{A_KEY, existing_keys, expected_context, opening_envelope, opening_failure, runtime};
 use crate::{
     args::RewrapArguments, console::Console, failure::Failure, input::Input, key_source::KeySource, output::Output,
+    place::Place,
 };
+
+const THE_MESSAGE: &str = "the message, which is still needed with its detached keys";
 
 /// Reads the message's header only.
 pub(super) fn rewrap(arguments: &RewrapArguments, console: Console) -> Result<(), Failure> {
-    let context = arguments.terms.context.to_open()?;
-    let mut input = Input::open(arguments.input.path(), console)?;
-    let mut output = Output::create(arguments.output.path(), &input, console)?;
+    let terms = &arguments.terms;
+    terms.context.to_open()?;
+    let place = arguments.input.place();
+    #[cfg(feature = "stores")]
+    check_place(&terms.store, place)?;
+    let mut input = Input::open(place, console)?;
+    let mut output = Output::create(arguments.output.place(), &input, console)?;
     if !arguments.output.is_given() {
         output.refuse_terminal()?;
     }
     let sources = &arguments.key.sources;
     output.spare(sources.iter().chain(&arguments.to).filter_map(KeySource::path), A_KEY)?;
-    output.spare(arguments.input.path(), "the message, which is still needed with its detached keys")?;
+    output.spare(place.and_then(Place::file).as_deref(), THE_MESSAGE)?;
+    #[cfg(feature = "stores")]
+    if let Some(url) = place.and_then(Place::url)
+        && arguments.output.place().and_then(Place::url) == Some(url)
+    {
+        return Err(Failure::new(format!("this is {THE_MESSAGE}")).of(url));
+    }
     let runtime = runtime()?;
     let keys = existing_keys(&arguments.key, console);
-    let old = opening_envelope(&arguments.terms, runtime.block_on(keys.provider(sources))?)?;
+    let provider = runtime.block_on(keys.provider(sources))?;
+    let old = opening_envelope(terms, provider.clone(), console)?;
     let new = runtime.block_on(keys.provider(&arguments.to))?;
     let header = input.read_header()?;
+    let context = expected_context(terms, place, &provider, &header)?;
     let keys = runtime
         .block_on(old.rewrap(&header, &context, &new))
-        .map_err(|error| Failure::from(error).of(input.name()))?
+        .map_err(|error| match error {
+            RewrapError::Open(error) => opening_failure(error, place),
+            error => error.into(),
+        })
+        .map_err(|failure| failure.of(input.name()))?
         .to_bytes();
     output.write_all(&keys).map_err(|error| Failure::writing(output.name(), &error))?;
     output.finish()

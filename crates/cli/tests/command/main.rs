@@ -10,6 +10,8 @@ mod permissions;
 mod signals;
 #[cfg(unix)]
 mod standard_streams;
+#[cfg(feature = "stores")]
+mod stores;
 
 #[cfg(feature = "aws-kms")]
 use std::time::{Duration, Instant};

@@ -12,14 +12,14 @@ use std::{
 
 use crate::{Folder, data, end, permissions::in_shell};
 
-fn send(signal: &str, process: &Child) {
+pub(crate) fn send(signal: &str, process: &Child) {
     let sent = Command::new("kill").args(["-s", signal, &process.id().to_string()]).status().unwrap();
     assert!(sent.success());
 }
 
 /// Starts a command that reads a pipe, and writes `input` to it, which is more than the pipe holds: afterwards the
 /// command is reading, and its temporary file exists. The pipe ends when the second value is dropped.
-fn start(command: &mut Command, input: &[u8]) -> (Child, ChildStdin) {
+pub(crate) fn start(command: &mut Command, input: &[u8]) -> (Child, ChildStdin) {
     let mut process = command.stdin(Stdio::piped()).spawn().unwrap();
     let mut pipe = process.stdin.take().unwrap();
     pipe.write_all(input).unwrap();

@@ -25,26 +25,27 @@ impl EncryptedStore<Box<dyn ObjectStore>> {
         V: Into<String>,
     {
         let (inner, path) = object_store::parse_url_opts(url, options)?;
-        let settings = settings.default_base(base(url, &path));
+        let settings = settings.default_base(Self::base_of(url, &path));
         let store = Self::new(inner, settings)
             .map_err(|error| object_store::Error::Generic { store: STORE, source: Box::new(error) })?;
         Ok((store, path))
     }
-}
 
-/// Returns the part of a URL that precedes this path, with a slash at the end.
-fn base(url: &Url, path: &Path) -> String {
-    let mut base = url.clone();
-    base.set_query(None);
-    base.set_fragment(None);
-    if let Ok(mut segments) = base.path_segments_mut() {
-        segments.pop_if_empty();
-        for _ in path.parts() {
-            segments.pop();
+    /// Returns the part of a URL that precedes this path, with a slash at the end: the base that
+    /// [`parse_url_opts`](Self::parse_url_opts) sets.
+    pub fn base_of(url: &Url, path: &Path) -> String {
+        let mut base = url.clone();
+        base.set_query(None);
+        base.set_fragment(None);
+        if let Ok(mut segments) = base.path_segments_mut() {
+            segments.pop_if_empty();
+            for _ in path.parts() {
+                segments.pop();
+            }
+            segments.push("");
         }
-        segments.push("");
+        base.into()
     }
-    base.into()
 }
 
 #[cfg(test)]
@@ -52,7 +53,7 @@ mod tests {
     use super::*;
 
     fn base_of(url: &str, path: &str) -> String {
-        base(&Url::parse(url).unwrap(), &Path::parse(path).unwrap())
+        EncryptedStore::base_of(&Url::parse(url).unwrap(), &Path::parse(path).unwrap())
     }
 
     #[test]
