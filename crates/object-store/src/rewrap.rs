@@ -12,11 +12,8 @@ use tokio::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rewrapped {
-    /// New detached keys were stored, which open the object with the new key.
-    Stored {
-        /// Identifies their version, as `Listed::detached_keys` does.
-        detached_keys: u64,
-    },
+    /// New detached keys were stored, which open the object with the new key, or the object was resealed.
+    Stored,
     /// The object opened with the new key before.
     Before,
     /// No encrypted data key of the object is for the old key.

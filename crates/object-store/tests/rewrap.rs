@@ -23,15 +23,6 @@ use tokio::time::Instant;
 const OLD: u8 = 7;
 const NEW: u8 = 8;
 const THIRD: u8 = 9;
-const STORED: Rewrapped = Rewrapped::Stored { detached_keys: 0 };
-
-/// Returns the result without the version of the detached keys.
-fn kind(result: Result<Rewrapped>) -> Rewrapped {
-    match result.unwrap() {
-        Rewrapped::Stored { .. } => STORED,
-        other => other,
-    }
-}
 
 fn settings_with(provider: impl KeyProvider + 'static) -> StoreSettings {
     StoreSettings::new(Envelope::builder(provider))
@@ -84,7 +75,7 @@ async fn rewrap_all(
     let inventory = Inventory::new(Arc::new(store.inner().clone())).detached_keys(".keys");
     let objects: Vec<_> = inventory.stream().try_collect().await.unwrap();
     let results = store.rewrap_all(futures_util::stream::iter(objects).boxed(), new, options);
-    results.map(|(meta, result)| (meta.location.to_string(), result)).collect().await
+    results.map(|(listed, result)| (listed.meta.location.to_string(), result)).collect().await
 }
 
 #[tokio::test]
@@ -95,7 +86,7 @@ async fn a_rewrapped_object_opens_with_the_new_key_and_its_bytes_are_the_same() 
     read(&faulty, NEW, "a").await.unwrap_err();
 
     let store = store_with(&faulty, key(OLD));
-    assert_eq!(kind(store.rewrap(&a, &new_key()).await), STORED);
+    assert_eq!(store.rewrap(&a, &new_key()).await.unwrap(), Rewrapped::Stored);
     assert_eq!(read(&faulty, NEW, "a").await.unwrap(), plaintext(300, 0));
     assert_eq!(read(&faulty, OLD, "a").await.unwrap(), plaintext(300, 0));
     assert_eq!((stored(&faulty.inner, "a"), faulty.inner.head(&a).await.unwrap()), (before, meta));
@@ -115,15 +106,15 @@ async fn a_second_run_writes_nothing_and_makes_one_call_for_each_object() {
     let (store, envelope) = (store_with(&faulty, old.clone()), Envelope::new(new.clone()));
     let options = RewrapOptions::default();
     for result in rewrap_all(&store, &envelope, &options).await.into_values() {
-        assert_eq!(kind(result), STORED);
+        assert_eq!(result.unwrap(), Rewrapped::Stored);
     }
     let calls = (old.calls().decrypt, new.calls().encrypt, new.calls().decrypt);
     assert_eq!(calls, (2, 2, 2), "three for each object");
     let puts = faulty.puts.load(SeqCst);
     for result in rewrap_all(&store, &envelope, &options).await.into_values() {
-        assert_eq!(kind(result), Rewrapped::Before);
+        assert_eq!(result.unwrap(), Rewrapped::Before);
     }
-    assert_eq!(kind(store.rewrap(&"a".into(), &envelope).await), Rewrapped::Before);
+    assert_eq!(store.rewrap(&"a".into(), &envelope).await.unwrap(), Rewrapped::Before);
     let calls = (old.calls().decrypt, new.calls().encrypt, new.calls().decrypt);
     assert_eq!((calls, faulty.puts.load(SeqCst)), ((2, 2, 5), puts));
 }
@@ -137,7 +128,7 @@ async fn an_object_that_the_new_key_opens_or_the_old_key_does_not_is_left_as_it_
     let puts = faulty.puts.load(SeqCst);
     let old = ScriptedProvider::new(key(OLD));
     let results = rewrap_all(&store_with(&faulty, old.clone()), &new_key(), &RewrapOptions::default()).await;
-    let results: Vec<_> = results.into_values().map(kind).collect();
+    let results: Vec<_> = results.into_values().map(Result::unwrap).collect();
     assert_eq!(results, [Rewrapped::Before, Rewrapped::OtherKey]);
     assert_eq!((faulty.puts.load(SeqCst), old.calls().decrypt), (puts, 0));
 }
@@ -152,7 +143,7 @@ async fn detached_keys_for_others_are_kept_and_those_of_the_old_key_are_not() {
     assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-9", "tests/key-8"]);
     // The key in the header is of no use any more, so the next key comes from the detached one.
     let next = Envelope::new(key(10));
-    assert_eq!(kind(store_with(&faulty, key(NEW)).rewrap(&a, &next).await), STORED);
+    assert_eq!(store_with(&faulty, key(NEW)).rewrap(&a, &next).await.unwrap(), Rewrapped::Stored);
     assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-10", "tests/key-9"]);
     for byte in [OLD, THIRD, 10] {
         assert_eq!(read(&faulty, byte, "a").await.unwrap(), plaintext(300, 0), "{byte}");
@@ -166,7 +157,7 @@ async fn detached_keys_of_another_message_are_replaced_and_anything_else_is_not(
     let old = store_with(&faulty, key(OLD));
     old.rewrap(&"a".into(), &new_key()).await.unwrap();
     store(&faulty.inner, "b.keys", &stored(&faulty.inner, "a.keys"));
-    assert_eq!(kind(old.rewrap(&"b".into(), &new_key()).await), STORED);
+    assert_eq!(old.rewrap(&"b".into(), &new_key()).await.unwrap(), Rewrapped::Stored);
     assert_eq!(read(&faulty, NEW, "b").await.unwrap(), plaintext(300, 1));
 
     let mine = Bytes::from_static(b"my notes");
@@ -184,7 +175,7 @@ async fn messages_of_other_layouts_and_signed_ones_are_rewrapped() {
     let envelope = Envelope::builder(key(OLD)).suite(signing).frame_len(1000).build().unwrap();
     store(&faulty.inner, "a", &envelope.seal(b"signed", &context).await.unwrap().into());
     let old = store_with(&faulty, key(OLD));
-    assert_eq!(kind(old.rewrap(&"a".into(), &new_key()).await), STORED);
+    assert_eq!(old.rewrap(&"a".into(), &new_key()).await.unwrap(), Rewrapped::Stored);
     let keys = DetachedKeys::parse(&stored(&faulty.inner, "a.keys"), &Limits::default()).unwrap();
     let opened = new_key().with_detached_keys(keys).open(&stored(&faulty.inner, "a"), &context).await.unwrap();
     assert_eq!(opened.plaintext, b"signed");
@@ -205,7 +196,7 @@ async fn what_cannot_be_rewrapped_is_an_error_and_nothing_is_stored() {
         old.rewrap(&location.into(), new).await.unwrap_err()
     };
     assert!(matches!(error("none", &old, &new_key()).await, object_store::Error::NotFound { .. }));
-    assert_eq!(kind(old.rewrap(&"other".into(), &new_key()).await), Rewrapped::NoMessage);
+    assert_eq!(old.rewrap(&"other".into(), &new_key()).await.unwrap(), Rewrapped::NoMessage);
     let failed = error("a.keys", &old, &new_key()).await;
     assert!(matches!(cause(&failed), Error::ReservedName { .. }), "{failed}");
     let plain = EncryptedStore::new(faulty.clone(), settings()).unwrap();
@@ -246,9 +237,9 @@ async fn an_object_that_fails_does_not_keep_the_others_from_being_rewrapped() {
     let options = RewrapOptions::default().concurrency(0);
     let results = old.rewrap_all(futures_util::stream::iter(objects).boxed(), &new_key(), &options);
     let results: BTreeMap<_, _> =
-        results.map(|(meta, result)| (meta.location.to_string(), result)).collect::<BTreeMap<_, _>>().await;
+        results.map(|(listed, result)| (listed.meta.location.to_string(), result)).collect::<BTreeMap<_, _>>().await;
     for name in ["a", "c"] {
-        assert!(matches!(results[name], Ok(Rewrapped::Stored { .. })));
+        assert!(matches!(results[name], Ok(Rewrapped::Stored)));
     }
     assert!(matches!(cause(results["b"].as_ref().unwrap_err()), Error::Open { .. }));
     assert!(matches!(results["deleted"].as_ref().unwrap_err(), object_store::Error::NotFound { .. }));
@@ -276,7 +267,7 @@ async fn an_object_that_is_replaced_meanwhile_is_rewrapped_again() {
         let result = store_with(&faulty, key(OLD)).rewrap(&"a".into(), &new_key()).await;
         faulty.set(|get| get.answer());
         if times == 1 {
-            assert_eq!(kind(result), STORED);
+            assert_eq!(result.unwrap(), Rewrapped::Stored);
             assert_eq!(read(&faulty, NEW, "a").await.unwrap(), plaintext(100, 0));
         } else {
             let error = result.unwrap_err();
@@ -305,7 +296,7 @@ async fn detached_keys_that_others_store_at_the_same_time_are_not_lost() {
             answer
         });
         let result = store_with(&faulty, key(OLD)).rewrap(&"a".into(), &new_key()).await;
-        assert_eq!(kind(result), STORED);
+        assert_eq!(result.unwrap(), Rewrapped::Stored);
         assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-8", "tests/key-9"]);
     }
 }
@@ -322,7 +313,7 @@ async fn calls_that_are_throttled_are_repeated_and_lose_nothing() {
     let (store, envelope) = (store_with(&faulty, old.clone()), Envelope::new(new));
     let started = Instant::now();
     for (name, result) in rewrap_all(&store, &envelope, &RewrapOptions::default()).await {
-        assert_eq!(kind(result), STORED, "{name}");
+        assert_eq!(result.unwrap(), Rewrapped::Stored, "{name}");
         assert_eq!(read(&faulty, NEW, &name).await.unwrap().len(), 300);
     }
     assert!(started.elapsed() > Duration::from_millis(200), "waits between the attempts");
@@ -417,6 +408,39 @@ async fn an_object_that_is_replaced_while_it_is_resealed_stays() {
         faulty.set(|get| get.answer());
         assert_eq!(stored(&faulty.inner, "a"), version);
         assert_eq!(names(&faulty).await, ["a"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_objects_of_the_old_key_are_resealed() {
+    let faulty = objects(&["a", "b"]).await;
+    store_with(&faulty, key(NEW)).put(&"new".into(), "x".into()).await.unwrap();
+    store_with(&faulty, key(THIRD)).put(&"third".into(), "x".into()).await.unwrap();
+    store(&faulty.inner, "other", &Bytes::from_static(b"PAR1"));
+    let old = ScriptedProvider::new(key(OLD));
+    old.script([Fault::Throttled, Fault::Throttled]);
+    let (encrypted, new) = (store_with(&faulty, old.clone()), || Envelope::builder(key(NEW)));
+    for run in 0..2 {
+        let inventory = Inventory::new(Arc::new(faulty.clone())).detached_keys(".keys");
+        let listed: Vec<_> = inventory.stream().try_collect().await.unwrap();
+        let listed = futures_util::stream::iter(listed).boxed();
+        let results = encrypted.reseal_all(listed, new, &RewrapOptions::default()).unwrap();
+        let results: BTreeMap<_, _> =
+            results.map(|(listed, result)| (listed.meta.location.to_string(), result.unwrap())).collect().await;
+        let ours = if run == 0 { Rewrapped::Stored } else { Rewrapped::Before };
+        let expected = [
+            ("a", ours),
+            ("b", ours),
+            ("new", Rewrapped::Before),
+            ("other", Rewrapped::NoMessage),
+            ("third", Rewrapped::OtherKey),
+        ];
+        assert_eq!(results, expected.map(|(name, result)| (name.to_owned(), result)).into());
+    }
+    assert_eq!(old.calls().decrypt, 4);
+    for name in ["a", "b"] {
+        assert_eq!(read(&faulty, NEW, name).await.unwrap().len(), 300);
+        read(&faulty, OLD, name).await.unwrap_err();
     }
 }
 

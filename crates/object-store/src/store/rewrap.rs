@@ -9,7 +9,7 @@ use kms_envelope::{
 };
 
 use super::{
-    Core, EncryptedStore, Inspected, STORE,
+    Core, EncryptedStore, Inspected, Listed, STORE,
     copy::upload_all,
     inventory::{self, read_start, version},
     object_store::{
@@ -18,7 +18,9 @@ use super::{
     },
     upload::seal_all,
 };
-use crate::{Content, Error, Message, RewrapOptions, Rewrapped, rewrap::Pace, settings::envelope, stats::Counters};
+use crate::{
+    Content, Error, Message, RewrapOptions, Rewrapped, SettingsError, rewrap::Pace, settings::envelope, stats::Counters,
+};
 
 /// How often an object is rewrapped again because it changed at the same time.
 const ATTEMPTS: usize = 5;
@@ -49,38 +51,66 @@ impl<T: ObjectStore> EncryptedStore<T> {
     /// - [`Error::DetachedKeys`] if what is stored under the name of the detached keys is something else. It stays.
     /// - [`Error::Changed`] if the object or its detached keys are replaced at the same time, several times.
     pub async fn rewrap(&self, location: &Path, new: &Envelope) -> Result<Rewrapped> {
-        self.core.rewrap(location, None, new, &RewrapOptions::default().attempts(1).pace()).await
+        let pace = RewrapOptions::default().attempts(1).pace();
+        self.core.rewrap(location, None, new, &pace).await.map(|(rewrapped, _)| rewrapped)
     }
 
     /// Rewraps the objects of an [inventory](super::Inventory), several at the same time. Each is returned with the result
-    /// of [`rewrap`](Self::rewrap), in no particular order, and does not keep the others from being rewrapped.
+    /// of [`rewrap`](Self::rewrap) and the version of its detached keys, in no particular order. An object that fails does
+    /// not keep the others from being rewrapped.
     ///
-    /// The inventory must look for detached keys with the same suffix. Objects whose content it could not read return
+    /// The inventory must look for detached keys with the same suffix. An object that it could not read is returned with
     /// that error.
     ///
     /// All of this can be repeated, for example after the process was stopped: objects that were rewrapped before cost
     /// one call to the new key, and nothing is written.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use futures_util::{StreamExt, TryStreamExt};
+    /// # use kms_envelope::{Envelope, RawAes};
+    /// # use kms_envelope_object_store::{RewrapOptions, Rewrapped, StoreSettings};
+    /// # use kms_envelope_object_store::v0_14::{EncryptedStore, Inventory, object_store::{ObjectStoreExt, memory::InMemory}};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let bucket = Arc::new(InMemory::new());
+    /// # let (old_key, new_key) = (RawAes::generate("example", "old")?, RawAes::generate("example", "new")?);
+    /// let settings = StoreSettings::new(Envelope::builder(old_key)).detached_keys(".keys");
+    /// let store = EncryptedStore::new(bucket.clone(), settings)?;
+    /// # store.put(&"2026/a".into(), "attack at dawn".into()).await?;
+    ///
+    /// let objects: Vec<_> = Inventory::new(bucket).detached_keys(".keys").stream().try_collect().await?;
+    /// let objects = futures_util::stream::iter(objects).boxed();
+    /// let mut results = store.rewrap_all(objects, &Envelope::new(new_key), &RewrapOptions::default());
+    /// while let Some((object, result)) = results.next().await {
+    ///     println!("{}: {:?}", object.meta.location, result?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn rewrap_all(
         &self,
         objects: BoxStream<'static, Inspected>,
         new: &Envelope,
         options: &RewrapOptions,
-    ) -> BoxStream<'static, (ObjectMeta, Result<Rewrapped>)>
+    ) -> BoxStream<'static, (Listed, Result<Rewrapped>)>
     where
         T: 'static,
     {
         let (core, new, pace) = (self.core.clone(), new.clone(), options.pace());
-        let rewrap = move |Inspected { meta, content, .. }: Inspected| {
+        let rewrap = move |Inspected { meta, listed_keys, content }: Inspected| {
             let (core, new, pace) = (core.clone(), new.clone(), pace.clone());
             async move {
                 let result = match content {
                     Ok(Content::Message(message)) => {
                         core.rewrap(&meta.location, Some((meta.clone(), *message)), &new, &pace).await
                     }
-                    Ok(Content::Other(_)) => Ok(Rewrapped::NoMessage),
+                    Ok(Content::Other(_)) => Ok((Rewrapped::NoMessage, None)),
                     Err(error) => Err(error),
                 };
-                (meta, result)
+                let stored = result.as_ref().ok().and_then(|(_, stored)| *stored);
+                let listed = Listed { meta, detached_keys: stored.or(listed_keys) };
+                (listed, result.map(|(rewrapped, _)| rewrapped))
             }
         };
         objects.map(rewrap).buffer_unordered(options.concurrency.max(1)).boxed()
@@ -107,17 +137,57 @@ impl<T: ObjectStore> EncryptedStore<T> {
     pub async fn reseal(&self, location: &Path, new: EnvelopeBuilder) -> Result<()> {
         self.core.reseal(location, new).await
     }
+
+    /// Reseals the objects of an [inventory](super::Inventory) that have an encrypted data key for the old key, several at
+    /// the same time. Like [`rewrap_all`](Self::rewrap_all), but with [`reseal`](Self::reseal).
+    ///
+    /// `new` returns the builder of the envelope for an object. An object that was replaced at the same time is resealed
+    /// again.
+    ///
+    /// # Errors
+    /// Returns a [`SettingsError`] if the settings of `new` are not valid for a store.
+    pub fn reseal_all(
+        &self,
+        objects: BoxStream<'static, Inspected>,
+        new: impl Fn() -> EnvelopeBuilder + Send + Sync + 'static,
+        options: &RewrapOptions,
+    ) -> Result<BoxStream<'static, (Listed, Result<Rewrapped>)>, SettingsError>
+    where
+        T: 'static,
+    {
+        let envelope = envelope(new(), self.core.shared.layout)?;
+        let (core, new, pace) = (self.core.clone(), Arc::new(new), options.pace());
+        let reseal = move |Inspected { meta, listed_keys, content }: Inspected| {
+            let (core, envelope, new, pace) = (core.clone(), envelope.clone(), new.clone(), pace.clone());
+            async move {
+                let result = match content {
+                    Ok(Content::Message(message)) if message.may_open_with(core.shared.envelope.provider()) => {
+                        let reseal = || core.reseal(&meta.location, new());
+                        pace.call(2, is_retryable, reseal).await.map(|()| Rewrapped::Stored)
+                    }
+                    Ok(Content::Message(message)) if message.may_open_with(envelope.provider()) => {
+                        Ok(Rewrapped::Before)
+                    }
+                    Ok(Content::Message(_)) => Ok(Rewrapped::OtherKey),
+                    Ok(Content::Other(_)) => Ok(Rewrapped::NoMessage),
+                    Err(error) => Err(error),
+                };
+                (Listed { meta, detached_keys: listed_keys }, result)
+            }
+        };
+        Ok(objects.map(reseal).buffer_unordered(options.concurrency.max(1)).boxed())
+    }
 }
 
 impl<T: ObjectStore> Core<T> {
-    /// Rewraps an object that may have been inspected before.
+    /// Rewraps an object that may have been inspected before. Returns the version of the detached keys if they are new.
     async fn rewrap(
         &self,
         location: &Path,
         mut inspected: Option<(ObjectMeta, Message)>,
         new: &Envelope,
         pace: &Pace,
-    ) -> Result<Rewrapped> {
+    ) -> Result<(Rewrapped, Option<u64>)> {
         self.check_name(location)?;
         let keys_at = self.detached_path(location);
         let keys_at = keys_at.ok_or_else(|| Error::NoDetachedKeys { location: location.to_string() })?;
@@ -127,12 +197,12 @@ impl<T: ObjectStore> Core<T> {
                 Some((_, message))
                     if ![&self.shared.envelope, new].iter().any(|it| message.may_open_with(it.provider())) =>
                 {
-                    return Ok(Rewrapped::OtherKey);
+                    return Ok((Rewrapped::OtherKey, None));
                 }
                 Some(inspected) => inspected,
                 None => match self.inspect(location, &keys_at).await? {
                     (meta, Content::Message(message)) => (meta, *message),
-                    (_, Content::Other(_)) => return Ok(Rewrapped::NoMessage),
+                    (_, Content::Other(_)) => return Ok((Rewrapped::NoMessage, None)),
                 },
             };
             if let Some(rewrapped) = self.rewrap_version(&meta, &message, &keys_at, new, pace).await? {
@@ -155,7 +225,7 @@ impl<T: ObjectStore> Core<T> {
         keys_at: &Path,
         new: &Envelope,
         pace: &Pace,
-    ) -> Result<Option<Rewrapped>> {
+    ) -> Result<Option<(Rewrapped, Option<u64>)>> {
         let (header, old) = (message.header(), &self.shared.envelope);
         let context = self.shared.contexts.expected(meta.location.as_ref(), header.context());
         let failed = |error: RewrapError| match error {
@@ -163,21 +233,21 @@ impl<T: ObjectStore> Core<T> {
             error => Error::Rewrap { location: meta.location.to_string(), source: Arc::new(error) },
         };
         if may_open(new, header.encrypted_data_keys()) && opens(new, header, &context, pace).await.map_err(failed)? {
-            return Ok(Some(Rewrapped::Before));
+            return Ok(Some((Rewrapped::Before, None)));
         }
         let stored = inventory::detached_keys(&self.inner, keys_at, old.limits()).await?;
         let keys = stored.as_ref().map(|(_, keys)| keys).filter(|keys| keys.message_id() == header.message_id());
         if let Some(keys) = keys.filter(|keys| may_open(new, keys.encrypted_data_keys()))
             && opens(&new.with_detached_keys(keys.clone()), header, &context, pace).await.map_err(failed)?
         {
-            return Ok(Some(Rewrapped::Before));
+            return Ok(Some((Rewrapped::Before, None)));
         }
         let opening = if may_open(old, header.encrypted_data_keys()) {
             old.clone()
         } else if let Some(keys) = keys.filter(|keys| may_open(old, keys.encrypted_data_keys())) {
             old.with_detached_keys(keys.clone())
         } else {
-            return Ok(Some(Rewrapped::OtherKey));
+            return Ok(Some((Rewrapped::OtherKey, None)));
         };
 
         let rewrap = || opening.rewrap(header, &context, new.provider());
@@ -200,7 +270,7 @@ impl<T: ObjectStore> Core<T> {
         }
         let (stored, found) = read_start(&self.inner, keys_at, &GetOptions::default(), keys.len() as u64 + 1).await?;
         let is_whole = found == keys && is_version(&self.inner.head(&meta.location).await?, meta);
-        Ok(is_whole.then(|| Rewrapped::Stored { detached_keys: version(&stored) }))
+        Ok(is_whole.then(|| (Rewrapped::Stored, Some(version(&stored)))))
     }
 
     /// Writes an object if it is still the one with this metadata, or if there is still none. Returns whether it is.
@@ -234,7 +304,7 @@ impl<T: ObjectStore> Core<T> {
         self.check_name(location)?;
         let failed = |error| Error::seal(location, error);
         let changed = || Error::Changed { location: location.to_string() };
-        let (mut source, mut plaintext) = self.get_plaintext(location, &GetOptions::default()).await?;
+        let (mut source, plaintext) = self.get_plaintext(location, &GetOptions::default()).await?;
         let (stored, attributes) = (source.meta.clone(), source.attributes.clone());
         let is_unchanged = async || self.inner.head(location).await.map(|found| is_version(&found, &stored));
 
@@ -290,6 +360,14 @@ async fn check(
     pace: &Pace,
 ) -> Result<(), OpenError> {
     pace.call(1, OpenError::is_retryable, || envelope.opener(header, context)).await.map(drop)
+}
+
+/// Returns whether a call that failed may succeed later.
+fn is_retryable(error: &object_store::Error) -> bool {
+    match error {
+        object_store::Error::Generic { source, .. } => source.downcast_ref().is_some_and(Error::is_retryable),
+        _ => false,
+    }
 }
 
 /// Returns whether this is the metadata of the same version of an object.
