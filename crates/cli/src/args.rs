@@ -18,7 +18,10 @@ use clap_complete::Shell;
 use kms_envelope::{AlgorithmSuite, Backend, CommitmentPolicy, EncryptionContext, Limits, provider::RsaPadding};
 
 #[cfg(feature = "stores")]
-use crate::stores::StoreArguments;
+use crate::{
+    commands::inventory::Format,
+    stores::{StoreArguments, scope::ScopeArguments},
+};
 use crate::{
     console::one_line,
     failure::Failure,
@@ -78,6 +81,16 @@ pub(crate) enum Command {
     /// Reads the header of the message only. Writes the new encrypted data keys to a separate file of detached keys,
     /// which `open --keys` uses instead of the encrypted data keys in the message. The old key can still open the
     /// message.
+    #[cfg_attr(feature = "stores", doc = "")]
+    #[cfg_attr(
+        feature = "stores",
+        doc = "If IN is the URL of a bucket or a folder, and there is no OUT, rewraps all objects below it, and stores the"
+    )]
+    #[cfg_attr(
+        feature = "stores",
+        doc = "detached keys beside them. Each of them opens its object with the new key before it is stored."
+    )]
+    #[command(mut_arg("sources", |sources| sources.visible_alias("from")))]
     Rewrap(RewrapArguments),
     /// Show a message's header and lengths; verifies nothing without --key
     Inspect(InspectArguments),
@@ -87,6 +100,11 @@ pub(crate) enum Command {
     /// object that no store with these lengths of headers and frames wrote. Detached keys are not listed.
     #[cfg(feature = "stores")]
     Ls(LsArguments),
+    /// Show which keys protect the objects of a store, from their headers alone
+    ///
+    /// Reads the first bytes of each object, without any key. None of it is authenticated.
+    #[cfg(feature = "stores")]
+    Inventory(InventoryArguments),
     /// Create, rotate and show branch keys, which are stored in a DynamoDB table and encrypted by AWS KMS
     ///
     /// Messages sealed with `--key branch:TABLE/ID` open with the hierarchical keyring of AWS's SDKs, which can use the
@@ -175,10 +193,56 @@ pub(crate) struct RewrapArguments {
     pub(crate) to: Vec<KeySource>,
     #[command(flatten)]
     pub(crate) terms: OpeningArguments,
+    #[cfg(feature = "stores")]
+    #[command(flatten, next_help_heading = "Options for the objects below a URL")]
+    pub(crate) many: RewrapObjectsArguments,
     #[command(flatten)]
     pub(crate) output: OutputArgument,
     #[command(flatten)]
     pub(crate) input: InputArgument,
+}
+
+/// The arguments for rewrapping the objects below a URL.
+#[cfg(feature = "stores")]
+#[derive(Debug, Args)]
+pub(crate) struct RewrapObjectsArguments {
+    /// Only count the objects, and the requests to AWS KMS
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Write the objects anew, with other data keys, so that the old key does not open them: for a data key or an old
+    /// key that may have been compromised
+    #[arg(long)]
+    pub(crate) reseal: bool,
+    /// The maximum number of calls to the keys in a second [default: no limit]
+    #[arg(long, value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) kms_rate: Option<u32>,
+    #[command(flatten)]
+    pub(crate) scope: ScopeArguments,
+}
+
+#[cfg(feature = "stores")]
+impl RewrapObjectsArguments {
+    /// Returns whether any argument is present that applies only to the objects below a URL.
+    pub(crate) fn are_given(&self) -> bool {
+        self.dry_run || self.reseal || self.kms_rate.is_some() || self.scope.are_given()
+    }
+}
+
+#[cfg(feature = "stores")]
+#[derive(Debug, Args)]
+pub(crate) struct InventoryArguments {
+    /// Only objects of this key, as the inventory shows it, or without the text up to the first slash. If repeated, of
+    /// any of the keys
+    #[arg(long = "key", value_name = "NAME")]
+    pub(crate) keys: Vec<String>,
+    /// What to print
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) format: Format,
+    #[command(flatten)]
+    pub(crate) scope: ScopeArguments,
+    /// The URL of a bucket or a folder. Everything below it is read
+    #[arg(value_name = "URL", value_parser = OsStringValueParser::new().try_map(Place::parse))]
+    pub(crate) place: Place,
 }
 
 #[derive(Debug, Args)]
@@ -410,7 +474,7 @@ enum Padding {
     Pkcs1,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct PolicyArgument {
     /// Whether messages must have key commitment. To open older messages that have none, use
     /// require-encrypt-allow-decrypt

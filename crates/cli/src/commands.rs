@@ -5,9 +5,13 @@ mod branch_key;
 mod generated;
 mod inspect;
 #[cfg(feature = "stores")]
+pub(crate) mod inventory;
+#[cfg(feature = "stores")]
 mod ls;
 mod open;
 mod rewrap;
+#[cfg(feature = "stores")]
+mod rewrap_objects;
 mod seal;
 
 use std::{
@@ -51,6 +55,8 @@ pub(crate) fn run(Arguments { command, quiet }: Arguments) -> Result<(), Failure
         Command::Inspect(arguments) => inspect::inspect(&arguments, console),
         #[cfg(feature = "stores")]
         Command::Ls(arguments) => ls::ls(&arguments),
+        #[cfg(feature = "stores")]
+        Command::Inventory(arguments) => inventory::inventory(&arguments, console),
         #[cfg(feature = "aws-kms")]
         Command::BranchKey(command) => branch_key::run(&command, console),
         #[cfg(not(feature = "aws-kms"))]
@@ -138,6 +144,15 @@ fn opening_failure(error: OpenError, place: Option<&Place>) -> Failure {
 const BOUND: &str = "an object opens where it was sealed: check `--base`; `kms-envelope inspect` shows what it is bound to; \
      to open it anyway, use `--binding none`";
 
+/// Returns the store that a URL names, for the objects below it.
+#[cfg(feature = "stores")]
+fn folder(place: &Place) -> Result<Location, Failure> {
+    match place.url() {
+        Some(url) => Location::parse(url),
+        None => Err(Failure::usage(format!("{place} is a path; for a local folder, write file:///PATH"))),
+    }
+}
+
 /// Fails if arguments for URLs are given for files.
 #[cfg(feature = "stores")]
 fn check_place(arguments: &StoreArguments, place: Option<&Place>) -> Result<(), Failure> {
@@ -165,7 +180,7 @@ fn to_json(report: &impl Serialize) -> Result<String, Failure> {
 }
 
 /// Returns the same JSON in printable ASCII, because it may go to a terminal. Other characters occur in strings only.
-fn ascii(json: &str) -> String {
+pub(crate) fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         if c == '\n' || c == ' ' || c.is_ascii_graphic() {

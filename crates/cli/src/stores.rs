@@ -2,6 +2,8 @@
 
 mod download;
 mod errors;
+pub(crate) mod log;
+pub(crate) mod scope;
 mod upload;
 
 use std::{

@@ -24,7 +24,7 @@ async fn inspected(inventory: &Inventory<Faulty>) -> BTreeMap<String, Inspected>
     let objects: Vec<_> = inventory.stream().try_collect().await.unwrap();
     let count = objects.len();
     let by_name: BTreeMap<_, _> =
-        objects.into_iter().map(|object| (object.meta.location.to_string(), object)).collect();
+        objects.into_iter().map(|object| (object.listed.meta.location.to_string(), object)).collect();
     assert_eq!(by_name.len(), count, "no object twice");
     by_name
 }
@@ -95,7 +95,7 @@ async fn an_inventory_names_the_keys_of_all_kinds_of_messages_and_marks_what_is_
     let lens = ["t/stored", "t/long-header", "t/version-1", "t/signed", "t/truncated-body"]
         .map(|name| message(&found[name]).plaintext_len());
     assert_eq!(lens, [Some(1000), Some(5), Some(0), None, None]);
-    assert_eq!(found["t/stored"].meta.size, whole.len() as u64);
+    assert_eq!(found["t/stored"].listed.meta.size, whole.len() as u64);
     assert_eq!(message(&found["t/signed"]).header().suite(), signing);
     for name in ["t/empty", "t/other", "t/truncated"] {
         assert!(matches!(found[name].content, Ok(Content::Other(_))), "{name}");
@@ -148,14 +148,14 @@ async fn detached_keys_belong_to_their_object_and_are_not_listed() {
     assert_eq!(names(message(&found["b"])), ["tests/key-7"], "those of another message are ignored");
     assert_eq!(names(message(&found["c"])), ["tests/key-7"]);
     assert_eq!((faulty.take_gets().len(), faulty.lists.load(SeqCst)), (5, 2));
-    let versions = ["a", "b", "c"].map(|name| found[name].listed_keys);
+    let versions = ["a", "b", "c"].map(|name| found[name].listed.detached_keys);
     assert!(versions[0].is_some() && versions[1].is_some() && versions[0] != versions[1] && versions[2].is_none());
     // The number identifies the version.
     let again = inspected(&inventory(&faulty).detached_keys(".keys")).await;
-    assert_eq!(again["a"].listed_keys, versions[0]);
+    assert_eq!(again["a"].listed.detached_keys, versions[0]);
     store(&faulty.inner, "a.keys", &Bytes::from_static(b"no keys"));
     let changed = inspected(&inventory(&faulty).detached_keys(".keys")).await;
-    assert_ne!(changed["a"].listed_keys, versions[0]);
+    assert_ne!(changed["a"].listed.detached_keys, versions[0]);
     let error = changed["a"].content.as_ref().unwrap_err();
     assert!(matches!(cause(error), Error::DetachedKeys { .. }), "{error}");
     // Without the setting, they are objects as others.

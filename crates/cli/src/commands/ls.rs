@@ -7,7 +7,7 @@ use kms_envelope::message::Geometry;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use serde::Serialize;
 
-use super::ascii;
+use super::{ascii, folder};
 use crate::{
     args::LsArguments,
     console::one_line,
@@ -20,13 +20,7 @@ use crate::{
 const LINES: usize = 1000;
 
 pub(super) fn ls(arguments: &LsArguments) -> Result<(), Failure> {
-    let Some(url) = arguments.place.url() else {
-        return Err(Failure::usage(format!(
-            "{} is a path; to list a local folder, write file:///PATH",
-            arguments.place
-        )));
-    };
-    let location = Location::parse(url)?;
+    let location = folder(&arguments.place)?;
     stores::runtime()?.block_on(list(arguments, &location))
 }
 

@@ -4,9 +4,11 @@ use std::io::Write;
 
 use kms_envelope::RewrapError;
 
-#[cfg(feature = "stores")]
-use super::check_place;
 use super::{A_KEY, existing_keys, expected_context, opening_envelope, opening_failure, runtime};
+#[cfg(feature = "stores")]
+use super::{check_place, rewrap_objects};
+#[cfg(feature = "stores")]
+use crate::stores::Location;
 use crate::{
     args::RewrapArguments, console::Console, failure::Failure, input::Input, key_source::KeySource, output::Output,
     place::Place,
@@ -21,6 +23,16 @@ pub(super) fn rewrap(arguments: &RewrapArguments, console: Console) -> Result<()
     let place = arguments.input.place();
     #[cfg(feature = "stores")]
     check_place(&terms.store, place)?;
+    #[cfg(feature = "stores")]
+    match place.and_then(Place::url) {
+        Some(url) if !arguments.output.is_given() => {
+            return rewrap_objects::rewrap_objects(arguments, &Location::parse(url)?, console);
+        }
+        _ if arguments.many.are_given() => {
+            return Err(Failure::usage("some of the options apply only to the objects below a URL, without --output"));
+        }
+        _ => {}
+    }
     let mut input = Input::open(place, console)?;
     let mut output = Output::create(arguments.output.place(), &input, console)?;
     if !arguments.output.is_given() {

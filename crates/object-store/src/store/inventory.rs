@@ -45,10 +45,10 @@ const HEADER_LEN: u64 = 1024;
 ///     match object.content? {
 ///         Content::Message(message) => {
 ///             for key in message.encrypted_data_keys() {
-///                 println!("{} needs {key}", object.meta.location);
+///                 println!("{} needs {key}", object.listed.meta.location);
 ///             }
 ///         }
-///         _ => println!("{} is not a message", object.meta.location),
+///         _ => println!("{} is not a message", object.listed.meta.location),
 ///     }
 /// }
 /// # Ok(())
@@ -87,10 +87,8 @@ pub struct Listed {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Inspected {
-    /// The metadata, with the length of the sealed object.
-    pub meta: ObjectMeta,
-    /// Identifies the version of the object's detached keys when it was listed, if it had any.
-    pub listed_keys: Option<u64>,
+    /// The object, with the metadata that it had when it was read.
+    pub listed: Listed,
     /// The content, or why it could not be read. `NotFound` if the object was deleted after it was listed.
     pub content: Result<Content>,
 }
@@ -189,7 +187,7 @@ impl<T: ObjectStore + ?Sized> Inventory<T> {
                     Ok((meta, content)) => (meta, Ok(content)),
                     Err(error) => (meta, Err(error)),
                 };
-                Ok(Inspected { meta, listed_keys: detached_keys, content })
+                Ok(Inspected { listed: Listed { meta, detached_keys }, content })
             }
         };
         objects.map_ok(inspect).try_buffer_unordered(self.concurrency.max(1)).boxed()

@@ -98,7 +98,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
         T: 'static,
     {
         let (core, new, pace) = (self.core.clone(), new.clone(), options.pace());
-        let rewrap = move |Inspected { meta, listed_keys, content }: Inspected| {
+        let rewrap = move |Inspected { listed: Listed { meta, detached_keys }, content }: Inspected| {
             let (core, new, pace) = (core.clone(), new.clone(), pace.clone());
             async move {
                 let result = match content {
@@ -109,7 +109,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
                     Err(error) => Err(error),
                 };
                 let stored = result.as_ref().ok().and_then(|(_, stored)| *stored);
-                let listed = Listed { meta, detached_keys: stored.or(listed_keys) };
+                let listed = Listed { meta, detached_keys: stored.or(detached_keys) };
                 (listed, result.map(|(rewrapped, _)| rewrapped))
             }
         };
@@ -157,7 +157,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
     {
         let envelope = envelope(new(), self.core.shared.layout)?;
         let (core, new, pace) = (self.core.clone(), Arc::new(new), options.pace());
-        let reseal = move |Inspected { meta, listed_keys, content }: Inspected| {
+        let reseal = move |Inspected { listed: Listed { meta, detached_keys }, content }: Inspected| {
             let (core, envelope, new, pace) = (core.clone(), envelope.clone(), new.clone(), pace.clone());
             async move {
                 let result = match content {
@@ -172,7 +172,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
                     Ok(Content::Other(_)) => Ok(Rewrapped::NoMessage),
                     Err(error) => Err(error),
                 };
-                (Listed { meta, detached_keys: listed_keys }, result)
+                (Listed { meta, detached_keys }, result)
             }
         };
         Ok(objects.map(reseal).buffer_unordered(options.concurrency.max(1)).boxed())
@@ -268,7 +268,11 @@ impl<T: ObjectStore> Core<T> {
         if !self.put_if_unchanged(keys_at, stored, keys.clone().into(), PutOptions::default()).await? {
             return Ok(None);
         }
-        let (stored, found) = read_start(&self.inner, keys_at, &GetOptions::default(), keys.len() as u64 + 1).await?;
+        let read = read_start(&self.inner, keys_at, &GetOptions::default(), keys.len() as u64 + 1).await;
+        let (stored, found) = match read {
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            read => read?,
+        };
         let is_whole = found == keys && is_version(&self.inner.head(&meta.location).await?, meta);
         Ok(is_whole.then(|| (Rewrapped::Stored, Some(version(&stored)))))
     }

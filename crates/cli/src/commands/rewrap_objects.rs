@@ -1,0 +1,317 @@
+//! `kms-envelope rewrap URL`: moves the objects of a store to another key.
+
+use std::{
+    fmt::{Display, Write as _},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
+
+use futures_util::{StreamExt, TryStreamExt, future, stream};
+use indicatif::HumanBytes;
+use kms_envelope::KeyProvider;
+use kms_envelope_object_store::{
+    Content, RewrapOptions, Rewrapped,
+    v0_14::{Inspected, Listed},
+};
+use serde_json::json;
+
+use super::{builder, existing_keys, runtime};
+use crate::{
+    args::RewrapArguments,
+    console::{Console, one_line},
+    failure::Failure,
+    key_source::KeySource,
+    progress::Progress,
+    stores::{
+        self, Location,
+        log::{Outcome, Record},
+        scope::{Scope, no_objects},
+    },
+};
+
+/// The number of failures that the report lists.
+const SHOWN: usize = 10;
+
+/// The price of 10,000 requests for symmetric keys in most regions, in US dollars (aws.amazon.com/kms/pricing, 2026).
+const PRICE: f64 = 0.03;
+
+pub(super) fn rewrap_objects(
+    arguments: &RewrapArguments,
+    location: &Location,
+    console: Console,
+) -> Result<(), Failure> {
+    let (terms, many) = (&arguments.terms, &arguments.many);
+    if terms.keys.is_some() {
+        return Err(Failure::usage(
+            "--keys applies to one message; objects have theirs beside them: see --detached-keys",
+        ));
+    }
+    let suffix = &many.scope.detached.suffix;
+    if suffix.is_empty() && !many.reseal {
+        return Err(Failure::usage("--detached-keys is empty, but the new keys need a name"));
+    }
+    let context = terms.context.to_open()?;
+    stores::runtime()?;
+    let (sources, keys) = (&arguments.key.sources, existing_keys(&arguments.key, console));
+    let old = runtime()?.block_on(keys.provider(sources))?;
+    let new = runtime()?.block_on(keys.provider(&arguments.to))?;
+    if old.to_string() == new.to_string() {
+        return Err(Failure::usage(format!("--from and --to are the same key, {old}")));
+    }
+    let command = json!({
+        "log": if many.reseal { "reseal" } else { "rewrap" },
+        "url": location.url.as_str(),
+        "detached_keys": suffix,
+        "from": old.to_string(),
+        "to": new.to_string(),
+    });
+    let scope = many.scope.scope(location, &command, console)?;
+    let required: Vec<_> = terms.context.required_names().map(str::to_owned).collect();
+    let policy = terms.policy.clone();
+    let envelope = move |provider: &Arc<dyn KeyProvider>| {
+        builder(&policy, provider.clone()).required_context(required.iter().cloned())
+    };
+    if many.dry_run {
+        let plan = runtime()?.block_on(plan(&scope, (&*old, &*new), many.reseal, console));
+        let text = plan.map_err(|failure| failure.of(&location.url))?.text(arguments, location);
+        return super::print(text.as_bytes());
+    }
+    let mut settings = terms.store.settings(location, envelope(&old), context).look_up_sizes();
+    if !suffix.is_empty() {
+        settings = settings.detached_keys(suffix);
+    }
+    let store = location.encrypted(settings)?;
+    let mut options = RewrapOptions::default().calls_per_second(many.kms_rate.unwrap_or(0));
+    if let Some(concurrency) = many.scope.concurrency() {
+        options = options.concurrency(concurrency);
+    }
+
+    let report =
+        Arc::new(Mutex::new(Report { progress: Some(Progress::of_objects(!console.quiet)), ..Report::default() }));
+    let objects = inspected(&scope, &report);
+    let results = if many.reseal {
+        let new = new.clone();
+        store.reseal_all(objects, move || envelope(&new), &options).map_err(|error| Failure::new(error.to_string()))?
+    } else {
+        let new = envelope(&new).build().map_err(|error| Failure::new(error.to_string()))?;
+        store.rewrap_all(objects, &new, &options)
+    };
+    runtime()?.block_on(async {
+        let mut results = results;
+        while let Some((listed, result)) = results.next().await {
+            let record = record(&listed, result, many.reseal);
+            scope.append(&record)?;
+            lock(&report).add(&record, true);
+        }
+        drop(results);
+        let mut report = lock(&report);
+        report.progress = None;
+        if let Some(failure) = report.failure.take() {
+            return Err(failure.of(&location.url));
+        }
+        if report.listed == 0 {
+            let advice = "to rewrap one object, name a file or URL for its detached keys with -o";
+            return Err(no_objects(location, advice).await);
+        }
+        super::print(report.text(location, &old, &new, many.reseal).as_bytes())?;
+        match report.failed {
+            0 => Ok(()),
+            failed => {
+                Err(Failure::new(format!("{failed} of {} objects failed, and may still need {old}", report.listed))
+                    .advise("mend the cause, and run the command again: objects that are done are not changed again"))
+            }
+        }
+    })
+}
+
+/// Reads the headers of the objects whose record in the log is not true any more. A list that fails ends early, with the
+/// failure in the report.
+fn inspected(scope: &Scope, report: &Arc<Mutex<Report>>) -> stream::BoxStream<'static, Inspected> {
+    let (known, failed) = (report.clone(), report.clone());
+    let unread = scope.unread(move |record| lock(&known).add(&record, false));
+    let objects = scope.inventory().inspect(unread).map(move |object| match object {
+        Ok(object) => Some(object),
+        Err(error) => {
+            lock(&failed).failure = Some(error.into());
+            None
+        }
+    });
+    objects.take_while(|object| future::ready(object.is_some())).filter_map(future::ready).boxed()
+}
+
+fn record(listed: &Listed, result: object_store::Result<Rewrapped>, reseals: bool) -> Record {
+    let new = |outcome| Record::new(listed, outcome);
+    match result {
+        Ok(Rewrapped::Stored) => new(if reseals { Outcome::Resealed } else { Outcome::Rewrapped }),
+        Ok(Rewrapped::Before) => new(Outcome::OpenedBefore),
+        Ok(Rewrapped::NoMessage) => new(Outcome::NotAMessage),
+        Ok(_) => new(Outcome::OtherKey),
+        Err(object_store::Error::NotFound { .. }) => new(Outcome::Deleted),
+        Err(error) => Record { error: Some(Failure::from(error).what().to_owned()), ..new(Outcome::Failed) },
+    }
+}
+
+/// What was done.
+#[derive(Default)]
+struct Report {
+    listed: u64,
+    /// Objects that were rewrapped or resealed in this run, and in earlier ones.
+    done: u64,
+    done_earlier: u64,
+    before: u64,
+    other_key: u64,
+    not_messages: u64,
+    deleted: u64,
+    failed: u64,
+    failures: Vec<String>,
+    progress: Option<Progress>,
+    /// Why the objects could not be listed.
+    failure: Option<Failure>,
+}
+
+fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
+    report.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Report {
+    fn add(&mut self, record: &Record, is_new: bool) {
+        if let Some(progress) = &self.progress {
+            progress.advance(1);
+        }
+        self.listed += 1;
+        match record.result {
+            Outcome::Rewrapped | Outcome::Resealed if is_new => self.done += 1,
+            Outcome::Rewrapped | Outcome::Resealed => self.done_earlier += 1,
+            Outcome::OpenedBefore => self.before += 1,
+            Outcome::OtherKey | Outcome::Message => self.other_key += 1,
+            Outcome::NotAMessage => self.not_messages += 1,
+            Outcome::Deleted => self.deleted += 1,
+            Outcome::Failed => {
+                self.failed += 1;
+                if self.failures.len() < SHOWN {
+                    let error = record.error.as_deref().unwrap_or_default();
+                    self.failures.push(one_line(&format!("{}: {error}", record.path)));
+                }
+            }
+        }
+    }
+
+    fn text(&self, location: &Location, old: &dyn Display, new: &dyn Display, reseals: bool) -> String {
+        let now = humantime::format_rfc3339_seconds(SystemTime::now());
+        let done = if reseals { "resealed" } else { "rewrapped" };
+        let open = self.done + self.done_earlier + self.before;
+        let mut out = format!("{}, {} objects, until {now}\nfrom  {old}\nto    {new}\n\n", location.url, self.listed);
+        let mut line = |count: u64, what: &dyn Display| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{count:>12} {what}");
+        };
+        let details = format_args!(
+            "open with the new key: {} {done} now, {} in earlier runs, {} before",
+            self.done, self.done_earlier, self.before
+        );
+        line(open, &details);
+        line(self.other_key, &"have other keys only");
+        line(self.not_messages, &"are truncated or not messages");
+        line(self.deleted, &"were deleted meanwhile");
+        line(self.failed, &"failed, and may still need the old key");
+        for failure in &self.failures {
+            let _ = writeln!(out, "             {failure}");
+        }
+        if self.failed > self.failures.len() as u64 {
+            let _ = writeln!(out, "             … the log has all of them");
+        }
+        let old_key = if reseals { RESEALED } else { STILL_OPENS };
+        out + "\n" + old_key + NOT_COVERED
+    }
+}
+
+const STILL_OPENS: &str = "The objects still open with the old key, too.\n";
+const RESEALED: &str = "Resealed objects open only with the new key.\n";
+const NOT_COVERED: &str = "This covers the objects that were listed. Noncurrent versions, other prefixes, copies and later \
+     writes are not covered.\n";
+
+/// What would be done.
+#[derive(Default)]
+struct Plan {
+    listed: u64,
+    /// Objects that would be rewrapped or resealed.
+    old: u64,
+    old_bytes: u64,
+    /// Objects that would only be opened with the new key, to verify that it does.
+    new: u64,
+    /// Objects that the log knows, that have other keys only, or that are not messages.
+    nothing: u64,
+    failed: u64,
+}
+
+async fn plan(
+    scope: &Scope,
+    (old, new): (&dyn KeyProvider, &dyn KeyProvider),
+    reseals: bool,
+    console: Console,
+) -> Result<Plan, Failure> {
+    let progress = Progress::of_objects(!console.quiet);
+    let known = Arc::new(AtomicU64::new(0));
+    let counter = known.clone();
+    let mut objects = scope.inventory().inspect(scope.unread(move |_| {
+        counter.fetch_add(1, Relaxed);
+    }));
+    let mut plan = Plan::default();
+    while let Some(Inspected { listed, content, .. }) = objects.try_next().await? {
+        progress.advance(1);
+        plan.listed += 1;
+        match content {
+            Ok(Content::Message(message)) if !reseals && message.may_open_with(new) => plan.new += 1,
+            Ok(Content::Message(message)) if message.may_open_with(old) => {
+                plan.old += 1;
+                plan.old_bytes += listed.meta.size;
+            }
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => plan.nothing += 1,
+            Err(_) => plan.failed += 1,
+        }
+    }
+    let known = known.load(Relaxed);
+    plan.listed += known;
+    plan.nothing += known;
+    Ok(plan)
+}
+
+impl Plan {
+    /// Returns how many requests AWS KMS would receive, unless some are repeated.
+    fn kms_calls(&self, from: &[KeySource], to: &[KeySource], reseals: bool) -> u64 {
+        let count = |keys: &[KeySource]| {
+            keys.iter().filter(|key| matches!(key, KeySource::KmsArn { .. } | KeySource::KmsName(_))).count() as u64
+        };
+        let verifies = u64::from(count(to) > 0 && !reseals);
+        self.old * (u64::from(count(from) > 0) + count(to) + verifies) + self.new * verifies
+    }
+
+    fn text(&self, arguments: &RewrapArguments, location: &Location) -> String {
+        let reseals = arguments.many.reseal;
+        let calls = self.kms_calls(&arguments.key.sources, &arguments.to, reseals);
+        let done = if reseals { "resealed" } else { "rewrapped" };
+        let mut out = format!("{}, {} objects\n\n", location.url, self.listed);
+        let mut line = |count: u64, what: &dyn Display| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(out, "{count:>12} {what}");
+        };
+        if reseals {
+            let bytes = HumanBytes(self.old_bytes);
+            line(self.old, &format_args!("would be {done}, with {bytes} to read and to write"));
+        } else {
+            line(self.old, &format_args!("would be {done}"));
+            line(self.new, &"have the new key, and would be opened with it");
+        }
+        line(self.nothing, &"would be left as they are");
+        line(self.failed, &"could not be read");
+        let dollars = calls as f64 * PRICE / 10_000.0;
+        let _ = writeln!(
+            out,
+            "\nRequests to AWS KMS: {calls}, about ${dollars:.2} at ${PRICE} for 10,000. Nothing was written."
+        );
+        out
+    }
+}
