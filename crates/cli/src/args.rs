@@ -1,10 +1,9 @@
 //! The command-line arguments.
 
-#[cfg(feature = "stores")]
-use std::num::NonZeroU32;
 use std::{
     env,
     ffi::OsString,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::LazyLock,
 };
@@ -98,7 +97,6 @@ pub(crate) enum Command {
     ///
     /// The sizes are computed from those of the sealed objects, and are not authenticated. `?` stands for the size of an
     /// object that no store with these lengths of headers and frames wrote. Detached keys are not listed.
-    #[cfg(feature = "stores")]
     Ls(LsArguments),
     /// Show which keys protect the objects of a store, from their headers alone
     ///
@@ -265,7 +263,6 @@ pub(crate) struct InspectArguments {
     pub(crate) input: InputArgument,
 }
 
-#[cfg(feature = "stores")]
 #[derive(Debug, Args)]
 pub(crate) struct LsArguments {
     /// Print one line of JSON for each object
@@ -403,7 +400,6 @@ pub(crate) struct OpeningArguments {
     pub(crate) store: StoreArguments,
 }
 
-#[cfg(feature = "stores")]
 #[derive(Debug, Args)]
 pub(crate) struct DetachedArgument {
     /// The suffix of the names of detached keys in a store: those of the object `a` are in `a.keys`. They are used if no
@@ -658,7 +654,6 @@ fn frame_len(text: &str) -> Result<u32, String> {
     len.filter(|len| (1..=max).contains(len)).ok_or_else(|| format!("it must be from 1 to {max} bytes"))
 }
 
-#[cfg(feature = "stores")]
 fn nonzero_frame_len(text: &str) -> Result<NonZeroU32, String> {
     NonZeroU32::new(frame_len(text)?).ok_or_else(|| "it must not be 0".into())
 }

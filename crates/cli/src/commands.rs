@@ -57,6 +57,8 @@ pub(crate) fn run(Arguments { command, quiet }: Arguments) -> Result<(), Failure
         Command::Ls(arguments) => ls::ls(&arguments),
         #[cfg(feature = "stores")]
         Command::Inventory(arguments) => inventory::inventory(&arguments, console),
+        #[cfg(not(feature = "stores"))]
+        Command::Ls(_) => Err(Failure::usage("`ls` lists the objects of stores, which need the feature `stores`")),
         #[cfg(feature = "aws-kms")]
         Command::BranchKey(command) => branch_key::run(&command, console),
         #[cfg(not(feature = "aws-kms"))]

@@ -1,7 +1,5 @@
 //! The arguments that name a file or an object in a store. Their meaning depends on their text alone.
 
-#[cfg(not(feature = "stores"))]
-use std::convert::Infallible as Url;
 use std::{
     borrow::Cow,
     ffi::OsString,
@@ -19,6 +17,7 @@ use crate::stores;
 pub(crate) enum Place {
     File(PathBuf),
     /// An object or a folder in a store. It has neither a password nor a query.
+    #[cfg(feature = "stores")]
     Object(Url),
 }
 
@@ -43,6 +42,7 @@ impl Place {
             Self::File(path) => Some(path.into()),
             #[cfg(feature = "stores")]
             Self::Object(url) if url.scheme() == "file" => url.to_file_path().ok().map(Cow::Owned),
+            #[cfg(feature = "stores")]
             Self::Object(_) => None,
         }
     }
@@ -61,6 +61,7 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
+            #[cfg(feature = "stores")]
             Self::Object(url) => url.fmt(f),
         }
     }

@@ -177,3 +177,20 @@ fn a_manual_page_is_printed_for_the_command_and_for_each_of_its_commands() {
     assert!(page(&["man", "branch-key", "create"]).contains(".TH kms-envelope-branch-key-create 1"));
     assert!(folder.run(&["man", "encrypt"]).usage().contains("encrypt"));
 }
+
+#[cfg(not(feature = "stores"))]
+#[test]
+fn a_url_needs_the_feature_stores_and_its_credentials_are_not_printed() {
+    let folder = Folder::with_key();
+    for args in [
+        &["open", "--key", "key", "s3://user:SECRET@bucket/a"][..],
+        &["open", "--key", "key", "--keys", "https://server/a?SECRET", "in"],
+        &["seal", "--key", "key", "-o", "file:///tmp/a"],
+        &["inspect", "gs://bucket/a"],
+        &["ls", "s3://bucket"],
+    ] {
+        let said = folder.run(args).usage();
+        assert!(said.contains("--features stores") && !said.contains("SECRET"), "{said}");
+    }
+    assert!(folder.names().is_empty());
+}
