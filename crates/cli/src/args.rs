@@ -265,6 +265,10 @@ pub(crate) struct InspectArguments {
 
 #[derive(Debug, Args)]
 pub(crate) struct LsArguments {
+    /// Also read the header of each object, with one small request, and show its suite and keys, and its size whatever
+    /// the lengths of its header and frames are. The objects are in no particular order
+    #[arg(short, long)]
+    pub(crate) long: bool,
     /// Print one line of JSON for each object
     #[arg(long)]
     pub(crate) json: bool,

@@ -266,7 +266,7 @@ struct KeysReport<'a> {
 }
 
 #[derive(Serialize)]
-struct KeyReport<'a> {
+pub(super) struct KeyReport<'a> {
     provider_id: &'a str,
     key_name: String,
     provider_info: String,
@@ -316,7 +316,7 @@ fn keys_json(keys: &DetachedKeys) -> Result<String, Failure> {
     })
 }
 
-fn key_reports(keys: &[EncryptedDataKey]) -> Vec<KeyReport<'_>> {
+pub(super) fn key_reports(keys: &[EncryptedDataKey]) -> Vec<KeyReport<'_>> {
     keys.iter()
         .map(|key| KeyReport {
             provider_id: &key.provider_id,

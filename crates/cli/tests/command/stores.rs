@@ -269,6 +269,37 @@ fn ls_shows_the_sizes_of_the_plaintext() {
         .done();
     let lines = listed(&["--header-len", "600", "--frame-len", "100", "url:other"]);
     assert!(lines[0].trim_start().starts_with("999 "), "{lines:?}");
+    // With headers, the lengths need not be known.
+    folder.run_at(&["seal", "--key", "key", "--sign", "-o", "other/signed"], b"data").done();
+    folder.run_at(&["rewrap", "--key", "key", "--to", "key", "-o", "other/a.keys", "url:other/a"], b"").done();
+    let long = folder.run_at(&["ls", "-l", "url:other"], b"").done();
+    let long = String::from_utf8(long).unwrap();
+    for words in [
+        "            999 ",
+        "suite 0478, header of 600 bytes, frames of 100 bytes\n",
+        "              ? ",
+        "suite 0578, header of ",
+    ] {
+        assert!(long.contains(words), "{words}: {long}");
+    }
+    let key: Value = serde_json::from_slice(&folder.read("key")).unwrap();
+    // In the header and detached, and in the signed message.
+    assert_eq!(long.matches(key["name"].as_str().unwrap()).count(), 3, "{long}");
+    let objects = listed(&["-l", "--json", "url:other", "--detached-keys", ""]);
+    let kind = |name: &str| -> Value {
+        let object = objects.iter().find(|line| line.contains(&format!("/{name}\""))).unwrap();
+        serde_json::from_str::<Value>(object).unwrap()["kind"].clone()
+    };
+    assert_eq!([kind("a"), kind("signed"), kind("a.keys")], ["message", "message", "other"]);
+    let objects = listed(&["-l", "--json", "url:other"]);
+    let object = objects.iter().find(|line| line.contains("/a\"")).unwrap();
+    let object: Value = serde_json::from_str(object).unwrap();
+    assert_eq!(
+        (&object["header_len"], &object["frame_len"], &object["plaintext_len"]),
+        (&600.into(), &100.into(), &999.into())
+    );
+    assert_eq!(object["encrypted_data_keys"][0]["key_name"], key["name"]);
+    assert_eq!(object["detached_keys"][0]["key_name"], key["name"]);
     let said = folder.run_at(&["ls", "url:nowhere"], b"").failed();
     assert!(said.contains("there are no objects"), "{said}");
     assert!(folder.run(&["ls", "store"]).usage().contains("file:///PATH"));
