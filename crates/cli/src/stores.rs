@@ -35,7 +35,8 @@ pub(crate) struct Location {
 
 impl Location {
     pub(crate) fn parse(url: &Url) -> Result<Self, Failure> {
-        if matches!(url.scheme(), "s3" | "s3a") && !may_have_aws_credentials() {
+        let is_s3 = matches!(ObjectStoreScheme::parse(url), Ok((ObjectStoreScheme::AmazonS3, _)));
+        if is_s3 && !may_have_aws_credentials() {
             return Err(errors::no_credentials().of(url));
         }
         let (store, path) =

@@ -51,9 +51,10 @@ impl Upload {
         }
     }
 
-    /// Writes to an encrypted store around the store.
+    /// Writes to an encrypted store around the store, which chooses the parts itself.
     pub(crate) fn encrypt(&mut self, store: impl ObjectStore) {
         self.store = Arc::new(store);
+        self.part_len = PART;
     }
 
     pub(crate) fn part_len(&self) -> usize {
