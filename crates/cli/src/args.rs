@@ -145,7 +145,7 @@ pub(crate) struct SealArguments {
     pub(crate) frame_len: Option<u32>,
     /// The length of the message's header in bytes, up to 65535, so that the plaintext length of an unsigned message
     /// follows from the message's length. The header is padded with one more encrypted data key, of 28 bytes or more
-    /// [default: what the header needs]
+    /// [default: what the header needs; for an object in a store, 1024]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(98..))]
     pub(crate) header_len: Option<u16>,
     /// The id of the algorithm suite in hexadecimal [default: 0478, or 0178 if the policy forbids commitment]
@@ -272,7 +272,7 @@ pub(crate) struct LsArguments {
     /// Print one line of JSON for each object
     #[arg(long)]
     pub(crate) json: bool,
-    /// The length of the headers of the objects
+    /// The length of the headers of the objects. Not needed with --long, like the length of the frames
     #[arg(long, value_name = "BYTES", default_value = "1024")]
     pub(crate) header_len: u16,
     /// The plaintext length of the frames of the objects, optionally with the suffix KiB or MiB

@@ -143,8 +143,8 @@ fn opening_failure(error: OpenError, place: Option<&Place>) -> Failure {
 }
 
 #[cfg(feature = "stores")]
-const BOUND: &str = "an object opens where it was sealed: check `--base`; `kms-envelope inspect` shows what it is bound to; \
-     to open it anyway, use `--binding none`";
+const BOUND: &str = "an object opens only under the URL that it was sealed to: check the URL and `--base`; `kms-envelope \
+     inspect` shows what it is bound to; to open it anyway, use `--binding none`";
 
 /// Returns the store that a URL names, for the objects below it.
 #[cfg(feature = "stores")]

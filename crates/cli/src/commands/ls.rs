@@ -28,10 +28,8 @@ const OBJECTS: usize = 1000;
 
 pub(super) fn ls(arguments: &LsArguments) -> Result<(), Failure> {
     let Some(url) = arguments.place.url() else {
-        return Err(Failure::usage(format!(
-            "{} is a path; to list a local folder, write file:///PATH",
-            arguments.place
-        )));
+        let path = one_line(&arguments.place.to_string());
+        return Err(Failure::usage(format!("{path} is a path; to list a local folder, write file:///PATH")));
     };
     let location = Location::parse(url)?;
     let runtime = stores::runtime()?;

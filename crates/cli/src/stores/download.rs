@@ -59,12 +59,9 @@ impl Download {
 
     /// Requests a range of the version of which the start was read.
     async fn request(&self, range: GetRange) -> Result<object_store::GetResult> {
-        let options = GetOptions {
-            range: Some(range),
-            if_match: self.meta.e_tag.clone(),
-            version: self.meta.version.clone(),
-            ..GetOptions::default()
-        };
+        // A weak e_tag never matches. To request a version needs a permission of its own.
+        let e_tag = self.meta.e_tag.clone().filter(|e_tag| !e_tag.starts_with("W/"));
+        let options = GetOptions { range: Some(range), if_match: e_tag, ..GetOptions::default() };
         self.location.store.get_opts(&self.location.path, options).await
     }
 

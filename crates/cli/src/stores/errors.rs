@@ -72,7 +72,15 @@ fn of_answer(answer: &str) -> Failure {
     let has = |words: &[&str]| words.iter().any(|words| answer.contains(words));
     if has(&["configured region", "AuthorizationHeaderMalformed", "PermanentRedirect"]) {
         failure.advise(REGION)
-    } else if has(&REJECTED) || has(&["redential", "Account must be specified", "/computeMetadata/", "169.254.169.254"])
+    } else if has(&REJECTED)
+        || has(&[
+            "redential",
+            "AccessKey",
+            "Access Key",
+            "Account must be specified",
+            "/computeMetadata/",
+            "169.254.169.254",
+        ])
     {
         failure.advise(CREDENTIALS)
     } else if has(&["URL scheme is not allowed"]) {

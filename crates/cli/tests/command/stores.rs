@@ -417,6 +417,8 @@ fn missing_credentials_are_reported_before_any_request() {
         let said = folder.run(args).failed();
         assert!(said.contains("no credentials for the store\n  hint: S3 needs AWS_ACCESS_KEY_ID"), "{said}");
     }
+    let said = end(folder.command(&["ls", "s3://bucket"]).env("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"), b"").failed();
+    assert!(said.contains("s3://bucket: Missing SecretAccessKey\n  hint: S3 needs AWS_ACCESS_KEY_ID"), "{said}");
     let said = folder.run(&["ls", "az://container/a"]).failed();
     assert!(said.contains("AZURE_STORAGE_ACCOUNT_NAME"), "{said}");
 }
