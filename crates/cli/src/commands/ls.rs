@@ -46,7 +46,7 @@ pub(super) fn ls(arguments: &LsArguments) -> Result<(), Failure> {
         let is_empty = runtime
             .block_on(print(objects.and_then(|object| future::ready(inspected_text(arguments, object, &unread)))))?;
         if unread.get() > 0 {
-            return Err(Failure::new(format!("{} objects could not be read", unread.get())).of(url));
+            return Err(Failure::new(format!("objects that could not be read: {}", unread.get())).of(url));
         }
         is_empty
     } else {

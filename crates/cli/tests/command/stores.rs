@@ -345,15 +345,22 @@ fn invalid_urls_and_options_are_refused_and_credentials_in_them_are_not_printed(
     assert!(folder.names().is_empty());
 }
 
-/// Runs the command with a server of S3 that gives the same answer to all requests.
-fn answered(folder: &Folder, args: &[&str], status: &'static str, body: &'static str) -> Ended {
+/// Runs the command with a server of S3 that returns the status and the body that `answer` chooses for the first line of a
+/// request.
+fn answered(
+    folder: &Folder,
+    args: &[&str],
+    answer: impl Fn(&str) -> (&'static str, &'static str) + Send + 'static,
+) -> Ended {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         for connection in listener.incoming() {
             let mut connection = connection.unwrap();
             let mut lines = BufReader::new(connection.try_clone().unwrap()).lines();
+            let Some(Ok(request)) = lines.next() else { continue };
             while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+            let (status, body) = answer(&request);
             let len = body.len();
             let _ = write!(connection, "HTTP/1.1 {status}\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{body}");
         }
@@ -403,10 +410,38 @@ fn the_answers_of_a_store_are_reported_with_advice() {
             &["seal", "--key", "key", "-o", "s3://bucket/a"],
             &["inspect", "s3://bucket/a"],
         ] {
-            let said = answered(&folder, args, status, body).failed();
+            let said = answered(&folder, args, move |_| (status, body)).failed();
             assert!(said.contains(words) && !said.contains("PRIVATE"), "{args:?} {status} {body}: {said}");
         }
     }
+}
+
+#[test]
+fn ls_reports_objects_that_it_cannot_read_and_lists_the_others() {
+    const LIST: &str = "<ListBucketResult>\
+        <Contents><Key>denied</Key><LastModified>2026-11-29T01:02:03.000Z</LastModified><Size>9</Size></Contents>\
+        <Contents><Key>deleted</Key><LastModified>2026-11-29T01:02:03.000Z</LastModified><Size>9</Size></Contents>\
+        <Contents><Key>empty</Key><LastModified>2026-11-29T01:02:03.000Z</LastModified><Size>0</Size></Contents>\
+        </ListBucketResult>";
+    let folder = Folder::new();
+    let answer = |request: &str| match request {
+        request if request.contains("list-type=2") => ("200 OK", LIST),
+        request if request.contains("/denied") => ("403 Forbidden", "<Error><Code>AccessDenied</Code></Error>"),
+        _ => ("404 Not Found", "<Error><Code>NoSuchKey</Code></Error>"),
+    };
+    let ended = answered(&folder, &["ls", "-l", "s3://bucket"], answer);
+    let mut lines: Vec<_> = str::from_utf8(&ended.stdout).unwrap().lines().map(str::trim).collect();
+    lines.sort_unstable();
+    assert_eq!(
+        lines,
+        [
+            "? 2026-11-29T01:02:03Z denied",
+            "? 2026-11-29T01:02:03Z empty",
+            "cannot be read: the store denies access: AccessDenied",
+            "not a message: the message is truncated: unexpected end in the header",
+        ]
+    );
+    assert!(ended.failed().contains("s3://bucket: objects that could not be read: 1\n"));
 }
 
 #[test]
