@@ -12,7 +12,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::Serialize;
 
 use super::{
-    ascii,
+    ascii, folder,
     inspect::{KeyReport, key_reports},
 };
 use crate::{
@@ -27,11 +27,8 @@ use crate::{
 const OBJECTS: usize = 1000;
 
 pub(super) fn ls(arguments: &LsArguments) -> Result<(), Failure> {
-    let Some(url) = arguments.place.url() else {
-        let path = one_line(&arguments.place.to_string());
-        return Err(Failure::usage(format!("{path} is a path; to list a local folder, write file:///PATH")));
-    };
-    let location = Location::parse(url)?;
+    let location = folder(&arguments.place)?;
+    let url = &location.url;
     let runtime = stores::runtime()?;
     let is_empty = if arguments.long {
         let unread = Cell::new(0_u64);
@@ -163,7 +160,8 @@ fn listed_text(arguments: &LsArguments, meta: &ObjectMeta) -> Result<String, Fai
 
 /// Describes an object by its metadata and its header. Counts objects that cannot be read.
 fn inspected_text(arguments: &LsArguments, object: Inspected, unread: &Cell<u64>) -> Result<String, Failure> {
-    let Inspected { meta, content, .. } = object;
+    let Inspected { listed, content, .. } = object;
+    let meta = listed.meta;
     let content = content.map_err(Failure::from);
     let (plaintext_len, report) = match &content {
         Ok(Content::Message(message)) => (message.plaintext_len(), ContentReport::of(message)),

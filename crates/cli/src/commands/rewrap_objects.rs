@@ -107,9 +107,9 @@ pub(super) fn rewrap_objects(
             lock(&report).add(&record, true);
         }
         drop(results);
-        let mut report = lock(&report);
-        report.progress = None;
-        if let Some(failure) = report.failure.take() {
+        let mut report = std::mem::take(&mut *lock(&report));
+        report.progress = None; // Removes it before anything is printed.
+        if let Some(failure) = report.failure {
             return Err(failure.of(&location.url));
         }
         if report.listed == 0 {

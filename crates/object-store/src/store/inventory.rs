@@ -177,9 +177,9 @@ impl<T: ObjectStore + ?Sized> Inventory<T> {
     /// Reads the headers of objects that [`list`](Self::list) returned, all or some of them. The results are in no
     /// particular order.
     pub fn inspect(&self, objects: BoxStream<'static, Result<Listed>>) -> BoxStream<'static, Result<Inspected>> {
-        let (store, suffix, limits) = (self.store.clone(), self.suffix.clone(), self.limits.clone());
+        let (store, suffix, limits) = (self.store.clone(), self.suffix.clone(), self.limits);
         let inspect = move |Listed { meta, detached_keys }| {
-            let (store, limits) = (store.clone(), limits.clone());
+            let (store, limits) = (store.clone(), limits);
             let keys = suffix.as_ref().filter(|_| detached_keys.is_some());
             let keys = keys.and_then(|suffix| Path::parse(format!("{}{suffix}", meta.location)).ok());
             async move {
@@ -203,7 +203,7 @@ impl<T: ?Sized> Clone for Inventory<T> {
             up_to: self.up_to.clone(),
             suffix: self.suffix.clone(),
             concurrency: self.concurrency,
-            limits: self.limits.clone(),
+            limits: self.limits,
         }
     }
 }
