@@ -24,7 +24,7 @@ use crate::{
     progress::Progress,
     standard,
     stores::{
-        self,
+        self, Location,
         log::{Outcome, Record},
         scope::{Scope, no_objects},
     },
@@ -55,7 +55,7 @@ pub(super) fn inventory(arguments: &InventoryArguments, console: Console) -> Res
             return Err(no_objects(&location, "`kms-envelope inspect` shows one object").await);
         }
         if arguments.format == Format::Table {
-            super::print(summary.table(location.url.as_str()).as_bytes())?;
+            super::print(summary.table(&location, arguments).as_bytes())?;
         }
         match summary.failed {
             0 => Ok(()),
@@ -253,7 +253,7 @@ impl Summary {
     }
 
     /// Returns the summary as a table.
-    fn table(&self, url: &str) -> String {
+    fn table(&self, location: &Location, arguments: &InventoryArguments) -> String {
         let mut out = String::new();
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         let width =
@@ -276,7 +276,12 @@ impl Summary {
         line("deleted meanwhile", &self.deleted, &"", &"");
         line("could not be read", &self.failed, &"", &"");
         let text: String = out.lines().map(|line| line.trim_end().to_owned() + "\n").collect();
-        format!("{url}, {} objects, until {now}\n\n{text}\n{NOT_COVERED}\n", self.listed)
+        let mut limits = arguments.scope.limits();
+        if !arguments.keys.is_empty() {
+            let _ = writeln!(limits, "only objects of the key {}", one_line(&arguments.keys.join(" or ")));
+        }
+        let (url, listed) = (&location.url, self.listed);
+        format!("{url}, {listed} objects, until {now}\n{limits}\n{text}\n{NOT_COVERED}\n")
     }
 }
 

@@ -116,7 +116,7 @@ pub(super) fn rewrap_objects(
             let advice = "to rewrap one object, name a file or URL for its detached keys with -o";
             return Err(no_objects(location, advice).await);
         }
-        super::print(report.text(location, &old, &new, many.reseal).as_bytes())?;
+        super::print(report.text(location, arguments, &old, &new).as_bytes())?;
         match report.failed {
             0 => Ok(()),
             failed => {
@@ -199,11 +199,13 @@ impl Report {
         }
     }
 
-    fn text(&self, location: &Location, old: &dyn Display, new: &dyn Display, reseals: bool) -> String {
+    fn text(&self, location: &Location, arguments: &RewrapArguments, old: &dyn Display, new: &dyn Display) -> String {
+        let (reseals, limits) = (arguments.many.reseal, arguments.many.scope.limits());
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         let done = if reseals { "resealed" } else { "rewrapped" };
         let open = self.done + self.done_earlier + self.before;
-        let mut out = format!("{}, {} objects, until {now}\nfrom  {old}\nto    {new}\n\n", location.url, self.listed);
+        let (url, listed) = (&location.url, self.listed);
+        let mut out = format!("{url}, {listed} objects, until {now}\nfrom  {old}\nto    {new}\n{limits}\n");
         let mut line = |count: u64, what: &dyn Display| {
             // Writing to a String cannot fail.
             let _ = writeln!(out, "{count:>12} {what}");
@@ -293,7 +295,8 @@ impl Plan {
         let reseals = arguments.many.reseal;
         let calls = self.kms_calls(&arguments.key.sources, &arguments.to, reseals);
         let done = if reseals { "resealed" } else { "rewrapped" };
-        let mut out = format!("{}, {} objects\n\n", location.url, self.listed);
+        let (url, listed, limits) = (&location.url, self.listed, arguments.many.scope.limits());
+        let mut out = format!("{url}, {listed} objects\n{limits}\n");
         let mut line = |count: u64, what: &dyn Display| {
             // Writing to a String cannot fail.
             let _ = writeln!(out, "{count:>12} {what}");

@@ -76,10 +76,8 @@ impl Record {
     /// Returns whether this record is still true of an object.
     fn is_of(&self, listed: &Listed) -> bool {
         let now = Self::new(listed, self.result);
-        let is_same = match &now.e_tag {
-            Some(e_tag) => self.e_tag.as_ref() == Some(e_tag),
-            None => self.last_modified == now.last_modified,
-        };
+        let is_weak = now.e_tag.as_ref().is_none_or(|e_tag| e_tag.starts_with("W/"));
+        let is_same = self.e_tag == now.e_tag && (!is_weak || self.last_modified == now.last_modified);
         let is_final = !matches!(self.result, Outcome::Failed | Outcome::Deleted);
         is_final
             && is_same

@@ -20,7 +20,11 @@ use super::{
     Location,
     log::{Log, Record},
 };
-use crate::{args::DetachedArgument, console::Console, failure::Failure};
+use crate::{
+    args::DetachedArgument,
+    console::{Console, one_line},
+    failure::Failure,
+};
 
 /// The arguments for the objects below a URL.
 #[derive(Debug, Args)]
@@ -74,6 +78,17 @@ impl ScopeArguments {
             || up_to.is_some()
             || concurrency.is_some()
             || log.is_some()
+    }
+
+    /// Says which objects below the URL the arguments omit.
+    pub(crate) fn limits(&self) -> String {
+        let mut limits = Vec::new();
+        let age = |age: &Duration| humantime::format_duration(*age).to_string();
+        limits.extend(self.older_than.as_ref().map(|limit| format!("modified at least {} ago", age(limit))));
+        limits.extend(self.newer_than.as_ref().map(|limit| format!("modified less than {} ago", age(limit))));
+        limits.extend(self.after.as_ref().map(|name| format!("after {}", one_line(name.as_ref()))));
+        limits.extend(self.up_to.as_ref().map(|name| format!("up to {}", one_line(name.as_ref()))));
+        if limits.is_empty() { String::new() } else { format!("only objects {}\n", limits.join(", ")) }
     }
 
     pub(crate) fn concurrency(&self) -> Option<usize> {

@@ -6,6 +6,8 @@ mod branch_keys;
 mod key_sources;
 #[cfg(unix)]
 mod permissions;
+#[cfg(feature = "stores")]
+mod rekey;
 #[cfg(unix)]
 mod signals;
 #[cfg(unix)]

@@ -24,7 +24,7 @@ impl Folder {
     }
 
     /// Runs the command with an input, and with URLs for arguments that begin with `url:`.
-    fn run_at(&self, args: &[&str], input: &[u8]) -> Ended {
+    pub(crate) fn run_at(&self, args: &[&str], input: &[u8]) -> Ended {
         let args: Vec<_> = args
             .iter()
             .map(|arg| arg.strip_prefix("url:").map_or_else(|| (*arg).to_owned(), |name| self.url(name)))
@@ -32,7 +32,7 @@ impl Folder {
         end(&mut self.command(&args), input)
     }
 
-    fn location(&self, name: &str) -> Path {
+    pub(crate) fn location(&self, name: &str) -> Path {
         Path::from_absolute_path(self.path(name)).unwrap()
     }
 
