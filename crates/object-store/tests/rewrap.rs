@@ -73,9 +73,8 @@ async fn rewrap_all(
     options: &RewrapOptions,
 ) -> BTreeMap<String, Result<Rewrapped>> {
     let inventory = Inventory::new(Arc::new(store.inner().clone())).detached_keys(".keys");
-    let objects: Vec<_> = inventory.stream().try_collect().await.unwrap();
-    let results = store.rewrap_all(futures_util::stream::iter(objects).boxed(), new, options);
-    results.map(|(listed, result)| (listed.meta.location.to_string(), result)).collect().await
+    let results = store.rewrap_all(inventory.stream(), new, options);
+    results.map_ok(|(listed, result)| (listed.meta.location.to_string(), result)).try_collect().await.unwrap()
 }
 
 #[tokio::test]
@@ -235,9 +234,9 @@ async fn an_object_that_fails_does_not_keep_the_others_from_being_rewrapped() {
     faulty.inner.delete(&"deleted".into()).await.unwrap();
     let old = store_with(&faulty, key(OLD));
     let options = RewrapOptions::default().concurrency(0);
-    let results = old.rewrap_all(futures_util::stream::iter(objects).boxed(), &new_key(), &options);
+    let results = old.rewrap_all(futures_util::stream::iter(objects).map(Ok).boxed(), &new_key(), &options);
     let results: BTreeMap<_, _> =
-        results.map(|(listed, result)| (listed.meta.location.to_string(), result)).collect::<BTreeMap<_, _>>().await;
+        results.map_ok(|(listed, result)| (listed.meta.location.to_string(), result)).try_collect().await.unwrap();
     for name in ["a", "c"] {
         assert!(matches!(results[name], Ok(Rewrapped::Stored)));
     }
@@ -422,11 +421,12 @@ async fn all_objects_of_the_old_key_are_resealed() {
     let (encrypted, new) = (store_with(&faulty, old.clone()), || Envelope::builder(key(NEW)));
     for run in 0..2 {
         let inventory = Inventory::new(Arc::new(faulty.clone())).detached_keys(".keys");
-        let listed: Vec<_> = inventory.stream().try_collect().await.unwrap();
-        let listed = futures_util::stream::iter(listed).boxed();
-        let results = encrypted.reseal_all(listed, new, &RewrapOptions::default()).unwrap();
-        let results: BTreeMap<_, _> =
-            results.map(|(listed, result)| (listed.meta.location.to_string(), result.unwrap())).collect().await;
+        let results = encrypted.reseal_all(inventory.stream(), new, &RewrapOptions::default()).unwrap();
+        let results: BTreeMap<_, _> = results
+            .map_ok(|(listed, result)| (listed.meta.location.to_string(), result.unwrap()))
+            .try_collect()
+            .await
+            .unwrap();
         let ours = if run == 0 { Rewrapped::Stored } else { Rewrapped::Before };
         let expected = [
             ("a", ours),

@@ -9,7 +9,7 @@ use std::{
     time::SystemTime,
 };
 
-use futures_util::{StreamExt, TryStreamExt, future, stream};
+use futures_util::TryStreamExt;
 use indicatif::HumanBytes;
 use kms_envelope::KeyProvider;
 use kms_envelope_object_store::{
@@ -91,8 +91,9 @@ pub(super) fn rewrap_objects(
 
     let report =
         Arc::new(Mutex::new(Report { progress: Some(Progress::of_objects(!console.quiet)), ..Report::default() }));
-    let objects = inspected(&scope, &report);
-    let results = if many.reseal {
+    let known = report.clone();
+    let objects = scope.inventory().inspect(scope.unread(move |record| lock(&known).add(&record, false)));
+    let mut results = if many.reseal {
         let new = new.clone();
         store.reseal_all(objects, move || envelope(&new), &options).map_err(|error| Failure::new(error.to_string()))?
     } else {
@@ -100,8 +101,8 @@ pub(super) fn rewrap_objects(
         store.rewrap_all(objects, &new, &options)
     };
     runtime()?.block_on(async {
-        let mut results = results;
-        while let Some((listed, result)) = results.next().await {
+        let of_url = |error| Failure::from(error).of(&location.url);
+        while let Some((listed, result)) = results.try_next().await.map_err(of_url)? {
             let record = record(&listed, result, many.reseal);
             scope.append(&record)?;
             lock(&report).add(&record, true);
@@ -109,9 +110,6 @@ pub(super) fn rewrap_objects(
         drop(results);
         let mut report = std::mem::take(&mut *lock(&report));
         report.progress = None; // Removes it before anything is printed.
-        if let Some(failure) = report.failure {
-            return Err(failure.of(&location.url));
-        }
         if report.listed == 0 {
             let advice = "to rewrap one object, name a file or URL for its detached keys with -o";
             return Err(no_objects(location, advice).await);
@@ -125,21 +123,6 @@ pub(super) fn rewrap_objects(
             }
         }
     })
-}
-
-/// Reads the headers of the objects whose record in the log is not true any more. A list that fails ends early, with the
-/// failure in the report.
-fn inspected(scope: &Scope, report: &Arc<Mutex<Report>>) -> stream::BoxStream<'static, Inspected> {
-    let (known, failed) = (report.clone(), report.clone());
-    let unread = scope.unread(move |record| lock(&known).add(&record, false));
-    let objects = scope.inventory().inspect(unread).map(move |object| match object {
-        Ok(object) => Some(object),
-        Err(error) => {
-            lock(&failed).failure = Some(error.into());
-            None
-        }
-    });
-    objects.take_while(|object| future::ready(object.is_some())).filter_map(future::ready).boxed()
 }
 
 fn record(listed: &Listed, result: object_store::Result<Rewrapped>, reseals: bool) -> Record {
@@ -168,8 +151,6 @@ struct Report {
     failed: u64,
     failures: Vec<String>,
     progress: Option<Progress>,
-    /// Why the objects could not be listed.
-    failure: Option<Failure>,
 }
 
 fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt, stream::BoxStream};
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use kms_envelope::{
     EncryptionContext, Envelope, EnvelopeBuilder, OpenError, RewrapError,
     message::{DetachedKeys, EncryptedDataKey, Header},
@@ -57,7 +57,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
 
     /// Rewraps the objects of an [inventory](super::Inventory), several at the same time. Each is returned with the result
     /// of [`rewrap`](Self::rewrap) and the version of its detached keys, in no particular order. An object that fails does
-    /// not keep the others from being rewrapped.
+    /// not keep the others from being rewrapped. The stream ends with an error if the objects cannot be listed.
     ///
     /// The inventory must look for detached keys with the same suffix. An object that it could not read is returned with
     /// that error.
@@ -67,7 +67,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
     ///
     /// ```
     /// # use std::sync::Arc;
-    /// # use futures_util::{StreamExt, TryStreamExt};
+    /// # use futures_util::TryStreamExt;
     /// # use kms_envelope::{Envelope, RawAes};
     /// # use kms_envelope_object_store::{RewrapOptions, Rewrapped, StoreSettings};
     /// # use kms_envelope_object_store::v0_14::{EncryptedStore, Inventory, object_store::{ObjectStoreExt, memory::InMemory}};
@@ -79,10 +79,9 @@ impl<T: ObjectStore> EncryptedStore<T> {
     /// let store = EncryptedStore::new(bucket.clone(), settings)?;
     /// # store.put(&"2026/a".into(), "attack at dawn".into()).await?;
     ///
-    /// let objects: Vec<_> = Inventory::new(bucket).detached_keys(".keys").stream().try_collect().await?;
-    /// let objects = futures_util::stream::iter(objects).boxed();
+    /// let objects = Inventory::new(bucket).detached_keys(".keys").stream();
     /// let mut results = store.rewrap_all(objects, &Envelope::new(new_key), &RewrapOptions::default());
-    /// while let Some((object, result)) = results.next().await {
+    /// while let Some((object, result)) = results.try_next().await? {
     ///     println!("{}: {:?}", object.meta.location, result?);
     /// }
     /// # Ok(())
@@ -90,10 +89,10 @@ impl<T: ObjectStore> EncryptedStore<T> {
     /// ```
     pub fn rewrap_all(
         &self,
-        objects: BoxStream<'static, Inspected>,
+        objects: BoxStream<'static, Result<Inspected>>,
         new: &Envelope,
         options: &RewrapOptions,
-    ) -> BoxStream<'static, (Listed, Result<Rewrapped>)>
+    ) -> BoxStream<'static, Result<(Listed, Result<Rewrapped>)>>
     where
         T: 'static,
     {
@@ -110,10 +109,10 @@ impl<T: ObjectStore> EncryptedStore<T> {
                 };
                 let stored = result.as_ref().ok().and_then(|(_, stored)| *stored);
                 let listed = Listed { meta, detached_keys: stored.or(detached_keys) };
-                (listed, result.map(|(rewrapped, _)| rewrapped))
+                Ok((listed, result.map(|(rewrapped, _)| rewrapped)))
             }
         };
-        objects.map(rewrap).buffer_unordered(options.concurrency.max(1)).boxed()
+        objects.map_ok(rewrap).try_buffer_unordered(options.concurrency.max(1)).boxed()
     }
 
     /// Opens an object, and seals it again with another data key from `new`, which replaces the object.
@@ -148,10 +147,10 @@ impl<T: ObjectStore> EncryptedStore<T> {
     /// Returns a [`SettingsError`] if the settings of `new` are not valid for a store.
     pub fn reseal_all(
         &self,
-        objects: BoxStream<'static, Inspected>,
+        objects: BoxStream<'static, Result<Inspected>>,
         new: impl Fn() -> EnvelopeBuilder + Send + Sync + 'static,
         options: &RewrapOptions,
-    ) -> Result<BoxStream<'static, (Listed, Result<Rewrapped>)>, SettingsError>
+    ) -> Result<BoxStream<'static, Result<(Listed, Result<Rewrapped>)>>, SettingsError>
     where
         T: 'static,
     {
@@ -172,10 +171,10 @@ impl<T: ObjectStore> EncryptedStore<T> {
                     Ok(Content::Other(_)) => Ok(Rewrapped::NoMessage),
                     Err(error) => Err(error),
                 };
-                (Listed { meta, detached_keys }, result)
+                Ok((Listed { meta, detached_keys }, result))
             }
         };
-        Ok(objects.map(reseal).buffer_unordered(options.concurrency.max(1)).boxed())
+        Ok(objects.map_ok(reseal).try_buffer_unordered(options.concurrency.max(1)).boxed())
     }
 }
 
