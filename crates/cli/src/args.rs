@@ -207,10 +207,13 @@ pub(crate) struct RewrapObjectsArguments {
     /// Only count the objects, and the requests to AWS KMS
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Write the objects anew, with other data keys, so that the old key does not open them: for a data key or an old
-    /// key that may have been compromised
+    /// Write the objects anew, with other data keys, so that only the new key opens them: for a data key or an old key
+    /// that may have been compromised. Tags, storage classes and the settings of server-side encryption are not kept
     #[arg(long)]
     pub(crate) reseal: bool,
+    /// Also reseal objects that have keys for others, who cannot open them any more
+    #[arg(long, requires = "reseal")]
+    pub(crate) drop_other_keys: bool,
     /// The maximum number of calls to the keys in a second [default: no limit]
     #[arg(long, value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) kms_rate: Option<u32>,
@@ -222,15 +225,15 @@ pub(crate) struct RewrapObjectsArguments {
 impl RewrapObjectsArguments {
     /// Returns whether any argument is present that applies only to the objects below a URL.
     pub(crate) fn are_given(&self) -> bool {
-        self.dry_run || self.reseal || self.kms_rate.is_some() || self.scope.are_given()
+        self.dry_run || self.reseal || self.drop_other_keys || self.kms_rate.is_some() || self.scope.are_given()
     }
 }
 
 #[cfg(feature = "stores")]
 #[derive(Debug, Args)]
 pub(crate) struct InventoryArguments {
-    /// Only objects of this key, as the inventory shows it, or without the text up to the first slash. If repeated, of
-    /// any of the keys
+    /// Only messages of this key: the ARN of a KMS key, or a name as the inventory shows it. If repeated, of any of the
+    /// keys
     #[arg(long = "key", value_name = "NAME")]
     pub(crate) keys: Vec<String>,
     /// What to print

@@ -36,6 +36,37 @@ pub(crate) fn forget() {
     *unfinished() = None;
 }
 
+/// Waits for the first signal that asks the process to end. The next one ends it.
+#[cfg(feature = "stores")]
+pub(crate) async fn asked_to_end() {
+    wait_for_signal().await;
+    tokio::spawn(async {
+        wait_for_signal().await;
+        std::process::exit(130);
+    });
+}
+
+#[cfg(all(feature = "stores", unix))]
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let wait = async |kind| match signal(kind) {
+        Ok(mut signal) => drop(signal.recv().await),
+        // The signal then ends the process, as it does without this.
+        Err(_) => std::future::pending().await,
+    };
+    tokio::select! {
+        () = wait(SignalKind::interrupt()) => {}
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::hangup()) => {}
+    }
+}
+
+#[cfg(all(feature = "stores", not(unix)))]
+async fn wait_for_signal() {
+    let _ = tokio::signal::ctrl_c().await;
+}
+
 /// Renames the file with `rename`. From then on, a signal does not remove it.
 pub(crate) fn complete<T>(rename: impl FnOnce() -> T) -> T {
     let mut unfinished = unfinished();

@@ -112,6 +112,12 @@ impl KeySource {
         }
     }
 
+    /// Returns whether this is a KMS key, so that each of its uses is a request.
+    #[cfg(feature = "stores")]
+    pub(crate) fn is_kms(&self) -> bool {
+        matches!(self, Self::KmsArn { .. } | Self::KmsName(_))
+    }
+
     /// Returns the path of the key file, if the key is in a file.
     pub(crate) fn path(&self) -> Option<&Path> {
         match self {

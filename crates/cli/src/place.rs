@@ -83,8 +83,9 @@ pub(crate) fn masked(text: &str) -> String {
         let end = after.find(|c: char| c.is_whitespace() || "'\"<>`)".contains(c)).unwrap_or(after.len());
         let (url, next) = after.split_at(end);
         let (path, is_cut) = url.find(['?', '#']).map_or((url, false), |at| (&url[..at], true));
-        match path.split_once('@') {
-            Some((user, host)) if user.contains(':') && !user.contains('/') => {
+        match path.rsplit_once('@') {
+            // A secret may contain slashes. A path of a bucket may contain colons.
+            Some((user, host)) if user.split('/').next().is_some_and(|start| start.contains(':')) => {
                 out.push_str("…@");
                 out.push_str(host);
             }
@@ -115,6 +116,7 @@ mod tests {
         for (text, expected) in [
             ("no URL: a?b#c", "no URL: a?b#c"),
             ("s3://key:SECRET@bucket/a", "s3://…@bucket/a"),
+            ("s3://key:SEC/RET+@bucket/a", "s3://…@bucket/a"),
             (
                 "GET https://a.blob.core.windows.net/c/d?sv=1&sig=SECRET in 1s",
                 "GET https://a.blob.core.windows.net/c/d?… in 1s",

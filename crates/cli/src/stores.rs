@@ -14,9 +14,10 @@ use std::{
 };
 
 use clap::Args;
+use futures_util::TryStreamExt;
 use kms_envelope::{EncryptionContext, EnvelopeBuilder, Limits};
 use kms_envelope_object_store::{Binding, StoreSettings, v0_14::EncryptedStore};
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreScheme, path::Path};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreScheme, local::LocalFileSystem, path::Path};
 use url::Url;
 
 pub(crate) use self::{download::Download, upload::Upload};
@@ -36,11 +37,16 @@ pub(crate) struct Location {
 impl Location {
     pub(crate) fn parse(url: &Url) -> Result<Self, Failure> {
         let is_s3 = matches!(ObjectStoreScheme::parse(url), Ok((ObjectStoreScheme::AmazonS3, _)));
+        check_endpoints()?;
         if is_s3 && !may_have_aws_credentials() {
             return Err(errors::no_credentials().of(url));
         }
-        let (store, path) =
+        let (mut store, path) =
             object_store::parse_url_opts(url, variables()).map_err(|error| Failure::from(error).of(url))?;
+        if url.scheme() == "file" {
+            // A file that replaces another one must not be lost with it.
+            store = Box::new(LocalFileSystem::new().with_fsync(true));
+        }
         Ok(Self { store: store.into(), path, url: url.clone() })
     }
 
@@ -63,7 +69,9 @@ impl Location {
             .map_err(|error| Failure::usage(format!("--detached-keys {suffix:?}: {error}")))?;
         let range = GetRange::Bounded(0..Limits::default().header_len as u64 + 1);
         let options = GetOptions { range: Some(range), ..GetOptions::default() };
-        let request = async { self.store.get_opts(&path, options).await?.bytes().await };
+        let request = async {
+            read_all(self.store.get_opts(&path, options).await?, Limits::default().header_len as u64 + 1).await
+        };
         match runtime()?.block_on(request) {
             Ok(keys) => Ok(Some((keys.into(), name))),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
@@ -75,6 +83,30 @@ impl Location {
     pub(crate) fn encrypted(&self, settings: StoreSettings) -> Result<EncryptedStore<Arc<dyn ObjectStore>>, Failure> {
         EncryptedStore::new(self.store.clone(), settings).map_err(|error| Failure::new(error.to_string()))
     }
+}
+
+/// Returns whether a request may succeed later.
+pub(crate) fn is_retryable(error: &object_store::Error) -> bool {
+    match error {
+        object_store::Error::Generic { source, .. } => {
+            source.downcast_ref().is_some_and(kms_envelope_object_store::Error::is_retryable)
+        }
+        _ => false,
+    }
+}
+
+/// Reads an answer that should have at most `len` bytes, or as many as it announces. A store may send more.
+pub(crate) async fn read_all(answer: object_store::GetResult, len: u64) -> object_store::Result<bytes::Bytes> {
+    let mut bytes = Vec::new();
+    let mut body = answer.into_stream();
+    while let Some(piece) = body.try_next().await? {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() as u64 > len {
+            let source = "the store returned more bytes than it was asked for".into();
+            return Err(object_store::Error::Generic { store: "store", source });
+        }
+    }
+    Ok(bytes.into())
 }
 
 /// Waits for a request. A failure is the source of the error.
@@ -152,7 +184,21 @@ pub(crate) fn parse_url(text: &str) -> Result<Url, String> {
 fn variables() -> impl Iterator<Item = (String, String)> {
     let known = |name: &str| ["AWS_", "AZURE_", "GOOGLE_"].iter().any(|prefix| name.starts_with(prefix));
     let variables = env::vars_os().filter_map(|(name, value)| name.into_string().ok().zip(value.into_string().ok()));
-    variables.filter(move |(name, _)| known(name))
+    variables.filter(move |(name, value)| known(name) && !value.is_empty())
+}
+
+/// Fails if a variable with the URL of a store is not one: object_store's clients panic.
+fn check_endpoints() -> Result<(), Failure> {
+    let is_endpoint = |name: &str| name.ends_with("ENDPOINT") || name.contains("ENDPOINT_URL");
+    let is_url =
+        |text: &str| Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    match variables().find(|(name, value)| is_endpoint(name) && !is_url(value)) {
+        None => Ok(()),
+        Some((name, _)) => {
+            let must = "must be a URL that begins with http:// or https://";
+            Err(Failure::new(format!("the environment variable {name} {must}")).advise("correct it, or unset it"))
+        }
+    }
 }
 
 /// Returns whether there may be credentials for S3. Without this check, the client would ask the metadata service of EC2

@@ -13,7 +13,9 @@ use sha2::{Digest, Sha256};
 pub enum Content {
     /// A message, or something that begins like one.
     Message(Box<Message>),
-    /// Not a message, or one that exceeds the limits.
+    /// Detached keys without an object.
+    DetachedKeys(DetachedKeys),
+    /// Not a message.
     Other(HeaderError),
 }
 
@@ -48,7 +50,8 @@ impl Message {
         self.header.encrypted_data_keys().iter().chain(detached).filter(|key| key.padding_len().is_none())
     }
 
-    /// Returns whether this provider [may decrypt](KeyProvider::may_decrypt) one of the encrypted data keys.
+    /// Returns whether this provider [may decrypt](KeyProvider::may_decrypt) one of the encrypted data keys, by the names of
+    /// their keys, which are not authenticated. Only opening the message shows whether it does.
     pub fn may_open_with(&self, provider: &dyn KeyProvider) -> bool {
         self.encrypted_data_keys().any(|key| provider.may_decrypt(key))
     }

@@ -12,9 +12,9 @@ use tokio::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Rewrapped {
-    /// New detached keys were stored, which open the object with the new key, or the object was resealed.
+    /// New detached keys were stored, which open the object with the new key, or the object was resealed under it.
     Stored,
-    /// The object opened with the new key before.
+    /// The object opens with the new key, as was verified, and did so before.
     Before,
     /// No encrypted data key of the object is for the old key.
     OtherKey,
@@ -33,13 +33,12 @@ pub enum Rewrapped {
 #[must_use]
 pub struct RewrapOptions {
     pub(crate) concurrency: usize,
-    calls_per_second: Option<NonZeroU32>,
-    attempts: usize,
+    pace: Pace,
 }
 
 impl Default for RewrapOptions {
     fn default() -> Self {
-        Self { concurrency: 16, calls_per_second: None, attempts: 10 }
+        Self { concurrency: 16, pace: Pace { slot: None, attempts: 10 } }
     }
 }
 
@@ -50,11 +49,12 @@ impl RewrapOptions {
         self
     }
 
-    /// Sets the maximum rate of calls to the key providers. Default: no limit. Zero removes the limit.
+    /// Sets the maximum rate of calls to the key providers. Default: no limit. Zero removes the limit. Clones share the rate.
     ///
     /// AWS KMS limits the requests of an account in a region, all services together, and rejects those above it.
     pub fn calls_per_second(mut self, calls: u32) -> Self {
-        self.calls_per_second = NonZeroU32::new(calls);
+        let period = NonZeroU32::new(calls).map(|calls| Duration::from_secs(1) / calls.get());
+        self.pace.slot = period.map(|period| (period, Arc::new(Mutex::new(Instant::now()))));
         self
     }
 
@@ -64,13 +64,12 @@ impl RewrapOptions {
     /// The waiting time between two attempts doubles, from about 0.2 to 20 seconds. This is in addition to the retries of the
     /// key provider's own client.
     pub fn attempts(mut self, attempts: usize) -> Self {
-        self.attempts = attempts;
+        self.pace.attempts = attempts;
         self
     }
 
     pub(crate) fn pace(&self) -> Pace {
-        let period = self.calls_per_second.map(|calls| Duration::from_secs(1) / calls.get());
-        Pace { slot: period.map(|period| (period, Arc::new(Mutex::new(Instant::now())))), attempts: self.attempts }
+        self.pace.clone()
     }
 }
 

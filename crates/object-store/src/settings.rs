@@ -163,8 +163,8 @@ impl StoreSettings {
     /// in `a` followed by the suffix. Default: the store does not look for detached keys.
     ///
     /// They are requested only if no key in the object's own header can be decrypted. Lists omit them, and they are
-    /// deleted, copied and renamed with their object. Each write, copy and deletion makes one more request to delete the
-    /// keys of the object that was there before.
+    /// deleted, copied and renamed with their object. If an object is replaced, the detached keys of the earlier one stay
+    /// and are ignored, until the object is rewrapped.
     ///
     /// Choose a suffix that no object of yours has: such objects are hidden, and deleted with the object whose name
     /// precedes the suffix.
@@ -179,8 +179,7 @@ impl StoreSettings {
         let Some(frame_len) = NonZeroU32::new(self.frame_len) else {
             return invalid("the frame length is 0; set at least 1 byte".into());
         };
-        let layout = Layout { header_len: self.header_len, frame_len };
-        let envelope = envelope(self.envelope, layout)?;
+        let envelope = envelope(self.envelope, Some(self.header_len), frame_len)?;
         if self.part_len == 0 || self.parts_in_flight == 0 {
             return invalid("a multipart upload needs at least one part of at least 1 byte".into());
         }
@@ -201,7 +200,7 @@ impl StoreSettings {
         Ok(Shared {
             envelope,
             contexts,
-            layout,
+            layout: Layout { header_len: self.header_len, frame_len },
             part_len: self.part_len,
             parts_in_flight: self.parts_in_flight,
             looks_up_sizes: self.looks_up_sizes,
@@ -213,9 +212,14 @@ impl StoreSettings {
     }
 }
 
-/// Builds the envelope of objects with this layout.
-pub(crate) fn envelope(builder: EnvelopeBuilder, layout: Layout) -> Result<Envelope, SettingsError> {
-    let envelope = builder.frame_len(layout.frame_len.get()).header_len(layout.header_len).build()?;
+/// Builds the envelope of objects of a store. Without a header length, headers are as long as they need to be.
+pub(crate) fn envelope(
+    builder: EnvelopeBuilder,
+    header_len: Option<usize>,
+    frame_len: NonZeroU32,
+) -> Result<Envelope, SettingsError> {
+    let builder = builder.frame_len(frame_len.get());
+    let envelope = if let Some(len) = header_len { builder.header_len(len) } else { builder }.build()?;
     if envelope.suite().signature().is_some() {
         return Err(SettingsError::SignedSuite(envelope.suite()));
     }

@@ -144,7 +144,7 @@ async fn each_byte_of_the_keys_that_changes_is_an_error() {
 }
 
 #[tokio::test]
-async fn keys_are_replaced_and_deleted_with_their_object() {
+async fn keys_are_deleted_with_their_object_and_ignored_if_it_is_replaced() {
     for change in 0..3 {
         let scene = Scene::new(Binding::Path).await;
         let store = scene.old(Binding::Path);
@@ -159,7 +159,11 @@ async fn keys_are_replaced_and_deleted_with_their_object() {
             1 => drop(upload.complete().await.unwrap()),
             _ => store.delete(&a).await.unwrap(),
         }
-        assert_eq!(scene.names().await, if change == 2 { vec![] } else { vec!["a"] });
+        assert_eq!(scene.names().await, if change == 2 { vec![] } else { vec!["a", "a.keys"] });
+        if change < 2 {
+            assert_eq!(get(&store, "a").await.unwrap(), "new");
+            assert!(get(&scene.new_key(Binding::Path), "a").await.is_err());
+        }
     }
 }
 
@@ -177,12 +181,13 @@ async fn keys_follow_an_object_that_is_copied_or_renamed_as_it_is() {
             assert_eq!(scene.names().await, ["a", "a.keys", "b", "b.keys"]);
         }
         assert_eq!(get(&store, "b").await.unwrap(), scene.content);
-        // The keys that the destination had are not left.
+        // The keys that the destination had are ignored.
         scene.old(Binding::None).put(&"c".into(), "c".into()).await.unwrap();
         let refused = store.copy_if_not_exists(&"c".into(), &b).await;
         assert!(refused.is_err() && scene.names().await.contains(&"b.keys".to_owned()));
         store.copy(&"c".into(), &b).await.unwrap();
-        assert!(!scene.names().await.contains(&"b.keys".to_owned()));
+        assert_eq!(get(&scene.old(Binding::None), "b").await.unwrap(), "c");
+        assert!(get(&store, "b").await.is_err());
     }
 }
 
@@ -193,9 +198,9 @@ async fn an_object_that_is_sealed_for_another_path_needs_no_detached_keys() {
     support::store(&scene.faulty.inner, "b", &Bytes::from_static(b"older"));
     support::store(&scene.faulty.inner, "b.keys", &scene.keys);
     store.copy(&"a".into(), &"b".into()).await.unwrap();
-    assert_eq!(scene.names().await, ["a", "a.keys", "b"]);
+    assert_eq!(scene.names().await, ["a", "a.keys", "b", "b.keys"]);
     store.rename_if_not_exists(&"a".into(), &"c".into()).await.unwrap();
-    assert_eq!(scene.names().await, ["b", "c"]);
+    assert_eq!(scene.names().await, ["b", "b.keys", "c"]);
     for location in ["b", "c"] {
         assert_eq!(get(&scene.with(settings_with(NEW)), location).await.unwrap(), scene.content);
     }

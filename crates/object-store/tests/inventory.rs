@@ -8,11 +8,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt, TryStreamExt};
+use futures_util::{FutureExt, StreamExt, TryStreamExt};
 use kms_envelope::{AlgorithmSuite, CommitmentPolicy, EncryptionContext, Envelope, Limits, message::Header};
 use kms_envelope_object_store::{
     Content, Message,
-    v0_14::{Inspected, Inventory},
+    v0_14::{Inspected, Inventory, Listed},
 };
 use support::*;
 
@@ -67,6 +67,13 @@ async fn an_inventory_names_the_keys_of_all_kinds_of_messages_and_marks_what_is_
     let whole = stored(&faulty.inner, "t/stored");
     put("t/truncated", whole.slice(..HEADER_LEN - 1));
     put("t/truncated-body", whole.slice(..HEADER_LEN + 10));
+    put("t/base64", Bytes::from_static(b"AgR4Kg=="));
+    let mut many = whole.to_vec();
+    // The number of encrypted data keys follows the encryption context, which is as long as its length says.
+    let context_len = usize::from(u16::from_be_bytes([many[35], many[36]]));
+    many[37 + context_len..39 + context_len].copy_from_slice(&17_u16.to_be_bytes());
+    put("t/many-keys", many.into());
+    put("t/unknown-suite", Bytes::from_static(b"\x02\xff\xff and more"));
     put("t/empty", Bytes::new());
     put("t/other", Bytes::from_static(b"PAR1"));
     put("t/.kms-envelope-staging-1", whole.clone());
@@ -77,13 +84,16 @@ async fn an_inventory_names_the_keys_of_all_kinds_of_messages_and_marks_what_is_
     assert_eq!(
         found.keys().collect::<Vec<_>>(),
         [
+            "t/base64",
             "t/empty",
             "t/long-header",
+            "t/many-keys",
             "t/other",
             "t/signed",
             "t/stored",
             "t/truncated",
             "t/truncated-body",
+            "t/unknown-suite",
             "t/version-1"
         ]
     );
@@ -97,8 +107,13 @@ async fn an_inventory_names_the_keys_of_all_kinds_of_messages_and_marks_what_is_
     assert_eq!(lens, [Some(1000), Some(5), Some(0), None, None]);
     assert_eq!(found["t/stored"].listed.meta.size, whole.len() as u64);
     assert_eq!(message(&found["t/signed"]).header().suite(), signing);
-    for name in ["t/empty", "t/other", "t/truncated"] {
+    for name in ["t/empty", "t/other"] {
         assert!(matches!(found[name].content, Ok(Content::Other(_))), "{name}");
+    }
+    // These may be messages that other programs can read, so they are not passed over.
+    for name in ["t/truncated", "t/base64", "t/many-keys", "t/unknown-suite"] {
+        let error = found[name].content.as_ref().unwrap_err();
+        assert!(matches!(cause(error), Error::Open { .. }), "{name}: {error}");
     }
     assert!(message(&found["t/stored"]).may_open_with(&key(7)) && !message(&found["t/stored"]).may_open_with(&key(3)));
 }
@@ -142,12 +157,13 @@ async fn detached_keys_belong_to_their_object_and_are_not_listed() {
     faulty.take_gets();
 
     let found = inspected(&inventory(&faulty).detached_keys(".keys")).await;
-    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "b", "c", "d.keys"]);
+    assert!(matches!(found["d.keys"].content, Ok(Content::DetachedKeys(_))), "they have no object");
     assert_eq!(names(message(&found["a"])), ["tests/key-7", "tests/key-8"]);
     assert!(message(&found["a"]).detached_keys().is_some());
     assert_eq!(names(message(&found["b"])), ["tests/key-7"], "those of another message are ignored");
     assert_eq!(names(message(&found["c"])), ["tests/key-7"]);
-    assert_eq!((faulty.take_gets().len(), faulty.lists.load(SeqCst)), (5, 2));
+    assert_eq!((faulty.take_gets().len(), faulty.lists.load(SeqCst)), (7, 3));
     let versions = ["a", "b", "c"].map(|name| found[name].listed.detached_keys);
     assert!(versions[0].is_some() && versions[1].is_some() && versions[0] != versions[1] && versions[2].is_none());
     // The number identifies the version.
@@ -160,6 +176,58 @@ async fn detached_keys_belong_to_their_object_and_are_not_listed() {
     assert!(matches!(cause(error), Error::DetachedKeys { .. }), "{error}");
     // Without the setting, they are objects as others.
     assert_eq!(inspected(&inventory(&faulty)).await.len(), 6);
+}
+
+#[tokio::test]
+async fn objects_whose_names_have_the_suffix_are_not_passed_over() {
+    let faulty = Faulty::default();
+    let encrypted = EncryptedStore::new(faulty.clone(), settings()).unwrap();
+    for name in ["backup.keys", "a", "z"] {
+        encrypted.put(&name.into(), plaintext(100, 1).into()).await.unwrap();
+    }
+    store(&faulty.inner, "z.keys", &stored(&faulty.inner, "a"));
+    let found = inspected(&inventory(&faulty).detached_keys(".keys")).await;
+    assert_eq!(found.keys().collect::<Vec<_>>(), ["a", "backup.keys", "z"]);
+    assert_eq!(names(message(&found["backup.keys"])), ["tests/key-7"]);
+    let error = found["z"].content.as_ref().unwrap_err();
+    assert!(matches!(cause(error), Error::DetachedKeys { .. }), "{error}");
+    // Detached keys are listed in the range of their objects.
+    store(&faulty.inner, "b.keys", &rewrapped(&stored(&faulty.inner, "a"), 8).await);
+    store(&faulty.inner, "a.keys", &rewrapped(&stored(&faulty.inner, "a"), 8).await);
+    let names = |found: BTreeMap<String, Inspected>| found.into_keys().collect::<Vec<_>>();
+    let of = inventory(&faulty).detached_keys(".keys");
+    assert_eq!(names(inspected(&of.clone().up_to("a".into())).await), ["a"]);
+    assert_eq!(names(inspected(&of.after("a".into()).up_to("b".into())).await), ["b.keys"]);
+}
+
+#[tokio::test]
+async fn objects_of_another_list_are_inspected_with_their_detached_keys() {
+    let faulty = Faulty::default();
+    let encrypted = EncryptedStore::new(faulty.clone(), settings()).unwrap();
+    for name in ["a", "b"] {
+        encrypted.put(&name.into(), plaintext(100, 1).into()).await.unwrap();
+    }
+    store(&faulty.inner, "a.keys", &rewrapped(&stored(&faulty.inner, "a"), 8).await);
+    let listed: Vec<_> = faulty.inner.list(None).try_collect().await.unwrap();
+    let listed = listed.into_iter().filter(|meta| !meta.location.as_ref().ends_with(".keys"));
+    let listed = futures_util::stream::iter(listed.map(|meta| Ok(Listed::new(meta)))).boxed();
+    let found: Vec<_> = inventory(&faulty).detached_keys(".keys").inspect(listed).try_collect().await.unwrap();
+    let mut keys: Vec<_> = found.iter().map(|object| names(message(object))).collect();
+    keys.sort();
+    assert_eq!(keys, [vec!["tests/key-7"], vec!["tests/key-7", "tests/key-8"]]);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_longer_than_announced_is_not_read_to_its_end() {
+    let faulty = Faulty::default();
+    let encrypted = EncryptedStore::new(faulty.clone(), settings()).unwrap();
+    encrypted.put(&"a".into(), plaintext(5000, 1).into()).await.unwrap();
+    faulty.set(|get| {
+        let endless = futures_util::stream::repeat_with(|| Ok(Bytes::from_static(&[0; 1000])));
+        get.answer().map(|answer| GetResult { payload: GetResultPayload::Stream(endless.boxed()), ..answer })
+    });
+    let found = inspected(&inventory(&faulty)).await;
+    assert!(matches!(cause(found["a"].content.as_ref().unwrap_err()), Error::ShortRead { .. }));
 }
 
 #[tokio::test]

@@ -133,7 +133,7 @@ async fn an_object_that_the_new_key_opens_or_the_old_key_does_not_is_left_as_it_
 }
 
 #[tokio::test]
-async fn detached_keys_for_others_are_kept_and_those_of_the_old_key_are_not() {
+async fn detached_keys_for_other_keys_and_the_old_one_are_kept() {
     let faulty = objects(&["a"]).await;
     let a = Path::from("a");
     let old = store_with(&faulty, key(OLD));
@@ -143,11 +143,10 @@ async fn detached_keys_for_others_are_kept_and_those_of_the_old_key_are_not() {
     // The key in the header is of no use any more, so the next key comes from the detached one.
     let next = Envelope::new(key(10));
     assert_eq!(store_with(&faulty, key(NEW)).rewrap(&a, &next).await.unwrap(), Rewrapped::Stored);
-    assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-10", "tests/key-9"]);
-    for byte in [OLD, THIRD, 10] {
+    assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-10", "tests/key-9", "tests/key-8"]);
+    for byte in [OLD, NEW, THIRD, 10] {
         assert_eq!(read(&faulty, byte, "a").await.unwrap(), plaintext(300, 0), "{byte}");
     }
-    read(&faulty, NEW, "a").await.unwrap_err();
 }
 
 #[tokio::test]
@@ -346,10 +345,9 @@ async fn a_resealed_object_has_another_data_key_and_only_the_new_key_opens_it() 
         let options = PutOptions { attributes: attributes.clone(), ..PutOptions::default() };
         old.put_opts(&a, content.clone().into(), options).await.unwrap();
         old.rewrap(&a, &new_key()).await.unwrap();
-        old.reseal(&a, Envelope::builder(key(NEW))).await.unwrap();
+        old.reseal(&a, |_| Envelope::builder(key(NEW))).await.unwrap();
         assert_eq!(read(&faulty, NEW, "a").await.unwrap(), content);
         read(&faulty, OLD, "a").await.unwrap_err();
-        assert_eq!(names(&faulty).await, ["a"], "the detached keys are gone");
         assert_eq!(faulty.inner.get(&a).await.unwrap().attributes, attributes);
         let header = Header::parse(&stored(&faulty.inner, "a"), &Limits::default()).unwrap();
         assert_eq!(header.encrypted_data_keys()[0].to_string(), "tests/key-8");
@@ -370,7 +368,7 @@ async fn a_resealed_object_keeps_its_layout_and_its_context() {
         let message = builder.build().unwrap().seal(&plaintext(500, 1), &context).await.unwrap();
         store(&faulty.inner, "a", &message.clone().into());
         let foreign = EncryptedStore::new(faulty.clone(), settings_with(key(OLD)).look_up_sizes()).unwrap();
-        foreign.reseal(&"a".into(), Envelope::builder(key(NEW))).await.unwrap();
+        foreign.reseal(&"a".into(), |_| Envelope::builder(key(NEW))).await.unwrap();
         let resealed = stored(&faulty.inner, "a");
         let headers = [&message[..], &resealed].map(|bytes| Header::parse(bytes, &Limits::default()).unwrap());
         assert_eq!((headers[0].len(), message.len()), (headers[1].len(), resealed.len()));
@@ -379,7 +377,7 @@ async fn a_resealed_object_keeps_its_layout_and_its_context() {
         assert_eq!(new_key().open(&resealed, &context).await.unwrap().plaintext, plaintext(500, 1));
 
         let signing = AlgorithmSuite::Aes256GcmHkdfSha512CommitEcdsaP384;
-        let error = foreign.reseal(&"a".into(), Envelope::builder(key(OLD)).suite(signing)).await.unwrap_err();
+        let error = foreign.reseal(&"a".into(), |_| Envelope::builder(key(OLD)).suite(signing)).await.unwrap_err();
         assert!(error.to_string().contains("cannot be opened") || error.to_string().contains("signs"), "{error}");
         assert_eq!(stored(&faulty.inner, "a"), resealed);
     }
@@ -402,12 +400,57 @@ async fn an_object_that_is_replaced_while_it_is_resealed_stays() {
             }
             answer.unwrap_or_else(|| get.answer())
         });
-        let error = old.reseal(&a, Envelope::builder(key(NEW))).await.unwrap_err();
+        let error = old.reseal(&a, |_| Envelope::builder(key(NEW))).await.unwrap_err();
         assert!(matches!(cause(&error), Error::Changed { .. }), "{error}");
         faulty.set(|get| get.answer());
         assert_eq!(stored(&faulty.inner, "a"), version);
         assert_eq!(names(&faulty).await, ["a"]);
     }
+}
+
+#[tokio::test]
+async fn a_message_without_padding_is_resealed_with_a_header_of_another_length() {
+    let faulty = Faulty::default();
+    let context = EncryptionContext::from([("path", "a")]);
+    let message = Envelope::new(key(OLD)).seal(b"foreign", &context).await.unwrap();
+    store(&faulty.inner, "a", &message.into());
+    let foreign = EncryptedStore::new(faulty.clone(), settings_with(key(OLD)).look_up_sizes()).unwrap();
+    let new = Arc::new(kms_envelope::RawAes::new("tests", "a much longer name", [NEW; 32]).unwrap());
+    foreign.reseal(&"a".into(), |_| Envelope::builder(new.clone())).await.unwrap();
+    let opened = Envelope::new(new).open(&stored(&faulty.inner, "a"), &context).await.unwrap();
+    assert_eq!(opened.plaintext, b"foreign");
+}
+
+#[tokio::test]
+async fn a_reseal_whose_answer_was_lost_is_recognized() {
+    let faulty = objects(&["a"]).await;
+    let resealed = sealed(settings_with(key(NEW)), "a", &plaintext(100, 9)).await;
+    let mut is_first = true;
+    faulty.set(move |get| {
+        if get.options.head && std::mem::take(&mut is_first) {
+            store(get.inner, "a", &resealed); // by the earlier request
+        }
+        get.answer()
+    });
+    let objects = Inventory::new(Arc::new(faulty.clone())).stream();
+    let results =
+        store_with(&faulty, key(OLD)).reseal_all(objects, |_| Envelope::builder(key(NEW)), &RewrapOptions::default());
+    let results: Vec<_> = results.try_collect().await.unwrap();
+    assert_eq!(*results[0].1.as_ref().unwrap(), Rewrapped::Before);
+}
+
+#[tokio::test]
+async fn an_object_with_the_name_of_the_new_key_that_it_does_not_open_is_not_done() {
+    let faulty = Faulty::default();
+    let other = kms_envelope::RawAes::new("tests", "key-8", [77; 32]).unwrap();
+    store_with(&faulty, other).put(&"a".into(), "x".into()).await.unwrap();
+    let results = store_with(&faulty, key(OLD)).reseal_all(
+        Inventory::new(Arc::new(faulty.clone())).stream(),
+        |_| Envelope::builder(key(NEW)),
+        &RewrapOptions::default(),
+    );
+    let results: Vec<_> = results.try_collect().await.unwrap();
+    assert!(matches!(cause(results[0].1.as_ref().unwrap_err()), Error::Open { .. }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -418,10 +461,10 @@ async fn all_objects_of_the_old_key_are_resealed() {
     store(&faulty.inner, "other", &Bytes::from_static(b"PAR1"));
     let old = ScriptedProvider::new(key(OLD));
     old.script([Fault::Throttled, Fault::Throttled]);
-    let (encrypted, new) = (store_with(&faulty, old.clone()), || Envelope::builder(key(NEW)));
+    let (encrypted, new) = (store_with(&faulty, old.clone()), |_: &Header| Envelope::builder(key(NEW)));
     for run in 0..2 {
         let inventory = Inventory::new(Arc::new(faulty.clone())).detached_keys(".keys");
-        let results = encrypted.reseal_all(inventory.stream(), new, &RewrapOptions::default()).unwrap();
+        let results = encrypted.reseal_all(inventory.stream(), new, &RewrapOptions::default());
         let results: BTreeMap<_, _> = results
             .map_ok(|(listed, result)| (listed.meta.location.to_string(), result.unwrap()))
             .try_collect()
@@ -451,15 +494,15 @@ async fn a_failed_reseal_leaves_the_object() {
     let old = store_with(&faulty, key(OLD));
     let denied = ScriptedProvider::new(key(NEW));
     denied.script([Fault::AccessDenied]);
-    old.reseal(&"a".into(), Envelope::builder(denied)).await.unwrap_err();
+    old.reseal(&"a".into(), |_| Envelope::builder(denied)).await.unwrap_err();
     *lock(&faulty.uploads.failing_part) = Some(0);
-    old.reseal(&"a".into(), Envelope::builder(key(NEW))).await.unwrap_err();
+    old.reseal(&"a".into(), |_| Envelope::builder(key(NEW))).await.unwrap_err();
     let mut broken = before.to_vec();
     *broken.last_mut().unwrap() ^= 1;
     let broken = Bytes::from(broken);
     store(&faulty.inner, "a", &broken);
     *lock(&faulty.uploads.failing_part) = None;
-    old.reseal(&"a".into(), Envelope::builder(key(NEW))).await.unwrap_err();
+    old.reseal(&"a".into(), |_| Envelope::builder(key(NEW))).await.unwrap_err();
     assert_eq!(stored(&faulty.inner, "a"), broken);
     assert_eq!(names(&faulty).await, ["a"]);
     assert!(faulty.inner.head(&"a".into()).now_or_never().unwrap().is_ok());

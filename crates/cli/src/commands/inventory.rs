@@ -5,6 +5,7 @@ use std::{
     fmt::{Display, Write as _},
     fs::File,
     io::{self, BufWriter, Write},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -26,7 +27,7 @@ use crate::{
     stores::{
         self, Location,
         log::{Outcome, Record},
-        scope::{Scope, no_objects},
+        scope::{Missing, Scope, no_objects},
     },
 };
 
@@ -42,12 +43,18 @@ pub(crate) enum Format {
 
 pub(super) fn inventory(arguments: &InventoryArguments, console: Console) -> Result<(), Failure> {
     let location = folder(&arguments.place)?;
+    if let Some(name) = arguments.keys.iter().find(|name| !may_be_in_a_header(name)) {
+        return Err(Failure::usage(format!(
+            "--key {}: headers name keys by their ARNs and names; pass one that the inventory shows",
+            one_line(name)
+        )));
+    }
     let command = json!({
         "log": "inventory",
         "url": location.url.as_str(),
         "detached_keys": arguments.scope.detached.suffix,
     });
-    let scope = arguments.scope.scope(&location, &command, console)?;
+    let scope = arguments.scope.scope(&location, &command, false, console)?;
     let report = Report::new(arguments, console)?;
     stores::runtime()?.block_on(async {
         let summary = read(&scope, report).await.map_err(|failure| failure.of(&location.url))?;
@@ -58,6 +65,10 @@ pub(super) fn inventory(arguments: &InventoryArguments, console: Console) -> Res
             super::print(summary.table(&location, arguments).as_bytes())?;
         }
         match summary.failed {
+            0 if summary.messages.objects == 0 && !arguments.keys.is_empty() => {
+                Err(Failure::new("no object names the key")
+                    .advise("the inventory without --key shows the keys that there are"))
+            }
             0 => Ok(()),
             failed => Err(Failure::new(format!("{failed} of {} objects could not be read", summary.listed))
                 .advise("`--format json` shows why; with `--log FILE`, the next run reads only these")),
@@ -69,9 +80,13 @@ async fn read(scope: &Scope, report: Report) -> Result<Summary, Failure> {
     let report = Arc::new(Mutex::new(report));
     let known = report.clone();
     let unread = scope.unread(move |record| lock(&known).add(&record));
-    let mut objects = scope.inventory().inspect(unread);
+    let (mut objects, mut missing) = (scope.inventory().inspect(unread), Missing::default());
     while let Some(object) = objects.try_next().await? {
         let record = record(object);
+        if record.result == Outcome::Deleted {
+            missing.add(record);
+            continue;
+        }
         scope.append(&record)?;
         let mut report = lock(&report);
         report.add(&record);
@@ -80,6 +95,10 @@ async fn read(scope: &Scope, report: Report) -> Result<Summary, Failure> {
         }
     }
     drop(objects);
+    for record in missing.records(scope).await? {
+        scope.append(&record)?;
+        lock(&report).add(&record);
+    }
     let mut report = lock(&report);
     report.lines.flush()?;
     if let Some(failure) = report.failure.take() {
@@ -104,6 +123,11 @@ fn record(Inspected { listed, content, .. }: Inspected) -> Record {
             ..new(Outcome::Message)
         },
         Ok(Content::Other(error)) => Record { error: Some(error.to_string()), ..new(Outcome::NotAMessage) },
+        Ok(Content::DetachedKeys(keys)) => Record {
+            detached_keys: names(keys.encrypted_data_keys()),
+            error: Some("detached keys without an object".into()),
+            ..new(Outcome::NotAMessage)
+        },
         Ok(_) => new(Outcome::NotAMessage),
         Err(object_store::Error::NotFound { .. }) => new(Outcome::Deleted),
         Err(error) => Record { error: Some(Failure::from(error).what().to_owned()), ..new(Outcome::Failed) },
@@ -111,7 +135,13 @@ fn record(Inspected { listed, content, .. }: Inspected) -> Record {
 }
 
 fn names(keys: &[EncryptedDataKey]) -> Vec<String> {
-    keys.iter().filter(|key| key.padding_len().is_none()).map(ToString::to_string).collect()
+    keys.iter().filter(|key| key.padding_len().is_none()).map(|key| cut(key.to_string())).collect()
+}
+
+/// Shortens the name of a key, which may have 64 KiB in a hostile header.
+fn cut(name: String) -> String {
+    const MAX: usize = 300;
+    if name.len() <= MAX { name } else { name.chars().take(MAX).chain(['…']).collect() }
 }
 
 /// Adds up records, and prints them as they come unless there is only a table at the end.
@@ -191,7 +221,7 @@ impl Report {
         self.summary.listed += 1;
         let all_keys = || record.keys.iter().chain(&record.detached_keys);
         let is_wanted = self.keys.is_empty() || all_keys().any(|key| self.keys.iter().any(|name| is_key(key, name)));
-        if is_wanted || record.result == Outcome::Failed {
+        if is_wanted || record.result != Outcome::Message {
             self.summary.add(record);
             if let Err(failure) = self.lines.print(record) {
                 self.failure.get_or_insert(failure);
@@ -200,9 +230,19 @@ impl Report {
     }
 }
 
-/// Returns whether `name` is `key` as the inventory shows it, or without the provider id that precedes it.
+/// Returns whether `name` is `key` as the inventory shows it, or without the provider id that precedes it. The replicas of a
+/// multi-region key are the same key.
 fn is_key(key: &str, name: &str) -> bool {
-    key == name || key.split_once('/').is_some_and(|(_, key)| key == name)
+    let id = |name: &str| name.rsplit_once(":key/").map(|(_, id)| id.to_owned()).filter(|id| id.starts_with("mrk-"));
+    key == name
+        || key.split_once('/').is_some_and(|(_, key)| key == name)
+        || id(name).is_some_and(|name| id(key) == Some(name))
+}
+
+/// Returns whether a header may name a key like this: not by an alias, an id or a file, as the other commands do.
+fn may_be_in_a_header(name: &str) -> bool {
+    let is_kms = name.starts_with("arn:") && name.contains(":key/");
+    is_kms || (name.contains('/') && !name.contains("alias/") && !Path::new(name).exists())
 }
 
 /// A number of objects, and of their bytes.
@@ -218,6 +258,10 @@ impl Count {
         self.bytes += record.sealed_len;
     }
 }
+
+/// The number of keys that the table has.
+const MAX_KEYS: usize = 10_000;
+const FURTHER_KEYS: &str = "further keys, which --format csv shows";
 
 #[derive(Debug, Default)]
 struct Summary {
@@ -241,7 +285,10 @@ impl Summary {
                 self.messages.add(record);
                 let keys: BTreeSet<_> = record.keys.iter().chain(&record.detached_keys).collect();
                 for key in &keys {
-                    let (count, only) = self.keys.entry((*key).clone()).or_default();
+                    // A hostile bucket may name any number of keys.
+                    let is_new = !self.keys.contains_key(*key);
+                    let key = if is_new && self.keys.len() >= MAX_KEYS { FURTHER_KEYS } else { key.as_str() };
+                    let (count, only) = self.keys.entry(key.to_owned()).or_default();
                     count.add(record);
                     *only += u64::from(keys.len() == 1);
                 }
@@ -256,8 +303,7 @@ impl Summary {
     fn table(&self, location: &Location, arguments: &InventoryArguments) -> String {
         let mut out = String::new();
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
-        let width =
-            self.keys.keys().map(|key| one_line(key).len()).max().unwrap_or(0).max("truncated or not messages".len());
+        let width = self.keys.keys().map(|key| one_line(key).len()).max().unwrap_or(0).clamp(20, 100);
         let mut line = |name: &str, objects: &dyn Display, bytes: &dyn Display, only: &dyn Display| {
             // Writing to a String cannot fail.
             let _ = writeln!(out, "{name:<width$} {objects:>12} {bytes:>12} {only:>12}").map(drop);

@@ -2,38 +2,43 @@
 
 use std::{
     fmt::{Display, Write as _},
+    fs,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::SystemTime,
 };
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use indicatif::HumanBytes;
-use kms_envelope::KeyProvider;
+use kms_envelope::{KeyProvider, message::Header};
 use kms_envelope_object_store::{
     Content, RewrapOptions, Rewrapped,
     v0_14::{Inspected, Listed},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{builder, existing_keys, runtime};
 use crate::{
     args::RewrapArguments,
     console::{Console, one_line},
     failure::Failure,
+    interrupt,
     key_source::KeySource,
     progress::Progress,
     stores::{
         self, Location,
         log::{Outcome, Record},
-        scope::{Scope, no_objects},
+        scope::{Missing, Scope, no_objects},
     },
 };
 
 /// The number of failures that the report lists.
 const SHOWN: usize = 10;
+
+/// How many objects fail in a row before the key service or the store counts as unavailable.
+const OUTAGE: u64 = 32;
 
 /// The price of 10,000 requests for symmetric keys in most regions, in US dollars (aws.amazon.com/kms/pricing, 2026).
 const PRICE: f64 = 0.03;
@@ -53,33 +58,51 @@ pub(super) fn rewrap_objects(
     if suffix.is_empty() && !many.reseal {
         return Err(Failure::usage("--detached-keys is empty, but the new keys need a name"));
     }
+    let [to] = &arguments.to[..] else {
+        return Err(Failure::usage("name one --to; to add several keys, run the command for each of them"));
+    };
     let context = terms.context.to_open()?;
     stores::runtime()?;
     let (sources, keys) = (&arguments.key.sources, existing_keys(&arguments.key, console));
     let old = runtime()?.block_on(keys.provider(sources))?;
     let new = runtime()?.block_on(keys.provider(&arguments.to))?;
-    if old.to_string() == new.to_string() {
-        return Err(Failure::usage(format!("--from and --to are the same key, {old}")));
+    if sources.contains(to)
+        || (to.is_kms() && old.to_string().split(", ").any(|old| is_same_key(old, &new.to_string())))
+    {
+        return Err(Failure::usage(format!("--from and --to are the same key, {new}")));
     }
     let command = json!({
         "log": if many.reseal { "reseal" } else { "rewrap" },
         "url": location.url.as_str(),
         "detached_keys": suffix,
-        "from": old.to_string(),
-        "to": new.to_string(),
+        "from": sources.iter().map(identity).collect::<Vec<_>>(),
+        "from_keys": old.to_string(),
+        "to": identity(to),
+        "to_key": new.to_string(),
     });
-    let scope = many.scope.scope(location, &command, console)?;
+    let scope = many.scope.scope(location, &command, many.dry_run, console)?;
+    let single = "to rewrap one object, name a file or URL for its detached keys with -o";
+    if many.dry_run {
+        let plan = runtime()?.block_on(plan(&scope, (&*old, &*new), arguments, console));
+        let plan = plan.map_err(|failure| failure.of(&location.url))?;
+        if plan.listed == 0 {
+            return Err(runtime()?.block_on(no_objects(location, single)));
+        }
+        super::print(plan.text(arguments, location).as_bytes())?;
+        return match plan.failed {
+            0 => Ok(()),
+            failed => Err(Failure::new(format!("{failed} of {} objects could not be read", plan.listed))
+                .advise("`kms-envelope inventory --format json` shows why")),
+        };
+    }
     let required: Vec<_> = terms.context.required_names().map(str::to_owned).collect();
     let policy = terms.policy.clone();
-    let envelope = move |provider: &Arc<dyn KeyProvider>| {
-        builder(&policy, provider.clone()).required_context(required.iter().cloned())
+    let envelope = move |provider: &Arc<dyn KeyProvider>, stored: &dyn Fn(&str) -> bool| {
+        // What is stored in an object stays stored.
+        let required = required.iter().filter(|name| !stored(name)).cloned();
+        builder(&policy, provider.clone()).required_context(required)
     };
-    if many.dry_run {
-        let plan = runtime()?.block_on(plan(&scope, (&*old, &*new), many.reseal, console));
-        let text = plan.map_err(|failure| failure.of(&location.url))?.text(arguments, location);
-        return super::print(text.as_bytes());
-    }
-    let mut settings = terms.store.settings(location, envelope(&old), context).look_up_sizes();
+    let mut settings = terms.store.settings(location, envelope(&old, &|_| false), context).look_up_sizes();
     if !suffix.is_empty() {
         settings = settings.detached_keys(suffix);
     }
@@ -89,40 +112,111 @@ pub(super) fn rewrap_objects(
         options = options.concurrency(concurrency);
     }
 
-    let report =
-        Arc::new(Mutex::new(Report { progress: Some(Progress::of_objects(!console.quiet)), ..Report::default() }));
+    let progress = Some(Progress::of_objects(!console.quiet));
+    let report = Arc::new(Mutex::new(Report { progress, ..Report::default() }));
     let known = report.clone();
-    let objects = scope.inventory().inspect(scope.unread(move |record| lock(&known).add(&record, false)));
+    let ended = Arc::new(AtomicBool::new(false));
+    let (ending, unread) = (ended.clone(), scope.unread(move |record| lock(&known).add(&record, false)));
+    let asked = async move {
+        interrupt::asked_to_end().await;
+        ending.store(true, Relaxed);
+        console.note("finishing the objects that have begun; interrupt again to stop at once");
+    };
+    let objects = scope.inventory().inspect(unread.take_until(Box::pin(asked)).boxed());
     let mut results = if many.reseal {
-        let new = new.clone();
-        store.reseal_all(objects, move || envelope(&new), &options).map_err(|error| Failure::new(error.to_string()))?
+        let drops = many.drop_other_keys.then_some(());
+        let (ours, new) = ([old.clone(), new.clone()], new.clone());
+        let objects = objects.map_ok(move |object| if drops.is_some() { object } else { check_keys(object, &ours) });
+        let new = move |header: &Header| envelope(&new, &|name| header.context().get(name).is_some());
+        store.reseal_all(objects.boxed(), new, &options)
     } else {
-        let new = envelope(&new).build().map_err(|error| Failure::new(error.to_string()))?;
+        let new = envelope(&new, &|_| false).build().map_err(|error| Failure::new(error.to_string()))?;
         store.rewrap_all(objects, &new, &options)
     };
     runtime()?.block_on(async {
-        let of_url = |error| Failure::from(error).of(&location.url);
-        while let Some((listed, result)) = results.try_next().await.map_err(of_url)? {
-            let record = record(&listed, result, many.reseal);
-            scope.append(&record)?;
-            lock(&report).add(&record, true);
-        }
+        let done = rewrap_all(&mut results, &scope, &report, many.reseal).await;
         drop(results);
         let mut report = std::mem::take(&mut *lock(&report));
         report.progress = None; // Removes it before anything is printed.
         if report.listed == 0 {
-            let advice = "to rewrap one object, name a file or URL for its detached keys with -o";
-            return Err(no_objects(location, advice).await);
+            done.map_err(|failure| failure.of(&location.url))?;
+            return Err(no_objects(location, single).await);
         }
         super::print(report.text(location, arguments, &old, &new).as_bytes())?;
+        done.map_err(|failure| failure.of(&location.url))?;
+        if ended.load(Relaxed) {
+            return Err(Failure::new("interrupted before all objects were done").advise(AGAIN));
+        }
         match report.failed {
             0 => Ok(()),
             failed => {
                 Err(Failure::new(format!("{failed} of {} objects failed, and may still need {old}", report.listed))
-                    .advise("mend the cause, and run the command again: objects that are done are not changed again"))
+                    .advise(AGAIN))
             }
         }
     })
+}
+
+const AGAIN: &str = "mend the cause, and run the command again: objects that are done are not changed again";
+
+/// Returns whether two ARNs name the same KMS key, or replicas of one.
+fn is_same_key(one: &str, other: &str) -> bool {
+    let replicated = |arn: &str| arn.rsplit_once('/').map(|(_, id)| id.to_owned()).filter(|id| id.starts_with("mrk-"));
+    one == other || replicated(one).is_some_and(|id| replicated(other) == Some(id))
+}
+
+/// Identifies a key in the log. A file that was written again may hold another key of the same name.
+fn identity(source: &KeySource) -> Value {
+    let Some(path) = source.path() else { return json!("kms") };
+    let modified = fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    json!([path.to_string_lossy(), modified.map(|time| humantime::format_rfc3339_micros(time).to_string())])
+}
+
+/// Refuses to reseal an object that has encrypted data keys for others, who could not open it any more.
+fn check_keys(mut object: Inspected, ours: &[Arc<dyn KeyProvider>; 2]) -> Inspected {
+    let other = match &object.content {
+        Ok(Content::Message(message)) if message.may_open_with(&ours[0]) => message
+            .encrypted_data_keys()
+            .find(|key| !ours.iter().any(|it| it.may_decrypt(key)))
+            .map(ToString::to_string),
+        _ => None,
+    };
+    if let Some(other) = other {
+        let reason =
+            format!("{other} opens it too, and would not any more; to reseal it anyway, use --drop-other-keys");
+        object.content = Err(object_store::Error::Generic { store: "reseal", source: reason.into() });
+    }
+    object
+}
+
+/// Does the work, until all objects are done or the services fail.
+async fn rewrap_all(
+    results: &mut BoxStream<'static, object_store::Result<(Listed, object_store::Result<Rewrapped>)>>,
+    scope: &Scope,
+    report: &Mutex<Report>,
+    reseals: bool,
+) -> Result<(), Failure> {
+    let (mut in_a_row, mut missing) = (0, Missing::default());
+    while let Some((listed, result)) = results.try_next().await? {
+        let is_outage = result.as_ref().is_err_and(stores::is_retryable);
+        in_a_row = if is_outage { in_a_row + 1 } else { 0 };
+        let record = record(&listed, result, reseals);
+        if record.result == Outcome::Deleted {
+            missing.add(record);
+            continue;
+        }
+        scope.append(&record)?;
+        lock(report).add(&record, true);
+        if in_a_row == OUTAGE {
+            let why = record.error.unwrap_or_default();
+            return Err(Failure::new(format!("stopped, because {OUTAGE} objects failed in a row: {why}")).advise(AGAIN));
+        }
+    }
+    for record in missing.records(scope).await? {
+        scope.append(&record)?;
+        lock(report).add(&record, true);
+    }
+    Ok(())
 }
 
 fn record(listed: &Listed, result: object_store::Result<Rewrapped>, reseals: bool) -> Record {
@@ -186,6 +280,7 @@ impl Report {
         let done = if reseals { "resealed" } else { "rewrapped" };
         let open = self.done + self.done_earlier + self.before;
         let (url, listed) = (&location.url, self.listed);
+        let (old, new) = (one_line(&old.to_string()), one_line(&new.to_string()));
         let mut out = format!("{url}, {listed} objects, until {now}\nfrom  {old}\nto    {new}\n{limits}\n");
         let mut line = |count: u64, what: &dyn Display| {
             // Writing to a String cannot fail.
@@ -197,24 +292,31 @@ impl Report {
         );
         line(open, &details);
         line(self.other_key, &"have other keys only");
-        line(self.not_messages, &"are truncated or not messages");
+        line(self.not_messages, &"are not messages");
         line(self.deleted, &"were deleted meanwhile");
         line(self.failed, &"failed, and may still need the old key");
         for failure in &self.failures {
             let _ = writeln!(out, "             {failure}");
         }
         if self.failed > self.failures.len() as u64 {
-            let _ = writeln!(out, "             … the log has all of them");
+            let _ =
+                writeln!(out, "             and {} more, which a log has", self.failed - self.failures.len() as u64);
         }
-        let old_key = if reseals { RESEALED } else { STILL_OPENS };
-        out + "\n" + old_key + NOT_COVERED
+        out.push('\n');
+        if open == 0 && self.other_key > 0 {
+            out.push_str("No object names the old key: `kms-envelope inventory` shows the keys that there are.\n");
+        }
+        if self.done + self.done_earlier > 0 {
+            out.push_str(if reseals { RESEALED } else { STILL_OPENS });
+        }
+        out + NOT_COVERED
     }
 }
 
-const STILL_OPENS: &str = "The objects still open with the old key, too.\n";
+const STILL_OPENS: &str = "Rewrapped objects still open with the old key, too.\n";
 const RESEALED: &str = "Resealed objects open only with the new key.\n";
-const NOT_COVERED: &str = "This covers the objects that were listed. Noncurrent versions, other prefixes, copies and later \
-     writes are not covered.\n";
+const NOT_COVERED: &str = "This covers the objects that were listed, by their headers. Noncurrent versions, other prefixes, \
+     copies and later writes are not covered.\n";
 
 /// What would be done.
 #[derive(Default)]
@@ -225,6 +327,8 @@ struct Plan {
     old_bytes: u64,
     /// Objects that would only be opened with the new key, to verify that it does.
     new: u64,
+    /// Objects that would be resealed, but have keys for others.
+    other_readers: u64,
     /// Objects that the log knows, that have other keys only, or that are not messages.
     nothing: u64,
     failed: u64,
@@ -233,9 +337,10 @@ struct Plan {
 async fn plan(
     scope: &Scope,
     (old, new): (&dyn KeyProvider, &dyn KeyProvider),
-    reseals: bool,
+    arguments: &RewrapArguments,
     console: Console,
 ) -> Result<Plan, Failure> {
+    let reseals = arguments.many.reseal;
     let progress = Progress::of_objects(!console.quiet);
     let known = Arc::new(AtomicU64::new(0));
     let counter = known.clone();
@@ -251,6 +356,8 @@ async fn plan(
             Ok(Content::Message(message)) if message.may_open_with(old) => {
                 plan.old += 1;
                 plan.old_bytes += listed.meta.size;
+                let is_other = |key| ![old, new].iter().any(|it| it.may_decrypt(key));
+                plan.other_readers += u64::from(reseals && message.encrypted_data_keys().any(is_other));
             }
             Ok(_) | Err(object_store::Error::NotFound { .. }) => plan.nothing += 1,
             Err(_) => plan.failed += 1,
@@ -265,9 +372,7 @@ async fn plan(
 impl Plan {
     /// Returns how many requests AWS KMS would receive, unless some are repeated.
     fn kms_calls(&self, from: &[KeySource], to: &[KeySource], reseals: bool) -> u64 {
-        let count = |keys: &[KeySource]| {
-            keys.iter().filter(|key| matches!(key, KeySource::KmsArn { .. } | KeySource::KmsName(_))).count() as u64
-        };
+        let count = |keys: &[KeySource]| keys.iter().filter(|key| key.is_kms()).count() as u64;
         let verifies = u64::from(count(to) > 0 && !reseals);
         self.old * (u64::from(count(from) > 0) + count(to) + verifies) + self.new * verifies
     }
@@ -285,6 +390,8 @@ impl Plan {
         if reseals {
             let bytes = HumanBytes(self.old_bytes);
             line(self.old, &format_args!("would be {done}, with {bytes} to read and to write"));
+            let others = if arguments.many.drop_other_keys { "would not open any more" } else { "keep them from it" };
+            line(self.other_readers, &format_args!("of these have keys for others, which {others}"));
         } else {
             line(self.old, &format_args!("would be {done}"));
             line(self.new, &"have the new key, and would be opened with it");

@@ -11,7 +11,7 @@ use futures_util::{TryStreamExt, stream::BoxStream};
 use object_store::{Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, Result};
 use url::Url;
 
-use super::{Location, block_on, runtime};
+use super::{Location, block_on, read_all, runtime};
 use crate::failure::Failure;
 
 /// The length of the first request: enough for most headers, so that a command that needs no more reads no more.
@@ -47,8 +47,9 @@ impl Download {
 
     /// Fills `out` with the bytes at this offset.
     pub(crate) fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let range = offset..offset + out.len() as u64;
-        let request = async { self.request(GetRange::Bounded(range)).await?.bytes().await };
+        let len = out.len() as u64;
+        let range = offset..offset + len;
+        let request = async { read_all(self.request(GetRange::Bounded(range)).await?, len).await };
         let bytes = block_on(request)?;
         if bytes.len() != out.len() {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -83,7 +84,7 @@ impl Download {
 async fn request_start(location: &Location) -> Result<(ObjectMeta, Bytes)> {
     let range = |range: Range<u64>| GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
     match location.store.get_opts(&location.path, range(0..START)).await {
-        Ok(answer) => Ok((answer.meta.clone(), answer.bytes().await?)),
+        Ok(answer) => Ok((answer.meta.clone(), read_all(answer, START).await?)),
         // Stores have no range of an empty object.
         Err(error @ (Error::Generic { .. } | Error::NotSupported { .. })) => {
             match location.store.head(&location.path).await {

@@ -77,7 +77,9 @@ impl Record {
     fn is_of(&self, listed: &Listed) -> bool {
         let now = Self::new(listed, self.result);
         let is_weak = now.e_tag.as_ref().is_none_or(|e_tag| e_tag.starts_with("W/"));
-        let is_same = self.e_tag == now.e_tag && (!is_weak || self.last_modified == now.last_modified);
+        // Azure's lists omit the quotes.
+        let e_tag = |record: &Self| record.e_tag.as_ref().map(|e_tag| e_tag.trim_matches('"').to_owned());
+        let is_same = e_tag(self) == e_tag(&now) && (!is_weak || self.last_modified == now.last_modified);
         let is_final = !matches!(self.result, Outcome::Failed | Outcome::Deleted);
         is_final
             && is_same
@@ -123,21 +125,21 @@ impl Log {
         let mut lines = BufReader::new(&reader);
         let (mut offsets, mut end, mut number) = (HashMap::new(), 0, 0);
         let mut line = String::new();
+        let first = format!("{command}\n");
         loop {
             line.clear();
             let len = lines.read_line(&mut line).map_err(failed)?;
-            if !line.ends_with('\n') {
-                break; // The end, or a line that was not written completely.
-            }
+            let is_torn = !line.ends_with('\n');
             number += 1;
             if number == 1 {
-                if serde_json::from_str::<Value>(&line).ok().as_ref() != Some(command) {
+                // Nothing of another file may be lost.
+                if !(is_torn && first.starts_with(&line)) && line != first {
                     return Err(Failure::usage(format!(
-                        "{}: this is not the log of the same command; name another file",
+                        "{}: this is not the log of the same command with the same keys; name another file",
                         path.display()
                     )));
                 }
-            } else {
+            } else if !is_torn {
                 let record: Record = serde_json::from_str(&line).map_err(|error| {
                     Failure::new(format!("line {number} is not of a log: {error}"))
                         .of(path.display())
@@ -145,11 +147,14 @@ impl Log {
                 })?;
                 offsets.insert(hash(&record.path), end);
             }
+            if is_torn {
+                break; // The end, or a line that was not written completely.
+            }
             end += len as u64;
         }
         file.set_len(end).map_err(failed)?;
         if end == 0 {
-            writeln!(file, "{command}").map_err(failed)?;
+            file.write_all(first.as_bytes()).map_err(failed)?;
         }
         Ok(Self { path: path.to_owned(), file: Some(file), reader: Some(reader), offsets })
     }

@@ -1,6 +1,7 @@
 //! Which objects of a store a command reads.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -18,7 +19,7 @@ use serde_json::Value;
 
 use super::{
     Location,
-    log::{Log, Record},
+    log::{Log, Outcome, Record},
 };
 use crate::{
     args::DetachedArgument,
@@ -37,11 +38,11 @@ pub(crate) struct ScopeArguments {
     /// Only objects that were modified less than this long ago
     #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
     newer_than: Option<Duration>,
-    /// Only objects whose names come after this one, in the order of bytes. With --up-to, several processes can share
+    /// Only objects whose complete names in the store come after this one, in the order of bytes. With --up-to, several processes can share
     /// the work
     #[arg(long, value_name = "NAME", value_parser = name)]
     after: Option<Path>,
-    /// Only objects whose names are this one or come before it, in the order of bytes
+    /// Only objects whose complete names in the store are this one or come before it
     #[arg(long, value_name = "NAME", value_parser = name)]
     up_to: Option<Path>,
     /// The number of objects that are processed at the same time [default: 64 for `inventory`, 16 for `rewrap`]
@@ -95,8 +96,23 @@ impl ScopeArguments {
         self.concurrency.map(usize::from)
     }
 
-    /// Opens the log. `command` says what its lines are about.
-    pub(crate) fn scope(&self, location: &Location, command: &Value, console: Console) -> Result<Scope, Failure> {
+    /// Opens the log. `command` says what its lines are about. A dry run only reads a log that exists.
+    pub(crate) fn scope(
+        &self,
+        location: &Location,
+        command: &Value,
+        is_dry: bool,
+        console: Console,
+    ) -> Result<Scope, Failure> {
+        for name in self.after.iter().chain(&self.up_to) {
+            if !name.prefix_matches(&location.path) {
+                return Err(Failure::usage(format!(
+                    "--after and --up-to take complete names, and {} is not below {}",
+                    one_line(name.as_ref()),
+                    location.url
+                )));
+            }
+        }
         let mut inventory = Inventory::new(location.store.clone());
         if !location.path.as_ref().is_empty() {
             inventory = inventory.prefix(location.path.clone());
@@ -121,8 +137,8 @@ impl ScopeArguments {
             older_than.is_none_or(|limit| age >= limit) && newer_than.is_none_or(|limit| age < limit)
         };
         let log = match &self.log {
-            Some(path) => Log::open(path, command)?,
-            None => Log::none(),
+            Some(path) if !is_dry || path.exists() => Log::open(path, command)?,
+            _ => Log::none(),
         };
         if log.len() > 0 {
             console.note(&format!("{} lines are in {} already", log.len(), log.name()));
@@ -165,6 +181,33 @@ impl Scope {
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Objects that were listed, but did not exist when they were read.
+#[derive(Default)]
+pub(crate) struct Missing(BTreeMap<String, Record>);
+
+impl Missing {
+    pub(crate) fn add(&mut self, record: Record) {
+        self.0.insert(record.path.clone(), record);
+    }
+
+    /// Lists the objects again. Those that are still there were not deleted, so their records become failures.
+    pub(crate) async fn records(mut self, scope: &Scope) -> Result<impl Iterator<Item = Record>, Failure> {
+        if !self.0.is_empty() {
+            let mut listed = scope.inventory.list();
+            while let Some(Listed { meta, .. }) = listed.try_next().await? {
+                if let Some(record) = self.0.get_mut(meta.location.as_ref()) {
+                    record.result = Outcome::Failed;
+                    record.error = Some(NOT_THERE.into());
+                }
+            }
+        }
+        Ok(self.0.into_values())
+    }
+}
+
+const NOT_THERE: &str = "it is listed, but does not exist: it was written again meanwhile, or its name begins or ends with a \
+     slash, which the command does not support";
 
 /// Returns why no objects were found below a URL.
 pub(crate) async fn no_objects(location: &Location, advice: &'static str) -> Failure {

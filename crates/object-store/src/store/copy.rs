@@ -92,7 +92,7 @@ impl<T: ObjectStore> Core<T> {
                     let _ = self.inner.delete(&staging).await;
                     return Err(error);
                 }
-                self.written(to).await;
+                self.forget(to);
                 Ok(())
             }
         }
@@ -107,7 +107,7 @@ impl<T: ObjectStore> Core<T> {
         };
         let keys = match self.request_bytes(&from, &GetOptions::default(), 0..MAX_DETACHED_KEYS).await {
             Ok((_, keys)) => keys,
-            Err(object_store::Error::NotFound { .. }) => return Ok(OfferedKeys::None),
+            Err(object_store::Error::NotFound { .. }) => return Ok(OfferedKeys::Stored),
             Err(error) => return Err(error),
         };
         match self.inner.put_opts(&to, keys.clone().into(), PutMode::Create.into()).await {
@@ -117,11 +117,10 @@ impl<T: ObjectStore> Core<T> {
         }
     }
 
-    /// Makes the detached keys of a copy those of its source.
+    /// Makes the detached keys of a copy those of its source, if that has any. Others are ignored.
     async fn replace_detached_keys(&self, to: &Path, keys: OfferedKeys) -> Result<()> {
         match (keys, self.detached_path(to)) {
             (OfferedKeys::Refused(keys), Some(to)) => self.inner.put(&to, keys.into()).await.map(drop),
-            (OfferedKeys::None, _) => self.delete_detached_keys(to).await,
             _ => Ok(()),
         }
     }
@@ -129,9 +128,7 @@ impl<T: ObjectStore> Core<T> {
 
 /// The detached keys of an object that is copied.
 enum OfferedKeys {
-    /// The object has no detached keys.
-    None,
-    /// The copy has them, or the store does not look for detached keys.
+    /// The copy has them, or there are none.
     Stored,
     /// The copy's name has others.
     Refused(Bytes),

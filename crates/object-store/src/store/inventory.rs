@@ -1,6 +1,9 @@
 //! Inventories: what the headers of all objects say.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -17,11 +20,15 @@ use super::{
     list::STAGING,
     object_store::{self, GetOptions, ObjectMeta, ObjectStore, Result, path::Path},
     read::MAX_DETACHED_KEYS,
+    source::collect,
 };
 use crate::{Content, Error, Message, inventory::fingerprint};
 
 /// The number of bytes that are requested first: the default length of a header.
 const HEADER_LEN: u64 = 1024;
+
+/// The first byte of detached keys.
+const DETACHED_KEYS: u8 = b'K';
 
 /// Lists objects and reads their headers, without any key.
 ///
@@ -56,7 +63,8 @@ const HEADER_LEN: u64 = 1024;
 /// ```
 ///
 /// # Requests
-/// The store is listed once, or twice with [`detached_keys`](Self::detached_keys). Each object costs one more request for
+/// The store is listed once, or twice with [`detached_keys`](Self::detached_keys), and a third time if there are detached
+/// keys without an object. Each object costs one more request for
 /// its first 1,024 bytes, and a second one if its header is longer, or if it has detached keys. Requests are repeated as
 /// the inner store is configured, such as by object_store's `RetryConfig`.
 ///
@@ -81,6 +89,13 @@ pub struct Listed {
     pub meta: ObjectMeta,
     /// Identifies the version of the object's detached keys, if it has any. It is the same in every process.
     pub detached_keys: Option<u64>,
+}
+
+impl Listed {
+    /// Creates an object of another list, such as an S3 Inventory report. Its detached keys are looked for.
+    pub fn new(meta: ObjectMeta) -> Self {
+        Self { meta, detached_keys: Some(0) }
+    }
 }
 
 /// An object whose header was read.
@@ -148,30 +163,75 @@ impl<T: ObjectStore + ?Sized> Inventory<T> {
 
     /// Lists the objects, without reading them.
     ///
+    /// With [`detached_keys`](Self::detached_keys), names with the suffix that belong to no other object come last: they
+    /// may be objects.
+    ///
     /// The stream ends with an error if the objects cannot be listed.
     pub fn list(&self) -> BoxStream<'static, Result<Listed>> {
-        let store = self.store.clone();
-        let (prefix, after, up_to) = (self.prefix.clone(), self.after.clone(), self.up_to.clone());
-        let suffix = self.suffix.clone();
+        let this = self.clone();
         let listed = async move {
-            let keys = match &suffix {
-                Some(suffix) => keys_of(list(&*store, prefix.as_ref(), None), suffix).await?,
+            let keys = match this.suffix {
+                Some(_) => this.keys().await?,
                 None => HashMap::new(),
             };
-            let is_wanted = move |meta: &ObjectMeta| {
-                let location = meta.location.as_ref();
-                let is_hidden = meta.location.filename().is_some_and(|name| name.starts_with(STAGING))
-                    || suffix.as_deref().is_some_and(|suffix| location.ends_with(suffix));
-                !is_hidden && up_to.as_ref().is_none_or(|up_to| location <= up_to.as_ref())
-            };
-            let listed = move |meta: ObjectMeta| {
-                let detached_keys = keys.get(&fingerprint([meta.location.as_ref().as_bytes()])).copied();
-                Listed { meta, detached_keys }
-            };
-            let objects = list(&*store, prefix.as_ref(), after.as_ref());
-            Ok::<_, object_store::Error>(objects.try_filter(move |meta| future::ready(is_wanted(meta))).map_ok(listed))
+            let keys = Arc::new(Mutex::new(keys));
+            let (first, last) = (this.clone(), this.clone());
+            let of_objects = keys.clone();
+            let objects = this.list_all().try_filter_map(move |meta| {
+                let is_object = first.is_wanted(meta.location.as_ref()) && !first.has_suffix(&meta);
+                let detached_keys =
+                    is_object.then(|| lock(&of_objects).remove(&fingerprint([meta.location.as_ref().as_bytes()])));
+                future::ready(Ok(detached_keys.map(|detached_keys| Listed { meta, detached_keys })))
+            });
+            // Nothing is listed again if all detached keys belong to objects.
+            let alone = stream::once(async move {
+                let keys = std::mem::take(&mut *lock(&keys));
+                if keys.is_empty() {
+                    return Ok(stream::empty().boxed());
+                }
+                let list = last.list_all();
+                Ok::<_, object_store::Error>(
+                    list.try_filter_map(move |meta| {
+                        let is_alone = last.object_of(&meta).is_some_and(|object| keys.contains_key(&object));
+                        future::ready(Ok(is_alone.then_some(Listed { meta, detached_keys: None })))
+                    })
+                    .boxed(),
+                )
+            });
+            Ok::<_, object_store::Error>(objects.chain(alone.try_flatten()))
         };
         stream::once(listed).try_flatten().boxed()
+    }
+
+    /// Lists everything, at least in the range of names.
+    fn list_all(&self) -> BoxStream<'static, Result<ObjectMeta>> {
+        match &self.after {
+            Some(after) => self.store.list_with_offset(self.prefix.as_ref(), after),
+            None => self.store.list(self.prefix.as_ref()),
+        }
+    }
+
+    /// Returns the versions of all detached keys, by the fingerprints of the locations of their objects.
+    async fn keys(&self) -> Result<HashMap<u64, u64>> {
+        let keys = |meta: ObjectMeta| future::ready(Ok(self.object_of(&meta).map(|object| (object, version(&meta)))));
+        self.list_all().try_filter_map(keys).try_collect().await
+    }
+
+    fn has_suffix(&self, meta: &ObjectMeta) -> bool {
+        self.suffix.as_deref().is_some_and(|suffix| meta.location.as_ref().ends_with(suffix))
+    }
+
+    /// Returns whether the name of an object is in the range, and not one of an object that is being copied.
+    fn is_wanted(&self, location: &str) -> bool {
+        !location.rsplit('/').next().is_some_and(|name| name.starts_with(STAGING))
+            && self.after.as_ref().is_none_or(|after| location > after.as_ref())
+            && self.up_to.as_ref().is_none_or(|up_to| location <= up_to.as_ref())
+    }
+
+    /// Returns the fingerprint of the location of the object to which detached keys belong by their name.
+    fn object_of(&self, keys: &ObjectMeta) -> Option<u64> {
+        let object = keys.location.as_ref().strip_suffix(self.suffix.as_deref()?)?;
+        self.is_wanted(object).then(|| fingerprint([object.as_bytes()]))
     }
 
     /// Reads the headers of objects that [`list`](Self::list) returned, all or some of them. The results are in no
@@ -208,30 +268,15 @@ impl<T: ?Sized> Clone for Inventory<T> {
     }
 }
 
-fn list<T: ObjectStore + ?Sized>(
-    store: &T,
-    prefix: Option<&Path>,
-    after: Option<&Path>,
-) -> BoxStream<'static, Result<ObjectMeta>> {
-    match after {
-        Some(after) => store.list_with_offset(prefix, after),
-        None => store.list(prefix),
-    }
-}
-
-/// Returns the versions of all detached keys, by the fingerprint of the locations of their objects.
-async fn keys_of(listed: BoxStream<'static, Result<ObjectMeta>>, suffix: &str) -> Result<HashMap<u64, u64>> {
-    let keys = listed.try_filter_map(|meta| {
-        let object = meta.location.as_ref().strip_suffix(suffix);
-        future::ok(object.map(|object| (fingerprint([object.as_bytes()]), version(&meta))))
-    });
-    keys.try_collect().await
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns a number that identifies the version of an object. Not all answers have the same precision of times.
 pub(super) fn version(meta: &ObjectMeta) -> u64 {
     let modified = meta.last_modified.timestamp().to_be_bytes();
-    let version = meta.e_tag.as_ref().map_or(&modified[..], |e_tag| e_tag.as_bytes());
+    // Azure's lists omit the quotes.
+    let version = meta.e_tag.as_ref().map_or(&modified[..], |e_tag| e_tag.trim_matches('"').as_bytes());
     fingerprint([version, &meta.size.to_be_bytes()])
 }
 
@@ -257,7 +302,11 @@ pub(super) async fn inspect<T: ObjectStore + ?Sized>(
     };
     let header = match header {
         Ok(header) => header,
-        Err(error) => return Ok((meta, Content::Other(error))),
+        Err(error) if meta.size == 0 || is_no_message(&error) => {
+            return Ok((meta, other(store, listed, error, limits).await?));
+        }
+        // It may be one for programs with other limits.
+        Err(error) => return Err(Error::open(&meta.location, error).into()),
     };
     let detached_keys = match keys {
         Some(keys) => detached_keys(store, keys, limits).await?.map(|(_, keys)| keys),
@@ -268,18 +317,39 @@ pub(super) async fn inspect<T: ObjectStore + ?Sized>(
     Ok((meta, Content::Message(Box::new(Message { header, plaintext_len, detached_keys }))))
 }
 
+/// Returns whether an object cannot be a message of any version, whatever the limits are.
+fn is_no_message(error: &HeaderError) -> bool {
+    matches!(error, HeaderError::Format(FormatError::Version(_) | FormatError::Type(_)))
+}
+
+/// Returns what an object is that is not a message.
+async fn other<T: ObjectStore + ?Sized>(
+    store: &T,
+    listed: &ObjectMeta,
+    error: HeaderError,
+    limits: &Limits,
+) -> Result<Content> {
+    match error {
+        HeaderError::Format(FormatError::Version(first)) if first == DETACHED_KEYS => {
+            let keys = detached_keys(store, &listed.location, limits).await;
+            Ok(keys.ok().flatten().map_or(Content::Other(error), |(_, keys)| Content::DetachedKeys(keys)))
+        }
+        error => Ok(Content::Other(error)),
+    }
+}
+
 /// Reads detached keys, if there are any at this location.
 pub(super) async fn detached_keys<T: ObjectStore + ?Sized>(
     store: &T,
     location: &Path,
     limits: &Limits,
 ) -> Result<Option<(ObjectMeta, DetachedKeys)>> {
+    let failed = |source| Error::DetachedKeys { location: location.to_string(), source };
     let (meta, bytes) = match read_start(store, location, &GetOptions::default(), MAX_DETACHED_KEYS).await {
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
-        read => read?,
+        read => read.map_err(|error| failed(Arc::new(error)))?,
     };
-    let keys = DetachedKeys::parse(&bytes, limits)
-        .map_err(|error| Error::DetachedKeys { location: location.to_string(), source: Arc::new(error) })?;
+    let keys = DetachedKeys::parse(&bytes, limits).map_err(|error| failed(Arc::new(error)))?;
     Ok(Some((meta, keys)))
 }
 
@@ -296,7 +366,7 @@ pub(super) async fn read_start<T: ObjectStore + ?Sized>(
     if found != expected {
         return Err(Error::WrongRange { location: location.to_string(), found, expected }.into());
     }
-    let bytes = result.bytes().await?;
+    let bytes = collect(result.into_stream(), expected.end).await?;
     if bytes.len() as u64 != expected.end {
         let (found, expected) = (bytes.len() as u64, expected.end);
         return Err(Error::ShortRead { location: location.to_string(), found, expected }.into());

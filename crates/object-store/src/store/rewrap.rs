@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream::BoxStream};
 use kms_envelope::{
     EncryptionContext, Envelope, EnvelopeBuilder, OpenError, RewrapError,
+    error::FormatError,
     message::{DetachedKeys, EncryptedDataKey, Header},
 };
 
@@ -25,6 +26,9 @@ use crate::{
 /// How often an object is rewrapped again because it changed at the same time.
 const ATTEMPTS: usize = 5;
 
+/// The maximum number of parts of a multipart upload to S3. A margin is left for headers of other lengths.
+const MAX_PARTS: u64 = 9_990;
+
 /// Names with this prefix are reserved by the format (specification, `framework/structures.md`, "Encryption Context").
 const RESERVED: &str = "aws-crypto-";
 
@@ -34,7 +38,8 @@ impl<T: ObjectStore> EncryptedStore<T> {
     ///
     /// The envelope of this store opens the object with the old key. `new` has the new key, and opens the object with
     /// the detached keys before they are stored. An object that opens with the new key already is left as it is. Detached
-    /// keys for other keys are kept.
+    /// keys for other keys are kept, also those for the old key. If `new` has several keys, one that opens the object is
+    /// enough: use one at a time.
     ///
     /// The object may have any layout, and may be [signed](kms_envelope::AlgorithmSuite::signature).
     ///
@@ -104,7 +109,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
                     Ok(Content::Message(message)) => {
                         core.rewrap(&meta.location, Some((meta.clone(), *message)), &new, &pace).await
                     }
-                    Ok(Content::Other(_)) => Ok((Rewrapped::NoMessage, None)),
+                    Ok(_) => Ok((Rewrapped::NoMessage, None)),
                     Err(error) => Err(error),
                 };
                 let stored = result.as_ref().ok().and_then(|(_, stored)| *stored);
@@ -117,13 +122,16 @@ impl<T: ObjectStore> EncryptedStore<T> {
 
     /// Opens an object, and seals it again with another data key from `new`, which replaces the object.
     ///
-    /// Use it if the data key may have been compromised, or if the old key must not open the object. In a bucket with
-    /// versions, the old version remains until it is deleted.
+    /// Use it if the data key may have been compromised, or if the old key must not open the object. **Only the keys of
+    /// `new` open the new object**: pass the keys of all other readers, too. In a bucket with versions, the old version
+    /// remains until it is deleted.
     ///
-    /// The new object has the same location, encryption context, header length and frame length, so programs read it with
-    /// the settings that they have, and the new key. Attributes are kept, and tags are not. Detached keys are deleted.
-    /// Objects of any layout can be resealed if the store [looks up sizes](crate::StoreSettings::look_up_sizes), but
-    /// signed ones cannot.
+    /// `new` returns the envelope's builder for the header of an object. The new object has the same location, encryption
+    /// context and frame length, and the same header length if the old header was padded or has that of this store, so programs
+    /// read it with the settings that they have, and the new key. Attributes are kept. What object_store does not know is
+    /// not: tags, the storage class, and the settings of server-side encryption are the defaults of the bucket. Objects of
+    /// any layout can be resealed if the store [looks up sizes](crate::StoreSettings::look_up_sizes), but signed ones
+    /// cannot.
     ///
     /// The object is replaced when the new one is complete, and only if it is still the one that was read. An object that
     /// is not longer than a [part](crate::StoreSettings::part_len) is replaced with a conditional request, if the inner
@@ -131,50 +139,42 @@ impl<T: ObjectStore> EncryptedStore<T> {
     /// is compared, and a change between these two requests is lost.
     ///
     /// # Errors
-    /// Returns the errors of reading and writing; [`SettingsError`] if the settings of `new` are not valid for a store;
-    /// and [`Error::Changed`] if the object was replaced at the same time. The object is then unchanged.
-    pub async fn reseal(&self, location: &Path, new: EnvelopeBuilder) -> Result<()> {
-        self.core.reseal(location, new).await
+    /// Returns the errors of reading and writing; [`SettingsError`](crate::SettingsError) if the settings of `new` are not
+    /// valid for a store; and [`Error::Changed`] if the object was replaced at the same time. The object is then unchanged.
+    pub async fn reseal(&self, location: &Path, new: impl FnOnce(&Header) -> EnvelopeBuilder) -> Result<()> {
+        let listed = self.core.inner.head(location).await?;
+        match inventory::inspect(&self.core.inner, &listed, None, self.core.shared.envelope.limits()).await? {
+            (_, Content::Message(message)) => self.core.reseal(location, message.header(), new(message.header())).await,
+            (_, Content::Other(error)) => Err(Error::open(location, error).into()),
+            _ => Err(Error::open(location, FormatError::DetachedKeys("these are detached keys, not a message")).into()),
+        }
     }
 
     /// Reseals the objects of an [inventory](super::Inventory) that have an encrypted data key for the old key, several at
     /// the same time. Like [`rewrap_all`](Self::rewrap_all), but with [`reseal`](Self::reseal).
     ///
-    /// `new` returns the builder of the envelope for an object. An object that was replaced at the same time is resealed
-    /// again.
-    ///
-    /// # Errors
-    /// Returns a [`SettingsError`] if the settings of `new` are not valid for a store.
+    /// An object that was replaced at the same time is resealed again. One that has only the new key is opened with it.
     pub fn reseal_all(
         &self,
         objects: BoxStream<'static, Result<Inspected>>,
-        new: impl Fn() -> EnvelopeBuilder + Send + Sync + 'static,
+        new: impl Fn(&Header) -> EnvelopeBuilder + Send + Sync + 'static,
         options: &RewrapOptions,
-    ) -> Result<BoxStream<'static, Result<(Listed, Result<Rewrapped>)>>, SettingsError>
+    ) -> BoxStream<'static, Result<(Listed, Result<Rewrapped>)>>
     where
         T: 'static,
     {
-        let envelope = envelope(new(), self.core.shared.layout)?;
         let (core, new, pace) = (self.core.clone(), Arc::new(new), options.pace());
-        let reseal = move |Inspected { listed: Listed { meta, detached_keys }, content }: Inspected| {
-            let (core, envelope, new, pace) = (core.clone(), envelope.clone(), new.clone(), pace.clone());
+        let reseal = move |Inspected { listed, content }: Inspected| {
+            let (core, new, pace) = (core.clone(), new.clone(), pace.clone());
             async move {
                 let result = match content {
-                    Ok(Content::Message(message)) if message.may_open_with(core.shared.envelope.provider()) => {
-                        let reseal = || core.reseal(&meta.location, new());
-                        pace.call(2, is_retryable, reseal).await.map(|()| Rewrapped::Stored)
-                    }
-                    Ok(Content::Message(message)) if message.may_open_with(envelope.provider()) => {
-                        Ok(Rewrapped::Before)
-                    }
-                    Ok(Content::Message(_)) => Ok(Rewrapped::OtherKey),
-                    Ok(Content::Other(_)) => Ok(Rewrapped::NoMessage),
+                    Ok(content) => core.reseal_content(&listed.meta.location, content, &*new, &pace).await,
                     Err(error) => Err(error),
                 };
-                Ok((Listed { meta, detached_keys }, result))
+                Ok((listed, result))
             }
         };
-        Ok(objects.map_ok(reseal).try_buffer_unordered(options.concurrency.max(1)).boxed())
+        objects.map_ok(reseal).try_buffer_unordered(options.concurrency.max(1)).boxed()
     }
 }
 
@@ -201,7 +201,7 @@ impl<T: ObjectStore> Core<T> {
                 Some(inspected) => inspected,
                 None => match self.inspect(location, &keys_at).await? {
                     (meta, Content::Message(message)) => (meta, *message),
-                    (_, Content::Other(_)) => return Ok((Rewrapped::NoMessage, None)),
+                    _ => return Ok((Rewrapped::NoMessage, None)),
                 },
             };
             if let Some(rewrapped) = self.rewrap_version(&meta, &message, &keys_at, new, pace).await? {
@@ -251,7 +251,7 @@ impl<T: ObjectStore> Core<T> {
 
         let rewrap = || opening.rewrap(header, &context, new.provider());
         let rewrapped = pace.call(2, RewrapError::is_retryable, rewrap).await.map_err(failed)?;
-        let is_other = |key: &&EncryptedDataKey| [old, new].iter().all(|it| !it.provider().may_decrypt(key));
+        let is_other = |key: &&EncryptedDataKey| !new.provider().may_decrypt(key);
         let others = keys.into_iter().flat_map(DetachedKeys::encrypted_data_keys).filter(is_other);
         let keys = rewrapped.encrypted_data_keys().iter().chain(others).cloned().collect();
         let keys =
@@ -303,18 +303,58 @@ impl<T: ObjectStore> Core<T> {
         }
     }
 
-    async fn reseal(self: &Arc<Self>, location: &Path, new: EnvelopeBuilder) -> Result<()> {
+    /// Reseals an object until it is not replaced at the same time.
+    async fn reseal_content(
+        self: &Arc<Self>,
+        location: &Path,
+        mut content: Content,
+        new: &(impl Fn(&Header) -> EnvelopeBuilder + Sync),
+        pace: &Pace,
+    ) -> Result<Rewrapped> {
+        let (old, limits) = (self.shared.envelope.provider(), self.shared.envelope.limits());
+        for _ in 0..ATTEMPTS {
+            let Content::Message(message) = content else { return Ok(Rewrapped::NoMessage) };
+            let header = message.header();
+            if !message.may_open_with(old) {
+                let new = new(header).build().map_err(|error| generic(error.into()))?;
+                if !may_open(&new, header.encrypted_data_keys()) {
+                    return Ok(Rewrapped::OtherKey);
+                }
+                let context = self.shared.contexts.expected(location.as_ref(), header.context());
+                check(&new, header, &context, pace).await.map_err(|error| Error::open(location, error))?;
+                return Ok(Rewrapped::Before);
+            }
+            match pace.call(2, is_retryable, || self.reseal(location, header, new(header))).await {
+                // An answer that was lost looks like a change, too.
+                Err(error) if is_change(&error) => {
+                    let listed = self.inner.head(location).await?;
+                    let keys_at = self.detached_path(location);
+                    (_, content) = inventory::inspect(&self.inner, &listed, keys_at.as_ref(), limits).await?;
+                }
+                resealed => return resealed.map(|()| Rewrapped::Stored),
+            }
+        }
+        Err(Error::Changed { location: location.to_string() }.into())
+    }
+
+    /// Reseals the object if it has this header.
+    async fn reseal(self: &Arc<Self>, location: &Path, header: &Header, new: EnvelopeBuilder) -> Result<()> {
         self.check_name(location)?;
         let failed = |error| Error::seal(location, error);
-        let changed = || Error::Changed { location: location.to_string() };
+        let changed = || object_store::Error::from(Error::Changed { location: location.to_string() });
         let (mut source, plaintext) = self.get_plaintext(location, &GetOptions::default()).await?;
         let (stored, attributes) = (source.meta.clone(), source.attributes.clone());
         let is_unchanged = async || self.inner.head(location).await.map(|found| is_version(&found, &stored));
 
         let object = plaintext.object();
-        let new = envelope(new, object.layout)
-            .map_err(|error| object_store::Error::Generic { store: STORE, source: Box::new(error) })?;
-        let context = object.opener.info().context().iter().filter(|(name, _)| !name.starts_with(RESERVED));
+        let info = object.opener.info();
+        if info.message_id() != header.message_id() {
+            return Err(changed());
+        }
+        let is_padded = header.encrypted_data_keys().iter().any(|key| key.padding_len().is_some());
+        let header_len = (is_padded || header.len() == self.shared.layout.header_len).then_some(header.len());
+        let new = envelope(new, header_len, object.layout.frame_len).map_err(generic)?;
+        let context = info.context().iter().filter(|(name, _)| !name.starts_with(RESERVED));
         Counters::add(&self.shared.counters.data_keys, 1);
         let sealer = new.sealer(&context.collect()).await.map_err(failed)?;
         if stored.size <= self.shared.part_len as u64 {
@@ -324,15 +364,18 @@ impl<T: ObjectStore> Core<T> {
             let is_replaced = is_unchanged().await?
                 && self.put_if_unchanged(location, Some(stored.clone()), sealed.into(), options).await?;
             if !is_replaced {
-                return Err(changed().into());
+                return Err(changed());
             }
-            self.written(location).await;
+            self.forget(location);
             return Ok(());
         }
+        // As many parts as S3 allows, whatever the length of the parts of this store is.
+        let min_part_len = usize::try_from(object.sealed_len().div_ceil(MAX_PARTS)).unwrap_or(usize::MAX);
         source.payload = GetResultPayload::Stream(plaintext.in_parts(self).into_stream());
         let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-        let check = async || if is_unchanged().await? { Ok(()) } else { Err(changed().into()) };
-        upload_all(self.upload_of(sealer, location, options).await?, source, check).await
+        let check = async || if is_unchanged().await? { Ok(()) } else { Err(changed()) };
+        let upload = self.upload_of(sealer, location, self.shared.part_len.max(min_part_len), options).await?;
+        upload_all(upload, source, check).await
     }
 }
 
@@ -365,12 +408,25 @@ async fn check(
     pace.call(1, OpenError::is_retryable, || envelope.opener(header, context)).await.map(drop)
 }
 
-/// Returns whether a call that failed may succeed later.
+/// Returns whether a call that failed may succeed later, with the same object.
 fn is_retryable(error: &object_store::Error) -> bool {
+    cause(error).is_some_and(|error| error.is_retryable() && !matches!(error, Error::Changed { .. }))
+}
+
+fn is_change(error: &object_store::Error) -> bool {
+    matches!(cause(error), Some(Error::Changed { .. }))
+}
+
+/// Returns the error of this crate in an error of object_store.
+fn cause(error: &object_store::Error) -> Option<&Error> {
     match error {
-        object_store::Error::Generic { source, .. } => source.downcast_ref().is_some_and(Error::is_retryable),
-        _ => false,
+        object_store::Error::Generic { source, .. } => source.downcast_ref(),
+        _ => None,
     }
+}
+
+fn generic(error: SettingsError) -> object_store::Error {
+    object_store::Error::Generic { store: STORE, source: Box::new(error) }
 }
 
 /// Returns whether this is the metadata of the same version of an object.

@@ -80,7 +80,7 @@ impl<T: ObjectStore> Core<T> {
 }
 
 /// Reads a stream to its end, or until it is longer than announced.
-async fn collect(mut body: BoxStream<'static, Result<Bytes>>, expected: u64) -> Result<Bytes> {
+pub(super) async fn collect(mut body: BoxStream<'static, Result<Bytes>>, expected: u64) -> Result<Bytes> {
     let Some(first) = body.try_next().await? else { return Ok(Bytes::new()) };
     if first.len() as u64 >= expected {
         return Ok(first);

@@ -47,17 +47,8 @@ impl<T: ObjectStore> Core<T> {
         Counters::add(&self.shared.counters.write_requests, 1);
         Counters::add(&self.shared.counters.bytes_written, sealed.len() as u64);
         let result = self.inner.put_opts(location, sealed.into(), options).await?;
-        self.written(location).await;
-        Ok(result)
-    }
-
-    /// Forgets what belonged to an object that was replaced. Detached keys that remain do no harm: those of another
-    /// message are ignored.
-    pub(super) async fn written(&self, location: &Path) {
         self.forget(location);
-        if let Err(error) = self.delete_detached_keys(location).await {
-            warn!(%location, %error, "cannot delete the detached keys of an object that was replaced");
-        }
+        Ok(result)
     }
 
     pub(super) async fn start_upload(
@@ -77,18 +68,19 @@ impl<T: ObjectStore> Core<T> {
         options: PutMultipartOptions,
     ) -> Result<Upload<T>> {
         let sealer = self.shared.sealer(location.as_ref()).await?;
-        self.upload_of(sealer, staging, options).await
+        self.upload_of(sealer, staging, self.shared.part_len, options).await
     }
 
-    /// Starts an upload to `location` of what `sealer` seals.
+    /// Starts an upload to `location` of what `sealer` seals, in parts of this length.
     pub(super) async fn upload_of(
         self: &Arc<Self>,
         sealer: Sealer,
         location: &Path,
+        part_len: usize,
         options: PutMultipartOptions,
     ) -> Result<Upload<T>> {
         let writer = Writer {
-            parts: Parts::new(sealer, self.shared.part_len),
+            parts: Parts::new(sealer, part_len),
             in_flight: FuturesUnordered::new(),
             waiting: Arc::default(),
             state: State::Open,
@@ -306,7 +298,7 @@ impl<T: ObjectStore> MultipartUpload for Upload<T> {
             writer.state = State::Ended;
             upload.discard(&mut writer);
         }
-        upload.core.written(&upload.location).await;
+        upload.core.forget(&upload.location);
         Ok(result)
     }
 
