@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use datafusion::{arrow::util::pretty::pretty_format_batches, prelude::SessionContext};
+use datafusion::prelude::SessionConfig;
 use kms_envelope::RawAes;
 
 use crate::{
@@ -81,16 +81,8 @@ async fn write_tables(folder: &Path, scale: f64) -> Result<(Tables, Tables)> {
     Ok((plain, encrypted))
 }
 
-/// Returns the lines of the answer. Sorted, because rows that are equal in the order of the query have no order.
-async fn answer(session: SessionContext, query: String) -> Result<Vec<String>> {
-    let batches = session.sql(&query).await?.collect().await?;
-    let mut lines: Vec<_> = pretty_format_batches(&batches)?.to_string().lines().map(String::from).collect();
-    lines.sort();
-    Ok(lines)
-}
-
 async fn compare(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted: &Tables) -> Result<String> {
-    let expected = tpch::session(plain.store()?).await?;
+    let expected = tpch::session(plain.store()?, SessionConfig::new()).await?;
     let cluster = Cluster::start(folder.join("logs"), encrypted, arguments.executors, arguments.slots).await?;
     let session = cluster.session().await?;
     let queries = tpch::queries(arguments.scale);
@@ -99,9 +91,9 @@ async fn compare(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted
     for (number, query) in (1..).zip(queries) {
         bar.set_message(format!("query {number}"));
         let start = Instant::now();
-        let found = answer(session.clone(), query.clone()).await?;
+        let found = tpch::answer(&session, &query).await?;
         let milliseconds = start.elapsed().as_millis();
-        if found != answer(expected.clone(), query).await? {
+        if found != tpch::answer(&expected, &query).await? {
             return Err(format!("Q{number}: the answer differs from that of DataFusion on plain tables").into());
         }
         writeln!(report, "Q{number}: the same {} lines, {milliseconds} ms", found.len())?;
@@ -115,17 +107,18 @@ async fn compare(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted
 
 /// Kills an executor in the middle of queries. Each has a new cluster.
 async fn kill(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted: &Tables) -> Result<String> {
-    let expected = tpch::session(plain.store()?).await?;
+    let expected = tpch::session(plain.store()?, SessionConfig::new()).await?;
     let mut report = String::new();
     for number in &arguments.kill {
         let query = &tpch::queries(arguments.scale)[usize::from(*number) - 1];
-        let expected = answer(expected.clone(), query.clone()).await?;
+        let expected = tpch::answer(&expected, query).await?;
         let logs = folder.join(format!("logs-Q{number}"));
         let mut cluster = Cluster::start(logs, encrypted, arguments.executors, arguments.slots).await?;
         let session = cluster.session().await?;
         for attempt in ["while an executor was killed", "afterward"] {
             let start = Instant::now();
-            let mut running = tokio::spawn(answer(session.clone(), query.clone()));
+            let (session, query) = (session.clone(), query.clone());
+            let mut running = tokio::spawn(async move { tpch::answer(&session, &query).await });
             if attempt != "afterward" {
                 while cluster.tasks()?.last() == Some(&0) && !running.is_finished() {
                     tokio::time::sleep(Duration::from_millis(1)).await;

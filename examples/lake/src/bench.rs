@@ -7,15 +7,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::{
+    arrow::array::RecordBatch,
+    prelude::{SessionConfig, SessionContext},
+};
 use kms_envelope::{Envelope, RawAes, stream::Threads};
+use kms_envelope_object_store::{StoreSettings, v0_13::EncryptedStore};
 use object_store::{ObjectStore, local::LocalFileSystem, memory::InMemory};
+use parquet::file::properties::WriterProperties;
 
 use crate::{
     Result, progress,
     report::{self, Row},
-    store::{Counted, Traffic, encrypted},
-    tpch::{self, ROW_GROUP_LEN, TABLES},
+    store::{Counted, Traffic},
+    tpch::{self, TABLES},
 };
 
 /// Measures TPC-H on plain and encrypted tables, in memory and in a folder, and prints a report in Markdown.
@@ -30,12 +35,14 @@ pub(crate) struct Arguments {
     /// Measured rounds
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: usize,
-    /// Frame lengths in bytes
-    #[arg(long, value_delimiter = ',', default_values_t = [65_536, 16_384])]
+    /// Frame lengths in bytes, or 0 for tables that are not encrypted. The report compares with the first
+    #[arg(long, value_delimiter = ',', default_values_t = [0, 65_536, 16_384])]
     pub(crate) frame_lens: Vec<u32>,
-    /// Encrypt and decrypt on a thread for each processor, besides the engine's own
-    #[arg(long)]
-    pub(crate) threads: bool,
+    /// Where the tables are
+    #[arg(long, value_delimiter = ',', default_values = ["memory", "folder"])]
+    pub(crate) places: Vec<Place>,
+    #[command(flatten)]
+    pub(crate) tuning: Tuning,
     /// Folder for temporary files, about 1 GB for each unit of scale
     #[arg(long, default_value_os_t = std::env::temp_dir())]
     pub(crate) folder: PathBuf,
@@ -44,40 +51,86 @@ pub(crate) struct Arguments {
     pub(crate) csv: Option<PathBuf>,
 }
 
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Memory,
+    Folder,
+}
+
+/// Settings of the encrypted store, of DataFusion and of Parquet, which are the same for all tables.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Tuning {
+    /// Encrypt and decrypt on a thread for each processor, besides the engine's own
+    #[arg(long)]
+    threads: bool,
+    /// Bytes for the data keys of known objects, or 0 to keep none
+    #[arg(long, default_value_t = 64 << 20)]
+    cache_capacity: u64,
+    /// Parts of an upload that are in flight
+    #[arg(long, default_value_t = 4)]
+    parts_in_flight: usize,
+    /// Partitions of DataFusion. By default, as many as processors
+    #[arg(long)]
+    partitions: Option<usize>,
+    /// Rows in a row group of Parquet
+    #[arg(long, default_value_t = tpch::ROW_GROUP_LEN)]
+    row_group_len: usize,
+    /// Rows in a page of Parquet, which is also limited to 1 MiB
+    #[arg(long, default_value_t = parquet::file::properties::DEFAULT_DATA_PAGE_ROW_COUNT_LIMIT)]
+    page_len: usize,
+}
+
+impl Tuning {
+    fn properties(&self) -> WriterProperties {
+        tpch::properties(self.row_group_len).set_data_page_row_count_limit(self.page_len).build()
+    }
+
+    async fn session(&self, store: Arc<dyn ObjectStore>) -> Result<SessionContext> {
+        let config = SessionConfig::new();
+        tpch::session(store, self.partitions.into_iter().fold(config, SessionConfig::with_target_partitions)).await
+    }
+}
+
 /// A store to measure, and what it is called in the report.
 pub(crate) struct Contender {
-    pub(crate) place: &'static str,
-    /// The length of frames, or `None` if objects are not encrypted.
-    pub(crate) frame_len: Option<u32>,
+    pub(crate) place: Place,
+    /// The length of frames, or 0 if objects are not encrypted.
+    pub(crate) frame_len: u32,
     inner: Arc<dyn ObjectStore>,
     key: Arc<RawAes>,
-    threads: Threads,
+    tuning: Tuning,
 }
 
 impl Contender {
     /// Returns a new store with the same objects. The inner store is `over` its own.
     fn store(&self, over: impl FnOnce(Arc<dyn ObjectStore>) -> Arc<dyn ObjectStore>) -> Result<Arc<dyn ObjectStore>> {
         let inner = over(self.inner.clone());
-        let envelope = Envelope::builder(self.key.clone()).threads(self.threads.clone());
-        self.frame_len.map_or(Ok(inner.clone()), |len| encrypted(inner, envelope, len))
+        if self.frame_len == 0 {
+            return Ok(inner);
+        }
+        let threads = if self.tuning.threads { Threads::Global } else { Threads::One };
+        let settings = StoreSettings::new(Envelope::builder(self.key.clone()).threads(threads))
+            .frame_len(self.frame_len)
+            .cache_capacity(self.tuning.cache_capacity)
+            .parts_in_flight(self.tuning.parts_in_flight);
+        Ok(Arc::new(EncryptedStore::new(inner, settings)?))
     }
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<String> {
     let folder = tempfile::tempdir_in(&arguments.folder)?;
     let key = Arc::new(RawAes::generate("kms-envelope-lake", "bench")?);
-    let threads = if arguments.threads { Threads::Global } else { Threads::One };
     let mut contenders = Vec::new();
-    for place in ["memory", "folder"] {
-        for frame_len in [None].into_iter().chain(arguments.frame_lens.iter().copied().map(Some)) {
-            let inner: Arc<dyn ObjectStore> = if place == "memory" {
+    for &place in &arguments.places {
+        for &frame_len in &arguments.frame_lens {
+            let inner: Arc<dyn ObjectStore> = if place == Place::Memory {
                 Arc::new(InMemory::new())
             } else {
-                let subfolder = folder.path().join(frame_len.unwrap_or(0).to_string());
+                let subfolder = folder.path().join(frame_len.to_string());
                 fs::create_dir(&subfolder)?;
                 Arc::new(LocalFileSystem::new_with_prefix(subfolder)?)
             };
-            contenders.push(Contender { place, frame_len, inner, key: key.clone(), threads: threads.clone() });
+            contenders.push(Contender { place, frame_len, inner, key: key.clone(), tuning: arguments.tuning.clone() });
         }
     }
 
@@ -107,7 +160,7 @@ async fn measure_writes(arguments: &Arguments, contenders: &[Contender]) -> Resu
                 })?;
                 let batches = batches.iter().cloned().map(Ok);
                 let start = Instant::now();
-                tpch::write(store, tpch::path(table), schema.clone(), batches, ROW_GROUP_LEN).await?;
+                tpch::write(store, tpch::path(table), schema.clone(), batches, arguments.tuning.properties()).await?;
                 match counted {
                     Some(counted) => *traffic = counted.take(),
                     None => times.push(start.elapsed()),
@@ -131,9 +184,9 @@ async fn measure_queries(arguments: &Arguments, contenders: &[Contender]) -> Res
         let store = contender.store(|inner| Arc::new(counted.insert(Counted::new(inner)).clone()))?;
         let counted = counted.expect("every store has an inner one");
         let start = Instant::now();
-        let counting = tpch::session(store).await?;
+        let counting = arguments.tuning.session(store).await?;
         rows.push(Row::new(contender, "open tables".into(), start.elapsed(), counted.take()));
-        sessions.push((counting, counted, tpch::session(contender.store(|inner| inner)?).await?));
+        sessions.push((counting, counted, arguments.tuning.session(contender.store(|inner| inner)?).await?));
     }
     for (index, query) in queries.iter().enumerate() {
         bar.set_message(format!("query {}", index + 1));

@@ -1,19 +1,17 @@
 //! Encrypted tables have the same answers as plain ones.
 
-use std::sync::Arc;
+use std::{ffi::OsStr, sync::Arc};
 
-use datafusion::{
-    arrow::util::pretty::pretty_format_batches,
-    prelude::{CsvReadOptions, JsonReadOptions, SessionContext},
-};
+use clap::Parser as _;
+use datafusion::prelude::{CsvReadOptions, JsonReadOptions, SessionConfig};
 use futures_util::TryStreamExt as _;
 use kms_envelope::{Envelope, EnvelopeBuilder, RawAes};
 use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, memory::InMemory};
 
 use crate::{
-    Result, bench, delta, sql,
+    Arguments, Command, Result, bench, delta, sql,
     store::{Counted, encrypted},
-    tpch,
+    tpch::{self, answer},
 };
 
 const SCALE: f64 = 0.01;
@@ -26,14 +24,6 @@ fn envelope() -> EnvelopeBuilder {
     Envelope::builder(key())
 }
 
-/// Returns the lines of the answer. Sorted, because rows that are equal in the order of the query have no order.
-async fn answer(session: &SessionContext, query: &str) -> Vec<String> {
-    let batches = session.sql(query).await.unwrap().collect().await.unwrap();
-    let mut lines: Vec<_> = pretty_format_batches(&batches).unwrap().to_string().lines().map(String::from).collect();
-    lines.sort();
-    lines
-}
-
 async fn contents(store: &dyn ObjectStore) -> Vec<Vec<u8>> {
     let objects = store.list(None).and_then(async |meta| store.get(&meta.location).await?.bytes().await);
     objects.map_ok(Vec::from).try_collect().await.unwrap()
@@ -44,7 +34,7 @@ async fn all_queries_have_the_same_answers_as_on_plain_tables() {
     let folder = tempfile::tempdir().unwrap();
     let plain: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     tpch::write_all(&plain, SCALE, tpch::ROW_GROUP_LEN).await.unwrap();
-    let expected = tpch::session(plain).await.unwrap();
+    let expected = tpch::session(plain, SessionConfig::new()).await.unwrap();
     let files: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     for inner in [memory, files] {
@@ -54,11 +44,11 @@ async fn all_queries_have_the_same_answers_as_on_plain_tables() {
         assert_eq!(objects.len(), tpch::TABLES.len());
         assert!(objects.iter().all(|object| !object.ends_with(b"PAR1")), "a table is not encrypted");
 
-        let session = tpch::session(store).await.unwrap();
+        let session = tpch::session(store, SessionConfig::new()).await.unwrap();
         for (index, query) in tpch::queries(SCALE).iter().enumerate() {
-            let expected = answer(&expected, query).await;
+            let expected = answer(&expected, query).await.unwrap();
             assert!(expected.len() > 4, "Q{} has no rows", index + 1);
-            assert_eq!(answer(&session, query).await, expected, "Q{}", index + 1);
+            assert_eq!(answer(&session, query).await.unwrap(), expected, "Q{}", index + 1);
         }
     }
 }
@@ -68,19 +58,22 @@ async fn csv_and_json_are_written_and_read() {
     let inner = Arc::new(InMemory::new());
     let store = encrypted(inner.clone(), envelope(), 16_384).unwrap();
     tpch::write_all(&store, SCALE, tpch::ROW_GROUP_LEN).await.unwrap();
-    let session = tpch::session(store).await.unwrap();
+    let session = tpch::session(store, SessionConfig::new()).await.unwrap();
     for name in ["orders.csv", "orders.json"] {
         let copy =
             format!("copy (select o_orderkey, o_orderpriority, o_comment from orders) to 'lake://tables/{name}'");
-        assert_eq!(answer(&session, &copy).await, ["+-------+", "+-------+", "+-------+", "| 15000 |", "| count |"]);
+        assert_eq!(
+            answer(&session, &copy).await.unwrap(),
+            ["+-------+", "+-------+", "+-------+", "| 15000 |", "| count |"]
+        );
     }
     session.register_csv("csv", "lake://tables/orders.csv", CsvReadOptions::new()).await.unwrap();
     session.register_json("json", "lake://tables/orders.json", JsonReadOptions::default()).await.unwrap();
     let query =
         "select o_orderpriority, count(*), sum(o_orderkey) as keys, max(o_comment) as last from orders group by 1";
-    let expected = answer(&session, query).await;
-    assert_eq!(answer(&session, &query.replace("orders", "csv")).await, expected);
-    assert_eq!(answer(&session, &query.replace("orders", "json")).await, expected);
+    let expected = answer(&session, query).await.unwrap();
+    assert_eq!(answer(&session, &query.replace("orders", "csv")).await.unwrap(), expected);
+    assert_eq!(answer(&session, &query.replace("orders", "json")).await.unwrap(), expected);
     for object in contents(&*inner).await {
         assert!(!object.windows(8).any(|bytes| bytes == b"1-URGENT"), "an object is not encrypted");
     }
@@ -96,10 +89,10 @@ async fn row_groups_that_a_query_does_not_need_are_not_fetched() {
         let store = frame_len.map_or(inner.clone(), |len| encrypted(inner, envelope(), len).unwrap());
         tpch::write_all(&store, SCALE, 4096).await.unwrap();
         let size = store.head(&tpch::path("lineitem")).await.unwrap().size;
-        let session = tpch::session(store).await.unwrap();
-        answer(&session, "select sum(l_tax) from lineitem").await; // Fetches the metadata and the header.
+        let session = tpch::session(store, SessionConfig::new()).await.unwrap();
+        answer(&session, "select sum(l_tax) from lineitem").await.unwrap(); // Fetches the metadata and the header.
         counted.take();
-        let plan = answer(&session, query).await.join("\n");
+        let plan = answer(&session, query).await.unwrap().join("\n");
         let (_, pruned) = plan.split_once("row_groups_pruned_statistics=").unwrap();
         runs.push((pruned.split(',').next().unwrap().to_owned(), counted.take().bytes, size));
     }
@@ -167,14 +160,13 @@ async fn a_delta_table_is_created_appended_to_read_at_every_version_and_vacuumed
 async fn the_measurement_reports_every_table_and_query() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let csv = folder.path().join("lake.csv");
-    let arguments = bench::Arguments {
-        scale: 0.001,
-        rounds: 1,
-        frame_lens: vec![4096, 65_536],
-        threads: false,
-        folder: folder.path().into(),
-        csv: Some(csv.clone()),
-    };
+    let arguments = [
+        "lake bench --scale 0.001 --rounds 1 --frame-lens 0,4096,65536 --threads --cache-capacity 0 --parts-in-flight 1",
+        "--partitions 3 --row-group-len 1000 --page-len 100 --folder",
+    ];
+    let arguments = arguments.iter().flat_map(|arguments| arguments.split(' ')).map(OsStr::new);
+    let arguments = arguments.chain([folder.path().as_os_str(), "--csv".as_ref(), csv.as_os_str()]);
+    let Command::Bench(arguments) = Arguments::parse_from(arguments).command else { unreachable!() };
     let report = bench::run(arguments).await?;
     assert_eq!(report.matches("| **all queries** |").count(), 4);
     assert_eq!(std::fs::read_to_string(csv)?.lines().count(), 1 + 6 * (8 + 1 + 22));

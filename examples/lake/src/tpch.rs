@@ -3,13 +3,20 @@
 use std::{path::PathBuf, sync::Arc};
 
 use datafusion::{
-    arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError, record_batch::RecordBatchReader},
+    arrow::{
+        array::RecordBatch, datatypes::SchemaRef, error::ArrowError, record_batch::RecordBatchReader,
+        util::pretty::pretty_format_batches,
+    },
     execution::object_store::ObjectStoreRegistry as _,
-    prelude::{ParquetReadOptions, SessionContext},
+    prelude::{ParquetReadOptions, SessionConfig, SessionContext},
 };
 use kms_envelope::RawAes;
 use object_store::{ObjectStore, buffered::BufWriter, path::Path};
-use parquet::{arrow::AsyncArrowWriter, basic::Compression, file::properties::WriterProperties};
+use parquet::{
+    arrow::AsyncArrowWriter,
+    basic::Compression,
+    file::properties::{WriterProperties, WriterPropertiesBuilder},
+};
 use tpchgen::generators::{
     CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
     RegionGenerator, SupplierGenerator,
@@ -48,18 +55,19 @@ pub(crate) fn queries(scale: f64) -> Vec<String> {
     all.split_inclusive(";\n").map(Into::into).collect()
 }
 
+/// Returns how tables are written: compressed, in row groups of this many rows.
+pub(crate) fn properties(row_group_len: usize) -> WriterPropertiesBuilder {
+    WriterProperties::builder().set_compression(Compression::SNAPPY).set_max_row_group_row_count(Some(row_group_len))
+}
+
 /// Writes a table as Parquet.
 pub(crate) async fn write(
     store: Arc<dyn ObjectStore>,
     path: Path,
     schema: SchemaRef,
     batches: impl Iterator<Item = std::result::Result<RecordBatch, ArrowError>>,
-    row_group_len: usize,
+    properties: WriterProperties,
 ) -> Result<()> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_max_row_group_row_count(Some(row_group_len))
-        .build();
     let mut writer = AsyncArrowWriter::try_new(BufWriter::new(store, path), schema, Some(properties))?;
     for batch in batches {
         writer.write(&batch?).await?;
@@ -72,7 +80,7 @@ pub(crate) async fn write(
 pub(crate) async fn write_all(store: &Arc<dyn ObjectStore>, scale: f64, row_group_len: usize) -> Result<()> {
     for table in TABLES {
         let reader = generate(table, scale);
-        write(store.clone(), path(table), reader.schema(), reader, row_group_len).await?;
+        write(store.clone(), path(table), reader.schema(), reader, properties(row_group_len).build()).await?;
     }
     Ok(())
 }
@@ -83,8 +91,8 @@ pub(crate) fn path(table: &str) -> Path {
 }
 
 /// Returns a session with the tables in the root of a store.
-pub(crate) async fn session(store: Arc<dyn ObjectStore>) -> Result<SessionContext> {
-    let session = SessionContext::new();
+pub(crate) async fn session(store: Arc<dyn ObjectStore>, config: SessionConfig) -> Result<SessionContext> {
+    let session = SessionContext::new_with_config(config);
     session.register_object_store(&Url::parse("lake://tables")?, store);
     register(&session).await?;
     Ok(session)
@@ -97,6 +105,14 @@ pub(crate) async fn register(session: &SessionContext) -> Result<()> {
         session.register_parquet(table, url, ParquetReadOptions::default()).await?;
     }
     Ok(())
+}
+
+/// Returns the lines of the answer. Sorted, because rows that are equal in the order of the query have no order.
+pub(crate) async fn answer(session: &SessionContext, query: &str) -> Result<Vec<String>> {
+    let batches = session.sql(query).await?.collect().await?;
+    let mut lines: Vec<_> = pretty_format_batches(&batches)?.to_string().lines().map(String::from).collect();
+    lines.sort();
+    Ok(lines)
 }
 
 /// Writes the tables of TPC-H into a folder, encrypted.
@@ -121,7 +137,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         bar.set_message(table);
         let reader = generate(table, arguments.scale);
         let path = folder.clone().join(format!("{table}.parquet"));
-        write(store.clone(), path, reader.schema(), reader, ROW_GROUP_LEN).await?;
+        write(store.clone(), path, reader.schema(), reader, properties(ROW_GROUP_LEN).build()).await?;
         bar.inc(1);
     }
     Ok(())
