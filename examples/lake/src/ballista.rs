@@ -14,13 +14,14 @@ use crate::{
     Result,
     bench::median,
     cluster::{Cluster, Tables},
+    keys::{Keys, Moto},
     progress, tpch,
 };
 
 /// Runs TPC-H on Ballista with encrypted tables, and compares the answers with those of DataFusion on plain tables.
 ///
-/// Starts a scheduler and executors as processes on this machine, and ends them. The keys are in a key file, which each
-/// process reads.
+/// Starts a scheduler and executors as processes on this machine, and ends them. Each process gets the keys itself: from a
+/// key file, or from AWS KMS.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Scale factor: about this many gigabytes of data
@@ -41,6 +42,12 @@ pub(crate) struct Arguments {
     /// File for the results as CSV
     #[arg(long)]
     csv: Option<PathBuf>,
+    /// Python with moto, to simulate AWS KMS: the program starts it, and reports how many requests it gets
+    #[arg(long, value_name = "PYTHON")]
+    moto: Option<PathBuf>,
+    /// Give the last executor another key, and show that queries fail
+    #[arg(long, conflicts_with_all = ["bench", "kill"])]
+    wrong_key: bool,
     /// Kill an executor in the middle of this query, instead of running all
     #[arg(long, value_name = "QUERY", value_parser = clap::value_parser!(u8).range(1..=22))]
     kill: Vec<u8>,
@@ -58,32 +65,65 @@ pub(crate) async fn run(arguments: Arguments) -> Result<String> {
             temporary.path()
         }
     };
-    let (plain, encrypted) = write_tables(folder, arguments.scale).await?;
-    if arguments.bench {
+    let moto = match &arguments.moto {
+        Some(python) => Some(Moto::start(python, folder.join("moto.log")).await?),
+        None => None,
+    };
+    let moto = moto.as_ref();
+    let key = new_key(moto, &folder.join("tables.key")).await?;
+    let other_key = new_key(moto, &folder.join("other.key")).await?;
+    let requests = || moto.map_or(Ok(0), Moto::requests);
+    let before = requests()?;
+    let (plain, encrypted) = write_tables(folder, arguments.scale, key).await?;
+    let written = requests()?;
+    let mut executors = vec![encrypted.clone(); arguments.executors];
+    if arguments.wrong_key {
+        executors.last_mut().ok_or("no executors")?.keys = Some(other_key);
+    }
+    let mut report = if arguments.bench {
         bench(&arguments, folder, [plain, encrypted]).await
     } else if arguments.kill.is_empty() {
-        compare(&arguments, folder, &plain, &encrypted).await
+        compare(&arguments, folder, &plain, &encrypted, &executors).await
     } else {
-        kill(&arguments, folder, &plain, &encrypted).await
+        kill(&arguments, folder, &plain, &encrypted, &executors).await
+    }?;
+    if moto.is_some() {
+        let (writing, reading) = (written - before, requests()? - written);
+        writeln!(report, "requests to KMS: {writing} to write the tables, {reading} to query them")?;
     }
+    Ok(report)
+}
+
+/// Returns a new key: in KMS, or in this key file.
+async fn new_key(moto: Option<&Moto>, file: &Path) -> Result<Keys> {
+    if let Some(moto) = moto {
+        return moto.create_key().await;
+    }
+    RawAes::generate("kms-envelope-lake", "ballista")?.write_key_file(file)?;
+    Ok(Keys::file(file))
 }
 
 /// Writes the tables twice: plain and encrypted.
-async fn write_tables(folder: &Path, scale: f64) -> Result<(Tables, Tables)> {
-    let key = folder.join("example.key");
-    RawAes::generate("kms-envelope-lake", "ballista")?.write_key_file(&key)?;
-    let plain = Tables { tables: folder.join("plain"), key: None };
-    let encrypted = Tables { tables: folder.join("encrypted"), key: Some(key) };
+async fn write_tables(folder: &Path, scale: f64, key: Keys) -> Result<(Tables, Tables)> {
+    let plain = Tables { tables: folder.join("plain"), keys: None };
+    let encrypted = Tables { tables: folder.join("encrypted"), keys: Some(key) };
     for tables in [&plain, &encrypted] {
         fs::create_dir(&tables.tables)?;
-        tpch::write_all(&tables.store()?, scale, tpch::ROW_GROUP_LEN).await?;
+        tpch::write_all(&tables.store().await?, scale, tpch::ROW_GROUP_LEN).await?;
     }
     Ok((plain, encrypted))
 }
 
-async fn compare(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted: &Tables) -> Result<String> {
-    let expected = tpch::session(plain.store()?, SessionConfig::new()).await?;
-    let cluster = Cluster::start(folder.join("logs"), encrypted, arguments.executors, arguments.slots).await?;
+/// Runs all queries. One that fails is an error, unless an executor has the wrong key.
+async fn compare(
+    arguments: &Arguments,
+    folder: &Path,
+    plain: &Tables,
+    encrypted: &Tables,
+    executors: &[Tables],
+) -> Result<String> {
+    let expected = tpch::session(plain.store().await?, SessionConfig::new()).await?;
+    let cluster = Cluster::start(folder.join("logs"), encrypted, executors, arguments.slots).await?;
     let session = cluster.session().await?;
     let queries = tpch::queries(arguments.scale);
     let bar = progress(queries.len() as u64);
@@ -91,12 +131,20 @@ async fn compare(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted
     for (number, query) in (1..).zip(queries) {
         bar.set_message(format!("query {number}"));
         let start = Instant::now();
-        let found = tpch::answer(&session, &query).await?;
+        let found = tpch::answer(&session, &query).await;
         let milliseconds = start.elapsed().as_millis();
-        if found != tpch::answer(&expected, &query).await? {
-            return Err(format!("Q{number}: the answer differs from that of DataFusion on plain tables").into());
+        match found {
+            Ok(found) if found == tpch::answer(&expected, &query).await? => {
+                writeln!(report, "Q{number}: the same {} lines, {milliseconds} ms", found.len())?
+            }
+            Ok(_) => {
+                return Err(format!("Q{number}: the answer differs from that of DataFusion on plain tables").into());
+            }
+            Err(error) if arguments.wrong_key => {
+                writeln!(report, "Q{number}: an error, {}", error.to_string().trim_end())?
+            }
+            Err(error) => return Err(error),
         }
-        writeln!(report, "Q{number}: the same {} lines, {milliseconds} ms", found.len())?;
         bar.inc(1);
     }
     for (number, tasks) in (1..).zip(cluster.tasks()?) {
@@ -106,14 +154,20 @@ async fn compare(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted
 }
 
 /// Kills an executor in the middle of queries. Each has a new cluster.
-async fn kill(arguments: &Arguments, folder: &Path, plain: &Tables, encrypted: &Tables) -> Result<String> {
-    let expected = tpch::session(plain.store()?, SessionConfig::new()).await?;
+async fn kill(
+    arguments: &Arguments,
+    folder: &Path,
+    plain: &Tables,
+    encrypted: &Tables,
+    executors: &[Tables],
+) -> Result<String> {
+    let expected = tpch::session(plain.store().await?, SessionConfig::new()).await?;
     let mut report = String::new();
     for number in &arguments.kill {
         let query = &tpch::queries(arguments.scale)[usize::from(*number) - 1];
         let expected = tpch::answer(&expected, query).await?;
         let logs = folder.join(format!("logs-Q{number}"));
-        let mut cluster = Cluster::start(logs, encrypted, arguments.executors, arguments.slots).await?;
+        let mut cluster = Cluster::start(logs, encrypted, executors, arguments.slots).await?;
         let session = cluster.session().await?;
         for attempt in ["while an executor was killed", "afterward"] {
             let start = Instant::now();
@@ -149,7 +203,7 @@ async fn bench(arguments: &Arguments, folder: &Path, tables: [Tables; 2]) -> Res
     for executors in [1, arguments.executors] {
         for (format, tables) in ["plain", "encrypted"].into_iter().zip(&tables) {
             let logs = folder.join(format!("logs-{format}-{executors}"));
-            let cluster = Cluster::start(logs, tables, executors, arguments.slots).await?;
+            let cluster = Cluster::start(logs, tables, &vec![tables.clone(); executors], arguments.slots).await?;
             sessions.push(cluster.session().await?);
             clusters.push(cluster);
             names.push(format!("{executors},{format}"));

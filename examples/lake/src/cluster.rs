@@ -27,7 +27,7 @@ use datafusion::{
     },
     prelude::{SessionConfig, SessionContext},
 };
-use kms_envelope::{Envelope, RawAes};
+use kms_envelope::Envelope;
 use object_store::{ObjectStore, local::LocalFileSystem};
 use tokio::{
     net::TcpStream,
@@ -35,7 +35,7 @@ use tokio::{
 };
 use url::Url;
 
-use crate::{Result, store::encrypted, tpch};
+use crate::{Result, keys::Keys, store::encrypted, tpch};
 
 /// The tables, which every process of a cluster opens itself.
 #[derive(clap::Args, Clone)]
@@ -43,32 +43,31 @@ pub(crate) struct Tables {
     /// Folder with the tables
     #[arg(long)]
     pub(crate) tables: PathBuf,
-    /// Key file of encrypted tables, as `kms-envelope keygen` writes it
-    #[arg(long)]
-    pub(crate) key: Option<PathBuf>,
+    /// None if the tables are not encrypted.
+    #[command(flatten)]
+    pub(crate) keys: Option<Keys>,
 }
 
 impl Tables {
-    pub(crate) fn store(&self) -> Result<Arc<dyn ObjectStore>> {
+    /// Returns the store of a process. Call it once: a new store has an empty cache.
+    pub(crate) async fn store(&self) -> Result<Arc<dyn ObjectStore>> {
         let files = Arc::new(LocalFileSystem::new_with_prefix(&self.tables)?);
-        match &self.key {
-            Some(key) => encrypted(files, Envelope::builder(RawAes::read_key_file(key)?), 65_536),
+        match &self.keys {
+            Some(keys) => encrypted(files, Envelope::builder(keys.provider().await?), 65_536),
             None => Ok(files),
         }
     }
 
     /// Returns the runtime of a process. Queries that need more memory write temporary files, in the clear, into `spill`.
-    fn runtime(&self, spill: &Path) -> Result<Arc<RuntimeEnv>> {
+    async fn runtime(&self, spill: &Path) -> Result<Arc<RuntimeEnv>> {
         let runtime = RuntimeEnvBuilder::new().with_temp_file_path(spill).build_arc()?;
-        runtime.register_object_store(&Url::parse("lake://tables")?, self.store()?);
+        runtime.register_object_store(&Url::parse("lake://tables")?, self.store().await?);
         Ok(runtime)
     }
 
     fn arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["--tables".into(), self.tables.clone().into()];
-        if let Some(key) = &self.key {
-            arguments.extend(["--key".into(), key.clone().into()]);
-        }
+        arguments.extend(self.keys.iter().flat_map(Keys::arguments));
         arguments
     }
 }
@@ -128,7 +127,7 @@ impl ProcessArguments {
 pub(crate) async fn run_scheduler(arguments: SchedulerArguments) -> Result<()> {
     let SchedulerArguments { tables, process } = arguments;
     process.start();
-    let runtime = tables.runtime(&process.work)?;
+    let runtime = tables.runtime(&process.work).await?;
     let config = Arc::new(SchedulerConfig {
         bind_host: process.listen.ip().to_string(),
         external_host: process.listen.ip().to_string(),
@@ -151,7 +150,7 @@ pub(crate) async fn run_scheduler(arguments: SchedulerArguments) -> Result<()> {
 pub(crate) async fn run_executor(arguments: ExecutorArguments) -> Result<()> {
     let ExecutorArguments { tables, process, grpc_port, scheduler, slots } = arguments;
     process.start();
-    let runtime = tables.runtime(&process.work)?;
+    let runtime = tables.runtime(&process.work).await?;
     let config = ExecutorProcessConfig {
         bind_host: process.listen.ip().to_string(),
         external_host: Some(process.listen.ip().to_string()),
@@ -181,13 +180,14 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the processes, and waits until they are ready. Their logs and work folders are in `folder`.
-    pub(crate) async fn start(folder: PathBuf, tables: &Tables, executors: usize, slots: usize) -> Result<Self> {
+    /// Starts the processes, and waits until they are ready: an executor for each of `executors`, which has the tables
+    /// that it opens. Their logs and work folders are in `folder`.
+    pub(crate) async fn start(folder: PathBuf, tables: &Tables, executors: &[Tables], slots: usize) -> Result<Self> {
         let scheduler = free_address()?;
         let process = start(&folder, "scheduler", scheduler, tables.arguments()).await?;
         let mut cluster =
             Self { folder, tables: tables.clone(), slots, scheduler, executors: vec![], _scheduler_process: process };
-        for number in 1..=executors {
+        for (number, tables) in (1..).zip(executors) {
             let mut arguments = tables.arguments();
             arguments.extend(["--scheduler".into(), scheduler.to_string().into()]);
             arguments.extend(["--grpc-port".into(), free_address()?.port().to_string().into()]);
@@ -205,7 +205,7 @@ impl Cluster {
         let state = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config)
-            .with_runtime_env(self.tables.runtime(&self.folder)?)
+            .with_runtime_env(self.tables.runtime(&self.folder).await?)
             .build();
         let session = SessionContext::remote_with_state(&format!("df://{}", self.scheduler), state).await?;
         tpch::register(&session).await?;
@@ -233,16 +233,24 @@ async fn start(folder: &Path, name: &str, address: SocketAddr, arguments: Vec<Os
     fs::create_dir_all(&work)?;
     let log = folder.join(format!("{name}.log"));
     let subcommand = name.split('-').next().expect("at least one part");
-    let mut process = Command::new(std::env::current_exe()?)
+    let mut command = Command::new(std::env::current_exe()?);
+    command
         .arg(subcommand)
         .args(arguments)
         .args([OsStr::new("--listen"), address.to_string().as_ref(), "--work".as_ref(), work.as_ref()])
-        .arg("--until-end-of-input")
+        .arg("--until-end-of-input");
+    start_process(&mut command, name, address, &log).await
+}
+
+/// Starts a process that is killed on drop, and waits until it accepts connections.
+pub(crate) async fn start_process(command: &mut Command, name: &str, address: SocketAddr, log: &Path) -> Result<Child> {
+    let mut process = command
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .stderr(File::create(&log)?)
+        .stderr(File::create(log)?)
         .kill_on_drop(true)
-        .spawn()?;
+        .spawn()
+        .map_err(|error| format!("{name} does not start: {error}"))?;
     let start = Instant::now();
     while TcpStream::connect(address).await.is_err() {
         if process.try_wait()?.is_some() || start.elapsed() > Duration::from_secs(60) {
@@ -255,6 +263,6 @@ async fn start(folder: &Path, name: &str, address: SocketAddr, arguments: Vec<Os
 }
 
 /// Returns an address with a port that is free now, and that another process is unlikely to take.
-fn free_address() -> io::Result<SocketAddr> {
+pub(crate) fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }

@@ -11,11 +11,10 @@ use deltalake_core::{
     protocol::SaveMode,
 };
 use futures_util::future::try_join_all;
-use kms_envelope::RawAes;
 use object_store::{ObjectStore, path::Path, prefix::PrefixStore};
 use url::Url;
 
-use crate::{Result, store::EncryptedStores, tpch};
+use crate::{Result, keys::Keys, store::EncryptedStores, tpch};
 
 /// Returns the table at a URL, whose log and files are encrypted. `store` has the objects of all URLs of that scheme and
 /// host.
@@ -30,9 +29,8 @@ pub(crate) fn table(store: Arc<dyn ObjectStore>, url: &Url) -> Result<DeltaTable
 /// removes the files that the last version does not need.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Key file, as `kms-envelope keygen` writes it
-    #[arg(long)]
-    pub(crate) key: PathBuf,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
     /// Folder of the table, which must exist and be empty
     pub(crate) folder: PathBuf,
 }
@@ -42,7 +40,7 @@ const ROWS: usize = 200;
 
 pub(crate) async fn run(arguments: Arguments) -> Result<String> {
     let url = Url::from_directory_path(arguments.folder.canonicalize()?).map_err(|()| "the folder has no URL")?;
-    let stores = Arc::new(EncryptedStores::new(RawAes::read_key_file(&arguments.key)?));
+    let stores = Arc::new(EncryptedStores::new(arguments.keys.provider().await?));
     let store = stores.get_store(&url)?;
     let customers = tpch::generate("customer", 0.01).next().ok_or("no customers")??;
     let mut batches = (0..).map(|index| customers.slice(index * ROWS, ROWS));

@@ -4,6 +4,7 @@ mod ballista;
 mod bench;
 mod cluster;
 mod delta;
+mod keys;
 mod report;
 mod sql;
 mod store;

@@ -1,6 +1,6 @@
 //! A shell for encrypted tables.
 
-use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use datafusion::{
     arrow::util::pretty::pretty_format_batches,
@@ -9,11 +9,10 @@ use datafusion::{
 };
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use kms_envelope::RawAes;
 use object_store::{local::LocalFileSystem, path::Path};
 use url::Url;
 
-use crate::{Result, delta, store::EncryptedStores};
+use crate::{Result, delta, keys::Keys, store::EncryptedStores};
 
 /// Runs a query on encrypted tables, and prints the answer.
 ///
@@ -21,9 +20,8 @@ use crate::{Result, delta, store::EncryptedStores};
 /// ends in .json, otherwise Parquet. `COPY … TO 'FILE'` encrypts what it writes. A file is bound to its URL, and does not open elsewhere.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Key file, as `kms-envelope keygen` writes it
-    #[arg(long)]
-    pub(crate) key: PathBuf,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
     /// Encrypted table: its name in the query, and its path or file URL
     #[arg(long = "table", value_name = "NAME=URL", value_parser = named)]
     pub(crate) tables: Vec<(String, String)>,
@@ -41,7 +39,7 @@ fn named(argument: &str) -> std::result::Result<(String, String), &'static str> 
 
 /// Returns the answer as a table of text.
 pub(crate) async fn run(arguments: Arguments) -> Result<String> {
-    let stores = Arc::new(EncryptedStores::new(RawAes::read_key_file(&arguments.key)?));
+    let stores = Arc::new(EncryptedStores::new(arguments.keys.provider().await?));
     let session = stores.clone().session()?;
     session.register_object_store(&Url::parse("plain://")?, Arc::new(LocalFileSystem::new()));
     for (name, url) in &arguments.tables {

@@ -17,7 +17,7 @@ use datafusion::{
     prelude::{SessionConfig, SessionContext},
 };
 use futures_util::stream::BoxStream;
-use kms_envelope::{Envelope, EnvelopeBuilder, RawAes};
+use kms_envelope::{Envelope, EnvelopeBuilder, KeyProvider};
 use kms_envelope_object_store::{StoreSettings, v0_13::EncryptedStore};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
@@ -38,17 +38,17 @@ pub(crate) fn encrypted(
 /// Creates an encrypted store for each bucket or file system, when the engine first uses a URL of it.
 #[derive(Debug)]
 pub(crate) struct EncryptedStores {
-    key: Arc<RawAes>,
+    key: Arc<dyn KeyProvider>,
     encrypted: Mutex<HashMap<String, EncryptedStore<Box<dyn ObjectStore>>>>,
     others: DefaultObjectStoreRegistry,
 }
 
 impl EncryptedStores {
-    pub(crate) fn new(key: RawAes) -> Self {
+    pub(crate) fn new(key: Arc<dyn KeyProvider>) -> Self {
         let others = DefaultObjectStoreRegistry::new();
         let files = Url::parse("file://").expect("valid URL");
         others.deregister_store(&files).expect("the default registry has the local files");
-        Self { key: Arc::new(key), encrypted: Mutex::default(), others }
+        Self { key, encrypted: Mutex::default(), others }
     }
 
     /// Returns a session that finds its stores here.

@@ -9,7 +9,9 @@ use kms_envelope::{Envelope, EnvelopeBuilder, RawAes};
 use object_store::{ObjectStore, ObjectStoreExt as _, local::LocalFileSystem, memory::InMemory};
 
 use crate::{
-    Arguments, Command, Result, bench, delta, sql,
+    Arguments, Command, Result, bench, delta,
+    keys::Keys,
+    sql,
     store::{Counted, encrypted},
     tpch::{self, answer},
 };
@@ -111,7 +113,7 @@ async fn the_shell_encrypts_and_queries_files() -> Result<()> {
     key().write_key_file(&key_file)?;
     std::fs::write(path("cities.csv"), "name,people\nOslo,700000\nBergen,290000\n")?;
     let run = |tables, plain_tables, query: String| {
-        sql::run(sql::Arguments { key: key_file.clone(), tables, plain_tables, query })
+        sql::run(sql::Arguments { keys: Keys::file(&key_file), tables, plain_tables, query })
     };
     let copy = format!("copy (select * from cities) to '{}'", path("cities.parquet"));
     run(vec![], vec![("cities".into(), path("cities.csv"))], copy).await?;
@@ -132,7 +134,7 @@ async fn a_delta_table_is_created_appended_to_read_at_every_version_and_vacuumed
     key().write_key_file(&key_file)?;
     let url = folder.path().join("customers");
     std::fs::create_dir(&url)?;
-    let report = delta::run(delta::Arguments { key: key_file.clone(), folder: url.clone() }).await?;
+    let report = delta::run(delta::Arguments { keys: Keys::file(&key_file), folder: url.clone() }).await?;
     let expected = [
         "version 0: 200 rows, 1 files",
         "version 1: 400 rows, 2 files",
@@ -150,7 +152,7 @@ async fn a_delta_table_is_created_appended_to_read_at_every_version_and_vacuumed
     }
     let tables = vec![("c".into(), url.display().to_string())];
     let query = "select count(*) as customers, min(c_custkey) as first from c".into();
-    let table = sql::run(sql::Arguments { key: key_file, tables, plain_tables: vec![], query }).await?;
+    let table = sql::run(sql::Arguments { keys: Keys::file(&key_file), tables, plain_tables: vec![], query }).await?;
     let expected = "+-----------+-------+\n| customers | first |\n+-----------+-------+\n| 1100      | 101   |\n+-----------+-------+";
     assert_eq!(table, expected);
     Ok(())

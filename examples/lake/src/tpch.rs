@@ -10,7 +10,6 @@ use datafusion::{
     execution::object_store::ObjectStoreRegistry as _,
     prelude::{ParquetReadOptions, SessionConfig, SessionContext},
 };
-use kms_envelope::RawAes;
 use object_store::{ObjectStore, buffered::BufWriter, path::Path};
 use parquet::{
     arrow::AsyncArrowWriter,
@@ -26,7 +25,7 @@ use tpchgen_arrow::{
 };
 use url::Url;
 
-use crate::{Result, progress, store::EncryptedStores};
+use crate::{Result, keys::Keys, progress, store::EncryptedStores};
 
 pub(crate) const TABLES: [&str; 8] =
     ["customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier"];
@@ -118,9 +117,8 @@ pub(crate) async fn answer(session: &SessionContext, query: &str) -> Result<Vec<
 /// Writes the tables of TPC-H into a folder, encrypted.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Key file, as `kms-envelope keygen` writes it
-    #[arg(long)]
-    key: PathBuf,
+    #[command(flatten)]
+    keys: Keys,
     /// Scale factor: about this many gigabytes of data
     #[arg(long, default_value_t = 0.1)]
     scale: f64,
@@ -130,7 +128,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let folder = Url::from_directory_path(arguments.folder.canonicalize()?).map_err(|()| "the folder has no URL")?;
-    let store = EncryptedStores::new(RawAes::read_key_file(&arguments.key)?).get_store(&folder)?;
+    let store = EncryptedStores::new(arguments.keys.provider().await?).get_store(&folder)?;
     let folder = Path::from_url_path(folder.path())?;
     let bar = progress(TABLES.len() as u64);
     for table in TABLES {
