@@ -25,6 +25,7 @@ pages! {
     branch_keys = "branch-keys.md", "Choose a key hierarchy; set up, permit, rotate and migrate branch keys.";
     object_stores = "object-stores.md", "Encrypt the objects of S3, other stores and folders, for programs that use object_store.";
     data_lakes = "data-lakes.md", "Query encrypted tables with DataFusion: setup, costs, sizing.";
+    retiring_keys = "retiring-keys.md", "Find the objects that need a key, move them to another one, and disable the old key.";
     operations = "operations.md", "Permissions, quotas and costs, monitoring, AWS Lambda, local development, planning.";
     troubleshooting = "troubleshooting.md", "Errors: what they mean, and what to do about them.";
     migrating = "migrating.md", "Move to this crate from aws-esdk, from AWS KMS with AES-GCM, or from age.";
