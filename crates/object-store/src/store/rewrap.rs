@@ -179,7 +179,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
 }
 
 impl<T: ObjectStore> Core<T> {
-    /// Rewraps an object that may have been inspected before. Returns the version of the detached keys if they are new.
+    /// Rewraps an object that may have been inspected before. Returns the version of the detached keys if they were read.
     async fn rewrap(
         &self,
         location: &Path,
@@ -239,7 +239,7 @@ impl<T: ObjectStore> Core<T> {
         if let Some(keys) = keys.filter(|keys| may_open(new, keys.encrypted_data_keys()))
             && opens(&new.with_detached_keys(keys.clone()), header, &context, pace).await.map_err(failed)?
         {
-            return Ok(Some((Rewrapped::Before, None)));
+            return Ok(Some((Rewrapped::Before, stored.as_ref().map(|(stored, _)| version(stored)))));
         }
         let opening = if may_open(old, header.encrypted_data_keys()) {
             old.clone()
