@@ -1,6 +1,7 @@
-"""Runs moto's server with what its KMS lacks for key agreement. The arguments are those of moto_server.
+"""Runs moto's server with what its KMS lacks. The arguments are those of moto_server.
 
-moto has no DeriveSharedSecret, and its GetPublicKey answers with the bare key id instead of the key's ARN.
+moto has no DeriveSharedSecret, its GetPublicKey answers with the bare key id instead of the key's ARN, and its Decrypt
+uses keys that are disabled.
 """
 
 import base64
@@ -8,9 +9,12 @@ import json
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from moto.core.exceptions import JsonRESTError
+from moto.kms.models import KmsBackend
 from moto.kms.responses import KmsResponse
 from moto.server import main
 
+decrypt = KmsBackend.decrypt
 get_public_key = KmsResponse.get_public_key
 
 
@@ -28,6 +32,14 @@ def derive_shared_secret(self):
     return json.dumps(answer)
 
 
+def decrypt_unless_disabled(self, *arguments, **named):
+    plaintext, arn = decrypt(self, *arguments, **named)
+    if not self.describe_key(arn).enabled:
+        raise JsonRESTError("DisabledException", f"{arn} is disabled.")
+    return plaintext, arn
+
+
+KmsBackend.decrypt = decrypt_unless_disabled
 KmsResponse.get_public_key = get_public_key_with_arn
 KmsResponse.derive_shared_secret = derive_shared_secret
 
