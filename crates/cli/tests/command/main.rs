@@ -8,6 +8,8 @@ mod key_sources;
 mod permissions;
 #[cfg(feature = "stores")]
 mod rekey;
+#[cfg(all(feature = "aws-kms", feature = "stores"))]
+mod rekey_at_scale;
 #[cfg(unix)]
 mod signals;
 #[cfg(unix)]
