@@ -119,6 +119,21 @@ async fn a_second_run_writes_nothing_and_makes_one_call_for_each_object() {
 }
 
 #[tokio::test]
+async fn the_result_has_the_version_of_the_detached_keys_that_another_process_stored() {
+    let faulty = objects(&["a"]).await;
+    let inventory = Inventory::new(Arc::new(faulty.clone())).detached_keys(".keys");
+    let inspected: Vec<_> = inventory.stream().try_collect().await.unwrap();
+    let store = store_with(&faulty, key(OLD));
+    store.rewrap(&"a".into(), &new_key()).await.unwrap();
+
+    let inspected = futures_util::stream::iter(inspected).boxed();
+    let (listed, result) = store.rewrap_all(inspected, &new_key(), &RewrapOptions::default()).next().await.unwrap();
+    assert_eq!(result.unwrap(), Rewrapped::Before);
+    let now: Vec<_> = inventory.list().try_collect().await.unwrap();
+    assert!(listed.detached_keys.is_some() && listed.detached_keys == now[0].detached_keys);
+}
+
+#[tokio::test]
 async fn an_object_that_the_new_key_opens_or_the_old_key_does_not_is_left_as_it_is() {
     let faulty = Faulty::default();
     let both = MultiProvider::new(key(OLD)).with(key(NEW));
