@@ -7,8 +7,9 @@ use std::sync::atomic::Ordering::SeqCst;
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use kms_envelope::{
-    Envelope, Limits,
+    Envelope, Limits, OpenError, ProviderError,
     message::Header,
+    provider::ProviderErrorKind,
     testing::{Fault, ScriptedProvider},
 };
 use support::*;
@@ -101,6 +102,18 @@ async fn detached_keys_are_requested_only_if_the_header_has_no_key_that_can_be_d
     assert!(cause(&get(&store, "a").await.unwrap_err()).is_retryable());
     assert_eq!(keys(scene.faulty.take_gets()), 0);
     get(&store, "a").await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_for_others_do_not_hide_why_the_key_in_the_header_is_refused() {
+    let scene = Scene::new(Binding::Path).await;
+    let provider = ScriptedProvider::new(key(OLD));
+    provider.script([Fault::AccessDenied]);
+    let settings = StoreSettings::new(Envelope::builder(provider)).header_len(HEADER_LEN).frame_len(FRAME_LEN);
+    let error = get(&scene.with(settings.detached_keys(".keys")), "a").await.unwrap_err();
+    let Error::Open { source, .. } = cause(&error) else { panic!("{error}") };
+    let is_denied = |error: &ProviderError| error.kind() == ProviderErrorKind::AccessDenied;
+    assert!(matches!(&**source, OpenError::Provider(error) if is_denied(error)), "{source}");
 }
 
 #[tokio::test]

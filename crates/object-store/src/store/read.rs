@@ -18,6 +18,7 @@ use super::{
     object_store::{
         self, GetOptions, GetRange, GetResult, GetResultPayload, ObjectMeta, ObjectStore, Result, path::Path,
     },
+    rewrap::may_open,
     source::Answer,
 };
 use crate::{
@@ -344,7 +345,7 @@ impl<T: ObjectStore> Core<T> {
         is_refused && !error.is_retryable() && self.shared.detached_keys.is_some()
     }
 
-    /// Opens the header of an object with its detached keys. Returns `error` if there are none.
+    /// Opens the header of an object with its detached keys. Returns `error` if none of them is for the key provider.
     async fn open_by_detached_keys(
         self: &Arc<Self>,
         location: &Path,
@@ -354,8 +355,10 @@ impl<T: ObjectStore> Core<T> {
         error: Error,
     ) -> Result<Arc<Object>, Error> {
         match self.detached_keys(location, header).await? {
-            Some(keys) => self.open_by_header(location, name, meta, header, Some(keys)).await,
-            None => Err(error),
+            Some(keys) if may_open(&self.shared.envelope, keys.encrypted_data_keys()) => {
+                self.open_by_header(location, name, meta, header, Some(keys)).await
+            }
+            _ => Err(error),
         }
     }
 

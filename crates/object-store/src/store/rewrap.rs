@@ -380,7 +380,7 @@ impl<T: ObjectStore> Core<T> {
 }
 
 /// Returns whether an envelope's provider may decrypt one of these keys.
-fn may_open(envelope: &Envelope, keys: &[EncryptedDataKey]) -> bool {
+pub(super) fn may_open(envelope: &Envelope, keys: &[EncryptedDataKey]) -> bool {
     keys.iter().any(|key| key.padding_len().is_none() && envelope.provider().may_decrypt(key))
 }
 
