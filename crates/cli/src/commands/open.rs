@@ -36,8 +36,11 @@ pub(super) fn open(arguments: &OpenArguments, console: Console) -> Result<(), Fa
             let location = Location::parse_object(url)?;
             match location.read_beside(&arguments.detached.suffix)?.map(|(keys, name)| (parse_detached(&keys), name)) {
                 Some((Err(failure), name)) => return Err(failure.of(name)),
-                // Those of another message do not help.
-                Some((Ok(keys), _)) if keys.message_id() == header.message_id() => {
+                // Those of another message do not help, and those for others would hide the error.
+                Some((Ok(keys), _))
+                    if keys.message_id() == header.message_id()
+                        && keys.encrypted_data_keys().iter().any(|key| provider.may_decrypt(key)) =>
+                {
                     runtime.block_on(envelope.with_detached_keys(keys).opener(&header, &context))
                 }
                 _ => Err(error),

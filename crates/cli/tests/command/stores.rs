@@ -193,6 +193,12 @@ fn detached_keys_are_found_beside_an_object() {
     folder.run_at(&["rewrap", "--key", "key", "--to", "new", "-o", "url:a.keys", "url:a"], b"").done();
     assert_eq!(opens(&[]).done(), b"data");
     assert_eq!(opens(&["--keys", "url:a.keys"]).done(), b"data");
+    // They do not hide why another key of the same name as that in the header fails.
+    let key: Value = serde_json::from_slice(&folder.read("key")).unwrap();
+    let [namespace, name] = ["namespace", "name"].map(|field| key[field].as_str().unwrap());
+    folder.run(&["keygen", "same", "--namespace", namespace, "--name", name]).done();
+    let fails = |args: &[&str]| folder.run_at(&[&["open", "--key", "same", "url:a"], args].concat(), b"").failed();
+    assert_eq!(fails(&[]), fails(&["--detached-keys", ""]));
     fs::rename(folder.path("a.keys"), folder.path("a.new")).unwrap();
     assert_eq!(opens(&["--detached-keys", ".new"]).done(), b"data");
     assert_eq!(opens(&[]).failed(), without);
