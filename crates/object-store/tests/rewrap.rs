@@ -126,8 +126,9 @@ async fn the_result_has_the_version_of_the_detached_keys_that_another_process_st
     let store = store_with(&faulty, key(OLD));
     store.rewrap(&"a".into(), &new_key()).await.unwrap();
 
-    let inspected = futures_util::stream::iter(inspected).boxed();
-    let (listed, result) = store.rewrap_all(inspected, &new_key(), &RewrapOptions::default()).next().await.unwrap();
+    let inspected = futures_util::stream::iter(inspected).map(Ok).boxed();
+    let (listed, result) =
+        store.rewrap_all(inspected, &new_key(), &RewrapOptions::default()).try_next().await.unwrap().unwrap();
     assert_eq!(result.unwrap(), Rewrapped::Before);
     let now: Vec<_> = inventory.list().try_collect().await.unwrap();
     assert!(listed.detached_keys.is_some() && listed.detached_keys == now[0].detached_keys);
