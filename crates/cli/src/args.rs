@@ -236,7 +236,7 @@ pub(crate) struct InventoryArguments {
     /// keys
     #[arg(long = "key", value_name = "NAME")]
     pub(crate) keys: Vec<String>,
-    /// What to print
+    /// The output: a summary, or a line for each object
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub(crate) format: Format,
     #[command(flatten)]

@@ -118,7 +118,7 @@ fn block_on<T>(request: impl Future<Output = object_store::Result<T>>) -> io::Re
 /// The arguments for what objects are bound to.
 #[derive(Debug, Args)]
 pub(crate) struct StoreArguments {
-    /// What an object in a store is bound to: `path`, `prefix:N` for the first N segments of its path, or `none`.
+    /// The part of its path that an object in a store is bound to: `path`, `prefix:N` for the first N segments, or `none`.
     /// Sealing stores it in the encryption context, and opening requires it [default: path]
     #[arg(long, value_name = "BINDING", value_parser = binding)]
     binding: Option<Binding>,

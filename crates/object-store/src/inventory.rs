@@ -1,4 +1,4 @@
-//! What the header of an object says, without its keys.
+//! The content of an object, read without its keys.
 
 use kms_envelope::{
     KeyProvider,

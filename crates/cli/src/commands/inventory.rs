@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, BufWriter, Write},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::SystemTime,
 };
 
@@ -27,7 +27,7 @@ use crate::{
     stores::{
         self, Location,
         log::{Outcome, Record},
-        scope::{Missing, Scope, no_objects},
+        scope::{Missing, Scope, lock, no_objects},
     },
 };
 
@@ -105,10 +105,6 @@ async fn read(scope: &Scope, report: Report) -> Result<Summary, Failure> {
         return Err(failure);
     }
     Ok(std::mem::take(&mut report.summary))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns what the header of an object says.

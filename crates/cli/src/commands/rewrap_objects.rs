@@ -4,7 +4,7 @@ use std::{
     fmt::{Display, Write as _},
     fs,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::SystemTime,
@@ -30,7 +30,7 @@ use crate::{
     stores::{
         self, Location,
         log::{Outcome, Record},
-        scope::{Missing, Scope, no_objects},
+        scope::{Missing, Scope, lock, no_objects},
     },
 };
 
@@ -231,7 +231,7 @@ fn record(listed: &Listed, result: object_store::Result<Rewrapped>, reseals: boo
     }
 }
 
-/// What was done.
+/// The counts of a run.
 #[derive(Default)]
 struct Report {
     listed: u64,
@@ -245,10 +245,6 @@ struct Report {
     failed: u64,
     failures: Vec<String>,
     progress: Option<Progress>,
-}
-
-fn lock(report: &Mutex<Report>) -> MutexGuard<'_, Report> {
-    report.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Report {
@@ -318,7 +314,7 @@ const RESEALED: &str = "Resealed objects open only with the new key.\n";
 const NOT_COVERED: &str = "This covers the objects that were listed, by their headers. Noncurrent versions, other prefixes, \
      copies and later writes are not covered.\n";
 
-/// What would be done.
+/// The counts of a dry run.
 #[derive(Default)]
 struct Plan {
     listed: u64,

@@ -1,4 +1,4 @@
-//! What was found out about objects, as lines of JSON.
+//! The log of a command: a line of JSON for each object.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::{commands::ascii, failure::Failure};
 
-/// What was found out about an object. None of it is authenticated, unless it was rewrapped or resealed.
+/// The result for an object. The fields that come from its header are not authenticated.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) path: String,

@@ -86,7 +86,7 @@ impl Proxy {
     }
 }
 
-/// What happens to a request.
+/// The fate of a request.
 #[derive(Clone, Copy, PartialEq)]
 enum Fate {
     Answered,
@@ -182,7 +182,7 @@ fn operation(head: &str) -> String {
     format!("{method} {what}")
 }
 
-/// What protects an object.
+/// The key of an object.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
     Old,

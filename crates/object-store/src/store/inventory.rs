@@ -1,4 +1,4 @@
-//! Inventories: what the headers of all objects say.
+//! Inventories: the headers of all objects.
 
 use std::{
     collections::HashMap,
