@@ -17,6 +17,7 @@ use kms_envelope::{
     testing::{Fault, ScriptedProvider},
 };
 use kms_envelope_object_store::{RewrapOptions, Rewrapped, v0_14::Inventory};
+use proptest::{collection::vec, prelude::*};
 use support::*;
 use tokio::time::Instant;
 
@@ -523,4 +524,52 @@ async fn a_failed_reseal_leaves_the_object() {
     assert_eq!(stored(&faulty.inner, "a"), broken);
     assert_eq!(names(&faulty).await, ["a"]);
     assert!(faulty.inner.head(&"a".into()).now_or_never().unwrap().is_ok());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Requests fail, and objects are replaced, at any time. A last run without failures completes the work.
+    #[test]
+    fn whatever_fails_or_changes_nothing_is_lost(events in vec(0_u8..20, 0..200)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let names = ["a", "b", "c"];
+            let faulty = objects(&names).await;
+            let mut versions = Vec::new();
+            for seed in 10..16 {
+                for name in names {
+                    versions.push((name, sealed(settings_with(key(OLD)), name, &plaintext(200, seed)).await));
+                }
+            }
+            let mut events = events.into_iter();
+            faulty.set(move |get| match events.next() {
+                Some(0..2) => Err(failure()),
+                Some(2) => {
+                    let answer = get.answer();
+                    if let Some((name, version)) = versions.pop() {
+                        store(get.inner, name, &version);
+                    }
+                    answer
+                }
+                _ => get.answer(),
+            });
+            let old = store_with(&faulty, key(OLD));
+            for _ in 0..3 {
+                // Their errors are those of the events.
+                rewrap_all(&old, &new_key(), &RewrapOptions::default().concurrency(2)).await;
+            }
+            faulty.set(|get| get.answer());
+            for result in rewrap_all(&old, &new_key(), &RewrapOptions::default()).await.into_values() {
+                assert!(matches!(result, Ok(Rewrapped::Stored | Rewrapped::Before)), "{result:?}");
+            }
+            for result in rewrap_all(&old, &new_key(), &RewrapOptions::default()).await.into_values() {
+                assert_eq!(result.unwrap(), Rewrapped::Before);
+            }
+            for name in names {
+                let expected = read(&faulty, OLD, name).await.unwrap();
+                assert_eq!(read(&faulty, NEW, name).await.unwrap(), expected);
+            }
+        });
+    }
 }

@@ -124,9 +124,8 @@ pub(super) fn rewrap_objects(
     };
     let objects = scope.inventory().inspect(unread.take_until(Box::pin(asked)).boxed());
     let mut results = if many.reseal {
-        let drops = many.drop_other_keys.then_some(());
-        let (ours, new) = ([old.clone(), new.clone()], new.clone());
-        let objects = objects.map_ok(move |object| if drops.is_some() { object } else { check_keys(object, &ours) });
+        let (drops, ours, new) = (many.drop_other_keys, [old.clone(), new.clone()], new.clone());
+        let objects = objects.map_ok(move |object| if drops { object } else { check_keys(object, &ours) });
         let new = move |header: &Header| envelope(&new, &|name| header.context().get(name).is_some());
         store.reseal_all(objects.boxed(), new, &options)
     } else {
