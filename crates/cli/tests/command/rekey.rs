@@ -5,10 +5,12 @@ use std::{
     fs::{self, OpenOptions},
     io::Write,
 };
+#[cfg(unix)]
+use std::{thread, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::{Ended, Folder};
+use crate::{Ended, Folder, end};
 
 impl Folder {
     /// A folder with the keys `key` and `new`, and a store of objects below `data`: of the key, of another key, and one
@@ -298,6 +300,53 @@ fn a_log_continues_where_a_run_ended_even_in_the_middle_of_a_line() {
     assert!(report.contains("2 rewrapped now, 0 in earlier runs"), "{report}");
     assert!(folder.read("rewrap.log").len() > lines);
     assert_eq!(text(folder.open_with("new", "a")), "changed");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_run_finishes_the_objects_that_have_begun_and_reports_them() {
+    let folder = Folder::with_objects();
+    for number in 0..30 {
+        folder.run_at(&["seal", "--key", "key", "-o", &format!("url:data/many/{number}")], b"text").done();
+    }
+    let url = folder.url("data/many");
+    let args =
+        ["rewrap", &url, "--from", "key", "--to", "new", "--concurrency", "1", "--kms-rate", "30", "--log", "log"];
+    let output = |name| fs::File::create(folder.path(name)).unwrap();
+    let mut process = folder.command(&args).stdout(output("out")).stderr(output("err")).spawn().unwrap();
+    // After the first objects, of 30 in 3 seconds.
+    while folder.path("log").metadata().map_or(0, |log| log.len()) < 1000 {
+        assert!(process.try_wait().unwrap().is_none());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let pid = rustix::process::Pid::from_child(&process);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(1));
+    let (report, said) =
+        (String::from_utf8(folder.read("out")).unwrap(), String::from_utf8(folder.read("err")).unwrap());
+    assert!(
+        said.contains("finishing the objects") && said.contains("interrupted before all objects were done"),
+        "{said}"
+    );
+    let done = number(&report, "open with the new key");
+    assert!((1..30).contains(&done), "{report}");
+    let stored = fs::read_dir(folder.path("data/many"))
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().ends_with(".keys"));
+    assert_eq!(stored.count() as u64, done);
+    let report = text(folder.run_at(&args, b""));
+    assert!(report.contains(&format!("{} rewrapped now, {done} in earlier runs", 30 - done)), "{report}");
+}
+
+#[test]
+fn an_endpoint_that_is_not_a_url_is_named() {
+    let folder = Folder::new();
+    for endpoint in ["localhost:9000", "http://bad host"] {
+        let mut command = folder.command(&["inventory", "s3://bucket/a"]);
+        command.env("AWS_ENDPOINT_URL", endpoint).env("AWS_ACCESS_KEY_ID", "x").env("AWS_SECRET_ACCESS_KEY", "x");
+        let said = end(&mut command, b"").failed();
+        assert!(said.contains("AWS_ENDPOINT_URL must be a URL that begins with http:// or https://"), "{said}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use test_support::peers::{Moto, aws_environment};
 
 /// A folder that is also a store.
 impl Folder {
-    fn url(&self, name: &str) -> String {
+    pub(crate) fn url(&self, name: &str) -> String {
         Url::from_file_path(self.path(name)).unwrap().into()
     }
 
