@@ -127,6 +127,14 @@ impl KeySource {
     }
 }
 
+/// Returns whether two texts name the same key. The ARNs of the replicas of a multi-region key do.
+#[cfg(feature = "stores")]
+pub(crate) fn is_same_key(one: &str, other: &str) -> bool {
+    let replicated =
+        |arn: &str| arn.rsplit_once(":key/").map(|(_, id)| id.to_owned()).filter(|id| id.starts_with("mrk-"));
+    one == other || replicated(one).is_some_and(|id| replicated(other) == Some(id))
+}
+
 /// Returns whether the text looks like a KMS key id: a UUID, or `mrk-` and 32 hexadecimal digits.
 fn is_key_id(text: &str) -> bool {
     let is_hex = |text: &str, len| text.len() == len && text.bytes().all(|byte| byte.is_ascii_hexdigit());

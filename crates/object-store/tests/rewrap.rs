@@ -157,7 +157,7 @@ async fn detached_keys_for_other_keys_and_the_old_one_are_kept() {
     old.rewrap(&a, &new_key()).await.unwrap();
     old.rewrap(&a, &Envelope::new(key(THIRD))).await.unwrap();
     assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-9", "tests/key-8"]);
-    // The key in the header is of no use any more, so the next key comes from the detached one.
+    // The detached key opens the object for the next key, without the key in the header.
     let next = Envelope::new(key(10));
     assert_eq!(store_with(&faulty, key(NEW)).rewrap(&a, &next).await.unwrap(), Rewrapped::Stored);
     assert_eq!(keys_of(&faulty, "a.keys"), ["tests/key-10", "tests/key-9", "tests/key-8"]);

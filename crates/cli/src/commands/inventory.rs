@@ -22,6 +22,7 @@ use crate::{
     args::InventoryArguments,
     console::{Console, one_line},
     failure::Failure,
+    key_source::is_same_key,
     progress::Progress,
     standard,
     stores::{
@@ -229,10 +230,7 @@ impl Report {
 /// Returns whether `name` is `key` as the inventory shows it, or without the provider id that precedes it. The replicas of a
 /// multi-region key are the same key.
 fn is_key(key: &str, name: &str) -> bool {
-    let id = |name: &str| name.rsplit_once(":key/").map(|(_, id)| id.to_owned()).filter(|id| id.starts_with("mrk-"));
-    key == name
-        || key.split_once('/').is_some_and(|(_, key)| key == name)
-        || id(name).is_some_and(|name| id(key) == Some(name))
+    is_same_key(key, name) || key.split_once('/').is_some_and(|(_, key)| key == name)
 }
 
 /// Returns whether a header may name a key like this: not by an alias, an id or a file, as the other commands do.

@@ -25,7 +25,7 @@ use crate::{
     console::{Console, one_line},
     failure::Failure,
     interrupt,
-    key_source::KeySource,
+    key_source::{KeySource, is_same_key},
     progress::Progress,
     stores::{
         self, Location,
@@ -157,12 +157,6 @@ pub(super) fn rewrap_objects(
 }
 
 const AGAIN: &str = "mend the cause, and run the command again: objects that are done are not changed again";
-
-/// Returns whether two ARNs name the same KMS key, or replicas of one.
-fn is_same_key(one: &str, other: &str) -> bool {
-    let replicated = |arn: &str| arn.rsplit_once('/').map(|(_, id)| id.to_owned()).filter(|id| id.starts_with("mrk-"));
-    one == other || replicated(one).is_some_and(|id| replicated(other) == Some(id))
-}
 
 /// Identifies a key in the log. A file that was written again may hold another key of the same name.
 fn identity(source: &KeySource) -> Value {

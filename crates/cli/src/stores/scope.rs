@@ -155,7 +155,7 @@ impl Scope {
     /// Lists the objects that have to be read. Those whose record in the log is still true are passed to `known`.
     pub(crate) fn unread(&self, mut known: impl FnMut(Record) + Send + 'static) -> BoxStream<'static, Result<Listed>> {
         let (log, is_wanted) = (self.log.clone(), self.is_wanted.clone());
-        let unread = move |listed: Listed| {
+        let mut unread = move |listed: Listed| {
             let found = lock(&log)
                 .find(&listed)
                 .map_err(|failure| object_store::Error::Generic { store: "log", source: failure.what().into() })?;
@@ -167,7 +167,6 @@ impl Scope {
                 None => Some(listed),
             })
         };
-        let mut unread = unread;
         let listed = self.inventory.list().try_filter(move |listed| future::ready(is_wanted(listed)));
         listed.try_filter_map(move |listed| future::ready(unread(listed))).boxed()
     }

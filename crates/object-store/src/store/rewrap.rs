@@ -142,8 +142,7 @@ impl<T: ObjectStore> EncryptedStore<T> {
     /// Returns the errors of reading and writing; [`SettingsError`](crate::SettingsError) if the settings of `new` are not
     /// valid for a store; and [`Error::Changed`] if the object was replaced at the same time. The object is then unchanged.
     pub async fn reseal(&self, location: &Path, new: impl FnOnce(&Header) -> EnvelopeBuilder) -> Result<()> {
-        let listed = self.core.inner.head(location).await?;
-        match inventory::inspect(&self.core.inner, &listed, None, self.core.shared.envelope.limits()).await? {
+        match self.core.inspect(location, None).await? {
             (_, Content::Message(message)) => self.core.reseal(location, message.header(), new(message.header())).await,
             (_, Content::Other(error)) => Err(Error::open(location, error).into()),
             _ => Err(Error::open(location, FormatError::DetachedKeys("these are detached keys, not a message")).into()),
@@ -199,7 +198,7 @@ impl<T: ObjectStore> Core<T> {
                     return Ok((Rewrapped::OtherKey, None));
                 }
                 Some(inspected) => inspected,
-                None => match self.inspect(location, &keys_at).await? {
+                None => match self.inspect(location, Some(&keys_at)).await? {
                     (meta, Content::Message(message)) => (meta, *message),
                     _ => return Ok((Rewrapped::NoMessage, None)),
                 },
@@ -211,9 +210,10 @@ impl<T: ObjectStore> Core<T> {
         Err(Error::Changed { location: location.to_string() }.into())
     }
 
-    async fn inspect(&self, location: &Path, keys_at: &Path) -> Result<(ObjectMeta, Content)> {
+    /// Reads the header of an object, and its detached keys if their location is given.
+    async fn inspect(&self, location: &Path, keys_at: Option<&Path>) -> Result<(ObjectMeta, Content)> {
         let listed = self.inner.head(location).await?;
-        inventory::inspect(&self.inner, &listed, Some(keys_at), self.shared.envelope.limits()).await
+        inventory::inspect(&self.inner, &listed, keys_at, self.shared.envelope.limits()).await
     }
 
     /// Rewraps a version of an object. Returns `None` if the object or its detached keys were replaced at the same time.
@@ -311,7 +311,7 @@ impl<T: ObjectStore> Core<T> {
         new: &(impl Fn(&Header) -> EnvelopeBuilder + Sync),
         pace: &Pace,
     ) -> Result<Rewrapped> {
-        let (old, limits) = (self.shared.envelope.provider(), self.shared.envelope.limits());
+        let old = self.shared.envelope.provider();
         for _ in 0..ATTEMPTS {
             let Content::Message(message) = content else { return Ok(Rewrapped::NoMessage) };
             let header = message.header();
@@ -327,9 +327,7 @@ impl<T: ObjectStore> Core<T> {
             match pace.call(2, is_retryable, || self.reseal(location, header, new(header))).await {
                 // An answer that was lost looks like a change, too.
                 Err(error) if is_change(&error) => {
-                    let listed = self.inner.head(location).await?;
-                    let keys_at = self.detached_path(location);
-                    (_, content) = inventory::inspect(&self.inner, &listed, keys_at.as_ref(), limits).await?;
+                    (_, content) = self.inspect(location, self.detached_path(location).as_ref()).await?;
                 }
                 resealed => return resealed.map(|()| Rewrapped::Stored),
             }
